@@ -1,0 +1,50 @@
+# `make demo` shows the whole job on a fresh machine, `make test` checks it; both make .venv on first use.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py
+
+.PHONY: demo test lint bench clean
+
+$(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "amt needs Python >= 3.11: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# Build without isolation: the PyTorch that was just installed is the one to build against, no second copy is fetched.
+	$(BIN)/python -m pip install -q -c constraints.txt torch setuptools cmake ninja
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $@
+
+# Two people whom training never saw, one camera, the middle frame of each grasp.
+UNSEEN := $(DEMO)/data/*-subject-08/*/840412060917/color_000001.jpg $(DEMO)/data/*-subject-09/*/840412060917/color_000001.jpg
+
+demo: $(INSTALLED)
+	@echo "1/4 rendering a data set in DexYCB's layout into $(DEMO)/data (a second run reuses it)"
+	$(BIN)/python -m amt.data.synthetic $(DEMO)/data
+	@echo "2/4 training the tiny model, five minutes"
+	$(BIN)/python -m amt.train experiment=demo data.root=$(DEMO)/data train.output=$(DEMO)/train train.checkpoint=$(DEMO)/checkpoint
+	@echo "3/4 predicting from the .jpg files of people it never saw"
+	$(BIN)/python -m amt.infer $(DEMO)/checkpoint $(UNSEEN) --out $(DEMO)/pictures
+	@echo "4/4 evaluating on all frames of these people"
+	$(BIN)/python -m amt.evaluate $(DEMO)/checkpoint data.root=$(DEMO)/data
+	@echo
+	@echo "checkpoint        $(DEMO)/checkpoint   (python: amt.load(\"$(DEMO)/checkpoint\"))"
+	@echo "metrics           $(DEMO)/checkpoint/metrics.json"
+	@echo "overlay picture   $(DEMO)/pictures/overview.png"
+	@echo "loss curves       $(DEMO)/train/loss.png"
+
+test: $(INSTALLED) lint
+	@# One process a core and one thread a process: two that each want every core slow each other down many times over.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m benchmarks.report --check
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pytest benchmarks
+
+clean:
+	rm -rf build amt/_native.so
