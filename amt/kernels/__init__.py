@@ -1,0 +1,17 @@
+"""The ops: tensors in, tensors out. Each has one definition, ``<op>/reference.py``, that every other implementation is held to.
+
+    refine            pixel-aligned refinement: project, sample all maps, offset MLP, halving update, S steps
+    hand_frames       the 22 local coordinate frames of a hand from its 21 joints
+    frame_pointnet    points through every frame and a two-layer PointNet with a max, never written out
+    attention         softmax attention in bf16 or FP8
+
+``amt.kernels.use("reference")`` forces an implementation; ``python -m amt.kernels`` prints what runs here and why.
+"""
+
+from amt.kernels._backend import BackendUnavailable, use
+from amt.kernels.attention import attention
+from amt.kernels.frame_pointnet import frame_pointnet
+from amt.kernels.hand_frames import hand_frames
+from amt.kernels.refine import RefineWeights, refine
+
+__all__ = ["BackendUnavailable", "RefineWeights", "attention", "frame_pointnet", "hand_frames", "refine", "use"]

@@ -1,0 +1,52 @@
+"""`python -m amt.kernels`: which implementation each op takes on this machine, and why not another."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+import amt.kernels  # noqa: F401  (registers the ops)
+from amt.kernels import _backend, _native
+from amt.kernels.attention import rivals
+
+
+def main() -> None:
+    print(f"PyTorch {torch.__version__}, Python {platform.python_version()}, choice {_backend._choice!r} (AMT_KERNELS)")
+    print(f"native library: {_library()}")
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices.append(torch.device("cuda"))
+        print(f"GPU: {torch.cuda.get_device_name()}")
+    else:
+        print("GPU: none that PyTorch can use")
+    print("other attention libraries: " + ", ".join(f"{r.name} {r.version or '-'}" for r in rivals.installed()))
+    for device in devices:
+        for dtype in (torch.float32, torch.bfloat16):
+            print(f"\non {device.type}, {str(dtype).removeprefix('torch.')}:")
+            for op in _backend.registered():
+                for line in _choice_of(op, device, dtype):
+                    print(f"  {line}")
+
+
+def _library() -> str:
+    if _native._reason is not None:
+        return f"off, {_native._reason}"
+    sets = ("baseline", "AVX2", "AVX-512", "AVX-512 with bf16")
+    cuda = "with" if torch.ops.amt.built_with_cuda() else "without"
+    return f"built {cuda} CUDA kernels, vector instructions here: {sets[torch.ops.amt.cpu_isa()]}"
+
+
+def _choice_of(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """What the op takes under the present choice, then every implementation that cannot run here with its reason."""
+    reasons = dict(_backend.explain(op, device, dtype))
+    if _backend._choice == "auto":
+        taken = next((name for name, reason in reasons.items() if reason is None), "nothing")
+    else:
+        taken = _backend._choice if reasons.get(_backend._choice, "absent") is None else "nothing: calling it raises"
+    off = [f"{'':15} not {name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    return [f"{op:15} {taken}", *off]
+
+
+if __name__ == "__main__":
+    main()

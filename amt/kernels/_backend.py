@@ -1,0 +1,117 @@
+"""Which implementation an op takes: the one place where that is decided, and where the reason can be read.
+
+Every op registers its implementations here, best first. ``auto`` takes the first that can run for a device and dtype and
+says once what it passed over; an explicit choice that cannot run raises with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+CHOICES = ("auto", "reference", "native", "triton", "cuda")
+
+
+class BackendUnavailable(RuntimeError):
+    """An implementation was asked for by name and cannot run here."""
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to run an op. ``reason(device, dtype)`` says why it cannot run there, or returns ``None``."""
+
+    name: str
+    function: Callable
+    reason: Callable[[torch.device, torch.dtype], str | None]
+    # False: a slower stand-in such as the reference; `auto` warns once when it has to fall back to it on a GPU
+    fast: bool = True
+
+
+_implementations: dict[str, list[Implementation]] = {}
+_resolved: dict[tuple, Callable] = {}
+_warned: set[tuple] = set()
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in CHOICES:
+        raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, got {name!r}")
+    return name
+
+
+_choice: str = _checked(os.environ.get("AMT_KERNELS", "auto"), "the environment variable AMT_KERNELS")
+
+
+def register(op: str, implementations: list[Implementation]) -> None:
+    """Adds the implementations of ``op``, best first; the last one must run everywhere."""
+    _implementations[op] = implementations
+
+
+def registered() -> dict[str, list[Implementation]]:
+    """Every op's implementations in the order in which ``auto`` tries them."""
+    return dict(_implementations)
+
+
+@contextmanager
+def use(name: str):
+    """Runs every op inside the block with one implementation: ``"reference"``, ``"native"`` (C++ on the CPU), ``"triton"``,
+    ``"cuda"`` or ``"auto"``. Process-wide, not per thread. The environment variable AMT_KERNELS sets the default.
+
+    Raises:
+        ValueError: ``name`` is none of these.
+        BackendUnavailable: by the op that is called inside, when that implementation cannot run there.
+    """
+    global _choice
+    before, _choice = _choice, _checked(name, "the implementation")
+    try:
+        yield
+    finally:
+        _choice = before
+
+
+def choose(op: str, device: torch.device, dtype: torch.dtype) -> Callable:
+    """The function that runs ``op`` for tensors of this device and dtype under the present choice."""
+    key = (op, device.type, dtype, _choice)
+    function = _resolved.get(key)
+    if function is None:
+        function = _resolved[key] = _resolve(op, device, dtype).function
+    return function
+
+
+def explain(op: str, device: torch.device, dtype: torch.dtype) -> list[tuple[str, str | None]]:
+    """Each implementation of ``op`` with the reason why it cannot run for this device and dtype (``None``: it can)."""
+    return [(implementation.name, implementation.reason(device, dtype)) for implementation in _implementations[op]]
+
+
+def _resolve(op: str, device: torch.device, dtype: torch.dtype) -> Implementation:
+    candidates = _implementations[op]
+    if _choice != "auto":
+        for implementation in candidates:
+            if implementation.name == _choice:
+                reason = implementation.reason(device, dtype)
+                if reason is None:
+                    return implementation
+                raise BackendUnavailable(
+                    f"amt.kernels.{op}: {_choice!r} cannot run on {device.type} in {dtype}: {reason}"
+                )
+        raise BackendUnavailable(
+            f"amt.kernels.{op} has no implementation {_choice!r}; it has {', '.join(i.name for i in candidates)}"
+        )
+    passed_over = []
+    for implementation in candidates:
+        reason = implementation.reason(device, dtype)
+        if reason is None:
+            if not implementation.fast and passed_over and (op, device.type) not in _warned:
+                _warned.add((op, device.type))
+                warnings.warn(
+                    f"amt.kernels.{op} on {device.type} in {dtype} runs as {implementation.name!r}: "
+                    + "; ".join(passed_over),
+                    stacklevel=3,
+                )
+            return implementation
+        passed_over.append(f"{implementation.name}: {reason}")
+    raise BackendUnavailable(f"amt.kernels.{op} cannot run on {device.type} in {dtype}: " + "; ".join(passed_over))

@@ -1,0 +1,33 @@
+"""Argument checks of the public ops: each failure names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def tensor(
+    op: str, name: str, value, shape: tuple, dtypes: tuple[torch.dtype, ...], like: Tensor | None = None
+) -> None:
+    """Checks one tensor argument.
+
+    Args:
+        shape: one entry a dimension: an int that must match, or a str that names a free size (for the message).
+        dtypes: the dtypes taken.
+        like: a tensor whose device ``value`` must share.
+
+    Raises:
+        TypeError: not a tensor, or a wrong dtype.
+        ValueError: a wrong number of dimensions or size, or another device.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{op}: {name} must be {' or '.join(str(d) for d in dtypes)}, got {value.dtype}")
+    if value.dim() != len(shape) or any(isinstance(s, int) and s != n for s, n in zip(shape, value.shape)):
+        expected = ", ".join(str(s) for s in shape)
+        raise ValueError(f"{op}: {name} must have the shape [{expected}], got {list(value.shape)}")
+    if like is not None and value.device != like.device:
+        raise ValueError(f"{op}: {name} must be on {like.device} as the first argument is, got {value.device}")

@@ -1,0 +1,70 @@
+"""``attention``: softmax(q k^T scale) v over [B, H, N, D], exact at the inputs' dtype, with bf16 products, or with FP8 ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from amt.kernels import _backend, _checks
+from amt.kernels.attention import fp8, reference, sdpa
+
+PRECISIONS = ("auto", "bf16", "fp8")
+_LOW = (torch.float16, torch.bfloat16, torch.float32)  # what bf16 and FP8 products are taken from
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, precision: str = "auto") -> Tensor:
+    """softmax(q k^T scale) v for every batch item and head; no mask, no dropout.
+
+    Args:
+        q: [B, H, N, D], float16, bfloat16, float32 or float64.
+        k, v: [B, H, M, D] in the dtype of ``q``; M is N in self-attention. Without keys (M = 0) the result is zeros.
+        scale: factor of the scores, D ** -0.5 by default.
+        precision: ``"auto"``: the fastest that computes in the inputs' dtype. ``"bf16"``: 16-bit products with float32
+            sums, also for float32 inputs. ``"fp8"``: e4m3 products (about 5e-2 relative error on normal data, bf16 has
+            5e-3), D 64 or 128, gradients as if nothing had been quantised; emulated by casts where there is no FP8 kernel.
+
+    Returns:
+        [B, H, N, D] in the dtype of ``q``. NaN comes out only in the batch item and head in which it came in.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type, dtype, shape, device or value; the message names it.
+    """
+    _check(q, k, v, scale, precision)
+    scale = q.shape[3] ** -0.5 if scale is None else float(scale)
+    if precision == "fp8":
+        return _backend.choose("attention_fp8", q.device, q.dtype)(q, k, v, scale)
+    if precision == "bf16" and q.dtype == torch.float32:
+        half = (x.to(torch.bfloat16) for x in (q, k, v))
+        return _backend.choose("attention", q.device, torch.bfloat16)(*half, scale).to(q.dtype)
+    return _backend.choose("attention", q.device, q.dtype)(q, k, v, scale)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"attention: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    dtypes = _checks.FLOATS if precision == "auto" else _LOW
+    _checks.tensor("attention", "q", q, ("B", "H", "N", "D"), dtypes)
+    batch, heads, _, size = q.shape
+    _checks.tensor("attention", "k", k, (batch, heads, "M", size), (q.dtype,), like=q)
+    _checks.tensor("attention", "v", v, tuple(k.shape), (q.dtype,), like=q)
+    if size == 0:
+        raise ValueError("attention: q must have a head size D of at least 1, got 0")
+    if precision == "fp8" and size not in fp8.HEAD_SIZES:
+        raise ValueError(f"attention: precision 'fp8' takes a head size D of 64 or 128, got {size}")
+    if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
+        raise ValueError(f"attention: scale must be a finite number or None, got {scale!r}")
+
+
+_backend.register(
+    "attention",
+    [
+        _backend.Implementation("sdpa", sdpa.attention, lambda device, dtype: None),
+        _backend.Implementation("reference", reference.attention, lambda device, dtype: None, fast=False),
+    ],
+)
+_backend.register(
+    "attention_fp8",
+    [_backend.Implementation("reference", fp8.attention, lambda device, dtype: None, fast=False)],
+)

@@ -1,0 +1,53 @@
+"""``hand_frames``: the 22 local coordinate frames of a hand from its 21 joints.
+
+Frames, in this order: 0-4 fingertips, 5-9 bases of the fingers (thumb first), 10-19 the two joints between base and tip of
+each finger, 20 the wrist, 21 the palm. The palm's frame comes from the wrist and the bases of index and little finger;
+every other one is carried along the bones by the shortest arc, which keeps it steady when a finger is straight.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from amt.kernels import _backend, _checks, _native, _triton
+from amt.kernels.hand_frames import reference
+from amt.kernels.hand_frames.reference import NUM_FRAMES, NUM_JOINTS
+
+__all__ = ["NUM_FRAMES", "NUM_JOINTS", "hand_frames"]
+
+
+def hand_frames(joints: Tensor) -> tuple[Tensor, Tensor]:
+    """Builds the frames of each hand.
+
+    Args:
+        joints: float32 or float64 [B, 21, 3], any unit; wrist, then thumb to little finger, each from base to tip.
+
+    Returns:
+        origins [B, 22, 3] in the joints' unit and rotations [B, 22, 3, 3], whose columns are the axes x, y, z: right-handed,
+        orthonormal, turning with the hand. A bone of no length keeps its parent's frame, a flat palm takes the identity;
+        gradients there are 0. NaN comes out only in the hand in which it came in.
+
+    Raises:
+        TypeError, ValueError: ``joints`` has another type, dtype or shape.
+    """
+    _checks.tensor("hand_frames", "joints", joints, ("B", NUM_JOINTS, 3), (torch.float32, torch.float64))
+    return _backend.choose("hand_frames", joints.device, joints.dtype)(joints)
+
+
+_native_function = None
+if _native.missing("hand_frames", "cpu") is None:
+    from amt.kernels.hand_frames.native import hand_frames as _native_function
+_triton_function = None
+if _triton.INSTALLED:
+    from amt.kernels.hand_frames.triton import hand_frames as _triton_function
+
+_backend.register(
+    "hand_frames",
+    [
+        _backend.Implementation("cuda", _native_function, _native.reason_on("hand_frames", "cuda")),
+        _backend.Implementation("native", _native_function, _native.reason_on("hand_frames", "cpu")),
+        _backend.Implementation("triton", _triton_function, lambda device, dtype: _triton.missing(device)),
+        _backend.Implementation("reference", reference.hand_frames, lambda device, dtype: None, fast=False),
+    ],
+)

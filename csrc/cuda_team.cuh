@@ -1,0 +1,34 @@
+// Blocks that work on one image together, and a block's own memory. On Hopper a team is a thread-block cluster, whose blocks read
+// each other's shared memory; elsewhere it is a single block.
+#pragma once
+
+#if defined(AMT_CUDA_ON_HOST)  // the tests run the kernels, their barriers and their indices, on the CPU
+#include "cuda_on_host.h"
+#else
+#include <cooperative_groups.h>
+
+namespace amt {
+
+struct Team {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  __device__ static int size() { return cooperative_groups::this_cluster().num_blocks(); }
+  __device__ static int rank() { return cooperative_groups::this_cluster().block_rank(); }
+  __device__ static void sync() { cooperative_groups::this_cluster().sync(); }
+  // Where `mine` lies in the shared memory of another block.
+  template <class T> __device__ static T* of(T* mine, int rank) { return cooperative_groups::this_cluster().map_shared_rank(mine, rank); }
+#else
+  __device__ static int size() { return 1; }
+  __device__ static int rank() { return 0; }
+  __device__ static void sync() { __syncthreads(); }
+  template <class T> __device__ static T* of(T* mine, int) { return mine; }
+#endif
+};
+
+// The launch's dynamic shared memory.
+template <class T> __device__ T* shared_memory() {
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return reinterpret_cast<T*>(bytes);
+}
+
+}  // namespace amt
+#endif

@@ -1,0 +1,180 @@
+// frame_pointnet: schema, and the CPU kernel's door: checks, threads, and the order in which gradients are added up.
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "aligned_buffer.h"
+#include "frame_pointnet_cpu.h"
+#include "point_order.h"
+#include "tensors.h"
+
+namespace {
+
+using amt::AlignedBuffer;
+using amt::PointnetInputs;
+using amt::PointnetShape;
+using amt::ScalarType;
+using amt::Tensor;
+
+constexpr int64_t max_groups = 32;                // of images whose weight gradients are summed apart
+constexpr int64_t points_per_task = 1 << 10;
+constexpr int64_t multiply_adds_per_task = 1 << 20;  // under this a second thread costs more than it brings
+
+Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+// The arguments, checked and made contiguous, except for the points, which may be large and are read with their strides.
+struct Arguments {
+  Tensor points, origins, rotations, w1, b1, w2, b2;
+  std::optional<Tensor> mask;
+  int64_t images;
+  PointnetShape shape;
+
+  Arguments(const Tensor& points, const Tensor& origins, const Tensor& rotations, const Tensor& w1, const Tensor& b1,
+            const Tensor& w2, const Tensor& b2, const std::optional<Tensor>& mask)
+      : points(points), origins(dense(origins)), rotations(dense(rotations)), w1(dense(w1)), b1(dense(b1)), w2(dense(w2)),
+        b2(dense(b2)), mask(mask) {
+    amt::check_shape<3>(points, "frame_pointnet: points", {-1, -1, 3});
+    amt::check_shape<3>(origins, "frame_pointnet: origins", {points.size(0), -1, 3});
+    images = points.size(0);
+    amt::check_shape<2>(w1, "frame_pointnet: w1", {-1, 3});
+    amt::check_shape<2>(w2, "frame_pointnet: w2", {-1, w1.size(0)});
+    shape = {points.size(1), origins.size(1), w1.size(0), w2.size(0)};
+    amt::check_shape<4>(rotations, "frame_pointnet: rotations", {images, shape.frames, 3, 3});
+    amt::check_shape<2>(b1, "frame_pointnet: b1", {shape.frames, shape.hidden});
+    amt::check_shape<1>(b2, "frame_pointnet: b2", {shape.features});
+    STD_TORCH_CHECK(shape.points < INT32_MAX, "frame_pointnet: at most 2^31 - 2 points");
+    const ScalarType dtype = points.scalar_type();
+    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                    "frame_pointnet: points must be float32 or float64");
+    for (const Tensor* t : {&origins, &rotations, &w1, &b1, &w2, &b2})
+      STD_TORCH_CHECK(t->scalar_type() == dtype, "frame_pointnet: the native op takes one dtype");
+    if (mask) {
+      amt::check_shape<2>(*mask, "frame_pointnet: mask", {images, shape.points});
+      STD_TORCH_CHECK(mask->scalar_type() == ScalarType::Bool, "frame_pointnet: mask must be bool");
+    }
+  }
+
+  template <class T> PointnetInputs<T> inputs() const {
+    return {{points.const_data_ptr<T>(), points.stride(0), points.stride(1), points.stride(2)}, origins.const_data_ptr<T>(), rotations.const_data_ptr<T>(), w1.const_data_ptr<T>(), b1.const_data_ptr<T>(),
+            w2.const_data_ptr<T>(), b2.const_data_ptr<T>()};
+  }
+
+  int64_t grain() const {
+    return 1 + multiply_adds_per_task / (1 + shape.points * shape.hidden * (shape.features + 3));
+  }
+};
+
+template <class T> void order(const Arguments& a, const amt::PointSet<T>& set, int32_t* points, int32_t* count) {
+  const bool* valid = a.mask ? a.mask->const_data_ptr<bool>() : nullptr;
+  const int64_t image_stride = valid ? a.mask->stride(0) : 0, point_stride = valid ? a.mask->stride(1) : 0;
+  torch::stable::parallel_for(0, a.images, 1 + points_per_task / (1 + a.shape.points), [&](int64_t begin, int64_t end) {
+    std::vector<uint64_t> keys;
+    for (int64_t b = begin; b < end; ++b) {
+      const T* image = set.points + b * set.image_stride;
+      const auto at = [&](int64_t n, int axis) { return image[n * set.point_stride + axis * set.axis_stride]; };
+      const auto counts = [&](int64_t n) { return valid == nullptr || valid[b * image_stride + n * point_stride]; };
+      count[b] = static_cast<int32_t>(amt::order_points<T>(a.shape.points, at, counts, keys, points + b * a.shape.points));
+    }
+  });
+}
+
+template <class T> void forward(const Arguments& a, Tensor& features, Tensor& winners) {
+  const PointnetInputs<T> in = a.inputs<T>();
+  AlignedBuffer<T> packed(amt::packed_weights(a.shape));
+  const bool tame = AMT_SIMD(pointnet_pack<T>)(in.w2, a.shape, packed.data());
+  AlignedBuffer<int32_t> points(a.images * a.shape.points), count(a.images);
+  order<T>(a, in.set, points.data(), count.data());
+  T* out = features.mutable_data_ptr<T>();
+  int32_t* who = winners.mutable_data_ptr<int32_t>();
+  const auto kernel = AMT_SIMD(pointnet_forward<T>);
+  torch::stable::parallel_for(0, a.images * a.shape.frames, a.grain(), [&](int64_t begin, int64_t end) {
+    AlignedBuffer<T> scratch(amt::forward_scratch(a.shape));
+    kernel(in, a.shape, {points.data(), count.data()}, packed.data(), tame, out, who, scratch.data(), begin, end);
+  });
+}
+
+// Images are dealt to groups by their number alone, each group adds up its weight gradients image after image, and the
+// groups are added in order: the sums do not depend on the threads.
+template <class T>
+void backward(const Arguments& a, const Tensor& grad_features, const Tensor& winners, const std::array<Tensor, 7>& grads) {
+  const PointnetInputs<T> in = a.inputs<T>();
+  const PointnetShape& s = a.shape;
+  const int64_t groups = std::min(a.images, max_groups);
+  const std::array<int64_t, 4> sizes = {s.hidden * 3, s.frames * s.hidden, s.features * s.hidden, s.features};
+  const int64_t weights = sizes[0] + sizes[1] + sizes[2] + sizes[3];
+  AlignedBuffer<T> sums(groups * weights);
+  T* points = grads[0].mutable_data_ptr<T>();
+  const auto kernel = AMT_SIMD(pointnet_backward<T>);
+  torch::stable::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {
+    AlignedBuffer<T> scratch(amt::backward_scratch(s));
+    AlignedBuffer<int32_t> slots(s.points);
+    std::fill_n(slots.data(), s.points, -1);
+    for (int64_t group = first; group < last; ++group) {
+      T* sum = sums.data() + group * weights;
+      std::fill_n(sum, weights, T(0));
+      const int64_t begin = a.images * group / groups, end = a.images * (group + 1) / groups;
+      std::fill_n(points + begin * s.points * 3, (end - begin) * s.points * 3, T(0));
+      kernel(in, s, grad_features.const_data_ptr<T>(), winners.const_data_ptr<int32_t>(),
+             {points, grads[1].mutable_data_ptr<T>(), grads[2].mutable_data_ptr<T>(), sum, sum + sizes[0],
+              sum + sizes[0] + sizes[1], sum + sizes[0] + sizes[1] + sizes[2]},
+             scratch.data(), slots.data(), begin, end);
+    }
+  });
+  const T* sum = sums.data();
+  for (int i = 0; i < 4; sum += sizes[i++]) {
+    T* total = grads[3 + i].mutable_data_ptr<T>();
+    std::fill_n(total, sizes[i], T(0));
+    for (int64_t group = 0; group < groups; ++group)
+      for (int64_t k = 0; k < sizes[i]; ++k) total[k] += sum[group * weights + k];
+  }
+}
+
+std::tuple<Tensor, Tensor> frame_pointnet(const Tensor& points, const Tensor& origins, const Tensor& rotations,
+                                          const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2,
+                                          const std::optional<Tensor>& mask) {
+  const Arguments a(points, origins, rotations, w1, b1, w2, b2, mask);
+  Tensor features = amt::empty<3>({a.images, a.shape.frames, a.shape.features}, points.scalar_type(), points);
+  Tensor winners = amt::empty<3>({a.images, a.shape.frames, a.shape.features}, ScalarType::Int, points);
+  if (points.scalar_type() == ScalarType::Double) forward<double>(a, features, winners);
+  else forward<float>(a, features, winners);
+  return {features, winners};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> frame_pointnet_backward(
+    const Tensor& grad_features, const Tensor& winners, const Tensor& points, const Tensor& origins,
+    const Tensor& rotations, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2) {
+  const Arguments a(points, origins, rotations, w1, b1, w2, b2, std::nullopt);
+  const std::array<int64_t, 3> out = {a.images, a.shape.frames, a.shape.features};
+  amt::check_shape<3>(grad_features, "frame_pointnet: grad_features", out);
+  amt::check_shape<3>(winners, "frame_pointnet: winners", out);
+  STD_TORCH_CHECK(grad_features.scalar_type() == points.scalar_type() && winners.scalar_type() == ScalarType::Int,
+                  "frame_pointnet: grad_features must have the points' dtype, winners int32");
+  const ScalarType dtype = points.scalar_type();
+  const PointnetShape& s = a.shape;
+  const std::array<Tensor, 7> grads = {
+      amt::empty<3>({a.images, s.points, 3}, dtype, points),  amt::empty<3>({a.images, s.frames, 3}, dtype, points),
+      amt::empty<4>({a.images, s.frames, 3, 3}, dtype, points), amt::empty<2>({s.hidden, 3}, dtype, points),
+      amt::empty<2>({s.frames, s.hidden}, dtype, points),      amt::empty<2>({s.features, s.hidden}, dtype, points),
+      amt::empty<1>({s.features}, dtype, points)};
+  if (dtype == ScalarType::Double) backward<double>(a, dense(grad_features), dense(winners), grads);
+  else backward<float>(a, dense(grad_features), dense(winners), grads);
+  return {grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], grads[6]};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
+  m.def("frame_pointnet(Tensor points, Tensor origins, Tensor rotations, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
+        "Tensor? mask) -> (Tensor features, Tensor winners)");
+  m.def("frame_pointnet_backward(Tensor grad_features, Tensor winners, Tensor points, Tensor origins, Tensor rotations, "
+        "Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(amt, CPU, m) {
+  m.impl("frame_pointnet", TORCH_BOX(&frame_pointnet));
+  m.impl("frame_pointnet_backward", TORCH_BOX(&frame_pointnet_backward));
+}

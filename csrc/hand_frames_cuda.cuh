@@ -1,0 +1,130 @@
+// The CUDA kernels of hand_frames: eight lanes a hand, one for each finger and one for the palm; the last two idle. The arithmetic
+// is hand_frames.h's. Launch latency is most of the cost, so the fingers run side by side rather than one after the other.
+#pragma once
+
+#include <cstdint>
+
+#if defined(AMT_CUDA_ON_HOST)
+#include "cuda_on_host.h"
+#endif
+
+#include "hand_frames.h"
+#include "hand_frames_strides.h"
+
+namespace amt::frames::cuda {
+
+constexpr int lanes_per_hand = 8, palm_lane = num_fingers, threads_per_block = 128;
+
+template <class T> __device__ Vec3<T> point(const T* hand, FrameStrides s, int item) {
+  const T* at = hand + item * s.item;
+  return {at[0], at[s.column], at[2 * s.column]};
+}
+
+template <class T> __device__ Frame<T> matrix(const T* hand, FrameStrides s, int item) {
+  const T* at = hand + item * s.item;
+  const int64_t r = s.row, c = s.column;
+  return {{at[0], at[r], at[2 * r]}, {at[c], at[r + c], at[2 * r + c]}, {at[2 * c], at[r + 2 * c], at[2 * r + 2 * c]}};
+}
+
+template <class T> __device__ void put(T* at, Vec3<T> v) { at[0] = v.x, at[1] = v.y, at[2] = v.z; }
+
+template <class T> __device__ void put(T* at, const Frame<T>& f) {
+  at[0] = f.x.x, at[1] = f.y.x, at[2] = f.z.x;
+  at[3] = f.x.y, at[4] = f.y.y, at[5] = f.z.y;
+  at[6] = f.x.z, at[7] = f.y.z, at[8] = f.z.z;
+}
+
+template <class T>
+__global__ void __launch_bounds__(threads_per_block)
+    forward_kernel(const T* joints, FrameStrides strides, T* origins, T* rotations, int64_t hands) {
+  const int64_t thread = blockIdx.x * int64_t(threads_per_block) + threadIdx.x, hand = thread / lanes_per_hand;
+  const int lane = threadIdx.x % lanes_per_hand;
+  if (hand >= hands || lane > palm_lane) return;
+  joints += hand * strides.hand;
+  origins += hand * num_frames * 3;
+  rotations += hand * num_frames * 9;
+  const Vec3<T> root_joint = point(joints, strides, wrist);
+  Frame<T> frame = palm_of(root_joint, point(joints, strides, index_base), point(joints, strides, little_base)).frame;
+  if (lane == palm_lane) {
+    Vec3<T> sum = root_joint;
+    for (int finger = 0; finger < num_fingers; ++finger) sum = sum + point(joints, strides, joint_of(finger, 0));
+    put(origins + 3 * wrist_frame, root_joint);
+    put(origins + 3 * palm_frame, sum * T(1.0 / (1 + num_fingers)));
+    put(rotations + 9 * wrist_frame, frame);
+    put(rotations + 9 * palm_frame, frame);
+    return;
+  }
+  Vec3<T> from = root_joint;
+#pragma unroll
+  for (int i = 0; i < bones_per_finger; ++i) {
+    const Vec3<T> to = point(joints, strides, joint_of(lane, i));
+    transport(frame, to - from);
+    put(origins + 3 * frame_of(lane, i), to);
+    put(rotations + 9 * frame_of(lane, i), frame);
+    from = to;
+  }
+}
+
+// The sum over a hand's lanes, the same in all of them and in the same order every time.
+template <class T> __device__ Vec3<T> sum_over_lanes(Vec3<T> v) {
+#pragma unroll
+  for (int step = 1; step < lanes_per_hand; step *= 2)
+    v = v + Vec3<T>{__shfl_xor_sync(~0u, v.x, step), __shfl_xor_sync(~0u, v.y, step), __shfl_xor_sync(~0u, v.z, step)};
+  return v;
+}
+
+template <class T>
+__global__ void __launch_bounds__(threads_per_block)
+    backward_kernel(const T* grad_origins, FrameStrides origin_strides, const T* grad_rotations, FrameStrides rotation_strides,
+             const T* joints, FrameStrides joint_strides, T* grad_joints, int64_t hands) {
+  const int64_t thread = blockIdx.x * int64_t(threads_per_block) + threadIdx.x, number = thread / lanes_per_hand;
+  const bool there = number < hands;
+  const int64_t hand = there ? number : hands - 1;  // lanes past the end stay for the sums and write nothing
+  const int lane = threadIdx.x % lanes_per_hand;
+  grad_origins += hand * origin_strides.hand;
+  grad_rotations += hand * rotation_strides.hand;
+  joints += hand * joint_strides.hand;
+  grad_joints += hand * num_joints * 3;
+
+  const Vec3<T> root_joint = point(joints, joint_strides, wrist);
+  const Palm<T> palm =
+      palm_of(root_joint, point(joints, joint_strides, index_base), point(joints, joint_strides, little_base));
+  const Vec3<T> center = point(grad_origins, origin_strides, palm_frame) * T(1.0 / (1 + num_fingers));
+  Vec3<T> turn = zero3<T>(), to_wrist = zero3<T>(), to_base = zero3<T>();
+  if (lane == palm_lane) {
+    turn = torque(palm.frame, matrix(grad_rotations, rotation_strides, wrist_frame)) +
+           torque(palm.frame, matrix(grad_rotations, rotation_strides, palm_frame));
+    to_wrist = point(grad_origins, origin_strides, wrist_frame) + center;
+  } else if (lane < num_fingers) {
+    Frame<T> frame[bones_per_finger + 1];
+    Bone<T> bone[bones_per_finger];
+    frame[0] = palm.frame;
+    Vec3<T> from = root_joint, to_next = zero3<T>();
+#pragma unroll
+    for (int i = 0; i < bones_per_finger; ++i) {
+      const Vec3<T> to = point(joints, joint_strides, joint_of(lane, i));
+      frame[i + 1] = frame[i];
+      bone[i] = transport(frame[i + 1], to - from);
+      from = to;
+    }
+#pragma unroll
+    for (int i = bones_per_finger - 1; i >= 0; --i) {
+      turn = turn + torque(frame[i + 1], matrix(grad_rotations, rotation_strides, frame_of(lane, i)));
+      const Vec3<T> to_bone = transport_backward(bone[i], turn);
+      to_base = point(grad_origins, origin_strides, frame_of(lane, i)) + to_bone - to_next;
+      if (i > 0 && there) put(grad_joints + 3 * joint_of(lane, i), to_base);
+      to_next = to_bone;
+    }
+    to_base = to_base + center;
+    to_wrist = -to_next;
+  }
+  Vec3<T> to_index, to_little;
+  palm_backward(palm, sum_over_lanes(turn), to_index, to_little);
+  to_wrist = sum_over_lanes(to_wrist) - to_index - to_little;
+  if (joint_of(lane, 0) == index_base) to_base = to_base + to_index;
+  if (joint_of(lane, 0) == little_base) to_base = to_base + to_little;
+  if (there && lane < num_fingers) put(grad_joints + 3 * joint_of(lane, 0), to_base);
+  if (there && lane == palm_lane) put(grad_joints + 3 * wrist, to_wrist);
+}
+
+}  // namespace amt::frames::cuda

@@ -1,0 +1,145 @@
+// refine on the CPU: schema of the native ops, checks, and the order of the work; the arithmetic is in refine_simd.cpp.
+#include "refine_problem.h"
+
+namespace amt::refine {
+namespace {
+
+// b1 with the hidden units first and the joints repeated, so that any panel reads the biases of its rows in one run.
+template <class T> Buffer<T> bias_table(const Problem<T>& problem, int64_t step, int64_t* stride) {
+  const int64_t num_joints = problem.num_joints;
+  *stride = num_joints + panel_rows;
+  Buffer<T> table(problem.num_hidden * *stride);
+  const T* b1 = problem.b1.get() + step * num_joints * problem.num_hidden;
+  constexpr int64_t tile = 16;  // units whose biases share a cache line
+  for (int64_t first = 0; first < problem.num_hidden; first += tile) {
+    const int64_t last = std::min(first + tile, problem.num_hidden);
+    for (int64_t joint = 0; joint < num_joints; joint++)
+      for (int64_t unit = first; unit < last; unit++) table[unit * *stride + joint] = b1[joint * problem.num_hidden + unit];
+    for (int64_t unit = first; unit < last; unit++) {
+      T* row = table.get() + unit * *stride;
+      for (int64_t joint = num_joints; joint < *stride; joint += num_joints)
+        std::copy_n(row, std::min(num_joints, *stride - joint), row + joint);
+    }
+  }
+  return table;
+}
+
+template <class T> struct Scratch {
+  Buffer<Sample<T>> samples;
+  Buffer<T> relative, inputs, panels, offsets;
+
+  explicit Scratch(const Problem<T>& p)
+      : samples(p.plan.lanes * p.num_maps()), relative(p.plan.lanes * 3),
+        inputs(block_rows(p) * p.stride), panels(block_rows(p) * p.num_inputs),
+        offsets(AMT_SIMD(refine_hidden_blocks)(p.num_hidden) * 3 * block_rows(p)) {}
+
+  static int64_t block_rows(const Problem<T>& p) { return std::min(p.plan.lanes, most_panels * panel_rows); }
+};
+
+template <class T>
+void refine_chunk(const Problem<T>& p, int64_t chunk, const std::vector<Buffer<T>>& bias, int64_t bias_stride, T* steps, T* kept,
+                  const Scratch<T>& scratch) {
+  const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
+  const int64_t rows = (last - first) * p.num_joints;
+  const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(p.num_hidden);
+  for (int64_t step = 0; step < p.num_steps; step++) {
+    for (int64_t row = 0; row < rows; row++) {
+      const int64_t image = first + row / p.num_joints;
+      const T* wrist = p.entering(steps, image, step);
+      const T* joint = wrist + row % p.num_joints * 3;
+      const Pixel<T> pixel = project(joint, p.intrinsics + image * 9);
+      for (int m = 0; m < p.num_maps(); m++) p.locate_sample(pixel, image, m, &scratch.samples[row * p.num_maps() + m]);
+      for (int i = 0; i < 3; i++) scratch.relative[row * 3 + i] = relative(joint[i], wrist[i]);
+    }
+    if (const int64_t used = round_up(rows, panel_rows); kept && used < p.plan.lanes) {  // the last chunk of few images
+      T* keep = kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes;
+      for (int64_t unit = 0; unit < p.num_hidden; unit++) std::fill(keep + unit * p.plan.lanes + used, keep + (unit + 1) * p.plan.lanes, T(0));
+    }
+    for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
+      const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
+      const Gather<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get() + begin * p.num_maps(),
+                             scratch.relative.get() + begin * 3, count, p.stride, scratch.inputs.get(), nullptr, nullptr};
+      torch::stable::parallel_for(0, count, least_rows, [&](int64_t b, int64_t e) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
+      std::fill(scratch.inputs.get() + count * p.stride, scratch.inputs.get() + width * p.stride, T(0));
+      const Transpose<T> transpose{scratch.inputs.get(), width, p.stride, p.num_inputs, scratch.panels.get()};
+      torch::stable::parallel_for(0, p.stride / 16, 64, [&](int64_t b, int64_t e) { AMT_SIMD(refine_transpose<T>)(transpose, b, e); });
+      T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
+      const Hidden<T> hidden{scratch.panels.get(), width / panel_rows, p.num_inputs, p.num_hidden,
+                             p.w1.get() + step * p.w1_step, p.w1_row, bias[step].get(), bias_stride, begin, p.num_joints,
+                             p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes, scratch.offsets.get()};
+      torch::stable::parallel_for(0, blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
+      const T* b2 = p.b2.get() + step * 3;
+      const T scale = p.scale_of(step);
+      for (int64_t row = begin; row < begin + count; row++) {
+        const int64_t image = first + row / p.num_joints, joint = row % p.num_joints;
+        const T* from = p.entering(steps, image, step) + joint * 3;
+        T* to = steps + ((image * p.num_steps + step) * p.num_joints + joint) * 3;
+        for (int i = 0; i < 3; i++) {
+          T offset = 0;
+          for (int64_t block = 0; block < blocks; block++) offset += scratch.offsets[(block * 3 + i) * width + row - begin];
+          to[i] = from[i] + scale * (offset + b2[i]);
+        }
+      }
+    }
+  }
+}
+
+template <class T> void refine_all(const Problem<T>& p, T* steps, T* kept) {
+  std::vector<Buffer<T>> bias;
+  int64_t bias_stride = 0;
+  for (int64_t step = 0; step < p.num_steps; step++) bias.push_back(bias_table(p, step, &bias_stride));
+  const auto chunks = [&](int64_t begin, int64_t end) {
+    const Scratch<T> scratch(p);
+    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, chunk, bias, bias_stride, steps, kept, scratch);
+  };
+  // few images: the threads share each chunk's work, in the parallel_for's inside (which run serially within another)
+  if (p.plan.chunks < 4 * static_cast<int64_t>(torch::stable::get_num_threads()))
+    chunks(0, p.plan.chunks);
+  else
+    torch::stable::parallel_for(0, p.plan.chunks, 1, chunks);
+}
+
+std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1, Tensor w2,
+                                      Tensor b2, int64_t height, int64_t width, double step_size, bool detach, bool keep) {
+  check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
+  const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0);
+  const Plan plan(batch, std::max<int64_t>(num_joints, 1));
+  const bool empty = batch == 0 || num_joints == 0;
+  Tensor steps = torch::stable::new_empty(joints, {batch, num_steps, num_joints, 3});
+  Tensor kept = torch::stable::new_empty(joints, {keep && !empty ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0});
+  if (empty) return {steps, kept};
+  const auto run = [&]<class T>(T) {
+    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
+    refine_all(problem, static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
+  };
+  if (joints.scalar_type() == ScalarType::Double)
+    run(0.0);
+  else
+    run(0.0f);
+  return {steps, kept};
+}
+
+}  // namespace
+}  // namespace amt::refine
+
+// joints, intrinsics and the MLP's tensors are contiguous (w1 in its last dimension only: it may be expanded over the steps).
+// maps may have any strides but 1 for the channels. dtypes: joints and intrinsics float32 or float64; maps all of one dtype;
+// w1, b1, w2, b2 of the maps' dtype or the joints'.
+//
+// refine returns the joints after each step [B, S, J, 3] and `kept`: what the backward reads again, opaque, of the joints'
+// dtype and of a shape that the device's implementation chooses (amt/kernels/refine/native.py tells it to the compiler);
+// empty where keep is false.
+//
+// refine_backward returns the gradients of joints, intrinsics, each map, w1, b1, w2, b2, each in its tensor's shape and dtype and
+// contiguous; those that the bits of `needs` (refine.h) leave out are empty: [0], and no maps.
+STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
+  m.def(
+      "refine(Tensor joints, Tensor intrinsics, Tensor[] maps, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int height, "
+      "int width, float step_size, bool detach, bool keep) -> (Tensor steps, Tensor kept)");
+  m.def(
+      "refine_backward(Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, Tensor[] maps, Tensor w1, "
+      "Tensor b1, Tensor w2, Tensor b2, int height, int width, float step_size, bool detach, int needs) -> (Tensor joints, "
+      "Tensor intrinsics, Tensor[] maps, Tensor w1, Tensor b1, Tensor w2, Tensor b2)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(amt, CPU, m) { m.impl("refine", TORCH_BOX(&amt::refine::refine_cpu)); }

@@ -1,0 +1,116 @@
+// What refine's CPU files hand to one another: plain descriptions of the work, and the vectorised pieces that do it.
+// Rows are (image, joint) pairs. T, float or double, is what everything is computed in; maps are widened as they are read.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu_isa.h"
+#include "refine.h"
+
+namespace amt::refine {
+
+constexpr int64_t panel_rows = 32;  // rows whose hidden layer is computed side by side, one a vector lane
+constexpr int64_t matrix_columns = 32;  // of a block of the backward's products
+constexpr int64_t most_panels = 4;  // of a block whose inputs lie in the cache together
+
+enum class Element { float32, bfloat16, float16, float64 };
+
+// One row's taps in one map: where each begins (a run of zeros for a tap outside the map) and its weight.
+template <class T> struct Sample {
+  const void* tap[4];
+  T weight[4];
+};
+
+// Reads the taps of rows [begin, end): writes the MLP's inputs, and with `gradient` the taps' products with it.
+template <class T> struct Gather {
+  Element element;
+  int num_maps;
+  const int64_t* channels;  // [num_maps]
+  const Sample<T>* samples; // [rows, num_maps]
+  const T* relative;        // [rows, 3]
+  int64_t rows;
+  int64_t stride;           // of a row of inputs, gradient
+  T* inputs;                // [rows, stride]: samples of every map, relative, zeros
+  const T* gradient;        // [rows, stride] or null
+  T* dots;                  // [rows, num_maps, 4] or null
+};
+
+// Inputs [rows, stride], whole panels of rows, to [panels, num_inputs, panel_rows]. Works on ranges of 16 inputs.
+template <class T> struct Transpose {
+  const T* inputs;
+  int64_t rows, stride, num_inputs;
+  T* panels;
+};
+
+// The hidden layer of some panels, and each block of hidden units' share of the offsets. Works on ranges of blocks.
+template <class T> struct Hidden {
+  const T* panels;      // [num_panels, num_inputs, panel_rows]
+  int64_t num_panels, num_inputs, num_hidden;
+  const T* w1;          // [num_hidden, num_inputs], rows w1_stride apart
+  int64_t w1_stride;
+  const T* bias;        // [num_hidden, bias_stride]: b1 of consecutive rows, starting at joint 0
+  int64_t bias_stride;
+  int64_t first_row;    // of these panels within its chunk, whose first row is joint 0
+  int64_t num_joints;
+  const T* w2;          // [3, num_hidden]
+  T* kept;              // [num_hidden, kept_stride] at first_row, or null: the hidden layer before its activation
+  int64_t kept_stride;
+  T* offsets;           // [blocks, 3, num_panels * panel_rows]
+};
+
+// Gradient of the hidden layer before its activation, of w2 and of b1. Works on ranges of hidden units.
+template <class T> struct HiddenBackward {
+  int64_t rows, lanes;  // lanes: rows rounded up to whole panels
+  int64_t num_hidden, num_joints;
+  const T* kept;        // [num_hidden, kept_stride]
+  int64_t kept_stride;
+  const T* offsets;     // [3, lanes]: gradient of the offsets, 0 beyond the rows
+  const T* w2;          // [3, num_hidden]
+  T* hidden;            // [num_hidden, lanes]: gradient
+  T* d_w2;              // [3, num_hidden], added to; null: weights need no gradient
+  T* d_b1;              // [num_hidden, num_joints], added to
+};
+
+// out[i, :] (+)= sum over k of a[i, k] * b[k, :], a's element (i, k) at a[i * a_row + k * a_column]. Works on ranges of blocks
+// of matrix_columns columns of b and out.
+template <class T> struct Product {
+  int64_t rows, depth, columns;  // columns: whole vectors are read and written, up to a multiple of 16
+  const T* a;
+  int64_t a_row, a_column;
+  const T* b;
+  int64_t b_stride, b_block;     // b_block: from one block of columns to the next
+  T* out;
+  int64_t out_stride;
+  bool accumulate;
+};
+
+// One contribution to a map's gradient; `pixel` is its element offset within the image.
+template <class T> struct Contribution {
+  int64_t pixel;
+  T weight;
+  const T* gradient;  // [channels]
+};
+
+// Sums the contributions to each pixel, which must be adjacent, in their order, and writes each pixel once.
+template <class T> struct Scatter {
+  Element element;
+  void* image;
+  int64_t channels;
+  const Contribution<T>* contributions;
+  int64_t count;
+};
+
+inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+}  // namespace amt::refine
+
+AMT_DECLARE_SIMD(
+  template <class T> void refine_gather(const refine::Gather<T>&, int64_t begin, int64_t end);
+  template <class T> void refine_transpose(const refine::Transpose<T>&, int64_t begin, int64_t end);
+  template <class T> void refine_scatter(const refine::Scatter<T>&);
+  int64_t refine_hidden_blocks(int64_t num_hidden);
+  template <class T> void refine_hidden(const refine::Hidden<T>&, int64_t begin, int64_t end);
+  template <class T> void refine_hidden_backward(const refine::HiddenBackward<T>&, int64_t begin, int64_t end);
+  template <class T> void refine_product(const refine::Product<T>&, int64_t begin, int64_t end);
+  void refine_widen(refine::Element from, const void* values, int64_t count, float* out);
+  template <class T> void refine_narrow(refine::Element to, const T* values, int64_t count, void* out))

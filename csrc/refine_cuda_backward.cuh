@@ -1,0 +1,178 @@
+// refine's backward on CUDA, first part: all steps of one image in one launch, last step first, through the MLP, the taps and the
+// projection into joints and intrinsics. What the weights' and the maps' gradients need is written to scratch
+// (refine_cuda_gradients.cuh sums it). A team of blocks shares an image as in the forward; every sum has one owner and one order.
+#pragma once
+
+#include "refine_cuda_problem.cuh"
+
+namespace amt::refine::cuda {
+
+constexpr int joints_a_warp = joint_tile / warps;
+constexpr int chunks_at_once = 4;
+
+// Rows are [B, S, J]; all in the joints' dtype. Null where nobody needs it.
+template <class T> struct Scratch {
+  T* d_offset;  // [rows, 3]: gradient of the MLP's output
+  T* d_hidden;  // [rows, D]: gradient of its pre-activations
+  T* inputs;    // [rows, C + 3]: what it read
+  T* d_inputs;  // [rows, C]: gradient of the samples
+};
+
+template <class T> struct BackwardMemory {
+  T entering[max_joints][3], d_leaving[max_joints][3], d_offset[max_joints][3];
+  T d_near[max_joints][3];             // of this block's units only
+  T dots[max_joints][max_maps][4];     // of this block's channels only: gradient * tap, summed over the channels
+  T d_joint[max_joints][3], d_near_scaled[max_joints][3], d_camera[max_joints][6];
+  Taps<T> taps[joint_tile][max_maps];
+  alignas(16) T d_hidden[1][joint_tile];  // [D, joint_tile] in truth: the rest of the launch's shared memory
+};
+
+// d_hidden and what it sends to the relative inputs, for this block's share of the units.
+template <class T, class M>
+__device__ void mlp_backward(const Problem<T>& p, BackwardMemory<T>& memory, const Scratch<T>& scratch, const T* kept,
+                             int64_t image, int step, int rank, int team) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  for (int j = warp; j < p.num_joints; j += warps) {
+    const int64_t row = ((image * p.num_steps + step) * p.num_joints + j) * p.num_hidden;
+    T d_near[3] = {};
+    for (int u = rank * 32 + lane; u < p.num_hidden; u += team * 32) {
+      T gradient = 0;
+      for (int i = 0; i < 3; ++i)
+        gradient += memory.d_offset[j][i] * load<T, M>(p.w2, (static_cast<int64_t>(step) * 3 + i) * p.num_hidden + u);
+      gradient *= gelu_backward(kept[row + u]);
+      scratch.d_hidden[row + u] = gradient;
+      for (int i = 0; i < 3; ++i) d_near[i] += gradient * load<T, M>(p.w1, step * p.w1_step + u * p.w1_row + p.num_channels + i);
+    }
+    for (int i = 0; i < 3; ++i) {
+      const T sum = warp_sum(d_near[i]);
+      if (lane == 0) memory.d_near[j][i] = sum;
+    }
+  }
+}
+
+// The samples of this block's channels again, their gradient, and its products with the taps. Each warp has its own joints.
+template <class T, class M>
+__device__ void inputs_backward(const Problem<T>& p, BackwardMemory<T>& memory, const Scratch<T>& scratch, int64_t image, int step,
+                                int base, int count, int rank, int team) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t first_row = (image * p.num_steps + step) * p.num_joints + base;
+  for (int group = rank * chunk; group < p.num_channels; group += chunks_at_once * team * chunk) {
+    T sums[chunks_at_once][joints_a_warp] = {};
+    for (int u = 0; u < p.num_hidden; ++u) {
+      const int64_t row = step * p.w1_step + u * p.w1_row;
+#pragma unroll
+      for (int q = 0; q < chunks_at_once; ++q) {
+        const int channel = group + q * team * chunk + lane;
+        const T weight = channel < p.num_channels ? load<T, M>(p.w1, row + channel) : T(0);
+#pragma unroll
+        for (int i = 0; i < joints_a_warp; ++i) sums[q][i] += weight * memory.d_hidden[u][warp * joints_a_warp + i];
+      }
+    }
+#pragma unroll
+    for (int q = 0; q < chunks_at_once; ++q) {
+      const int channel = group + q * team * chunk + lane;
+      const bool exists = channel < p.num_channels;
+      const int m = exists ? p.map_of(channel) : -1;
+#pragma unroll
+      for (int i = 0; i < joints_a_warp; ++i) {
+        const int j = warp * joints_a_warp + i;
+        if (j >= count) continue;  // the same for the whole warp
+        T values[4] = {};
+        if (exists) {
+          load_taps<T, M>(p.maps[m], memory.taps[j][m], image, channel - p.maps[m].first, values);
+          if (scratch.inputs != nullptr)
+            scratch.inputs[(first_row + j) * (p.num_channels + 3) + channel] = blend(memory.taps[j][m], values);
+          if (scratch.d_inputs != nullptr) scratch.d_inputs[(first_row + j) * p.num_channels + channel] = sums[q][i];
+        }
+        for (int other = 0; other < p.num_maps; ++other) {
+          if (!__any_sync(0xffffffffu, other == m)) continue;
+          for (int t = 0; t < 4; ++t) {
+            // a tap outside counts as nothing, whatever the gradient is
+            const bool counts = other == m && (memory.taps[j][other].inside >> t & 1u);
+            const T sum = warp_sum(counts ? sums[q][i] * values[t] : T(0));
+            if (lane == 0) memory.dots[base + j][other][t] += sum;
+          }
+        }
+      }
+    }
+  }
+}
+
+// One thread a joint, the same in every block of the team: from the sums of all blocks to the gradient of joint and camera.
+template <class T>
+__device__ void joint_backward(const Problem<T>& p, BackwardMemory<T>& memory, int64_t image, int j, int team) {
+  const T* camera = p.intrinsics + image * 9;
+  const T* joint = memory.entering[j];
+  const Pixel<T> pixel = project(joint, camera);
+  T gx = 0, gy = 0, d_joint[3] = {}, d_camera[6] = {};
+  for (int m = 0; m < p.num_maps; ++m) {
+    const Taps<T> taps = p.taps(joint, image, m);
+    T dots[4] = {};
+    for (int t = 0; t < 4; ++t)
+      for (int r = 0; r < team; ++r) dots[t] += Team::of(&memory.dots[j][m][t], r)[0];
+    locate_backward(taps, dots, p.maps[m].scale_x, p.maps[m].scale_y, &gx, &gy);
+  }
+  project_backward(joint, camera, pixel, gx, gy, d_joint, d_camera);
+  for (int i = 0; i < 3; ++i) {
+    T d_near = 0;
+    for (int r = 0; r < team; ++r) d_near += Team::of(&memory.d_near[j][i], r)[0];
+    memory.d_near_scaled[j][i] = relative_backward(joint[i], memory.entering[0][i], d_near);
+    memory.d_joint[j][i] = memory.d_leaving[j][i] + d_joint[i] + memory.d_near_scaled[j][i];
+  }
+  for (int i = 0; i < 6; ++i) memory.d_camera[j][i] = d_camera[i];
+}
+
+template <class T, class M>
+__global__ void __launch_bounds__(threads, 2)
+    backward_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, const T* gradient,
+                    const T* steps, const T* kept, bool detach, T* d_joints, T* d_intrinsics) {
+  BackwardMemory<T>& memory = *shared_memory<BackwardMemory<T>>();
+  const int team = Team::size(), rank = Team::rank();
+  const int64_t image = blockIdx.x / team;
+  const int thread = threadIdx.x;
+  T d_camera = 0;  // of thread i < 6: of the camera's i-th number, over all steps
+
+  for (int step = p.num_steps - 1; step >= 0; --step) {
+    const int64_t first_row = (image * p.num_steps + step) * p.num_joints;
+    const T* entering = p.entering(steps, image, step);
+    const bool carried = step < p.num_steps - 1 && !detach;
+    for (int i = thread; i < p.num_joints * 3; i += threads) {
+      memory.entering[i / 3][i % 3] = entering[i];
+      const T leaving = gradient[first_row * 3 + i] + (carried ? memory.d_joint[i / 3][i % 3] : T(0));
+      memory.d_leaving[i / 3][i % 3] = leaving;
+      memory.d_offset[i / 3][i % 3] = leaving * p.scale_of(step);
+      if (rank == 0) scratch.d_offset[first_row * 3 + i] = leaving * p.scale_of(step);
+      if (rank == 0 && scratch.inputs != nullptr)
+        scratch.inputs[(first_row + i / 3) * (p.num_channels + 3) + p.num_channels + i % 3] = relative(entering[i], entering[i % 3]);
+    }
+    for (int i = thread; i < p.num_joints * max_maps * 4; i += threads) (&memory.dots[0][0][0])[i] = T(0);
+    __syncthreads();
+    mlp_backward<T, M>(p, memory, scratch, kept, image, step, rank, team);
+    Team::sync();  // d_hidden of all units stands in memory
+    for (int base = 0; base < p.num_joints; base += joint_tile) {
+      const int count = min(joint_tile, p.num_joints - base);
+      for (int i = thread; i < count * p.num_maps; i += threads)
+        memory.taps[i / p.num_maps][i % p.num_maps] = p.taps(memory.entering[base + i / p.num_maps], image, i % p.num_maps);
+      for (int64_t i = thread; i < static_cast<int64_t>(joint_tile) * p.num_hidden; i += threads) {
+        const int j = static_cast<int>(i / p.num_hidden), u = static_cast<int>(i % p.num_hidden);
+        memory.d_hidden[u][j] = j < count ? scratch.d_hidden[(first_row + base + j) * p.num_hidden + u] : T(0);
+      }
+      __syncthreads();
+      inputs_backward<T, M>(p, memory, scratch, image, step, base, count, rank, team);
+      __syncthreads();
+    }
+    Team::sync();  // everybody's sums stand
+    if (thread < p.num_joints) joint_backward(p, memory, image, thread, team);
+    __syncthreads();
+    if (thread < 3)
+      for (int j = 0; j < p.num_joints; ++j) memory.d_joint[0][thread] -= memory.d_near_scaled[j][thread];
+    if (thread < 6)
+      for (int j = 0; j < p.num_joints; ++j) d_camera += memory.d_camera[j][thread];
+    Team::sync();  // everybody has read the others' sums
+  }
+  if (rank != 0 || d_joints == nullptr) return;
+  for (int i = thread; i < p.num_joints * 3; i += threads) d_joints[image * p.num_joints * 3 + i] = memory.d_joint[i / 3][i % 3];
+  if (thread < 9) d_intrinsics[image * 9 + thread] = thread < 6 ? d_camera : T(0);
+}
+
+}  // namespace amt::refine::cuda

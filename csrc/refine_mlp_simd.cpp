@@ -1,0 +1,244 @@
+// refine on the CPU: the offset MLP at the machine's matrix rate, and the products of its backward.
+//
+// Rows lie across the vector lanes, so the first layer reads w1 as it is stored, one broadcast weight at a time, and the
+// activation and the second layer follow in registers. A row's result does not depend on the rows beside it.
+#include <cmath>
+
+#include "refine_cpu.h"
+#include "refine_vector.h"
+
+namespace amt::AMT_ISA {
+namespace {
+
+using namespace amt::refine;
+
+// Accumulators of two vectors each: as many as leave registers for the operands.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int most_broadcast = 12;
+#else
+constexpr int most_broadcast = 6;
+#endif
+
+constexpr int weights_ahead = 64;  // of a row of w1: far enough for the third cache
+
+// P(X <= x) of a standard normal: 1/2 + x P(x^2) / Q(x^2), fitted on |x| <= 5.5 to 7.2e-9. Beyond, exactly 0 or 1: what is left
+// of it would be multiplied by x.
+AMT_INLINE Vector<float> vector_cdf(Vector<float> x) {
+  const Vector<float> t = x * x;
+  const Vector<float> p =
+      ((((2.2749391703769106e-08f * t + 6.352114269247977e-06f) * t + 0.00016882558702491224f) * t + 0.004677260294556618f) * t +
+       0.03385264053940773f) * t + 0.398942232131958f;
+  const Vector<float> q =
+      ((((1.1975043889833614e-06f * t + 7.364746124949306e-05f) * t + 0.0018844443839043379f) * t + 0.028645867481827736f) * t +
+       0.25152191519737244f) * t + 1.0f;
+  const Vector<float> inside = x * p / q + 0.5f;
+  return x < -5.5f ? Vector<float>{} : x > 5.5f ? broadcast(1.0f) : inside;
+}
+
+// e^x for x <= 0: 2^n times a polynomial of what is left, |rest| <= ln 2 / 2; 0 below the smallest normal number.
+AMT_INLINE Vector<float> vector_exp(Vector<float> x) {
+  typedef int32_t Integer __attribute__((vector_size(refine_vector_bytes)));
+  const Vector<float> y = x < -87.0f ? broadcast(-87.0f) : x;
+  const Integer n = __builtin_convertvector(y * 1.44269504f - 0.5f, Integer);  // truncation rounds half of y <= 0 to nearest
+  const Vector<float> whole = __builtin_convertvector(n, Vector<float>);
+  const Vector<float> r = (y - whole * 0.693145752f) - whole * 1.42860677e-6f;
+  const Vector<float> e =
+      ((((((1.0f / 720) * r + 1.0f / 120) * r + 1.0f / 24) * r + 1.0f / 6) * r + 0.5f) * r + 1.0f) * r + 1.0f;
+  return x < -87.0f ? Vector<float>{} : e * reinterpret_cast<Vector<float>>((n + 127) << 23);
+}
+
+AMT_INLINE Vector<float> vector_gelu(Vector<float> x) { return x * vector_cdf(x); }
+
+AMT_INLINE void vector_gelu_slope(Vector<float> x, Vector<float>* value, Vector<float>* slope) {
+  const Vector<float> cdf = vector_cdf(x);
+  *value = x * cdf;
+  *slope = cdf + x * Constants<float>::inverse_sqrt_2pi * vector_exp(x * x * -0.5f);
+}
+
+AMT_INLINE Vector<double> vector_gelu(Vector<double> x) {
+  for (int i = 0; i < Lanes<double>::count; i++) x[i] = gelu(x[i]);
+  return x;
+}
+
+AMT_INLINE void vector_gelu_slope(Vector<double> x, Vector<double>* value, Vector<double>* slope) {
+  *value = vector_gelu(x);
+  for (int i = 0; i < Lanes<double>::count; i++) (*slope)[i] = gelu_backward(x[i]);
+}
+
+// `Count` hidden units from `unit` on, for one panel.
+template <class T, int Count> void hidden_units(const Hidden<T>& work, int64_t panel, int64_t unit, T* offsets) {
+  constexpr int lanes = Lanes<T>::count;
+  const int64_t stride = work.w1_stride;
+  for (int64_t lane = 0; lane < panel_rows; lane += 2 * lanes) {
+    const T* inputs = work.panels + panel * work.num_inputs * panel_rows + lane;
+    // one pointer for three rows of w1: twelve would not fit the registers
+    const T* w1[(Count + 2) / 3];
+    for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = work.w1 + (unit + 3 * i) * stride;
+    Vector<T> sum0[Count], sum1[Count];
+#pragma GCC unroll 12
+    for (int i = 0; i < Count; i++) sum0[i] = sum1[i] = Vector<T>{};
+    for (int64_t start = 0; start < work.num_inputs; start += 16) {
+      const int64_t end = start + 16 < work.num_inputs ? start + 16 : work.num_inputs;
+#pragma GCC unroll 12
+      for (int i = 0; i < Count; i++) __builtin_prefetch(w1[i / 3] + i % 3 * stride + weights_ahead, 0, 3);
+      for (int64_t k = start; k < end; k++, inputs += panel_rows) {
+        const Vector<T> a0 = load(inputs), a1 = load(inputs + lanes);
+#pragma GCC unroll 12
+        for (int i = 0; i < Count; i++) {
+          const T weight = w1[i / 3][i % 3 * stride];
+          sum0[i] += a0 * weight;
+          sum1[i] += a1 * weight;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < (Count + 2) / 3; i++) w1[i]++;
+      }
+    }
+    const int64_t row = work.first_row + panel * panel_rows + lane;
+    const T* bias = work.bias + unit * work.bias_stride + row % work.num_joints;
+    Vector<T> x0{}, x1{}, y0{}, y1{}, z0{}, z1{};
+#pragma GCC unroll 12
+    for (int i = 0; i < Count; i++) {
+      const Vector<T> h0 = sum0[i] + load(bias + i * work.bias_stride), h1 = sum1[i] + load(bias + i * work.bias_stride + lanes);
+      if (work.kept) {
+        T* kept = work.kept + (unit + i) * work.kept_stride + panel * panel_rows + lane;
+        store(kept, h0);
+        store(kept + lanes, h1);
+      }
+      const Vector<T> g0 = vector_gelu(h0), g1 = vector_gelu(h1);
+      const T* w2 = work.w2 + unit + i;
+      x0 += g0 * w2[0];
+      x1 += g1 * w2[0];
+      y0 += g0 * w2[work.num_hidden];
+      y1 += g1 * w2[work.num_hidden];
+      z0 += g0 * w2[2 * work.num_hidden];
+      z1 += g1 * w2[2 * work.num_hidden];
+    }
+    const int64_t width = work.num_panels * panel_rows;
+    T* out = offsets + panel * panel_rows + lane;
+    store(out, x0);
+    store(out + lanes, x1);
+    store(out + width, y0);
+    store(out + width + lanes, y1);
+    store(out + 2 * width, z0);
+    store(out + 2 * width + lanes, z1);
+  }
+}
+
+template <class T, int Count> AMT_INLINE void hidden_units_of(int64_t count, const Hidden<T>& work, int64_t panel, int64_t unit, T* offsets) {
+  if (count == Count) return hidden_units<T, Count>(work, panel, unit, offsets);
+  if constexpr (Count > 1) hidden_units_of<T, Count - 1>(count, work, panel, unit, offsets);
+}
+
+template <class T, int Rows, int Vectors>
+AMT_INLINE void product_tile(const Product<T>& work, int64_t row, const T* b, T* out) {
+  constexpr int lanes = Lanes<T>::count;
+  const T* a[(Rows + 2) / 3];
+  for (int i = 0; i < (Rows + 2) / 3; i++) a[i] = work.a + (row + 3 * i) * work.a_row;
+  const int64_t a_row = work.a_row, a_column = work.a_column, b_stride = work.b_stride;
+  Vector<T> sum[Rows][Vectors];
+#pragma GCC unroll 12
+  for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) sum[i][v] = Vector<T>{};
+  for (int64_t k = 0; k < work.depth; k++, b += b_stride) {
+    Vector<T> right[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) right[v] = load(b + v * lanes);
+#pragma GCC unroll 12
+    for (int i = 0; i < Rows; i++) {
+      const T left = a[i / 3][i % 3 * a_row];
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; v++) sum[i][v] += right[v] * left;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < (Rows + 2) / 3; i++) a[i] += a_column;
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) {
+      T* to = out + (row + i) * work.out_stride + v * lanes;
+      store(to, work.accumulate ? load(to) + sum[i][v] : sum[i][v]);
+    }
+}
+
+template <class T, int Rows> void product_rows(const Product<T>& work, int64_t row, int64_t columns, const T* b, T* out) {
+  constexpr int lanes = Lanes<T>::count;
+  for (int64_t c = 0; c < columns; c += 2 * lanes) {
+    if (columns - c > lanes)
+      product_tile<T, Rows, 2>(work, row, b + c, out + c);
+    else
+      product_tile<T, Rows, 1>(work, row, b + c, out + c);
+  }
+}
+
+template <class T, int Rows>
+AMT_INLINE void product_rows_of(int64_t count, const Product<T>& work, int64_t row, int64_t columns, const T* b, T* out) {
+  if (count == Rows) return product_rows<T, Rows>(work, row, columns, b, out);
+  if constexpr (Rows > 1) product_rows_of<T, Rows - 1>(count, work, row, columns, b, out);
+}
+
+AMT_INLINE int64_t blocks_of(int64_t count) { return (count + most_broadcast - 1) / most_broadcast; }
+
+}  // namespace
+
+int64_t refine_hidden_blocks(int64_t num_hidden) { return blocks_of(num_hidden); }
+
+template <class T> void refine_hidden(const Hidden<T>& work, int64_t begin, int64_t end) {
+  const int64_t blocks = blocks_of(work.num_hidden);
+  for (int64_t block = begin; block < end; block++) {
+    const int64_t first = block * work.num_hidden / blocks, last = (block + 1) * work.num_hidden / blocks;
+    T* offsets = work.offsets + block * 3 * work.num_panels * panel_rows;
+    for (int64_t panel = 0; panel < work.num_panels; panel++)
+      hidden_units_of<T, most_broadcast>(last - first, work, panel, first, offsets);
+  }
+}
+template void refine_hidden(const Hidden<float>&, int64_t, int64_t);
+template void refine_hidden(const Hidden<double>&, int64_t, int64_t);
+
+template <class T> void refine_hidden_backward(const HiddenBackward<T>& work, int64_t begin, int64_t end) {
+  constexpr int lanes = Lanes<T>::count;
+  for (int64_t unit = begin; unit < end; unit++) {
+    const T* w2 = work.w2 + unit;
+    const T w[3] = {w2[0], w2[work.num_hidden], w2[2 * work.num_hidden]};
+    T* hidden = work.hidden + unit * work.lanes;
+    Vector<T> sums[3] = {};
+    for (int64_t row = 0; row < work.lanes; row += lanes) {
+      const T* offsets = work.offsets + row;
+      const Vector<T> x = load(offsets), y = load(offsets + work.lanes), z = load(offsets + 2 * work.lanes);
+      Vector<T> value, slope;
+      vector_gelu_slope(load(work.kept + unit * work.kept_stride + row), &value, &slope);
+      store(hidden + row, (x * w[0] + y * w[1] + z * w[2]) * slope);
+      sums[0] += x * value;
+      sums[1] += y * value;
+      sums[2] += z * value;
+    }
+    if (!work.d_w2) continue;
+    for (int c = 0; c < 3; c++) {
+      T sum = 0;
+      for (int i = 0; i < lanes; i++) sum += sums[c][i];
+      work.d_w2[c * work.num_hidden + unit] += sum;
+    }
+    T* d_b1 = work.d_b1 + unit * work.num_joints;
+    for (int64_t first = 0; first < work.rows; first += work.num_joints)
+      for (int64_t joint = 0; joint < work.num_joints; joint++) d_b1[joint] += hidden[first + joint];
+  }
+}
+template void refine_hidden_backward(const HiddenBackward<float>&, int64_t, int64_t);
+template void refine_hidden_backward(const HiddenBackward<double>&, int64_t, int64_t);
+
+template <class T> void refine_product(const Product<T>& work, int64_t begin, int64_t end) {
+  const int64_t row_blocks = blocks_of(work.rows);
+  for (int64_t block = begin; block < end; block++) {
+    const int64_t left = work.columns - block * matrix_columns, columns = left < matrix_columns ? left : matrix_columns;
+    for (int64_t i = 0; i < row_blocks; i++) {
+      const int64_t first = i * work.rows / row_blocks, last = (i + 1) * work.rows / row_blocks;
+      product_rows_of<T, most_broadcast>(
+          last - first, work, first, columns, work.b + block * work.b_block, work.out + block * matrix_columns);
+    }
+  }
+}
+template void refine_product(const Product<float>&, int64_t, int64_t);
+template void refine_product(const Product<double>&, int64_t, int64_t);
+
+}  // namespace amt::AMT_ISA

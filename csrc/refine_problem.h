@@ -1,0 +1,186 @@
+// One call of refine on the CPU, unpacked from its tensors and checked: shared by the forward and the backward.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include "refine_cpu.h"
+
+namespace amt::refine {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t least_rows = 8;  // to read, worth a thread: waking one costs as much as ten rows in the cache
+
+// Uninitialised memory, on a cache line's boundary.
+template <class T> class Buffer {
+ public:
+  explicit Buffer(int64_t count = 0)
+      : data_(count > 0 ? static_cast<T*>(std::aligned_alloc(64, round_up(count * sizeof(T), 64))) : nullptr, &std::free) {
+    STD_TORCH_CHECK(count <= 0 || data_, "refine: out of memory");
+  }
+  T* get() const { return data_.get(); }
+  T& operator[](int64_t i) const { return data_.get()[i]; }
+
+ private:
+  std::unique_ptr<T, decltype(&std::free)> data_;
+};
+
+inline Element element_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return Element::float32;
+    case ScalarType::BFloat16: return Element::bfloat16;
+    case ScalarType::Half: return Element::float16;
+    case ScalarType::Double: return Element::float64;
+    default: STD_TORCH_CHECK(false, "refine: a tensor must be floating point");
+  }
+}
+
+inline int64_t size_of(Element element) {
+  return element == Element::float64 ? 8 : element == Element::float32 ? 4 : 2;
+}
+
+// Images that are refined together, so that their rows fill whole panels; the same for any number of threads.
+struct Plan {
+  int64_t images, lanes, chunks;  // of a chunk: images, and rows rounded up to whole panels
+
+  Plan(int64_t batch, int64_t num_joints) : images(1), lanes(round_up(num_joints, panel_rows)) {
+    for (int64_t n = 2; n * num_joints <= most_panels * panel_rows; n++) {
+      const int64_t padded = round_up(n * num_joints, panel_rows);
+      if (images * num_joints * padded < n * num_joints * lanes) images = n, lanes = padded;
+    }
+    chunks = (batch + images - 1) / images;
+  }
+};
+
+struct Map {
+  const char* data;
+  int64_t image, row, column;  // strides in bytes
+  int64_t height, width, channels;
+};
+
+template <class T> constexpr Element element_for = sizeof(T) == 8 ? Element::float64 : Element::float32;
+
+// A tensor's values as T; a copy only where its dtype is another.
+template <class T> class Values {
+ public:
+  Values(const Tensor& tensor, int64_t count) : data_(static_cast<const T*>(tensor.const_data_ptr())) {
+    const Element element = element_of(tensor);
+    if (element == element_for<T>) return;
+    if constexpr (sizeof(T) == 4) {
+      copy_ = Buffer<T>(count);
+      const auto* from = static_cast<const char*>(tensor.const_data_ptr());
+      torch::stable::parallel_for(0, count, 1 << 16, [&](int64_t begin, int64_t end) {
+        AMT_SIMD(refine_widen)(element, from + begin * size_of(element), end - begin, copy_.get() + begin);
+      });
+      data_ = copy_.get();
+    }
+  }
+  const T* get() const { return data_; }
+
+ private:
+  const T* data_;
+  Buffer<T> copy_;
+};
+
+inline int64_t reach(const Tensor& w1) {  // elements from w1's first to its last
+  return w1.numel() == 0 ? 0 : (w1.size(0) - 1) * w1.stride(0) + (w1.size(1) - 1) * w1.stride(1) + w1.size(2);
+}
+
+template <class T> struct Problem {
+  int64_t batch, num_joints, num_steps, num_hidden, num_inputs, stride;
+  const T *joints, *intrinsics;
+  std::vector<Map> maps;
+  std::vector<int64_t> channels;
+  std::vector<T> scale_x, scale_y;
+  Element element;
+  Values<T> w1, b1, w2, b2;
+  int64_t w1_step, w1_row;
+  std::vector<char> zeros;  // what a tap outside its map reads
+  double first_step_size;
+  Plan plan;
+
+  Problem(const Tensor& joints_, const Tensor& intrinsics_, const std::vector<Tensor>& maps_, const Tensor& w1_,
+          const Tensor& b1_, const Tensor& w2_, const Tensor& b2_, int64_t height, int64_t width, double step_size_)
+      : batch(joints_.size(0)), num_joints(joints_.size(1)), num_steps(w1_.size(0)), num_hidden(w1_.size(1)),
+        num_inputs(w1_.size(2)), stride(round_up(num_inputs, 16)), joints(static_cast<const T*>(joints_.const_data_ptr())),
+        intrinsics(static_cast<const T*>(intrinsics_.const_data_ptr())), element(element_of(maps_[0])),
+        w1(w1_, reach(w1_)), b1(b1_, b1_.numel()), w2(w2_, w2_.numel()), b2(b2_, b2_.numel()), w1_step(w1_.stride(0)),
+        w1_row(w1_.stride(1)), first_step_size(step_size_), plan(batch, num_joints) {
+    int64_t most = 0;
+    for (const Tensor& map : maps_) {
+      const int64_t size = size_of(element);
+      maps.push_back({static_cast<const char*>(map.const_data_ptr()), map.stride(0) * size, map.stride(1) * size,
+                      map.stride(2) * size, map.size(1), map.size(2), map.size(3)});
+      channels.push_back(map.size(3));
+      scale_x.push_back(static_cast<T>(static_cast<double>(map.size(2)) / width));
+      scale_y.push_back(static_cast<T>(static_cast<double>(map.size(1)) / height));
+      most = std::max(most, map.size(3));
+    }
+    zeros.resize(most * size_of(element));
+  }
+
+  int num_maps() const { return static_cast<int>(maps.size()); }
+  T scale_of(int64_t step) const { return static_cast<T>(first_step_size / static_cast<double>(int64_t(1) << step)); }
+
+  // Joints of an image as they enter a step.
+  const T* entering(const T* steps, int64_t image, int64_t step) const {
+    return step == 0 ? joints + image * num_joints * 3 : steps + (image * num_steps + step - 1) * num_joints * 3;
+  }
+
+  // Where a row reads map m: fills `sample`, returns the taps.
+  Taps<T> locate_sample(const Pixel<T>& pixel, int64_t image, int m, Sample<T>* sample) const {
+    const Map& map = maps[m];
+    const Taps<T> taps = locate(pixel, scale_x[m], scale_y[m], map.width, map.height);
+    for (int t = 0; t < 4; t++) {
+      const bool inside = taps.inside >> t & 1u;
+      sample->tap[t] = inside ? map.data + image * map.image + tap_y(taps, t) * map.row + tap_x(taps, t) * map.column
+                              : static_cast<const char*>(zeros.data());
+      sample->weight[t] = inside ? tap_weight(taps, t) : T(0);
+    }
+    return taps;
+  }
+};
+
+// Raises where the native ops are called with something that the public function would not have let through.
+inline void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps, const Tensor& w1,
+                  const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height, int64_t width) {
+  const ScalarType dtype = joints.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "refine: joints must be float32 or float64");
+  STD_TORCH_CHECK(joints.dim() == 3 && joints.size(2) == 3 && joints.is_contiguous(), "refine: joints must be contiguous [B, J, 3]");
+  STD_TORCH_CHECK(intrinsics.dim() == 3 && intrinsics.size(0) == joints.size(0) && intrinsics.size(1) == 3 && intrinsics.size(2) == 3 &&
+                      intrinsics.is_contiguous() && intrinsics.scalar_type() == dtype,
+                  "refine: intrinsics must be contiguous [B, 3, 3] in the joints' dtype");
+  STD_TORCH_CHECK(!maps.empty() && maps.size() <= max_maps, "refine: maps must hold 1 to 4 maps, got ", maps.size());
+  int64_t channels = 0;
+  for (const Tensor& map : maps) {
+    STD_TORCH_CHECK(map.dim() == 4 && map.size(0) == joints.size(0) && map.is_cpu(), "refine: maps must be [B, H, W, C] on the CPU");
+    STD_TORCH_CHECK(map.stride(3) == 1 || map.size(3) <= 1, "refine: maps must be channels last in memory (stride 1 of the channels)");
+    STD_TORCH_CHECK(map.scalar_type() == maps[0].scalar_type() && ((map.scalar_type() == ScalarType::Double) == (dtype == ScalarType::Double)),
+                    "refine: maps must share one dtype, float64 exactly with float64 joints");
+    channels += map.size(3);
+  }
+  STD_TORCH_CHECK(w1.dim() == 3 && w1.size(2) == channels + 3 && w1.stride(2) == 1 && w1.stride(1) >= 0 && w1.stride(0) >= 0,
+                  "refine: w1 must be [S, D, C + 3] with stride 1 in its last dimension");
+  const int64_t steps = w1.size(0), hidden = w1.size(1);
+  STD_TORCH_CHECK(steps >= 1, "refine: w1 must hold at least one step");
+  STD_TORCH_CHECK(b1.dim() == 3 && b1.size(0) == steps && b1.size(1) == joints.size(1) && b1.size(2) == hidden && b1.is_contiguous(),
+                  "refine: b1 must be contiguous [S, J, D]");
+  STD_TORCH_CHECK(w2.dim() == 3 && w2.size(0) == steps && w2.size(1) == 3 && w2.size(2) == hidden && w2.is_contiguous(),
+                  "refine: w2 must be contiguous [S, 3, D]");
+  STD_TORCH_CHECK(b2.dim() == 2 && b2.size(0) == steps && b2.size(1) == 3 && b2.is_contiguous(), "refine: b2 must be contiguous [S, 3]");
+  for (const Tensor* weight : {&w1, &b1, &w2, &b2})
+    STD_TORCH_CHECK(weight->scalar_type() == maps[0].scalar_type() || weight->scalar_type() == dtype,
+                    "refine: the weights must be of the maps' dtype or the joints'");
+  STD_TORCH_CHECK(height > 0 && width > 0, "refine: the image's size must be positive");
+}
+
+}  // namespace amt::refine
