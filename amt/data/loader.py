@@ -1,0 +1,268 @@
+"""Batches for training and evaluation: ``for batch in make_loader(DataConfig(root=...), "train")``.
+
+A whole batch is put together at once from the memory-mapped crop cache. That is quick enough to feed a small model from the
+training process itself; with workers, each of them puts whole batches together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amt.data.augment import AugmentConfig, draw_geometry, sample_rng, turn_targets, vary_colour
+from amt.data.crops import CropCache, CropConfig, build_cache, cut
+from amt.data.dexycb import DexYCB
+from amt.data.layout import SPLITS, DataError
+from amt.hand.batch import Batch, Inputs, Targets
+from amt.hand.camera import camera_roll, crop_camera, project, unproject
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where frames come from and how they become batches."""
+
+    root: str | None = None  # a set in DexYCB's layout; None: a synthetic one, rendered once into the cache folder
+    split: str = "s1"
+    mano: str | None = None  # folder of MANO's files, for sets that need them
+    cache: str | None = None  # where crops go; None: the user's cache folder
+    crop: CropConfig = field(default_factory=CropConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    workers: int = 0  # processes that put batches together; 0: the training process itself
+    render_sequences: int = 12  # of the synthetic set that stands in for ``root`` None
+    render_frames: int = 3
+    render_workers: int = 2
+
+    def __post_init__(self):
+        if self.split not in SPLITS:
+            raise DataError(f"split must be one of {', '.join(SPLITS)}; got {self.split!r}")
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative; got {self.workers}")
+        for name in ("render_sequences", "render_frames", "render_workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+    def cache_folder(self) -> Path:
+        return Path(self.cache).expanduser() if self.cache else default_cache_folder()
+
+    def root_folder(self) -> Path:
+        """The set's folder; renders the synthetic one first if no root is named."""
+        if self.root is not None:
+            return Path(self.root).expanduser()
+        from amt.data.synthetic.write import SetConfig, write_set
+
+        config = SetConfig(sequences=self.render_sequences, frames=self.render_frames)
+        name = f"synthetic-{config.sequences}x{config.frames}"
+        return write_set(self.cache_folder() / name, config, self.render_workers)
+
+
+def default_cache_folder() -> Path:
+    """$XDG_CACHE_HOME/amt, or ~/.cache/amt."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base) / "amt" if base else Path.home() / ".cache" / "amt"
+
+
+class CropDataset:
+    """Batches by row numbers of a crop cache.
+
+    Args:
+        augment: None shows every crop as it was cut, in its true box.
+        seed: of the augmentation, together with the epoch and the frame's index.
+    """
+
+    def __init__(self, cache: CropCache, config: CropConfig, augment: AugmentConfig | None = None, seed: int = 0):
+        self.cache, self.config, self.augment, self.seed = cache, config, augment, seed
+        self.class_points = torch.from_numpy(cache.class_points)
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def batch(self, rows: np.ndarray, epoch: int = 0) -> Batch:
+        """The batch of cache rows [B], varied as it befits ``epoch``."""
+        rows = np.asarray(rows, np.int64)
+
+        def take(name: str) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(self.cache[name][rows]))
+
+        index, cut_intrinsics, box = take("index"), take("intrinsics").double(), take("box")
+        rngs = [sample_rng(self.seed, epoch, int(i)) for i in index] if self.augment else [None] * len(rows)
+        angle, change = np.zeros(len(rows)), np.tile([0.0, 0.0, 1.0], (len(rows), 1))
+        if self.augment:
+            for k, rng in enumerate(rngs):
+                angle[k], change[k] = draw_geometry(self.augment, rng)
+        angle, change = torch.from_numpy(angle), torch.from_numpy(change)
+
+        # The box in the cut's own pixels; where the cut has a margin, 1 / margin of its side is the true box.
+        size, cut_size = self.config.size, self.config.cut_size
+        side = cut_size / self.config.margin
+        inner = torch.stack(
+            [(cut_size - 1) / 2 + change[:, 0] * side, (cut_size - 1) / 2 + change[:, 1] * side, side * change[:, 2]], 1
+        )
+        intrinsics, warp = crop_camera(cut_intrinsics, inner, size, angle)
+        frame_intrinsics = take("frame_intrinsics")
+        box = _changed_box(box.double(), change, frame_intrinsics.double(), camera_roll(angle))
+
+        images = np.empty((len(rows), size, size, 3), np.uint8)
+        for k, (row, matrix) in enumerate(zip(rows, warp.numpy())):
+            image = cut(self.cache["image"][row], matrix, size)
+            images[k] = image if self.augment is None else vary_colour(image, self.augment, rngs[k])
+
+        object_class = take("object_class")
+        inputs = Inputs(
+            image=torch.from_numpy(images.transpose(0, 3, 1, 2).copy()),
+            intrinsics=intrinsics.float(),
+            box=box.float(),
+            frame_intrinsics=frame_intrinsics,
+            frame_size=take("frame_size"),
+            right=take("right"),
+            object_class=object_class,
+            object_points=self.class_points[object_class],
+        )
+        targets = Targets(**{name: take(name) for name in Targets.__dataclass_fields__})
+        if self.augment and self.augment.turn:
+            targets = turn_targets(targets, camera_roll(angle).float())
+        return Batch(inputs, targets, index)
+
+
+def _changed_box(box: Tensor, change: Tensor, intrinsics: Tensor, roll: Tensor) -> Tensor:
+    """Boxes [B, 3] shifted and zoomed by ``change`` [B, 3], in the frame that the turned camera would have taken."""
+    centre = box[:, None, :2] + change[:, None, :2] * box[:, None, 2:]
+    ray = unproject(centre, torch.ones_like(centre[..., 0]), intrinsics)
+    return torch.cat([project(ray @ roll.mT, intrinsics)[:, 0], box[:, 2:] * change[:, 2:]], 1)
+
+
+class Loader:
+    """Iterates over an epoch's batches; call :meth:`set_epoch` before each.
+
+    The order derives from (seed, epoch) alone, what a sample looks like from (seed, epoch, index): the batches are the same
+    for any number of workers. With ``world_size`` ranks, rank r takes every batch's r-th share.
+    """
+
+    def __init__(
+        self,
+        dataset: CropDataset,
+        batch_size: int,
+        shuffle: bool = False,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be 0-{world_size - 1}; got {rank}")
+        if shuffle and len(dataset) < batch_size * world_size:
+            raise DataError(
+                f"{len(dataset)} frames do not fill one batch of {batch_size} x {world_size}; take smaller batches"
+            )
+        self.dataset, self.batch_size, self.shuffle, self.workers = dataset, batch_size, shuffle, workers
+        self.rank, self.world_size = rank, world_size
+        self._pool: torch.utils.data.DataLoader | None = None  # workers live from the first epoch on
+        self.epoch = self.first_batch = 0
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Chooses the epoch; ``first_batch`` leaves out its beginning, for a run that resumes in the middle of it."""
+        self.epoch, self.first_batch = epoch, first_batch
+
+    def __len__(self) -> int:
+        """Batches an epoch: whole ones only where shuffled, else all frames."""
+        step = self.batch_size * self.world_size
+        return len(self.dataset) // step if self.shuffle else -(-len(self.dataset) // step)
+
+    def rows(self) -> list[np.ndarray]:
+        """This rank's cache rows of every batch of the epoch."""
+        order = np.arange(len(self.dataset))
+        if self.shuffle:
+            order = np.random.default_rng([self.dataset.seed, self.epoch]).permutation(order)
+        step = self.batch_size * self.world_size
+        batches = [order[k * step : (k + 1) * step] for k in range(len(self))]
+        return [rows[self.rank :: self.world_size] for rows in batches]
+
+    def __iter__(self) -> Iterator[Batch]:
+        plan = [(rows, self.epoch) for rows in self.rows()[self.first_batch :]]
+        if not self.workers:
+            return (self.dataset.batch(*item) for item in plan)
+        if self._pool is None:
+            self._plan = _Plan()
+            # spawn: a fork would copy the thread pools of PyTorch and OpenCV in whatever state they are, and hang.
+            self._pool = torch.utils.data.DataLoader(
+                _Batches(self.dataset),
+                sampler=self._plan,
+                batch_size=None,
+                num_workers=self.workers,
+                prefetch_factor=4,
+                persistent_workers=True,
+                multiprocessing_context="spawn",
+                worker_init_fn=_start_worker,
+            )
+        self._plan.items = plan
+        return iter(self._pool)
+
+
+class _Plan(torch.utils.data.Sampler):
+    """What the workers are to make: (rows, epoch) of every batch."""
+
+    def __init__(self):
+        self.items: list[tuple[np.ndarray, int]] = []
+
+    def __iter__(self):
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class _Batches(torch.utils.data.Dataset):
+    """Batches by (rows, epoch), for worker processes."""
+
+    def __init__(self, dataset: CropDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, item: tuple[np.ndarray, int]) -> Batch:
+        return self.dataset.batch(*item)
+
+
+def _start_worker(_: int) -> None:
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def open_reader(config: DataConfig, subset: str) -> DexYCB:
+    """The reader of a subset of the configured set, rendered first if no root is named."""
+    return DexYCB(config.root_folder(), config.split, subset, config.mano)
+
+
+def make_loader(
+    config: DataConfig,
+    subset: str,
+    batch_size: int = 32,
+    *,
+    augment: bool | None = None,
+    shuffle: bool | None = None,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: bool = True,
+) -> Loader:
+    """A loader of ``Batch`` over a subset ("train", "val", "test"); makes the crop cache on first use.
+
+    Training data are shuffled and augmented, others come in order and as they are, unless ``augment`` or ``shuffle`` say
+    otherwise.
+
+    Raises:
+        DataError: the set cannot be used (see :class:`DexYCB`).
+    """
+    reader = open_reader(config, subset)
+    cache = build_cache(reader, config.crop, config.cache_folder() / "crops", progress)
+    training = subset == "train"
+    varied = training if augment is None else augment
+    dataset = CropDataset(cache, config.crop, config.augment if varied else None, seed)
+    mixed = training if shuffle is None else shuffle
+    return Loader(dataset, batch_size, mixed, config.workers, rank, world_size)

@@ -1,0 +1,50 @@
+"""``python -m amt.data.synthetic OUT``: renders a set in DexYCB's layout. A second run continues or reuses it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from amt.data.synthetic.write import SetConfig, write_set
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m amt.data.synthetic", description=__doc__)
+    default = SetConfig()
+    parser.add_argument("out", help="folder to render into; empty, new, or one that an earlier run left")
+    parser.add_argument(
+        "--sequences", type=int, default=default.sequences, help="a subject (default %(default)s; DexYCB: 100)"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=default.frames, help="a sequence and camera (default %(default)s; DexYCB: 72)"
+    )
+    parser.add_argument("--subjects", type=int, default=default.subjects, help="1-10 (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=default.seed, help="(default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
+    parser.add_argument(
+        "--objects",
+        nargs="+",
+        default=(),
+        metavar="MESH",
+        help="watertight meshes in metres, instead of the built-in shapes",
+    )
+    parser.add_argument(
+        "--mano", metavar="FOLDER", help="folder with MANO_RIGHT.pkl and MANO_LEFT.pkl, instead of the stand-in hand"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    a = parser.parse_args(arguments)
+    try:
+        config = SetConfig(a.sequences, a.frames, a.subjects, a.seed, tuple(a.objects), a.mano)
+        write_set(a.out, config, a.workers, progress=not a.quiet)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command continues {a.out}", file=sys.stderr)
+        return 130
+    print(f"{a.out}: {config.num_pictures} frames of {config.subjects} subjects and 8 cameras")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""One sequence, from its numbers to its pictures and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import torch
+
+from amt.data.layout import HAND_SEGMENT
+from amt.data.synthetic import appearance, scene
+from amt.data.synthetic.distance import SignedDistance
+from amt.data.synthetic.grasps import Hand, find_grasp
+from amt.data.synthetic.objects import Shape
+from amt.data.synthetic.primitives import sweep
+from amt.data.synthetic.render import Body, Camera, Picture, Scene, draw, shadow_map, static_layer
+from amt.hand.mano import HandModel
+from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+
+CONTACT = 0.005  # m: the contact labels' threshold, that of amt.hand.contact
+MODEL_POINTS = 2048  # points of points.xyz
+
+
+@dataclass(frozen=True)
+class SequenceSpec:
+    """All that determines a sequence."""
+
+    seed: int
+    subject: int
+    sequence: int
+    sequences: int  # a subject
+    frames: int
+
+
+@dataclass
+class Sequence:
+    """Poses of hand and objects in the table's frame for every frame; renders on demand.
+
+    Attributes:
+        class_ids: objects in the scene, sorted as DexYCB's ``ycb_ids``; ``held`` is the grasped one's index.
+        object_poses: float64 [F, O, 3, 4], m.
+        hand_pose: float64 [F, 48], axis-angle: global turn, then 15 joints.
+        hand_rotations: float64 [F, 3, 3]: the global turn as a matrix.
+        hand_translation: float64 [F, 3], m.
+        vertices: float64 [F, 778, 3], m; joints: float64 [F, 21, 3], m.
+        hand_contact: bool [F, 778]; object_contact: bool [F, MODEL_POINTS], for the points of points.xyz.
+    """
+
+    spec: SequenceSpec
+    shapes: dict[int, Shape]
+    model: HandModel
+    cameras: list[Camera]
+    class_ids: list[int] = field(init=False)
+
+    def __post_init__(self):
+        spec = self.spec
+        classes = [c for c in sorted(self.shapes) if c != 19] or sorted(self.shapes)
+        held_class = scene.sequence_class(spec.seed, spec.subject, spec.sequence, spec.sequences, classes)
+        self.rng = scene.sequence_rng(spec.seed, spec.subject, spec.sequence)
+        self.person = scene.person(spec.seed, spec.subject)
+        self.hand = Hand(self.model, self.person.betas)
+        shape = self.shapes[held_class]
+        distance = _distance(shape)
+        self.grasp = find_grasp(self.hand, shape, distance, self.rng)
+        closed = self._in_object_frame(np.zeros(1), np.zeros(1))
+        self.motion = scene.move(self.grasp, shape, closed[0][0], spec.frames, self.rng)
+        self._pose_hand()
+
+        reach = np.linalg.norm(self.motion.translations[:, :2], axis=1).max() + np.linalg.norm(shape.extent) / 2
+        self.clutter = scene.clutter(held_class, self.shapes, min(reach + 0.04, 0.34), self.rng)
+        poses = {c.class_id: np.concatenate([c.rotation, c.translation[:, None]], 1) for c in self.clutter}
+        held_poses = np.concatenate([self.motion.rotations, self.motion.translations[..., None]], 2)
+        self.class_ids = sorted([held_class, *poses])
+        self.held = self.class_ids.index(held_class)
+        frames = spec.frames
+        self.object_poses = np.stack(
+            [held_poses if c == held_class else np.broadcast_to(poses[c], (frames, 3, 4)) for c in self.class_ids], 1
+        )
+        self._find_contact(shape, distance)
+
+    def _in_object_frame(self, openness: np.ndarray, distances: np.ndarray):
+        """Vertices [F, 778, 3] and the hand's pose in the held object's frame, for how open and how far back it is."""
+        grasp, hand = self.grasp, self.hand
+        fingers = grasp.fingers + openness[:, None] * (grasp.open_fingers - grasp.fingers)
+        turns = axis_angle_to_matrix(torch.from_numpy(fingers.reshape(-1, 15, 3)).float())
+        turns = torch.cat([torch.eye(3).expand(len(turns), 1, 3, 3), turns], 1)
+        places = grasp.translation + distances[:, None] * grasp.retreat
+        local = hand.vertices(turns) - hand.root
+        return local @ grasp.rotation.T + (hand.root + places)[:, None], fingers, places
+
+    def _pose_hand(self):
+        grasp, hand, motion = self.grasp, self.hand, self.motion
+        self.vertices_in_object, fingers, places = self._in_object_frame(motion.openness, motion.distances)
+        self.hand_rotations = motion.rotations @ grasp.rotation
+        turn = matrix_to_axis_angle(torch.from_numpy(self.hand_rotations)).numpy()
+        self.hand_pose = np.concatenate([turn, fingers], 1)
+        carried = np.einsum("fij,fj->fi", motion.rotations, hand.root + places) + motion.translations
+        self.hand_translation = carried - hand.root
+        betas = torch.from_numpy(self.person.betas).float()[None].expand(len(turn), -1)
+        with torch.no_grad():
+            pose, translation = (torch.from_numpy(a).float() for a in (self.hand_pose, self.hand_translation))
+            mesh = hand.layer(pose, betas, translation)
+        self.vertices, self.joints = (x.double().numpy() for x in mesh)
+
+    def _find_contact(self, shape: Shape, distance: SignedDistance):
+        from scipy.spatial import cKDTree
+
+        self.hand_contact = distance(self.vertices_in_object) < CONTACT
+        points = model_points(shape)
+        faces = self.model.f
+        self.object_contact = np.zeros((len(self.vertices), len(points)), bool)
+        for frame, vertices in enumerate(self.vertices_in_object):
+            if not self.hand_contact[frame].any():
+                continue
+            # Vertices alone lie too far apart to stand for the skin between them.
+            middles = (
+                vertices[faces].mean(1),
+                *((vertices[faces[:, i]] + vertices[faces[:, i - 1]]) / 2 for i in range(3)),
+            )
+            gap, _ = cKDTree(np.concatenate([vertices, *middles])).query(points, distance_upper_bound=CONTACT)
+            self.object_contact[frame] = np.isfinite(gap)
+
+    def render(self) -> Iterator[tuple[int, int, Picture]]:
+        """Yields (camera, frame, picture) for every camera and frame."""
+        rng, spec = self.rng, self.spec
+        light = scene.lamp(rng)
+        table_size = rng.uniform([0.9, 0.7], [2.2, 2.0])
+        top = appearance.table_top(rng)
+        sensor_noise = float(rng.uniform(1.0, 4.0))
+        still = Scene([self._object_body(c.class_id, c.rotation, c.translation) for c in self.clutter])
+        sleeve, bare = appearance.sleeve(rng), float(rng.uniform(0.03, 0.2))
+        tilt = rng.normal(0, 0.25, 3)
+        skin = self._skin()
+        moving = []
+        for frame in range(spec.frames):
+            pose = self.object_poses[frame, self.held]
+            body = self._object_body(self.class_ids[self.held], pose[:, :3], pose[:, 3])
+            hand = Body(
+                self.vertices[frame],
+                self.model.f,
+                _vertex_normals(self.vertices[frame], self.model.f),
+                skin,
+                HAND_SEGMENT,
+                0.06,
+            )
+            scene_now = Scene([hand, self._arm(frame, tilt, bare, sleeve, skin), body])
+            moving.append((scene_now, shadow_map(scene_now, light, rng)))
+        for index, camera in enumerate(self.cameras):
+            around = appearance.backdrop(rng, camera.height, camera.width)
+            layer = static_layer(camera, still, light, top, table_size, around, rng)
+            for frame, (scene_now, shadow) in enumerate(moving):
+                yield index, frame, draw(camera, scene_now, layer, light, shadow, rng, sensor_noise)
+
+    def _skin(self) -> np.ndarray:
+        normals = _vertex_normals(self.hand.template, self.model.f)
+        return appearance.skin(
+            self.person.tone, self.person.warmth, self.hand.template, self.hand.rest, normals @ self.hand.palm
+        )
+
+    def _object_body(self, class_id: int, rotation: np.ndarray, translation: np.ndarray) -> Body:
+        shape = self.shapes[class_id]
+        vertices, faces, normals = _shaded(shape)
+
+        def painter(points):
+            return appearance.paint(
+                class_id, (points - translation.astype(np.float32)) @ rotation.astype(np.float32), shape.extent
+            )
+
+        return Body(vertices @ rotation.T + translation, faces, normals @ rotation.T, None, class_id, 0.18, painter)
+
+    def _arm(self, frame: int, tilt: np.ndarray, bare: float, sleeve: np.ndarray, skin: np.ndarray) -> Body:
+        """A forearm that follows the wrist: skin first, then a sleeve. It is seen but carries no label, as in DexYCB."""
+        joints, end = self.joints[frame], self.vertices[frame][self.hand.wrist_end]
+        toward = _unit(joints[0] - joints[9])
+        across = _unit(joints[5] - joints[17] - toward * ((joints[5] - joints[17]) @ toward))
+        up = np.cross(toward, across)
+        centre = end.mean(0) - 0.004 * toward
+        half = [np.abs((end - centre) @ axis).max() for axis in (across, up)]
+        bends = _unit(toward + 0.5 * tilt)
+        stations = np.array([0.0, 0.015, 0.05, 0.05 + bare, 0.0501 + bare, 0.4])
+        covered = stations > 0.05 + bare
+        path = centre + np.outer(stations, bends)
+        widths = (np.array(half) + 0.04 * stations[:, None]) + 0.005 * covered[:, None]
+        part = sweep(path, widths, across, up)
+        ring = np.repeat(covered, 20)
+        albedo = np.where(np.append(ring, [False, True])[:, None], sleeve, skin[self.hand.wrist_end].mean(0))
+        return Body(
+            part.vertices, part.faces, _vertex_normals(part.vertices, part.faces), albedo.astype(np.float32), 0, 0.03
+        )
+
+
+@cache
+def _distance(shape: Shape) -> SignedDistance:
+    return SignedDistance.of(shape)
+
+
+@cache
+def _shaded(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices, faces and normals of a shape with its sharp edges split."""
+    import trimesh
+
+    pieces = [trimesh.Trimesh(p.vertices, p.faces, process=False) for p in shape.parts]
+    pieces = [trimesh.graph.smooth_shade(p, angle=0.7) for p in pieces]
+    starts = np.cumsum([0, *(len(p.vertices) for p in pieces[:-1])])
+    faces = np.concatenate([p.faces + s for p, s in zip(pieces, starts, strict=True)])
+    normals = np.concatenate([p.vertex_normals for p in pieces])
+    return np.concatenate([p.vertices for p in pieces]), faces, normals
+
+
+@cache
+def model_points(shape: Shape) -> np.ndarray:
+    """float32 [MODEL_POINTS, 3], m: what points.xyz of the shape holds."""
+    return np.round(shape.surface_points(MODEL_POINTS)[0], 6).astype(np.float32)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit normals [V, 3], the faces' weighted by area."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    normal = np.cross(b - a, c - a)
+    flat = faces.ravel()
+    total = np.stack([np.bincount(flat, np.repeat(normal[:, i], 3), len(vertices)) for i in range(3)], 1)
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)

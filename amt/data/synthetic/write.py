@@ -1,0 +1,364 @@
+"""Writes a set in DexYCB's layout. A sequence appears under its name only when it is whole, so that any run can continue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from amt.data.layout import (
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    FULL_SEQUENCES,
+    SERIALS,
+    SUBJECTS,
+    SYNTHETIC_RECORD,
+    DataError,
+    color_name,
+    depth_name,
+    hand_digest,
+    labels_name,
+)
+from amt.data.synthetic import appearance, scene
+from amt.data.synthetic.objects import Shape, load_shapes
+from amt.data.synthetic.sequence import Sequence, SequenceSpec, model_points
+from amt.hand.camera import project
+from amt.hand.mano import HandModel
+from amt.hand.rotations import matrix_to_axis_angle
+from amt.hand.stand_in import stand_in_hand
+
+FORMAT = 1  # counts changes of what a (seed, subject, sequence) looks like
+MASTER = SERIALS[2]  # its camera frame is the world frame
+JPEG_QUALITY = 93
+
+
+@dataclass(frozen=True)
+class SetConfig:
+    """What determines a set. Two runs with equal values write equal files."""
+
+    sequences: int = 12  # a subject; DexYCB has 100
+    frames: int = 3  # a sequence and camera; DexYCB has about 72
+    subjects: int = 10
+    seed: int = 0
+    objects: tuple[str, ...] = ()  # mesh files of the user's; () for the built-in shapes
+    mano: str | None = None  # folder with MANO_RIGHT.pkl and MANO_LEFT.pkl; None for the stand-in hand
+
+    def __post_init__(self):
+        if not 1 <= self.subjects <= len(SUBJECTS):
+            raise ValueError(f"subjects must be 1-{len(SUBJECTS)} (the layout's); got {self.subjects}")
+        if not 1 <= self.sequences <= FULL_SEQUENCES:
+            raise ValueError(f"sequences must be 1-{FULL_SEQUENCES} a subject; got {self.sequences}")
+        if not 1 <= self.frames <= 100_000:
+            raise ValueError(f"frames must be at least 1; got {self.frames}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative; got {self.seed}")
+
+    @property
+    def num_pictures(self) -> int:
+        return self.subjects * self.sequences * self.frames * len(SERIALS)
+
+    def hand(self, side: str) -> HandModel:
+        if self.mano is None:
+            return stand_in_hand(side)
+        from amt.hand.mano_file import load_mano
+
+        return load_mano(Path(self.mano) / f"MANO_{side.upper()}.pkl", side)
+
+
+def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progress: bool = True) -> Path:
+    """Renders what is missing of the set in folder ``out`` and returns it.
+
+    Args:
+        workers: processes that render; 1 renders in this one.
+        progress: show a bar with the time left.
+
+    Raises:
+        DataError: the folder holds something else, or a set with other parameters. It is left as it was.
+    """
+    out = Path(out)
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+    shapes = load_shapes(config.objects)
+    _claim(out, config, shapes)
+    for subject in range(config.subjects):
+        (out / SUBJECTS[subject]).mkdir(exist_ok=True)
+    _write_models(out, shapes)
+    _write_calibration(out, config)
+    tasks = [
+        (subject, sequence)
+        for subject in range(config.subjects)
+        for sequence in range(config.sequences)
+        if not sequence_folder(out, subject, sequence).is_dir()
+    ]
+    _run(out, config, tasks, workers, progress)
+    return out
+
+
+def sequence_folder(out: Path, subject: int, sequence: int) -> Path:
+    """Where a sequence lies: named by a date and time, so that names sort as sequences do."""
+    day = SUBJECTS[subject][:8]
+    time = datetime(2020, 1, 1, 9) + timedelta(seconds=47 * sequence)
+    return out / SUBJECTS[subject] / f"{day}_{time:%H%M%S}"
+
+
+def _claim(out: Path, config: SetConfig, shapes: dict[int, Shape]) -> None:
+    """Makes the folder this set's, or raises if it is another's."""
+    record = {
+        "format": FORMAT,
+        "hand": "stand-in" if config.mano is None else "mano",
+        "hand_digest": hand_digest(config.hand("right")),
+        "object_digest": _object_digest(shapes),
+        "object_names": {str(c): s.name for c, s in shapes.items()},
+        **{k: v for k, v in asdict(config).items() if k not in ("objects", "mano")},
+    }
+    note = out / SYNTHETIC_RECORD
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; name a folder to render into")
+    if note.is_file():
+        try:
+            found = json.loads(note.read_text())
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{note}: is not readable as JSON ({error}); delete the folder {out} or name another"
+            ) from error
+        different = [k for k in record if found.get(k) != record[k]]
+        if different:
+            what = ", ".join(f"{k} {found.get(k)!r} (asked for: {record[k]!r})" for k in different)
+            raise DataError(f"{out}: holds a set with {what}; name another folder, or delete this one to render anew")
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise DataError(
+            f"{out}: is not empty and holds no {SYNTHETIC_RECORD}, so it was not made here; name an empty folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(note, json.dumps(record, indent=1) + "\n")
+
+
+def _object_digest(shapes: dict[int, Shape]) -> str:
+    digest = hashlib.sha256()
+    for shape in shapes.values():
+        for array in shape.mesh():
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _write_models(out: Path, shapes: dict[int, Shape]) -> None:
+    for shape in shapes.values():
+        folder = out / "models" / shape.name
+        if (folder / "points.xyz").is_file():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        vertices, faces = shape.mesh()
+        colours = appearance.to_srgb(appearance.paint(shape.class_id, vertices, shape.extent)) / 255
+        lines = [
+            f"v {x:.6f} {y:.6f} {z:.6f} {r:.3f} {g:.3f} {b:.3f}"
+            for (x, y, z), (r, g, b) in zip(vertices, colours, strict=True)
+        ]
+        lines += [f"f {a} {b} {c}" for a, b, c in faces + 1]
+        _write_text(folder / "textured_simple.obj", "\n".join(lines) + "\n")
+        points = "\n".join(f"{x:.6f} {y:.6f} {z:.6f}" for x, y, z in model_points(shape))
+        _write_text(folder / "points.xyz", points + "\n")
+
+
+def _write_calibration(out: Path, config: SetConfig) -> None:
+    """Intrinsics a camera; extrinsics and betas a subject. Floats are written so that they read back exactly."""
+    import yaml
+
+    def put(path: Path, content: dict) -> None:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_text(path, yaml.safe_dump(content, sort_keys=False))
+
+    folder = out / "calibration"
+    for subject in range(config.subjects):
+        cameras = scene.rig(config.seed, subject)
+        world = _to_world(cameras)
+        placed = {s: _rows(_compose(world, _inverse(_pose(c)))) for s, c in zip(SERIALS, cameras, strict=True)}
+        content = {"master": MASTER, "extrinsics": {**placed, "apriltag": _rows(world)}}
+        put(folder / f"extrinsics_{_extrinsics_name(subject)}" / "extrinsics.yml", content)
+        betas = [float(b) for b in scene.person(config.seed, subject).betas.astype(np.float32)]
+        for side in ("left", "right"):
+            put(folder / f"mano_{_mano_name(subject, side)}" / "mano.yml", {"betas": betas})
+    for serial, camera in zip(SERIALS, scene.rig(config.seed, 0), strict=True):
+        k = camera.intrinsics
+        lens = {"fx": float(k[0, 0]), "fy": float(k[1, 1]), "ppx": float(k[0, 2]), "ppy": float(k[1, 2])}
+        put(folder / "intrinsics" / f"{serial}_{FRAME_WIDTH}x{FRAME_HEIGHT}.yml", {"color": lens, "depth": lens})
+
+
+def _run(out: Path, config: SetConfig, tasks: list, workers: int, progress: bool) -> None:
+    from tqdm import tqdm
+
+    done = config.num_pictures - len(tasks) * config.frames * len(SERIALS)
+    bar = tqdm(
+        total=config.num_pictures, initial=done, unit="frame", desc="rendering", disable=not progress or not tasks
+    )
+    pictures = config.frames * len(SERIALS)
+    with bar:
+        if workers == 1 or len(tasks) < 2:
+            for task in tasks:
+                _write_sequence(out, config, *task)
+                bar.update(pictures)
+            return
+        # spawn: a fork would copy PyTorch's thread pool in whatever state it is.
+        with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), _start_worker) as pool:
+            running = [pool.submit(_write_sequence, out, config, *task) for task in tasks]
+            try:
+                for future in as_completed(running):
+                    future.result()
+                    bar.update(pictures)
+            except BaseException:
+                # Unfinished sequences lie in temporary folders, so nothing is lost by ending their workers at once; to
+                # shut the pool down without waiting would leave them, and the program would hang at its exit.
+                for worker in list((pool._processes or {}).values()):
+                    worker.terminate()
+                raise
+
+
+def _start_worker() -> None:
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent answers it
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+@cache
+def _worker_state(config: SetConfig) -> tuple[dict[int, Shape], dict[str, HandModel]]:
+    return load_shapes(config.objects), {side: config.hand(side) for side in ("left", "right")}
+
+
+def _write_sequence(out: Path, config: SetConfig, subject: int, number: int) -> None:
+    """Renders one sequence into a hidden folder, which gets its name when all is there."""
+    shapes, hands = _worker_state(config)
+    side = scene.sequence_side(config.seed, subject, number)
+    spec = SequenceSpec(config.seed, subject, number, config.sequences, config.frames)
+    cameras = scene.rig(config.seed, subject)
+    sequence = Sequence(spec, shapes, hands[side], cameras)
+    final = sequence_folder(out, subject, number)
+    folder = final.with_name(f".partial-{final.name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    for serial in SERIALS:
+        (folder / serial).mkdir(parents=True)
+    _write_meta(folder, sequence, side)
+    labels = [_labels(sequence, camera) for camera in cameras]
+    for index, frame, picture in sequence.render():
+        _write_frame(folder / SERIALS[index], frame, picture, {k: v[frame] for k, v in labels[index].items()})
+    os.replace(folder, final)
+
+
+def _write_meta(folder: Path, sequence: Sequence, side: str) -> None:
+    import yaml
+
+    spec = sequence.spec
+    meta = {
+        "serials": list(SERIALS),
+        "num_frames": spec.frames,
+        "extrinsics": _extrinsics_name(spec.subject),
+        "ycb_ids": [int(c) for c in sequence.class_ids],
+        "ycb_grasp_ind": sequence.held,
+        "mano_sides": [side],
+        "mano_calib": [_mano_name(spec.subject, side)],
+    }
+    _write_text(folder / "meta.yml", yaml.safe_dump(meta, sort_keys=False))
+    world = _to_world(sequence.cameras)
+    poses = _compose(world, sequence.object_poses)
+    np.savez_compressed(folder / "pose.npz", pose_y=_quaternion_poses(poses), pose_m=_hand_in(sequence, world)[:, None])
+    np.savez_compressed(folder / "contact.npz", hand=sequence.hand_contact, object=sequence.object_contact)
+
+
+def _labels(sequence: Sequence, camera) -> dict[str, np.ndarray]:
+    """pose_y [F, O, 3, 4], pose_m [F, 1, 51], joint_3d [F, 1, 21, 3], joint_2d [F, 1, 21, 2] of one camera, float32."""
+    pose_m = _hand_in(sequence, _pose(camera))
+    layer = sequence.hand.layer
+    betas = torch.from_numpy(sequence.person.betas).float()[None].expand(len(pose_m), -1)
+    stored = torch.from_numpy(pose_m)
+    with torch.no_grad():
+        pose = torch.cat([stored[:, :3], layer.pca_to_pose(stored[:, 3:48])], 1)
+        joints = layer(pose, betas, stored[:, 48:]).joints
+    pixels = project(joints.double(), camera.intrinsics)
+    return {
+        "pose_y": _compose(_pose(camera), sequence.object_poses).astype(np.float32),
+        "pose_m": pose_m[:, None],
+        "joint_3d": joints.numpy()[:, None],
+        "joint_2d": pixels.float().numpy()[:, None],
+    }
+
+
+def _write_frame(folder: Path, frame: int, picture, labels: dict[str, np.ndarray]) -> None:
+    import cv2
+
+    colour = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
+    for name, image, flags in (
+        (color_name(frame), colour, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
+        (depth_name(frame), picture.depth, [cv2.IMWRITE_PNG_COMPRESSION, 1]),
+    ):
+        if not cv2.imwrite(str(folder / name), image, flags):
+            raise OSError(f"{folder / name}: could not be written; is the disk full?")
+    np.savez_compressed(folder / labels_name(frame), seg=picture.segment, **labels)
+
+
+def _hand_in(sequence: Sequence, pose: np.ndarray) -> np.ndarray:
+    """pose_m float32 [F, 51] of the hand in the frame that ``pose`` [3, 4] leads to from the table's."""
+    turn = matrix_to_axis_angle(torch.from_numpy(pose[:, :3] @ sequence.hand_rotations)).numpy()
+    root = sequence.hand.root
+    translation = (sequence.hand_translation + root) @ pose[:, :3].T + pose[:, 3] - root
+    coefficients = sequence.hand.layer.pose_to_pca(torch.from_numpy(sequence.hand_pose[:, 3:]).float()).numpy()
+    return np.concatenate([turn, coefficients, translation], 1).astype(np.float32)
+
+
+def _quaternion_poses(poses: np.ndarray) -> np.ndarray:
+    """float32 [..., 7], xyzw and translation, of [..., 3, 4]."""
+    from scipy.spatial.transform import Rotation
+
+    quaternions = Rotation.from_matrix(poses[..., :3].reshape(-1, 3, 3)).as_quat().reshape(*poses.shape[:-2], 4)
+    return np.concatenate([quaternions, poses[..., 3]], -1).astype(np.float32)
+
+
+def _pose(camera) -> np.ndarray:
+    return np.concatenate([camera.rotation, camera.translation[:, None]], 1)
+
+
+def _to_world(cameras) -> np.ndarray:
+    """float64 [3, 4]: table to world, which is the master camera's frame."""
+    return _pose(cameras[SERIALS.index(MASTER)])
+
+
+def _compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """[..., 3, 4]: first ``inner``, then ``outer`` [3, 4]."""
+    moved = outer[:, :3] @ inner
+    moved[..., 3] += outer[:, 3]
+    return moved
+
+
+def _inverse(pose: np.ndarray) -> np.ndarray:
+    return np.concatenate([pose[:, :3].T, -pose[:, :3].T @ pose[:, 3:]], 1)
+
+
+def _rows(pose: np.ndarray) -> list[float]:
+    return [float(x) for x in pose.ravel()]
+
+
+def _extrinsics_name(subject: int) -> str:
+    return f"{SUBJECTS[subject][:8]}_085500"
+
+
+def _mano_name(subject: int, side: str) -> str:
+    return f"{SUBJECTS[subject]}_{side}"
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(text)
+    os.replace(partial, path)

@@ -1,0 +1,143 @@
+"""Posing a hand in anatomical terms: how far each joint bends and parts, and how far it can.
+
+Each finger has a frame at rest: along the bone from its first joint to its tip, out of its back (the nail's side),
+and the flexion axis back x along. A joint turns by flexion about the flexion axis (positive curls the finger toward
+the palm), then by abduction about the back axis (positive toward the thumb; for the thumb itself, out of the palm's
+plane), and the thumb's first joint also twists about its bone (positive turns its pulp to face the fingers). Angles
+are in rad, fingers in the order thumb, index, middle, ring, little, joints from the palm outward. The stand-in is
+posed exactly so, MANO's own hand closely.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amt.hand.mano import HandModel
+from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS, TIP_VERTICES
+from amt.hand.stand_in import stand_in_hand
+
+# Least and greatest flexion of the three joints of each finger, [5][3], deg.
+FLEXION_LIMITS = (
+    ((-15, 45), (-5, 65), (-15, 80)),
+    *[((-20, 90), (0, 105), (-5, 75))] * 4,
+)
+# Least and greatest abduction of each finger's first joint, [5], deg, and the thumb's twist.
+ABDUCTION_LIMITS = ((-30, 50), (-10, 18), (-12, 12), (-16, 10), (-24, 10))
+TWIST_LIMITS = (-10, 50)
+
+# The back of each finger at rest on a right hand, before it is made perpendicular to the bone.
+_BACKS = ((0.45, 0.62, 0.64), *[(0.0, 1.0, 0.0)] * 4)
+# MANO's pose holds joints 1-15; entry 3 f + k is the k-th joint of finger f.
+_POSE_ORDER = tuple(joint - 1 for finger in FINGERS for joint in MANO_FINGER_JOINTS[finger])
+
+# A closed fist, deg: flexion of every joint at curl 1, [5][3].
+_FIST = ((4, 58, 42), (78, 98, 55), (82, 100, 58), (84, 100, 58), (84, 96, 56))
+# Abduction at spread 1, deg; the thumb moves out of the palm's plane.
+_SPREAD = (22, 14, 2, -9, -18)
+# The thumb at opposition 1, deg: flexion, abduction and twist of its first joint; and its abduction at curl 1.
+_OPPOSED = (28, 4, 44)
+_THUMB_TUCKED = -24
+
+
+def limits() -> tuple[Tensor, Tensor, Tensor]:
+    """Flexion [5, 3, 2], abduction [5, 2] and twist [2] limits: least and greatest angle, rad, float32."""
+    return tuple(
+        torch.tensor(degrees) * (math.pi / 180) for degrees in (FLEXION_LIMITS, ABDUCTION_LIMITS, TWIST_LIMITS)
+    )
+
+
+@cache
+def finger_frames(model: HandModel) -> np.ndarray:
+    """Unit vectors [5, 3 (along, back, flexion axis), 3] of each finger at rest, in the model's frame.
+
+    On a left hand they are the right hand's, mirrored as directions; a turn by a positive angle must then go the
+    other way, which :func:`articulate` sees to.
+    """
+    joints = np.asarray(model.J_regressor, np.float64) @ model.v_template
+    mirror = np.array((1.0 if model.side == "right" else -1.0, 1.0, 1.0))
+    frames = []
+    for i, finger in enumerate(FINGERS):
+        start = joints[MANO_FINGER_JOINTS[finger][1 if finger == "thumb" else 0]]
+        along = (model.v_template[TIP_VERTICES[model.side][i]] - start) * mirror
+        along = along / np.linalg.norm(along)
+        back = np.array(_BACKS[i]) - along * np.dot(_BACKS[i], along)
+        back = back / np.linalg.norm(back)
+        frames.append((along * mirror, back * mirror, np.cross(back, along) * mirror))
+    return np.array(frames)
+
+
+def articulate(
+    flexion: Tensor,
+    abduction: Tensor | None = None,
+    twist: Tensor | None = None,
+    *,
+    model: HandModel | None = None,
+) -> Tensor:
+    """MANO's pose of 15 joints from anatomical angles. Nothing is clamped; see :func:`clamp_angles`.
+
+    Args:
+        flexion: [..., 5, 3], rad.
+        abduction: [..., 5], rad, of each finger's first joint; default 0.
+        twist: [...], rad, of the thumb's first joint; default 0.
+        model: the hand whose finger frames are used; the right stand-in by default.
+
+    Returns:
+        Axis-angle [..., 45], rad, in MANO's joint order, ``hands_mean`` included. For a left hand pass the left model:
+        the same angles then give the mirror image.
+    """
+    model = stand_in_hand() if model is None else model
+    frames = torch.tensor(finger_frames(model), dtype=flexion.dtype, device=flexion.device)
+    frames = frames * (1 if model.side == "right" else -1)  # a mirror turns the sense of rotation round
+    turns = axis_angle_to_matrix(flexion[..., None] * frames[:, 2, None])
+    first = turns[..., 0, :, :]
+    if twist is not None:
+        thumb = axis_angle_to_matrix(twist[..., None] * frames[0, 0])
+        first = torch.cat((first[..., :1, :, :] @ thumb[..., None, :, :], first[..., 1:, :, :]), dim=-3)
+    if abduction is not None:
+        first = axis_angle_to_matrix(abduction[..., None] * frames[:, 1]) @ first
+    turns = torch.cat((first[..., None, :, :], turns[..., 1:, :, :]), dim=-3)
+    by_finger = matrix_to_axis_angle(turns).flatten(-3, -2)  # [..., 15, 3]
+    order = torch.tensor(np.argsort(_POSE_ORDER), device=flexion.device)
+    return by_finger.index_select(-2, order).flatten(-2)
+
+
+def grasp_angles(
+    curl: Tensor, spread: Tensor | float = 0.0, opposition: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Anatomical angles of a whole hand from a few numbers.
+
+    Args:
+        curl: [..., 5]: 0 is straight, 1 a closed fist, each finger by itself; 0.2 to 0.3 a hand at rest.
+        spread: [...]: 0 as at rest, 1 fingers parted as far as they go, -1 pressed together.
+        opposition: [...]: 0 the thumb beside the palm, 1 in front of the fingers, its pulp toward theirs
+            (a pinch: curl 0.3 and 0.55 of thumb and index, opposition 1).
+
+    Returns:
+        flexion [..., 5, 3], abduction [..., 5] and twist [...] for :func:`articulate`, rad.
+    """
+    radians = math.pi / 180
+    shape = curl.shape[:-1]
+    spread = torch.as_tensor(spread, dtype=curl.dtype, device=curl.device).expand(shape)
+    opposition = torch.as_tensor(opposition, dtype=curl.dtype, device=curl.device).expand(shape)
+    fist = curl.new_tensor(_FIST) * radians
+    # A bent finger cannot part from its neighbours: the collateral ligaments tighten.
+    slack = 1 - curl.new_tensor((0.0, 0.8, 0.8, 0.8, 0.8)) * curl.clamp(0, 1)
+    abduction = spread[..., None] * slack * (curl.new_tensor(_SPREAD) * radians)
+    thumb = curl.new_tensor((1.0, 0, 0, 0, 0))
+    opposed, abducted, twisted = (opposition * (degrees * radians) for degrees in _OPPOSED)
+    abducted = abducted + curl[..., 0] * (_THUMB_TUCKED * radians)
+    flexion = curl[..., None] * fist
+    first = flexion[..., :1] + (opposed[..., None] * thumb)[..., None]
+    return torch.cat((first, flexion[..., 1:]), dim=-1), abduction + abducted[..., None] * thumb, twisted
+
+
+def clamp_angles(flexion: Tensor, abduction: Tensor, twist: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The angles of :func:`articulate`, brought inside the joints' limits."""
+    bounds = [bound.to(flexion) for bound in limits()]
+    return tuple(x.clamp(b[..., 0], b[..., 1]) for x, b in zip((flexion, abduction, twist), bounds, strict=True))

@@ -1,0 +1,178 @@
+"""Reads a user's own MANO file without running what it holds.
+
+MANO_RIGHT.pkl and MANO_LEFT.pkl are Python 2 pickles, and a pickle is a program. This reader admits arrays, and
+stands inert shells in for chumpy's and scipy.sparse's classes, from which it takes the numbers; anything else is
+refused. Neither chumpy nor scipy is needed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amt.hand.mano import NUM_BETAS, HandModel
+
+_ARRAYS = (
+    "v_template",
+    "shapedirs",
+    "posedirs",
+    "J_regressor",
+    "weights",
+    "kintree_table",
+    "f",
+    "hands_components",
+    "hands_mean",
+)
+
+
+def load_mano(path: str | Path, side: str | None = None) -> HandModel:
+    """The hand in a MANO pickle, or in an .npz with the same names.
+
+    Args:
+        path: MANO_RIGHT.pkl or MANO_LEFT.pkl from https://mano.is.tue.mpg.de, or an .npz of its arrays.
+        side: "right" or "left"; read off the file's name where it is not given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a MANO model, would run code, or its side cannot be told. Names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such MANO file; get it from https://mano.is.tue.mpg.de")
+    if side is None:
+        named = [side for side in ("right", "left") if side in path.name.lower()]
+        if len(named) != 1:
+            raise ValueError(f"{path}: the name tells no side; pass side='right' or side='left'")
+        side = named[0]
+    try:
+        contents = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
+        missing = [name for name in _ARRAYS if name not in contents]
+        if missing:
+            raise ValueError(f"not a MANO model: no {', '.join(missing)}")
+        arrays = {name: _as_array(contents[name], name) for name in _ARRAYS}
+        arrays["kintree_table"] = arrays["kintree_table"].astype(np.int64)
+        arrays["f"] = arrays["f"].astype(np.int64)
+        arrays["shapedirs"] = arrays["shapedirs"][..., :NUM_BETAS]
+        return HandModel(**arrays, side=side)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            contents = _ArrayUnpickler(file, encoding="latin1").load()
+    except _Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise ValueError(f"not a readable pickle ({type(error).__name__}: {error})") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"not a MANO model: it holds a {type(contents).__name__}, not a dictionary")
+    return contents
+
+
+class _Refused(pickle.UnpicklingError):
+    """A pickle asks for a class or function that is not on the list."""
+
+
+class _Shell:
+    """Stands in for an object of a class that is never imported: keeps what was stored in it, does nothing."""
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        if isinstance(state, dict):
+            self.stored = state
+
+
+class _Chumpy(_Shell):
+    def array(self, name: str) -> np.ndarray:
+        stored = getattr(self, "stored", {})
+        if "x" in stored:  # chumpy.Ch: the value itself
+            return _as_array(stored["x"], name)
+        if "a" in stored and "idxs" in stored:  # chumpy.reordering.Select: a[idxs]
+            picked = _as_array(stored["a"], name).ravel()[np.asarray(stored["idxs"])]
+            return picked.reshape(stored.get("preferred_shape", picked.shape))
+        raise ValueError(f"{name}: a chumpy expression that holds no value (stored: {sorted(stored)})")
+
+
+class _Sparse(_Shell):
+    by_column = True
+
+    def array(self, name: str) -> np.ndarray:
+        stored = getattr(self, "stored", {})
+        shape = stored.get("_shape", stored.get("shape"))
+        if shape is None or not {"data", "indices", "indptr"} <= stored.keys():
+            raise ValueError(f"{name}: a sparse matrix without its data (stored: {sorted(stored)})")
+        rows, columns = (int(n) for n in shape)
+        major = np.repeat(np.arange(columns if self.by_column else rows), np.diff(stored["indptr"]))
+        minor = np.asarray(stored["indices"])
+        dense = np.zeros((rows, columns))
+        np.add.at(dense, (minor, major) if self.by_column else (major, minor), stored["data"])
+        return dense
+
+
+class _SparseRows(_Sparse):
+    by_column = False
+
+
+def _rebuild(cls, base, state):
+    """copyreg's own reconstructor, for the shells alone."""
+    if not (isinstance(cls, type) and issubclass(cls, _Shell)):
+        raise _Refused(f"refused: it would rebuild {cls!r}, which is not an array")
+    return cls()
+
+
+_NUMPY = {"multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer"}
+_PLAIN = {"set", "frozenset", "object", "complex", "bytearray"}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Resolves NumPy's array constructors, a few plain types, and shells; refuses every other name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        package = module.partition(".")[0]
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        if package == "numpy" and f"{module.rpartition('.')[2]}.{name}" in _NUMPY:
+            core = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+            return super().find_class(f"{core}.{module.rpartition('.')[2]}", name)
+        if package == "chumpy":
+            return _Chumpy
+        if module.startswith("scipy.sparse") and name in ("csc_matrix", "csc_array"):
+            return _Sparse
+        if module.startswith("scipy.sparse") and name in ("csr_matrix", "csr_array"):
+            return _SparseRows
+        if module in ("copy_reg", "copyreg") and name == "_reconstructor":
+            return _rebuild
+        if module in ("__builtin__", "builtins") and name in _PLAIN:
+            return super().find_class("builtins", name)
+        if (module, name) == ("_codecs", "encode"):
+            return _encode_latin1
+        raise _Refused(
+            f"refused: it asks for {module}.{name}, and a MANO file needs arrays only. Do not trust this file."
+        )
+
+
+def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
+    """How Python 3 stores bytes in old pickle protocols; no other codec is looked up."""
+    if encoding != "latin1":
+        raise _Refused(f"refused: it asks for the codec {encoding!r}")
+    return text.encode("latin1")
+
+
+def _as_array(value: Any, name: str) -> np.ndarray:
+    value = value.array(name) if isinstance(value, _Shell) and hasattr(value, "array") else value
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} of {array.dtype}")
+    return array

@@ -1,0 +1,76 @@
+"""Left hands as right hands: the scene seen in a mirror, x -> -x.
+
+A model that learns right hands only mirrors a left one on the way in and un-mirrors what it predicts. Mirroring twice
+gives back what came. A mirrored hand is described by the other side's model; with MANO's own files the betas mean the
+same person only to within the two files' difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from amt.hand.batch import Inputs, Targets
+
+
+def mirror_points(points: Tensor) -> Tensor:
+    """Points or translations [..., 3] with x negated."""
+    return points * points.new_tensor((-1, 1, 1))
+
+
+def mirror_rotations(rotations: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] as ``M R M`` with M = diag(-1, 1, 1)."""
+    return rotations * rotations.new_tensor(((1, -1, -1), (-1, 1, 1), (-1, 1, 1)))
+
+
+def mirror_pose(pose: Tensor) -> Tensor:
+    """Axis-angle vectors laid end to end, [..., 3 n]: each (a, b, c) becomes (a, -b, -c)."""
+    return (pose.unflatten(-1, (-1, 3)) * pose.new_tensor((1, -1, -1))).flatten(-2)
+
+
+def mirror_pixels(pixels: Tensor, width: Tensor | int) -> Tensor:
+    """Pixels [..., 2] of an image ``width`` px wide: u becomes width - 1 - u."""
+    return torch.stack((width - 1 - pixels[..., 0], pixels[..., 1]), dim=-1)
+
+
+def mirror_intrinsics(intrinsics: Tensor, width: Tensor | int) -> Tensor:
+    """K [..., 3, 3] of the mirrored image, ``width`` [...] px wide: cx becomes width - 1 - cx, skew changes sign."""
+    signs = intrinsics.new_tensor(((1, -1, -1), (1, 1, 1), (1, 1, 1)))
+    shift = torch.zeros_like(intrinsics)
+    shift[..., 0, 2] = torch.as_tensor(width, dtype=intrinsics.dtype, device=intrinsics.device) - 1
+    return intrinsics * signs + shift
+
+
+def mirror_inputs(inputs: Inputs, which: Tensor) -> Inputs:
+    """The inputs with the samples of ``which`` (bool [B]) mirrored: image, cameras, box, object, the hand's side."""
+    width = inputs.frame_size[:, 1]
+    box = torch.cat((mirror_pixels(inputs.box[:, :2], width), inputs.box[:, 2:]), dim=-1)
+    return replace(
+        inputs,
+        image=_choose(which, inputs.image.flip(-1), inputs.image),
+        intrinsics=_choose(which, mirror_intrinsics(inputs.intrinsics, inputs.image.shape[-1]), inputs.intrinsics),
+        box=_choose(which, box, inputs.box),
+        frame_intrinsics=_choose(which, mirror_intrinsics(inputs.frame_intrinsics, width), inputs.frame_intrinsics),
+        right=inputs.right ^ which,
+        object_points=_choose(which, mirror_points(inputs.object_points), inputs.object_points),
+    )
+
+
+def mirror_targets(targets: Targets, which: Tensor) -> Targets:
+    """The targets with the samples of ``which`` (bool [B]) mirrored; contacts keep their vertices and points."""
+    mirrored = {
+        "joints": mirror_points,
+        "pose": mirror_pose,
+        "translation": mirror_points,
+        "vertices": mirror_points,
+        "object_rotation": mirror_rotations,
+        "object_translation": mirror_points,
+    }
+    fields = {name: getattr(targets, name) for name in mirrored}
+    return replace(targets, **{name: _choose(which, mirrored[name](x), x) for name, x in fields.items()})
+
+
+def _choose(which: Tensor, mirrored: Tensor, original: Tensor) -> Tensor:
+    return torch.where(which.reshape(-1, *[1] * (original.dim() - 1)), mirrored, original)

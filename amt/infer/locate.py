@@ -1,0 +1,60 @@
+"""Where to look: the square that a crop is cut from, given, found, or followed from frame to frame.
+
+There is no detector yet; the model itself is asked. It looks at overlapping windows of three sizes, the few that leave it
+least in doubt of where the joints are (by the entropy of its keypoint maps) are followed, and each square is drawn again
+around the projected joints until it comes to rest; the least doubtful one is the answer. This cannot tell whether there is
+a hand at all, nor which of two hands is meant, and misses one that is much smaller than the smallest window. A given box
+is always better, and cheaper: windows cost some seventy crops.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from amt.data.crops import CropConfig, joint_box
+
+ROUNDS = 4  # looks at most
+SETTLED = 0.05  # a square that moves or grows by less than this share of its side is at rest
+SMALLEST = 24.0  # px
+WINDOWS = (0.31, 0.5, 0.8)  # sides of the windows of a search, as shares of the image's shorter side
+WINDOW_STEP = 0.5  # from one window to the next, at most, as a share of its side
+FOLLOWED = 3  # windows that a search follows, beside the largest square in the middle
+
+
+def centred_square(height: int, width: int) -> np.ndarray:
+    """float64 [3]: the largest square (cx, cy, side; px) in the middle of an image."""
+    return np.array(((width - 1) / 2, (height - 1) / 2, min(height, width)), np.float64)
+
+
+def windows(height: int, width: int) -> np.ndarray:
+    """float64 [N, 3]: the squares (cx, cy, side; px) that a search begins with; the last one is the centred square."""
+    squares = []
+    for share in WINDOWS:
+        side = share * min(height, width)
+        rows, columns = (1 + int(np.ceil((length - side) / (WINDOW_STEP * side))) for length in (height, width))
+        for y in np.linspace(side / 2, height - side / 2, rows):
+            squares += [(x - 0.5, y - 0.5, side) for x in np.linspace(side / 2, width - side / 2, columns)]
+    return np.array([*squares, centred_square(height, width)])
+
+
+def square_around(pixels: np.ndarray, scale: float = CropConfig.box_scale) -> np.ndarray:
+    """float64 [3]: the square (cx, cy, side; px) around joints [21, 2], by the rule that training cuts its crops by."""
+    return joint_box(pixels, scale).astype(np.float64)
+
+
+def next_box(pixels: np.ndarray, height: int, width: int, scale: float = CropConfig.box_scale) -> np.ndarray:
+    """float64 [3]: where to look after joints were seen at ``pixels`` [21, 2].
+
+    Their square, with its centre kept inside the image and its side between 24 px and 1.5 times the image's longer side.
+    Joints that are not finite lead back to the centred square.
+    """
+    if not np.isfinite(pixels).all():
+        return centred_square(height, width)
+    cx, cy, side = square_around(pixels, scale)
+    largest = max(SMALLEST, 1.5 * max(height, width))
+    return np.array((np.clip(cx, 0, width - 1), np.clip(cy, 0, height - 1), np.clip(side, SMALLEST, largest)))
+
+
+def moved(before: np.ndarray, after: np.ndarray) -> float:
+    """How far a square moved or grew, as a share of its side."""
+    return float(np.abs(after - before).max() / before[2])

@@ -1,0 +1,270 @@
+"""From a photograph and its camera to hand, object and contact in metres.
+
+predictor = amt.load("checkpoint")
+result = predictor(image, intrinsics, side="right", object="006_mustard_bottle")
+result.joints      # [21, 3], m, in the camera's frame
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from amt.data.crops import CropConfig, cut
+from amt.hand.batch import Inputs
+from amt.hand.camera import check_intrinsics, crop_camera, project
+from amt.hand.rotations import matrix_to_axis_angle
+from amt.hand.skeleton import NUM_JOINTS
+from amt.infer.locate import FOLLOWED, ROUNDS, SETTLED, moved, next_box, windows
+from amt.infer.objects import HeldObject, ObjectLike, resolve_object
+from amt.infer.result import Result
+from amt.model.amt import AMT
+from amt.model.checkpoint import load_checkpoint
+from amt.model.outputs import Prediction
+
+SIDES = ("right", "left")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image and what is known about it."""
+
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    intrinsics: np.ndarray  # [3, 3], px: K of the image, without distortion
+    box: np.ndarray | tuple[float, float, float] | None = None  # px: centre x, centre y, side; None: it is looked for
+    side: str = "right"  # which hand it is: "right" or "left"
+    object: ObjectLike | HeldObject = None  # None, a YCB name or class id, a mesh file, points [N, 3] in metres
+    near: np.ndarray | None = None  # px: a square to start the search at, such as the previous frame's
+
+    def check(self) -> None:
+        """Raises ValueError, naming the field, for what cannot be an image, a camera, a box or a side."""
+        image = self.image
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(f"image: expected a uint8 array [H, W, 3] (RGB), got {got}")
+        if not image.size:
+            raise ValueError(f"image: has no pixels, got {list(image.shape)}")
+        check_intrinsics(np.asarray(self.intrinsics, np.float64))
+        for name in ("box", "near"):
+            square = getattr(self, name)
+            if square is None:
+                continue
+            square = np.asarray(square, np.float64)
+            if square.shape != (3,) or not np.isfinite(square).all() or square[2] <= 0:
+                raise ValueError(f"{name}: expected (cx, cy, side) in px with a side above 0, got {square.tolist()}")
+        if self.side not in SIDES:
+            raise ValueError(f"side: expected 'right' or 'left', got {self.side!r}")
+
+
+class Predictor:
+    """A trained model with all that surrounds it: cutting, looking for the hand, un-cutting.
+
+    Args:
+        model: put into evaluation mode.
+        record: what else the checkpoint's config.json says.
+        device: None takes the GPU where there is one.
+        models: folder of object models for YCB names and class ids (see :func:`resolve_object`).
+        batch_size: crops that go through the model at once.
+    """
+
+    def __init__(
+        self,
+        model: AMT,
+        record: dict[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        models: str | Path | None = None,
+        batch_size: int = 16,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.eval().to(self.device)
+        self.record, self.models, self.batch_size = record or {}, models, batch_size
+        trained = (self.record.get("data") or {}).get("crop") or {}
+        self.num_points = int(trained.get("num_points", CropConfig.num_points))
+        self.box_scale = float(trained.get("box_scale", CropConfig.box_scale))
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        intrinsics: np.ndarray,
+        box: np.ndarray | tuple[float, float, float] | None = None,
+        side: str = "right",
+        object: ObjectLike = None,
+    ) -> Result:
+        """Predicts one hand and the object that it holds.
+
+        Args:
+            image: uint8 [H, W, 3], RGB.
+            intrinsics: [3, 3], px: K of the image. Metric depth is only as good as K is.
+            box: (cx, cy, side), px: a square around the hand, 1.5 times as wide as the joints' bounding box is long. None
+                looks for it, which costs some eighty crops (``amt.infer.locate`` says what that cannot find).
+            side: "right" or "left". The model does not tell them apart.
+            object: None where unknown; a YCB name or class id; a mesh file in metres; points [N, 3] in metres.
+
+        Raises:
+            ValueError: an image, camera, box, side or object that cannot be; the message names it.
+        """
+        return self.predict_many([Request(image, intrinsics, box, side, object)])[0]
+
+    def predict_many(self, requests: Sequence[Request]) -> list[Result]:
+        """Predicts for many images, ``batch_size`` crops at once; images may differ in size, camera, side and object.
+
+        Raises ValueError as :meth:`__call__` does, before anything is predicted.
+        """
+        asked = []
+        for request in requests:
+            request.check()
+            known = request.object
+            if not isinstance(known, HeldObject):
+                known = resolve_object(known, self.num_points, self.models)
+            asked.append(replace(request, object=known))
+        results: list[Result] = []
+        for start in range(0, len(asked), self.batch_size):
+            results += self._predict(asked[start : start + self.batch_size])
+        return results
+
+    def _predict(self, requests: list[Request]) -> list[Result]:
+        """Follows one or more squares for each request until they rest; the surest one is its answer."""
+        tracks = [(i, square) for i, request in enumerate(requests) for square in self._starts(request)]
+        boxes = [square for _, square in tracks]
+        results: list[Result | None] = [None] * len(tracks)
+        moving = list(range(len(tracks)))
+        for look in range(ROUNDS):
+            looked = self._look([(requests[tracks[k][0]], boxes[k]) for k in moving])
+            following = {}
+            for k, fields in zip(moving, looked):
+                request, box = requests[tracks[k][0]], boxes[k]
+                source = "given" if request.box is not None else "found" if request.near is None else "tracked"
+                after = box if request.box is not None else self._next(request, fields)
+                settled = moved(box, after) < SETTLED
+                results[k] = Result(**fields, box=box.astype(np.float32), box_source=source, box_settled=settled)
+                if not settled and look + 1 < ROUNDS:
+                    following[k] = after
+            moving = list(following)
+            if not moving:
+                break
+            for k, after in following.items():
+                boxes[k] = after
+        surest: list[Result | None] = [None] * len(requests)
+        for (i, _), result in zip(tracks, results):
+            if surest[i] is None or result.doubt < surest[i].doubt or np.isnan(surest[i].doubt):
+                surest[i] = result
+        return surest
+
+    def _starts(self, request: Request) -> list[np.ndarray]:
+        """The squares to begin with: the given one, or where the surest windows of a search see the hand."""
+        for square in (request.box, request.near):
+            if square is not None:
+                return [np.asarray(square, np.float64)]
+        squares = windows(*request.image.shape[:2])
+        looked = self._look([(request, square) for square in squares])
+        doubt = np.nan_to_num([fields["doubt"] for fields in looked[:-1]], nan=np.inf)
+        chosen = [*np.argsort(doubt, kind="stable")[:FOLLOWED], -1]
+        return [self._next(request, looked[k]) for k in chosen]
+
+    def _next(self, request: Request, fields: dict) -> np.ndarray:
+        return next_box(fields["joints_2d"], *request.image.shape[:2], self.box_scale)
+
+    def _look(self, crops: list[tuple[Request, np.ndarray]]) -> list[dict]:
+        """Passes crops through the model: the fields of each one's Result, but those that tell about its box."""
+        fields = []
+        for start in range(0, len(crops), self.batch_size):
+            part = crops[start : start + self.batch_size]
+            with torch.inference_mode():
+                prediction: Prediction = self.model(self._inputs(part).to(self.device)).to("cpu")
+                fields += self._fields([request for request, _ in part], prediction)
+        return fields
+
+    def _fields(self, requests: list[Request], prediction: Prediction) -> list[dict]:
+        pose = matrix_to_axis_angle(prediction.pose).flatten(1)
+        intrinsics = torch.from_numpy(np.stack([np.asarray(r.intrinsics, np.float32) for r in requests]))
+        joints_2d = project(prediction.joints, intrinsics)
+        hand_contact, object_contact = prediction.hand_contact.sigmoid(), prediction.object_contact.sigmoid()
+        class_seen = prediction.object_class.argmax(1)
+        maps = prediction.keypoint_maps[:, :NUM_JOINTS].flatten(2)
+        doubt = -(maps.exp() * maps).sum(2).mean(1)
+        rows = []
+        for i, request in enumerate(requests):
+            placed = {}
+            if request.object.known:
+                placed = {
+                    "object_points": request.object.points,
+                    "object_rotation": prediction.object_rotation[i].numpy(),
+                    "object_translation": prediction.object_translation[i].numpy(),
+                    "object_contact": object_contact[i].numpy(),
+                }
+            rows.append(
+                {
+                    "side": request.side,
+                    "intrinsics": intrinsics[i].numpy(),
+                    "joints": prediction.joints[i].numpy(),
+                    "joints_2d": joints_2d[i].numpy(),
+                    "vertices": prediction.vertices[i].numpy(),
+                    "faces": self._faces[request.side],
+                    "pose": pose[i].numpy(),
+                    "betas": prediction.betas[i].numpy(),
+                    "translation": prediction.translation[i].numpy(),
+                    "steps": prediction.refined_joints[i].numpy(),
+                    "coarse_joints": prediction.coarse_joints[i].numpy(),
+                    "hand_contact": hand_contact[i].numpy(),
+                    "object_class": request.object.class_id,
+                    "object_class_seen": int(class_seen[i]),
+                    "doubt": float(doubt[i]),
+                    **placed,
+                }
+            )
+        return rows
+
+    def _inputs(self, crops: list[tuple[Request, np.ndarray]]) -> Inputs:
+        size = self.model.config.crop_size
+        requests, boxes = [request for request, _ in crops], np.stack([box for _, box in crops])
+        frame_intrinsics = np.stack([np.asarray(r.intrinsics, np.float64) for r in requests])
+        intrinsics, warps = crop_camera(frame_intrinsics, boxes, size)
+        images = np.stack([cut(r.image, warp, size) for r, warp in zip(requests, warps.numpy())])
+        return Inputs(
+            image=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+            intrinsics=intrinsics.float(),
+            box=torch.from_numpy(boxes).float(),
+            frame_intrinsics=torch.from_numpy(frame_intrinsics).float(),
+            frame_size=torch.tensor([r.image.shape[:2] for r in requests], dtype=torch.float32),
+            right=torch.tensor([r.side == "right" for r in requests]),
+            object_class=torch.tensor([r.object.class_id for r in requests]),
+            object_points=torch.from_numpy(np.stack([r.object.points for r in requests])),
+        )
+
+    @cached_property
+    def _faces(self) -> dict[str, np.ndarray]:
+        """Triangles of both hands: the network's left hand is its right one mirrored, which turns them inside out."""
+        right = self.model.mano.faces.cpu().numpy()
+        return {"right": right, "left": np.ascontiguousarray(right[:, ::-1])}
+
+
+def load(
+    folder: str | Path,
+    device: torch.device | str | None = None,
+    *,
+    models: str | Path | None = None,
+    batch_size: int = 16,
+    **overrides: Any,
+) -> Predictor:
+    """The predictor of a checkpoint folder (model.safetensors and config.json).
+
+    Args:
+        folder: what ``python -m amt.train`` leaves.
+        device: None takes the GPU where there is one.
+        models: folder of object models for YCB names and class ids.
+        batch_size: crops that go through the model at once.
+        overrides: model settings that replace the saved ones, such as ``hand=PATH`` of MANO_RIGHT.pkl on this machine.
+
+    Raises:
+        CheckpointError: the folder or a file of it is missing or broken; the message names it and the remedy.
+    """
+    model, record = load_checkpoint(folder, **overrides)
+    return Predictor(model, record, device, models, batch_size)

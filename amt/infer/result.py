@@ -1,0 +1,120 @@
+"""What inference returns: plain NumPy arrays in metres and pixels, and the numbers that compare them with the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CONTACT_THRESHOLD = 0.5  # probability from which on a point counts as touching
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One hand and, where known, the object in it: what a picture shows, predicted or true.
+
+    Camera frame of the full image: metres, x right, y down, z forward.
+    """
+
+    side: str  # "right" or "left"
+    intrinsics: np.ndarray  # float32 [3, 3], px: K of the full image
+    joints: np.ndarray  # float32 [21, 3], m: order of amt.hand.skeleton.JOINT_NAMES
+    vertices: np.ndarray  # float32 [778, 3], m
+    faces: np.ndarray  # int [F, 3]: triangles of the hand, counter-clockwise from outside
+    object_class: int = 0  # 1-21 as in YCB, 0 where the object is unknown
+    object_points: np.ndarray | None = None  # float32 [P, 3], m, in the object's own frame; None: no object
+    object_rotation: np.ndarray | None = None  # float32 [3, 3], object to camera
+    object_translation: np.ndarray | None = None  # float32 [3], m
+    hand_contact: np.ndarray | None = None  # float32 [778], 0-1: probability that the vertex touches the object
+    object_contact: np.ndarray | None = None  # float32 [P], 0-1: probability that the point touches the hand
+
+    def in_camera(self, points: np.ndarray) -> np.ndarray:
+        """Points [N, 3] of the object's own frame, in the camera's."""
+        return points @ self.object_rotation.T + self.object_translation
+
+    @property
+    def has_object(self) -> bool:
+        """Whether there is an object with a pose."""
+        return self.object_points is not None and self.object_rotation is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Scene):
+    """A prediction for one image."""
+
+    joints_2d: np.ndarray  # float32 [21, 2], px of the full image
+    pose: np.ndarray  # float32 [48], rad, axis-angle: global turn, then MANO's 15 joints, hands_mean included
+    betas: np.ndarray  # float32 [10]: MANO's shape
+    translation: np.ndarray  # float32 [3], m: MANO's; the wrist is J0(betas) + translation
+    steps: np.ndarray  # float32 [S, 21, 3], m: the joints after each refinement step; the last one is `joints`
+    coarse_joints: np.ndarray  # float32 [21, 3], m: the joints before fusion and refinement
+    object_class_seen: int  # 0-21: the class that the image alone suggests, whatever was told; 0 stands for unknown
+    box: np.ndarray  # float32 [3], px of the full image: centre x, centre y and side of the square looked at
+    box_source: str  # "given", "found" or "tracked"
+    doubt: (
+        float  # nats: mean entropy of the joints' keypoint maps; lower is surer, comparable within one checkpoint only
+    )
+    box_settled: bool  # whether the search for the box came to rest; True where the box was given
+
+    def record(self) -> dict:
+        """The prediction as plain numbers for JSON; every key that has a unit ends in it.
+
+        ``side``; ``intrinsics_px`` [3][3]; ``box_px`` [cx, cy, side], ``box_source``, ``box_settled``;
+        ``doubt_nats``; ``joints_m`` [21][3];
+        ``joints_px`` [21][2]; ``mano_pose_rad`` [48]; ``mano_betas`` [10]; ``mano_translation_m`` [3]; ``hand_contact``
+        [778] (0-1); ``object_class_seen`` (0-21); ``object``: null, or ``class_id`` (0: unknown), ``rotation`` [3][3],
+        ``translation_m`` [3], ``contact`` [P] (0-1).
+        """
+        held = None
+        if self.has_object:
+            held = {
+                "class_id": int(self.object_class),
+                "rotation": _numbers(self.object_rotation, 6),
+                "translation_m": _numbers(self.object_translation, 6),
+                "contact": None if self.object_contact is None else _numbers(self.object_contact, 3),
+            }
+        return {
+            "side": self.side,
+            "intrinsics_px": _numbers(self.intrinsics, 4),
+            "box_px": _numbers(self.box, 2),
+            "box_source": self.box_source,
+            "box_settled": self.box_settled,
+            "doubt_nats": float(_numbers(self.doubt, 4)) if np.isfinite(self.doubt) else None,
+            "joints_m": _numbers(self.joints, 6),
+            "joints_px": _numbers(self.joints_2d, 3),
+            "mano_pose_rad": _numbers(self.pose, 6),
+            "mano_betas": _numbers(self.betas, 6),
+            "mano_translation_m": _numbers(self.translation, 6),
+            "hand_contact": None if self.hand_contact is None else _numbers(self.hand_contact, 3),
+            "object_class_seen": self.object_class_seen,
+            "object": held,
+        }
+
+
+def errors(result: Scene, truth: Scene) -> dict[str, float]:
+    """How far a prediction lies from the truth, in millimetres.
+
+    ``absolute_mm`` and ``wrist_aligned_mm`` are mean distances over the 21 joints, as they are and with the wrists put on
+    each other; where both know the object, ``object_centre_mm`` is the distance of the centres of its points, and
+    ``object_adds_mm`` the mean over predicted points of the nearest true one.
+    """
+
+    def mean_mm(a, b):
+        return float(1000 * np.linalg.norm(a - b, axis=-1).mean())
+
+    found = {
+        "absolute_mm": mean_mm(result.joints, truth.joints),
+        "wrist_aligned_mm": mean_mm(result.joints - result.joints[:1], truth.joints - truth.joints[:1]),
+    }
+    if result.has_object and truth.has_object:
+        predicted, true = result.in_camera(result.object_points), truth.in_camera(truth.object_points)
+        nearest = np.sqrt(np.square(predicted[:, None] - true[None]).sum(-1).min(1))
+        found["object_centre_mm"] = mean_mm(predicted.mean(0), true.mean(0))
+        found["object_adds_mm"] = float(1000 * nearest.mean())
+    return found
+
+
+def _numbers(array: np.ndarray, digits: int) -> list:
+    """Nested lists, rounded in float64; a number that is not finite becomes None, which JSON can hold."""
+    rounded = np.round(np.asarray(array, np.float64), digits)
+    return np.where(np.isfinite(rounded), rounded.astype(object), None).tolist()

@@ -1,0 +1,95 @@
+"""What reads the pixels. Every backbone returns the same :class:`Features`, so that the rest does not know which one ran."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amt.model.config import ModelConfig
+from amt.model.layers import Block
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class Features(NamedTuple):
+    """Maps from fine to deep, and the tokens of the whole image."""
+
+    maps: tuple[Tensor, Tensor, Tensor]  # low, mid, high: [B, C_i, H_i, W_i]
+    tokens: Tensor  # [B, N, hidden]
+
+
+class Normalize(nn.Module):
+    """uint8 RGB [B, 3, S, S] to floats with ImageNet's mean and deviation."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("scale", 1 / (torch.tensor(IMAGE_STD).view(1, 3, 1, 1) * 255), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image.to(self.mean.dtype) - self.mean) * self.scale
+
+
+class HybridBackbone(nn.Module):
+    """Strided convolutions with batch norm in front of a few transformer blocks: learns from little data in minutes.
+
+    A transformer on bare patches, trained from nothing in that time, falls to the mean pose.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        hidden = config.hidden
+        widths = (hidden // 6, hidden // 3, hidden * 2 // 3, hidden)
+        self.stages = nn.ModuleList(_stage(i, o) for i, o in zip((3, *widths[:-1]), widths))
+        grid = config.crop_size // 16
+        self.position = nn.Parameter(_sines(grid, hidden)[None])
+        self.blocks = nn.ModuleList(Block(hidden, config.mlp_ratio) for _ in range(config.backbone.depth))
+        self.norm = nn.LayerNorm(hidden)
+        self.map_channels = (widths[1], widths[2], hidden)
+
+    def forward(self, image: Tensor) -> Features:  # [B, 3, S, S]
+        x, maps = image.contiguous(memory_format=torch.channels_last), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        tokens = x.flatten(2).mT + self.position
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        high = tokens.mT.unflatten(2, x.shape[2:])
+        return Features((maps[1], maps[2], high), tokens)
+
+
+def _sines(grid: int, width: int) -> Tensor:
+    """Where each of grid x grid cells lies, as sines and cosines [grid * grid, width]: a start that attention can tell apart."""
+    axis = torch.arange(grid) / grid
+    waves = torch.pi * torch.arange(1, width // 4 + 1) / 4
+    phases = axis[:, None] * waves
+    y = torch.cat((phases.sin(), phases.cos()), dim=1)[:, None].expand(grid, grid, -1)
+    x = torch.cat((phases.sin(), phases.cos()), dim=1)[None].expand(grid, grid, -1)
+    return torch.cat((y, x), dim=2).flatten(0, 1) * 0.5
+
+
+def _stage(channels_in: int, channels_out: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+
+def build_backbone(config: ModelConfig) -> nn.Module:
+    """The backbone that the configuration names."""
+    if config.backbone.name == "hybrid":
+        return HybridBackbone(config)
+    from amt.model.dinov2 import DinoV2Backbone
+
+    return DinoV2Backbone(config)
+
+
+def resized(feature_map: Tensor, size: int) -> Tensor:
+    """A map [B, C, H, W] brought to size x size cells."""
+    if feature_map.shape[-2:] == (size, size):
+        return feature_map
+    return F.interpolate(feature_map, (size, size), mode="bilinear", align_corners=False)

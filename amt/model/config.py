@@ -1,0 +1,132 @@
+"""What can be chosen about the model. A field left at ``None`` takes the value of the chosen size."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+HEAD_DIM = 64  # what the attention kernels take
+DINOV2_PATCH = 14
+DINOV2_NAMES = {
+    "dinov2-small": "facebook/dinov2-with-registers-small",
+    "dinov2-base": "facebook/dinov2-with-registers-base",
+    "dinov2-large": "facebook/dinov2-with-registers-large",
+}
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": dict(
+        hidden=192, crop_size=112, map_size=28, map_channels=64, decoder_depth=2, fusion_depth=1, mlp_ratio=2,
+        point_hidden=32, point_features=64, refine_hidden=64, backbone="hybrid", backbone_depth=4,
+    ),
+    "small": dict(
+        hidden=384, crop_size=224, map_size=28, map_channels=128, decoder_depth=3, fusion_depth=4, mlp_ratio=4,
+        point_hidden=64, point_features=128, refine_hidden=128, backbone="dinov2-small", backbone_depth=12,
+    ),
+    "base": dict(
+        hidden=768, crop_size=224, map_size=56, map_channels=192, decoder_depth=4, fusion_depth=4, mlp_ratio=4,
+        point_hidden=64, point_features=256, refine_hidden=256, backbone="dinov2-base", backbone_depth=12,
+    ),
+    "large": dict(
+        hidden=1024, crop_size=224, map_size=56, map_channels=256, decoder_depth=6, fusion_depth=6, mlp_ratio=4,
+        point_hidden=64, point_features=256, refine_hidden=256, backbone="dinov2-large", backbone_depth=24,
+    ),
+}  # fmt: skip
+
+
+class ConfigError(ValueError):
+    """A configuration value that cannot be; the message names the key and the remedy."""
+
+
+@dataclass
+class BackboneConfig:
+    """Which network reads the pixels."""
+
+    name: str | None = (
+        None  # "hybrid" (convolutions, then a transformer), "dinov2-small", "dinov2-base", "dinov2-large"
+    )
+    depth: int | None = None  # transformer blocks
+    weights: str = "none"  # DINOv2 only: "none", "auto" (the published ones), or a folder made by save_pretrained
+    require_pretrained: bool = False  # an error instead of a warning where weights cannot be loaded
+    frozen_layers: int = 0  # DINOv2 only: the embeddings and this many first blocks are not trained
+
+
+@dataclass
+class ModelConfig:
+    """The model. Sizes without a unit are channels or counts."""
+
+    size: str = "tiny"
+    hand: str = "stand-in"  # or the path of MANO_RIGHT.pkl
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    crop_size: int | None = None  # px, side of the crop that the model reads
+    hidden: int | None = None
+    map_size: int | None = None  # cells along a side of the finer of the two maps that the refinement samples
+    map_channels: int | None = None
+    decoder_depth: int | None = None
+    fusion_depth: int | None = None
+    mlp_ratio: int | None = None
+    point_hidden: int | None = None
+    point_features: int | None = None
+    latent: int = 128
+    sigma: bool = True  # sample the hand's and the object's latent in training; False: always the mean
+    refine_steps: int = 3
+    refine_hidden: int | None = None
+    refine_shared: bool = False  # one offset MLP for all steps
+    refine_step_size_m: float = 0.1  # metres per unit of the first step's output
+
+    def __post_init__(self):
+        if self.size not in SIZES:
+            raise ConfigError(f"model.size must be one of {', '.join(SIZES)}; got {self.size!r}")
+        if isinstance(self.backbone, dict):
+            self.backbone = BackboneConfig(**_known(BackboneConfig, self.backbone, "model.backbone"))
+        preset = SIZES[self.size]
+        for name in (f.name for f in fields(self) if f.name in preset and f.name != "backbone"):
+            if getattr(self, name) is None:
+                setattr(self, name, preset[name])
+        if self.backbone.name is None:
+            self.backbone.name = preset["backbone"]
+        if self.backbone.depth is None:
+            self.backbone.depth = preset["backbone_depth"]
+        self._check()
+
+    def _check(self):
+        if self.backbone.name != "hybrid" and self.backbone.name not in DINOV2_NAMES:
+            choices = ", ".join(["hybrid", *DINOV2_NAMES])
+            raise ConfigError(f"model.backbone.name must be one of {choices}; got {self.backbone.name!r}")
+        positive = [f.name for f in fields(self) if f.type in ("int", "int | None") and f.name != "fusion_depth"]
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} must be at least 1; got {getattr(self, name)}")
+        if self.backbone.depth < 1:
+            raise ConfigError(f"model.backbone.depth must be at least 1; got {self.backbone.depth}")
+        if self.fusion_depth < 0:
+            raise ConfigError(f"model.fusion_depth must not be negative; got {self.fusion_depth}")
+        if not 0 <= self.backbone.frozen_layers <= self.backbone.depth:
+            raise ConfigError(
+                f"model.backbone.frozen_layers must be 0 to {self.backbone.depth}; got {self.backbone.frozen_layers}"
+            )
+        if self.hidden % HEAD_DIM:
+            raise ConfigError(f"model.hidden must be a multiple of {HEAD_DIM}; got {self.hidden}")
+        patch = 16 if self.backbone.name == "hybrid" else DINOV2_PATCH
+        if self.crop_size % patch:
+            raise ConfigError(
+                f"model.crop_size must be a multiple of {patch} for the backbone {self.backbone.name}; "
+                f"got {self.crop_size}, take {self.crop_size // patch * patch or patch}"
+            )
+        if self.map_size % 2:
+            raise ConfigError(f"model.map_size must be even; got {self.map_size}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as they go into config.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse of :meth:`as_dict`. Raises ConfigError for an unknown key."""
+        return cls(**_known(cls, values, "model"))
+
+
+def _known(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
+    unknown = sorted(set(values) - {f.name for f in fields(cls)})
+    if unknown:
+        raise ConfigError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(f.name for f in fields(cls))}")
+    return values

@@ -1,0 +1,33 @@
+"""Brings the backbone's maps together and to the resolution that pixel-aligned refinement needs."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amt.model.backbone import Features, resized
+from amt.model.config import ModelConfig
+
+
+class Neck(nn.Module):
+    """A feature pyramid from deep to fine: channels-last maps of ``map_size`` and half of it, as ``refine`` takes them."""
+
+    def __init__(self, config: ModelConfig, channels: tuple[int, int, int]):
+        super().__init__()
+        width = config.map_channels
+        self.fine, self.coarse = config.map_size, config.map_size // 2
+        self.low, self.mid, self.high = (nn.Conv2d(c, width, 1) for c in channels)
+        self.merge = nn.ModuleList(_convolution(width) for _ in range(2))
+        self.fine_out, self.coarse_out = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, features: Features) -> tuple[Tensor, Tensor]:  # [B, H, H, C], [B, H / 2, H / 2, C]
+        low, mid, high = features.maps
+        coarse = self.merge[0](resized(self.mid(mid), self.coarse) + resized(self.high(high), self.coarse))
+        coarse = coarse + self.merge[1](coarse)
+        fine = F.relu(resized(self.low(low), self.fine) + resized(coarse, self.fine))
+        # a channels-last map is what a Linear over the last axis wants and writes
+        return self.fine_out(fine.permute(0, 2, 3, 1)), self.coarse_out(coarse.permute(0, 2, 3, 1))
+
+
+def _convolution(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())

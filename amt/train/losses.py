@@ -1,0 +1,186 @@
+"""What training asks for. Lengths are compared in float32 metres and divided by 0.1 m, so that every term is about 1 at first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amt.hand.batch import Batch, Targets
+from amt.hand.camera import project
+from amt.hand.rotations import axis_angle_to_matrix
+from amt.hand.skeleton import NUM_JOINTS
+from amt.model.latent import kl_to_standard_normal
+from amt.model.outputs import Prediction
+
+LENGTH_UNIT = 0.1  # m
+HAND_BALANCE, OBJECT_BALANCE = 0.5, 0.7  # see _balanced_bce
+CHAMFER_POINTS = 128  # object points compared with each other: the term costs their square
+
+
+@dataclass
+class LossConfig:
+    """The weight of each term; 0 turns it off."""
+
+    keypoints: float = 2.0  # joints and object's origin in the crop, and their depths from the wrist
+    keypoint_maps: float = 1.0  # cross-entropy of the maps with the four cells around each of them
+    joints: float = 4.0  # wrist-relative: coarse, decoded and every refinement step
+    vertices: float = 1.0  # wrist-relative: coarse and decoded
+    pose: float = 1.0  # rotation matrices: coarse and decoded
+    betas: float = 0.05
+    projection: float = 2.0  # joints in the crop: coarse and every refinement step
+    depth: float = 1.0  # relative error of the wrist's depth
+    object_translation: float = 2.0  # from the wrist: coarse and final
+    object_points: float = 1.0  # symmetric chamfer distance of the points turned by the two rotations
+    object_rotation: float = 0.3  # the same points compared one by one: right only without symmetries, so weak
+    contact: float = 0.5
+    object_class: float = 0.1
+    kl: float = 1e-3
+
+    def __post_init__(self):
+        for field in fields(self):
+            if not getattr(self, field.name) >= 0:
+                raise ValueError(f"loss.{field.name} must not be negative; got {getattr(self, field.name)}")
+
+
+class Loss(NamedTuple):
+    """The weighted sum, and each unweighted term detached, by name."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+def compute_loss(prediction: Prediction, batch: Batch, weights: LossConfig) -> Loss:
+    """The training loss of one batch.
+
+    Args:
+        prediction: what the model said of ``batch.inputs``, float32.
+        batch: ``batch.targets`` in float32; samples whose flags are False do not count.
+        weights: the terms' weights.
+
+    Raises:
+        TypeError: labels or coordinates in a 16-bit type, whose spacing at half a metre is 4 mm.
+    """
+    targets = batch.targets
+    check_float32(prediction, targets)
+    with torch.autocast(targets.joints.device.type, enabled=False):
+        terms = {
+            **_keypoint_terms(prediction, targets, batch.inputs.intrinsics, batch.inputs.image.shape[-1]),
+            **_hand_terms(prediction, targets, batch.inputs.intrinsics, batch.inputs.image.shape[-1]),
+            **_object_terms(prediction, targets, batch.inputs.object_points),
+            "contact": _contact_term(prediction, targets),
+            "object_class": _class_term(prediction, batch.inputs.object_class),
+            "kl": (
+                kl_to_standard_normal(prediction.hand_mean, prediction.hand_log_variance)
+                + kl_to_standard_normal(prediction.object_mean, prediction.object_log_variance)
+            ).mean(),
+        }
+        total = sum(getattr(weights, name) * value for name, value in terms.items())
+    return Loss(total, {name: value.detach() for name, value in terms.items()})
+
+
+def check_float32(prediction: Prediction, targets: Targets) -> None:
+    for owner, value in (("prediction", prediction), ("targets", targets)):
+        for field in fields(value):
+            tensor = getattr(value, field.name)
+            if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+                raise TypeError(f"{owner}.{field.name} must be float32, got {tensor.dtype}: it cannot hold millimetres")
+
+
+def mean_where(value: Tensor, valid: Tensor) -> Tensor:
+    """The mean over the samples of ``valid`` [B] of ``value`` [B, ...]; 0 where there is none."""
+    per_sample = value.flatten(1).mean(dim=1) if value.dim() > 1 else value
+    return torch.where(valid, per_sample, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def _keypoint_terms(p: Prediction, t: Targets, intrinsics: Tensor, size: int) -> dict[str, Tensor]:
+    points = torch.cat((t.joints, t.object_translation[:, None]), dim=1)
+    wanted = (project(points, intrinsics) - (size - 1) / 2) / (size / 2)
+    place = F.smooth_l1_loss(p.keypoints, wanted, beta=0.05, reduction="none").mean(dim=-1)
+    depth = (p.keypoint_depths - (points[..., 2] - points[:, :1, 2]) / LENGTH_UNIT).abs()
+    valid = torch.cat((t.hand_valid[:, None].expand(-1, NUM_JOINTS), (t.hand_valid & t.object_valid)[:, None]), dim=1)
+    inside = valid & (wanted.abs() < 1).all(dim=-1)
+    return {
+        "keypoints": mean_where((place + 0.5 * depth).flatten()[:, None], valid.flatten()),
+        "keypoint_maps": mean_where(-_bilinear(p.keypoint_maps, wanted).flatten()[:, None], inside.flatten()),
+    }
+
+
+def _bilinear(maps: Tensor, position: Tensor) -> Tensor:
+    """Maps [B, J, H, W] read at positions [B, J, 2] in -1..1, borders repeated: [B, J]."""
+    samples = F.grid_sample(
+        maps.flatten(0, 1)[:, None],
+        position.nan_to_num().flatten(0, 1)[:, None, None],  # NaN would be an index
+        align_corners=False,
+        padding_mode="border",
+    )
+    return samples.view(maps.shape[:2])
+
+
+def _hand_terms(p: Prediction, t: Targets, intrinsics: Tensor, size: int) -> dict[str, Tensor]:
+    stages = torch.cat((p.coarse_joints[:, None], p.decoded_joints[:, None], p.refined_joints), dim=1)
+    relative = stages - stages[:, :, :1]
+    wanted = (t.joints - t.joints[:, :1])[:, None]
+    meshes = torch.stack((p.coarse_vertices - p.coarse_joints[:, :1], p.decoded_vertices - p.decoded_joints[:, :1]), 1)
+    wanted_mesh = (t.vertices - t.joints[:, :1])[:, None]
+    rotations = axis_angle_to_matrix(t.pose.unflatten(-1, (16, 3)))
+    half = size / 2
+    seen = project(stages, intrinsics[:, None]) / half
+    wanted_seen = project(t.joints, intrinsics)[:, None] / half
+    depth = stages[:, :, 0, 2] / t.joints[:, None, 0, 2].clamp(min=0.05) - 1
+    terms = {
+        "joints": (relative - wanted).abs() / LENGTH_UNIT,
+        "vertices": (meshes - wanted_mesh).abs() / LENGTH_UNIT,
+        "pose": ((p.pose - rotations).abs() + (p.coarse_pose - rotations).abs()) / 2,
+        "betas": ((p.betas - t.betas).square() + (p.coarse_betas - t.betas).square()) / 2,
+        "projection": F.smooth_l1_loss(seen, wanted_seen.expand_as(seen), beta=0.05, reduction="none"),
+        "depth": depth.abs(),
+    }
+    return {name: mean_where(value, t.hand_valid) for name, value in terms.items()}
+
+
+def _object_terms(p: Prediction, t: Targets, points: Tensor) -> dict[str, Tensor]:
+    both = t.hand_valid & t.object_valid
+    wanted_offset = t.object_translation - t.joints[:, 0]
+    final = p.object_translation - p.joints[:, 0] - wanted_offset
+    coarse = p.coarse_object_translation - p.coarse_joints[:, 0] - wanted_offset
+    points = points[:, :: max(1, points.shape[1] // CHAMFER_POINTS)]
+    wanted = points @ t.object_rotation.mT
+    chamfer, matched = 0.0, 0.0
+    for rotation in (p.coarse_object_rotation, p.object_rotation):
+        turned = points @ rotation.mT
+        distances = torch.cdist(turned, wanted)
+        chamfer = chamfer + (distances.amin(dim=1).mean(dim=1) + distances.amin(dim=2).mean(dim=1)) / (4 * LENGTH_UNIT)
+        matched = matched + (turned - wanted).abs() / (2 * LENGTH_UNIT)
+    return {
+        "object_translation": mean_where((final.abs() + coarse.abs()) / (2 * LENGTH_UNIT), both),
+        "object_points": mean_where(chamfer, t.object_valid),
+        "object_rotation": mean_where(matched, t.object_valid),
+    }
+
+
+def _contact_term(p: Prediction, t: Targets) -> Tensor:
+    return (
+        _balanced_bce(p.hand_contact, t.hand_contact, t.contact_valid, HAND_BALANCE)
+        + _balanced_bce(p.object_contact, t.object_contact, t.contact_valid, OBJECT_BALANCE)
+    ) / 2
+
+
+def _balanced_bce(logits: Tensor, labels: Tensor, valid: Tensor, balance: float) -> Tensor:
+    """Contacts are few: a positive weighs as a power of how much rarer it is, so that a threshold of 0.5 suits F1.
+
+    The best threshold on an honest probability is half the best F1: about 0.25 on the hand, lower on the object.
+    """
+    labels = labels.to(logits.dtype)
+    share = (labels.mean(dim=1) * valid).sum() / valid.sum().clamp(min=1)
+    weight = ((1 - share) / share.clamp(min=1e-3)).pow(balance).clamp(max=10.0)
+    losses = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="none")
+    return mean_where(losses, valid)
+
+
+def _class_term(p: Prediction, object_class: Tensor) -> Tensor:
+    known = object_class > 0
+    return mean_where(F.cross_entropy(p.object_class, object_class, reduction="none"), known)
