@@ -1,0 +1,97 @@
+"""A whole training step (forward, loss, backward, clipping, optimiser) at each size: images/s, MFU and peak memory.
+
+The matrix share of a record is the MFU: counted operations of forward and backward over the bf16 matrix rate.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks import model_inputs
+from benchmarks.harness import Case, Incorrect
+
+PART = "train"
+LARGEST_DIFFERENCE = 0.02  # of the losses that ours and plain PyTorch give for one batch, bf16 against bf16
+
+
+@functools.lru_cache(maxsize=1)
+def _trainer(size: str, batch: int, device: torch.device):
+    from amt.data.loader import DataConfig
+    from amt.model.config import ModelConfig
+    from amt.train.config import Config, KernelsConfig, TrainConfig
+    from amt.train.trainer import Trainer
+
+    train = TrainConfig(
+        batch_size=batch, lr=1e-5, precision="bf16" if device.type == "cuda" else "float32", device=device.type
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random weights are what is wanted here
+        return Trainer(Config(ModelConfig(size=size), DataConfig(), train, KernelsConfig()))
+
+
+def _case(size: str, count: int, device: torch.device) -> Case:
+    from amt.model.config import ModelConfig
+
+    side = ModelConfig(size=size).crop_size
+
+    def ours(batch) -> None:
+        _trainer(size, count, device).train_step(batch)
+
+    def plain(batch) -> None:
+        with model_inputs.plain_pytorch():
+            ours(batch)
+
+    def draw(generator: torch.Generator, size: int = count):
+        return model_inputs.batch(side, size, generator)
+
+    def verify() -> dict[str, float]:
+        """The first step's loss from the same weights, batch and noise, by both."""
+        batch = draw(torch.Generator(device).manual_seed(0))
+        _trainer.cache_clear()
+        loss = _trainer(size, count, device).train_step(batch)["loss"]
+        _trainer.cache_clear()
+        with model_inputs.plain_pytorch():
+            expected = _trainer(size, count, device).train_step(batch)["loss"]
+        difference = abs(loss - expected) / abs(expected)
+        if not difference <= LARGEST_DIFFERENCE:
+            raise Incorrect(f"training at size {size}: loss {loss:.6g}, plain PyTorch's {expected:.6g}")
+        return {"ours": difference, "eager": 0.0}
+
+    one = draw(torch.Generator(device).manual_seed(0), 2)  # batch norm needs two
+    parameters = sum(p.nbytes for p in _trainer(size, count, device).model.parameters())
+    return Case(
+        op="training step",
+        shape={"size": model_inputs.SIZES[size], "px": side, "B": count},
+        dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+        device=device,
+        inputs=lambda generator: (draw(generator),),
+        ours=ours,
+        eager=plain,
+        verify=verify,
+        flops=count / 2 * model_inputs.flops(ours, one),
+        bytes=float(8 * parameters),  # weights, gradients and two moments, each read and written
+        samples=count,
+        compile=False,
+        graph=False,
+    )
+
+
+def cases(device: torch.device, quick: bool) -> Iterator[Case]:
+    model_inputs.need("amt.train.trainer", "amt.train.config")
+    if quick:
+        sizes = {"tiny": 2}
+    elif device.type == "cuda":
+        sizes = {"small": 128, "base": 64, "large": 32}
+    else:
+        sizes = {"tiny": 32}
+    for size, count in sizes.items():
+        if model_inputs.has_size(size):
+            yield _case(size, count, device)
+
+
+def test_training_step(case, measured):
+    measured(case)

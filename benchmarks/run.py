@@ -1,0 +1,112 @@
+"""`python -m benchmarks.run PART ...` measures without pytest and writes the machine's results file record by record.
+
+A part is `ceilings`, `ops`, `model`, `train`, or the name of one file (`refine` for bench_refine.py). A case that fails or is
+wrong is written as such and the next one runs; the exit status is then 1. `--seconds` ends the run in time, and what was not
+begun is listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from benchmarks import harness
+from benchmarks.results import ROOT, Results, default_path
+
+PARTS = ("ceilings", "ops", "model", "train")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    device = torch.device(options.device)
+    path = Path(options.output) if options.output else default_path(device)
+    if options.quick and not options.output:
+        path = ROOT / "build" / "quick" / path.name  # a quick figure never replaces a measured one
+    results = Results(path, device)
+    print(f"{results.data['environment']['machine']}, PyTorch {torch.__version__}, into {path}", flush=True)
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"load average {load:.1f}: others are running here, their work is in these times", flush=True)
+    ceilings = harness.ceilings_of(device, options.quick)
+    results.set_ceilings(ceilings)
+    rates = ", ".join(f"{name} {rate:.3g}" for name, rate in ceilings["matrix_tflop_s"].items())
+    print(f"ceilings: copy {ceilings['copy_gb_s']:.4g} GB/s; matrix TFLOP/s {rates}", flush=True)
+    failed = 0
+    for name, module in _modules(options.parts):
+        failed += _run(name, module, results, options, device)
+    return 1 if failed else 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n\n")[0])
+    parser.add_argument("parts", nargs="+", help=", ".join((*PARTS, *_files())))
+    parser.add_argument("--device", default=harness.default_device().type, choices=("cpu", "cuda"))
+    parser.add_argument("--output", help="results file (default: benchmarks/results/<machine>.json)")
+    parser.add_argument("--quick", action="store_true", help="few rounds, short shapes, no torch.compile")
+    parser.add_argument("--filter", default="", help="regular expression on the case's name")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after this long")
+    parser.add_argument("--case-seconds", type=float, help="timing a case, about")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    options = parser.parse_args(arguments)
+    for part in options.parts:
+        if part not in (*PARTS, *_files()):
+            parser.error(f"no part {part!r}; there are {', '.join((*PARTS, *_files()))}")
+    options.begin = time.monotonic()
+    return options
+
+
+def _files() -> list[str]:
+    return sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
+
+
+def _modules(parts: list[str]) -> list[tuple[str, ModuleType]]:
+    modules = [(name, importlib.import_module(f"benchmarks.bench_{name}")) for name in _files()]
+    return [(name, module) for name, module in modules if name in parts or module.PART in parts]
+
+
+def _run(name: str, module: ModuleType, results: Results, options: argparse.Namespace, device: torch.device) -> int:
+    try:
+        cases = [c for c in module.cases(device, options.quick) if re.search(options.filter, str(c))]
+    except harness.Unavailable as reason:
+        print(f"{name}: skipped, {reason}", flush=True)
+        return 0
+    failed = 0
+    for i, case in enumerate(cases):
+        if time.monotonic() - options.begin > options.seconds:
+            print(f"{name}: out of time, not begun: {', '.join(str(c) for c in cases[i:])}", flush=True)
+            break
+        try:
+            record = harness.measure(
+                case, results.ceilings, options.quick, options.case_seconds, compiled=not options.no_compile
+            )
+            print(_line(case, record), flush=True)
+        except harness.Unavailable as reason:
+            print(f"{case}: skipped, {reason}", flush=True)
+            continue
+        except Exception as error:
+            if not isinstance(error, harness.Incorrect):
+                traceback.print_exc()
+            record = {**case.record(), "failed": str(error)[:500] or type(error).__name__}
+            print(f"{case}: FAILED, {error}", file=sys.stderr, flush=True)
+            failed += 1
+        results.add(record)
+    return failed
+
+
+def _line(case: harness.Case, record: dict) -> str:
+    times = "  ".join(f"{name} {spread['median']:.4g}" for name, spread in record["times_ms"].items())
+    rates = f"{record['tflop_s']:.4g} TFLOP/s, {record['gb_s']:.4g} GB/s"
+    return f"{case}: {times} ms; {record.get('ratio_eager', '-')}x eager, {rates}, error {record['error']['ours']:.2g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""`python -m benchmarks.sanitize` runs every op once, small and oddly shaped, forward and backward, in every implementation.
+
+It is what compute-sanitizer watches (benchmarks/gpu.sh sanitize): no timing, no comparison, few launches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from amt.kernels import RefineWeights, _backend, attention, frame_pointnet, hand_frames, refine, use
+from benchmarks.harness import default_device
+
+
+def _draw(*shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, device=device).to(dtype).requires_grad_()
+
+
+def _refine(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    batch, joints, hidden, steps, channels = 3, 21, 20, 2, (8, 24)
+    maps = tuple(_draw(batch, 5 + c // 8, 7, c, device=device, dtype=dtype) for c in channels)
+    sizes = (steps, hidden, sum(channels) + 3), (steps, joints, hidden), (steps, 3, hidden), (steps, 3)
+    weights = RefineWeights(*(_draw(*size, device=device, dtype=dtype) for size in sizes))
+    place = torch.tensor(
+        [0.0, 0.0, 0.5], device=device
+    )  # half a metre away; the joints spread beyond the image and behind
+    intrinsics = torch.tensor([[100.0, 0, 32], [0, 100.0, 32], [0, 0, 1]], device=device).repeat(batch, 1, 1)
+    return refine(_draw(batch, joints, 3, device=device) * 0.2 + place, intrinsics, maps, weights, image_size=(64, 64))
+
+
+def _hand_frames(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    origins, rotations = hand_frames(_draw(33, 21, 3, device=device))
+    return origins.sum() + rotations.sum()
+
+
+def _frame_pointnet(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    joints = _draw(2, 21, 3, device=device)
+    with use("auto"):
+        frames = hand_frames(joints)
+    sizes = (16, 3), (22, 16), (40, 16), (40,)
+    weights = (_draw(*size, device=device, dtype=dtype) for size in sizes)
+    return frame_pointnet(_draw(2, 71, 3, device=device), *frames, *weights)
+
+
+def _attention(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return attention(*(_draw(1, 2, 71, 64, device=device, dtype=dtype) for _ in range(3)))
+
+
+def _attention_fp8(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return attention(*(_draw(1, 2, 71, 64, device=device, dtype=dtype) for _ in range(3)), precision="fp8")
+
+
+OPS = {"refine": _refine, "hand_frames": _hand_frames, "frame_pointnet": _frame_pointnet, "attention": _attention,
+       "attention_fp8": _attention_fp8}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sanitize", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--device", default=default_device().type, choices=("cpu", "cuda"))
+    device = torch.device(parser.parse_args(arguments).device)
+    torch.manual_seed(0)
+    runs = 0
+    for op, run in OPS.items():
+        for dtype in (torch.float32, torch.bfloat16):
+            for name, reason in _backend.explain(op, device, dtype):
+                if name not in ("native", "triton", "cuda") or reason is not None:
+                    continue  # PyTorch's own kernels are not ours to check
+                with use(name):
+                    run(device, dtype).float().sum().backward()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                print(f"{op} {name} {dtype}: ran", flush=True)
+                runs += 1
+    print(f"{runs} runs on {device.type}")
+    return 1 if runs == 0 and device.type == "cuda" else 0  # a sanitizer that watched nothing has found nothing
+
+
+if __name__ == "__main__":
+    sys.exit(main())

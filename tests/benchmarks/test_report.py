@@ -1,0 +1,179 @@
+"""No figure without a file behind it."""
+
+import json
+
+import pytest
+
+from benchmarks import plot, report, tables
+from benchmarks.goals import GOALS, PYRAMID
+
+
+def record(batch, ratio, **others):
+    return {
+        "op": "refine", "pass": "forward", "shape": PYRAMID | {"B": batch}, "dtype": "float32", "device": "cpu",
+        "times_ms": {"ours": {"median": 2.0}, "eager": {"median": 2.0 * ratio}}, "best_rival": "eager", "variants": [],
+        "eager_ms": 2.0 * ratio, "compiled_ms": None, "graph_ms": None, "ours_ms": 2.0, "ratio_eager": ratio,
+        "ratio_best": ratio, "gb_s": 1234.5, "copy_share": 0.123, "tflop_s": 0.05, "matrix_share": 0.5,
+        "peak_memory_mb": {"ours": 1.0, "eager": 8.0}, "launches": {"ours": 1, "eager": 46}, "error": {"ours": 2e-7},
+        "commit": "abc", "date": "today",
+    } | others  # fmt: skip
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A README with every table, a results folder with one file, and a call of the report on both."""
+    folder, readme = tmp_path / "results", tmp_path / "README.md"
+    folder.mkdir()
+    blocks = "".join(f"<!-- benchmarks:begin {n} -->\n<!-- benchmarks:end {n} -->\n\n" for n in tables.NAMES)
+    readme.write_text(f"# Title\n\n{blocks}![speed](results/plot.png)\n")
+
+    def write(*records, device="cpu", machine="A processor"):
+        environment = {
+            "machine": machine,
+            "device": device,
+            "versions": {"torch": "2.13"},
+            "commit": "abc",
+            "date": "today",
+        }
+        ceilings = {"copy_gb_s": 9.0, "matrix_tflop_s": {"float32": 0.25, "float8_e4m3fn": 0.5}}
+        data = {"schema": 1, "environment": environment, "ceilings": ceilings, "records": list(records)}
+        (folder / f"{device}.json").write_text(json.dumps(data))
+
+    def run(*options):
+        return report.main(["--readme", str(readme), "--results", str(folder), *options])
+
+    write(record(1, 4.0), record(256, 3.0))
+    return readme, write, run
+
+
+def test_tables_are_written_and_then_current(house):
+    readme, _, run = house
+    assert run("--check") == 1
+    assert run() == 0
+    assert run("--check") == 0
+    text = readme.read_text()
+    assert "| A processor | refine B 256 float32, over the fastest rival | ≥ 2 × | 3 × | met |" in text
+    assert "| A processor | refine B 1, over eager | ≥ 3 × | 4 × | met |" in text
+    assert "| GPU | model L, one image | ≤ 5 ms | not yet measured |  |" in text
+    assert (
+        "| refine | maps pyramid C 256 B 256 | float32 | forward | 6 | – | – | 2 | 3 | 3 | 1,234 (12 %) | 0.05 (50 %) "
+        in text
+    )
+    assert "| 1 (8) | 1 (46) | 2.0e-07 |" in text
+    assert "| A processor | 9 | fp32 0.25, fp8 0.5 | torch 2.13 | abc | today |" in text
+    before = text
+    assert run() == 0
+    assert readme.read_text() == before
+
+
+def test_stale_table_and_stale_plot_fail_the_check(house, capsys):
+    _, write, run = house
+    assert run() == 0
+    write(record(1, 5.0), record(256, 3.0))
+    capsys.readouterr()
+    assert run("--check") == 1
+    said = capsys.readouterr().err
+    assert "the table 'refine' is not what the results files give" in said
+    assert "plot.png is not what the results files give" in said
+    assert "run `python -m benchmarks.report`" in said
+
+
+def test_edited_figure_fails_the_check(house):
+    readme, _, run = house
+    run()
+    readme.write_text(readme.read_text().replace("| 3 × | met |", "| 4 × | met |"))
+    assert run("--check") == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["It takes 3.4 ms.", "a rate of 790 TFLOP/s", "12× faster than eager", "5,000 images/s"]
+)
+def test_speed_outside_a_table_fails_the_check(house, capsys, line):
+    readme, _, run = house
+    run()
+    readme.write_text(readme.read_text() + line + "\n")
+    assert run("--check") == 1
+    assert "stands outside a table, with no results file behind it" in capsys.readouterr().err
+    readme.write_text(readme.read_text().replace(line, f"{line} {report.EXEMPT}"))
+    assert run("--check") == 0
+
+
+def test_code_blocks_and_other_numbers_do_not_count(house):
+    readme, _, run = house
+    run()
+    readme.write_text(
+        readme.read_text() + "```\n[00:12, 8.1 frames/s]\n```\n12 mm, 5 msgs, 3 × 3, 640×480, 21 joints\n"
+    )
+    assert run("--check") == 0
+
+
+def test_missed_goal_failed_case_quick_run_and_gpu_cells(house):
+    readme, write, run = house
+    write(record(256, 1.5), record(1, 4.0, failed="result 0 is off | badly"), record(8, 99.0, quick=True))
+    write(record(512, 9.0, device="cuda", dtype="bfloat16"), device="cuda", machine="A card")
+    run()
+    text = readme.read_text()
+    assert "| A processor | refine B 256 float32, over the fastest rival | ≥ 2 × | 1.5 × | missed |" in text
+    assert "| CPU | refine B 1, over eager | ≥ 3 × | not yet measured |  |" in text
+    assert "failed: result 0 is off / badly" in text
+    assert " 99 " not in text
+    assert "| A card | refine B 512, over eager | ≥ 8 × | 9 × | met |" in text
+    assert text.index("A card:") < text.index("A processor:")
+
+
+def test_without_any_results_every_cell_says_so(house, tmp_path):
+    readme, _, run = house
+    (tmp_path / "results" / "cpu.json").unlink()
+    assert run() == 0
+    text = readme.read_text()
+    assert text.count("| not yet measured |  |\n") == 2 * len(GOALS)  # once in "goals", once in the device's own
+    assert "GPU: not yet measured.\n\nCPU: not yet measured." in text
+    assert run("--check") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- benchmarks:begin nothing -->\n<!-- benchmarks:end nothing -->", "no table 'nothing'"),
+        ("<!-- benchmarks:begin goals -->\n", "do not pair up"),
+        ("<!-- benchmarks:begin goals -->\n<!-- benchmarks:end refine -->", "do not pair up"),
+    ],
+)
+def test_broken_markers_are_an_error_that_destroys_nothing(house, capsys, text, message):
+    readme, _, run = house
+    readme.write_text(text)
+    assert run() == 1
+    assert message in capsys.readouterr().err
+    assert readme.read_text() == text
+
+
+def test_broken_results_file_is_named(house, tmp_path, capsys):
+    _, _, run = house
+    (tmp_path / "results" / "gpu.json").write_text("{")
+    assert run() == 1
+    assert "gpu.json is not a results file" in capsys.readouterr().err
+
+
+def test_plot_carries_the_digest_of_what_it_shows(house, tmp_path):
+    _, _, run = house
+    run()
+    picture = tmp_path / "results" / "plot.png"
+    files = report.read(tmp_path / "results")
+    assert plot.is_current(picture, files)
+    files[0]["records"][0]["ours_ms"] = 2.5
+    assert not plot.is_current(picture, files)
+
+
+def test_every_goal_says_what_it_wants():
+    assert len({(g.text, g.device) for g in GOALS}) == len(GOALS)
+    for goal in GOALS:
+        assert (goal.least is None) != (goal.most is None)
+        assert goal.device in tables.KINDS
+        assert any(goal.op in ops for ops in tables.OPS.values())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "0"), (0.05, "0.05"), (1.2345, "1.23"), (12345.6, "12,346"), (2e-5, "0.00002")]
+)
+def test_numbers_have_three_digits(value, text):
+    assert tables.number(value) == text

@@ -1,0 +1,227 @@
+"""Crops, their intrinsics and their labels stay consistent, exact in float32, and the same for any number of workers."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from amt.data.augment import AugmentConfig, sample_rng, vary_colour
+from amt.data.crops import CropConfig, build_cache, cut
+from amt.data.dexycb import DexYCB
+from amt.data.loader import CropDataset, DataConfig, Loader, make_loader
+from amt.hand.camera import crop_camera, project
+from amt.hand.mano import ManoLayer
+from amt.hand.stand_in import stand_in_hand
+
+SMALL = CropConfig(size=64, num_points=64)
+GEOMETRY_ONLY = AugmentConfig(brightness=0, contrast=0, gamma=0, tint=0, hue=0, blur=0, noise=0, erase=0)
+
+
+@pytest.fixture(scope="module")
+def cached(tiny_set, tmp_path_factory):
+    reader = DexYCB(tiny_set, "s0", "train")
+    return reader, build_cache(reader, SMALL, tmp_path_factory.mktemp("crops"), progress=False)
+
+
+def bright_spot(image):
+    """Centroid (x, y) of a picture's light."""
+    weight = image.astype(np.float64).sum(-1)
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    return np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
+
+
+def spot_at(pixel, sigma=2.0):
+    y, x = np.mgrid[:480, :640]
+    light = 255 * np.exp(-((x - pixel[0]) ** 2 + (y - pixel[1]) ** 2) / (2 * sigma**2))
+    return np.repeat(light[..., None], 3, 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("side", [60.0, 140.0, 420.0])
+@pytest.mark.parametrize("angle", [0.0, 0.5, -2.0])
+def test_a_bright_dot_lands_where_the_crop_camera_projects_it(side, angle):
+    k = np.array([[613.0, 0, 313.0], [0, 611.5, 245.0], [0, 0, 1]])
+    point = np.array([[0.03, -0.05, 0.7]])
+    pixel = project(point, k)[0].numpy()
+    box = (pixel[0] + 0.12 * side, pixel[1] - 0.08 * side, side)
+    crop_k, warp = crop_camera(k, box, 96, angle)
+    found = bright_spot(cut(spot_at(pixel, sigma=max(2.0, side / 40)), warp.numpy(), 96))
+    c, s = np.cos(angle), np.sin(angle)
+    turned = point @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T
+    np.testing.assert_allclose(found, project(turned, crop_k)[0].numpy(), atol=0.15)
+
+
+def test_a_planted_joint_is_found_through_cache_and_augmentation(own_set, tmp_path):
+    """The whole chain: a dot painted over one joint of the stored pictures lies on that joint's label in every batch."""
+    reader = DexYCB(own_set, "s0", "train")
+    frames = [reader[i] for i in range(0, len(reader), 5)]
+    for frame in frames:
+        picture = spot_at(frame.joints_2d[9], sigma=3.0)
+        cv2.imwrite(str(frame.image_path), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    cache = build_cache(reader, CropConfig(size=96, num_points=32), tmp_path, progress=False)
+    rows = np.array([frame.index for frame in frames])
+    np.testing.assert_array_equal(cache["index"][rows], rows)
+    for augment in (None, GEOMETRY_ONLY):
+        batch = CropDataset(cache, CropConfig(size=96, num_points=32), augment).batch(rows, epoch=1)
+        expected = project(batch.targets.joints, batch.inputs.intrinsics)[:, 9].numpy()
+        for image, pixel in zip(batch.inputs.image.numpy(), expected, strict=True):
+            assert np.abs(bright_spot(image.transpose(1, 2, 0)) - pixel).max() < 0.5
+
+
+def test_true_boxes_hold_the_joints_as_protocol_v_says(cached):
+    reader, cache = cached
+    batch = CropDataset(cache, SMALL).batch(np.arange(len(cache)))
+    pixels = project(batch.targets.joints, batch.inputs.intrinsics).numpy()
+    extent = np.ptp(pixels, axis=1).max(1)
+    np.testing.assert_allclose(extent, SMALL.size / SMALL.box_scale, rtol=0.01)
+    middle = (pixels.max(1) + pixels.min(1)) / 2
+    np.testing.assert_allclose(middle, (SMALL.size - 1) / 2, atol=0.05)
+    frame = reader[int(batch.index[7])]
+    np.testing.assert_array_equal(batch.targets.joints[7].numpy(), frame.joints)
+
+
+def test_labels_are_float32_to_the_last_bit(cached):
+    """At 0.8 m bfloat16 is 2-4 mm coarse: no stored or batched label may have passed through it."""
+    reader, cache = cached
+    for name, (shape, dtype) in SMALL.fields().items():
+        assert cache[name].dtype == np.dtype(dtype), name
+        assert cache[name].shape[1:] == shape, name
+        if dtype.startswith("float"):
+            assert dtype == "float32", name
+    batch = CropDataset(cache, SMALL, AugmentConfig()).batch(np.arange(8))
+    for part in (batch.inputs, batch.targets):
+        for name in part.__dataclass_fields__:
+            assert getattr(part, name).dtype in (torch.float32, torch.bool, torch.int64, torch.uint8), name
+    joints = torch.from_numpy(np.array(cache["joints"]))
+    assert (joints.bfloat16().float() - joints).abs().max() > 1e-3  # what it would have cost
+    stored = np.stack([reader[int(i)].joints for i in cache["index"]])
+    np.testing.assert_array_equal(cache["joints"], stored)
+
+
+def test_turned_labels_are_still_one_hand(cached):
+    """Pose, betas and translation give the turned joints and vertices; object and box turn with them."""
+    _, cache = cached
+    batch = CropDataset(cache, SMALL, GEOMETRY_ONLY).batch(np.arange(0, len(cache), 3), epoch=4)
+    plain = CropDataset(cache, SMALL).batch(np.arange(0, len(cache), 3))
+    t = batch.targets
+    assert (t.joints - plain.targets.joints).abs().max() > 0.02  # something turned
+    for side, right in (("right", True), ("left", False)):
+        mine = batch.inputs.right == right
+        if not mine.any():
+            continue
+        mesh = ManoLayer(stand_in_hand(side))(t.pose[mine], t.betas[mine], t.translation[mine])
+        torch.testing.assert_close(mesh.joints, t.joints[mine], atol=5e-6, rtol=0)
+        torch.testing.assert_close(mesh.vertices, t.vertices[mine], atol=5e-6, rtol=0)
+    # Distances between hand and object do not change under a turn of the camera.
+    for one in (batch, plain):
+        posed = one.inputs.object_points @ one.targets.object_rotation.mT + one.targets.object_translation[:, None]
+        gap = torch.cdist(one.targets.joints.double(), posed.double())
+        if one is batch:
+            first = gap
+    torch.testing.assert_close(first, gap, atol=2e-6, rtol=0)
+    # The box's centre, in the turned frame, is where the crop's centre looks.
+    i = batch.inputs
+    centre = torch.full((len(i.box), 1, 2), (SMALL.size - 1) / 2)
+    ray = torch.linalg.solve(i.intrinsics, torch.cat([centre, torch.ones(len(i.box), 1, 1)], -1).mT).mT
+    torch.testing.assert_close(project(ray, i.frame_intrinsics)[:, 0], i.box[:, :2], atol=0.02, rtol=0)
+    side = i.box[:, 2] / SMALL.size
+    torch.testing.assert_close(i.frame_intrinsics[:, 0, 0] / i.intrinsics[:, 0, 0], side, rtol=1e-4, atol=0)
+
+
+def test_batches_do_not_depend_on_workers_and_do_depend_on_seed_and_epoch(cached):
+    _, cache = cached
+
+    def images(workers, seed=0, epoch=2):
+        loader = Loader(CropDataset(cache, SMALL, AugmentConfig(), seed), 16, shuffle=True, workers=workers)
+        loader.set_epoch(epoch)
+        return torch.cat([b.inputs.image for b in loader]), torch.cat([b.index for b in loader])
+
+    first, order = images(0)
+    assert len(first) == len(cache) // 16 * 16
+    for workers in (0, 1, 2):
+        again, same = images(workers)
+        assert torch.equal(first, again)
+        assert torch.equal(order, same)
+    assert not torch.equal(order, images(0, epoch=3)[1])
+    assert not torch.equal(order, images(0, seed=1)[1])
+
+
+def test_ranks_share_an_epoch_without_overlap(cached):
+    _, cache = cached
+    parts = [Loader(CropDataset(cache, SMALL), 8, shuffle=True, rank=r, world_size=2).rows() for r in range(2)]
+    assert [len(p) for p in parts[0]] == [len(p) for p in parts[1]] == [8] * (len(cache) // 16)
+    both = np.concatenate(parts[0] + parts[1])
+    assert len(set(both)) == len(both)
+
+
+def test_a_broken_or_unlabelled_frame_is_left_out_and_said(own_set, tmp_path):
+    reader = DexYCB(own_set, "s0", "train")
+    total = len(reader)
+    reader[3].image_path.write_bytes(reader[3].image_path.read_bytes()[:1000])
+    path = reader[8].folder / "labels_000000.npz"
+    assert reader[8].number == 0
+    with np.load(path) as archive:
+        found = dict(archive)
+    found["joint_3d"][:] = -1
+    found["pose_m"][:] = 0
+    np.savez_compressed(path, **found)
+    config = DataConfig(root=str(own_set), split="s0", crop=SMALL, cache=str(tmp_path))
+    loader = make_loader(config, "train", 8, shuffle=False, augment=False, progress=False)
+    indices = torch.cat([b.index for b in loader]).tolist()
+    assert indices == [i for i in range(total) if i not in (3, 8)]
+    report = loader.dataset.cache.report()
+    assert "1 without a hand left out" in report
+    assert "1 broken skipped" in report
+    made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npy")}
+    make_loader(config, "train", 8, progress=False)
+    assert made == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npy")}  # reused, not made again
+
+
+def test_contacts_without_a_contact_file_agree_with_the_exact_ones(own_set, tmp_path):
+    reader = DexYCB(own_set, "s0", "train")
+    exact = build_cache(reader, SMALL, tmp_path / "a", progress=False)
+    for path in own_set.rglob("contact.npz"):
+        path.unlink()
+    derived = build_cache(DexYCB(own_set, "s0", "train"), SMALL, tmp_path / "b", progress=False)
+    for name in ("hand_contact", "object_contact"):
+        a, b = exact[name][:], derived[name][:]
+        both, either = (a & b).sum(), (a | b).sum()
+        assert both / either > 0.6, name
+
+
+def test_colour_changes_are_bounded_and_repeatable():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    still = AugmentConfig(brightness=0, contrast=0, gamma=0, tint=0, hue=0, blur=0, noise=0, erase=0)
+    assert np.abs(vary_colour(image.copy(), still, sample_rng(0, 0, 0)).astype(int) - image).max() <= 1
+    a, b, c = (vary_colour(image.copy(), AugmentConfig(), sample_rng(0, 0, i)) for i in (5, 5, 6))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "named"),
+    [
+        (CropConfig, {"size": 4}, "size"),
+        (CropConfig, {"box_scale": 0.5}, "box_scale"),
+        (CropConfig, {"margin": 9}, "margin"),
+        (CropConfig, {"num_points": 0}, "num_points"),
+        (AugmentConfig, {"blur": 2}, "blur"),
+        (AugmentConfig, {"turn": -1}, "turn"),
+        (DataConfig, {"split": "s7"}, "split"),
+        (DataConfig, {"workers": -1}, "workers"),
+    ],
+)
+def test_wrong_settings_name_themselves(kind, values, named):
+    with pytest.raises(ValueError, match=named):
+        kind(**values)
+
+
+def test_without_a_root_a_set_is_rendered_into_the_users_cache(tmp_path, monkeypatch):
+    pytest.importorskip("embreex")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = []
+    monkeypatch.setattr(
+        "amt.data.synthetic.write.write_set", lambda out, config, workers: calls.append((out, config)) or out
+    )
+    root = DataConfig(render_sequences=3, render_frames=2).root_folder()
+    assert root == tmp_path / "amt" / "synthetic-3x2"
+    assert (calls[0][1].sequences, calls[0][1].frames, calls[0][1].subjects) == (3, 2, 10)

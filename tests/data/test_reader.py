@@ -1,0 +1,210 @@
+"""Splits and sample order by the data set's rules; missing annotations, broken files and wrong folders."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from amt.data.dexycb import BrokenFrame, DexYCB
+from amt.data.layout import GRASPED_CLASSES, SERIALS, SUBJECTS, DataError, hand_digest
+from amt.data.objects import farthest_points, read_obj
+from amt.hand.stand_in import stand_in_hand
+
+FRAMES = 7
+
+
+@pytest.fixture(scope="module")
+def full_index(tmp_path_factory):
+    """10 subjects x 100 sequences x 8 cameras with nothing but meta.yml: all that an index may need."""
+    root = tmp_path_factory.mktemp("full")
+    record = {"hand": "stand-in", "hand_digest": hand_digest(stand_in_hand("right"))}
+    (root / "synthetic.json").write_text(json.dumps(record))
+    (root / "calibration").mkdir()
+    for subject in SUBJECTS:
+        for number in range(100):
+            folder = root / subject / f"{subject[:8]}_{100000 + number}"
+            folder.mkdir(parents=True)
+            meta = {
+                "serials": list(SERIALS),
+                "num_frames": FRAMES,
+                "extrinsics": "e",
+                "ycb_ids": [GRASPED_CLASSES[number // 5]],
+                "ycb_grasp_ind": 0,
+                "mano_sides": ["right"],
+                "mano_calib": ["m"],
+            }
+            (folder / "meta.yml").write_text(yaml.safe_dump(meta))
+    return root
+
+
+# Sequences x cameras of each subset, by dexycb.md's table: s0 keeps 80, 4 (2 x 20 = 40) and 16 (8 x 20) of 100 sequences.
+EXPECTED = {
+    ("s0", "train"): 10 * 80 * 8,
+    ("s0", "val"): 2 * 20 * 8,
+    ("s0", "test"): 8 * 20 * 8,
+    ("s1", "train"): 7 * 100 * 8,
+    ("s1", "val"): 1 * 100 * 8,
+    ("s1", "test"): 2 * 100 * 8,
+    ("s2", "train"): 1000 * 6,
+    ("s2", "val"): 1000,
+    ("s2", "test"): 1000,
+    ("s3", "train"): 10 * 15 * 5 * 8,
+    ("s3", "val"): 10 * 2 * 5 * 8,
+    ("s3", "test"): 10 * 3 * 5 * 8,
+}
+
+
+def test_splits_of_a_full_set(full_index):
+    for split in ("s0", "s1", "s2", "s3"):
+        seen = []
+        for subset in ("train", "val", "test"):
+            reader = DexYCB(full_index, split, subset)
+            assert len(reader) == EXPECTED[split, subset] * FRAMES, (split, subset)
+            seen += [(s.folder, c) for s, c in ((reader.sequences[p], c) for p, c in reader._runs)]
+        assert len(seen) == len(set(seen)) == 8000  # the three share nothing and leave nothing out
+
+
+def test_sample_order_is_subject_sequence_camera_frame(full_index):
+    reader = DexYCB(full_index, "s0", "test")
+    place = [(i.subject, i.number, camera, frame) for i, camera, frame in map(reader.locate, range(0, len(reader), 3))]
+    assert place == sorted(place)
+    info, camera, frame = reader.locate(0)
+    assert (info.subject, info.number, camera, frame) == (2, 4, 0, 0)
+    info, camera, frame = reader.locate(FRAMES * 8 * 20 + FRAMES * 3 + 2)
+    assert (info.subject, info.number, camera, frame) == (3, 4, 3, 2)
+    info, camera, frame = reader.locate(len(reader) - 1)
+    assert (info.subject, info.number, camera, frame) == (9, 99, 7, FRAMES - 1)
+    for index in (-1, len(reader)):
+        with pytest.raises(IndexError):
+            reader.locate(index)
+
+
+def test_missing_annotations_are_flags_not_numbers(own_set):
+    reader = DexYCB(own_set, "s0", "train")
+    frame = reader[5]
+    assert frame.hand_valid
+    assert frame.object_valid
+    path = frame.folder / f"labels_{frame.number:06d}.npz"
+    with np.load(path) as archive:
+        found = dict(archive)
+    found["joint_3d"][:] = -1
+    found["joint_2d"][:] = -1
+    found["pose_m"][:] = 0
+    np.savez_compressed(path, **found)
+    blind = reader[5]
+    assert not blind.hand_valid
+    assert blind.object_valid
+    assert np.isfinite(blind.joints).all()
+    assert (blind.joints != -1).all()
+    found["pose_y"][:] = 0
+    np.savez_compressed(path, **found)
+    blind = reader[5]
+    assert not blind.object_valid
+    np.testing.assert_array_equal(blind.object_rotation, np.eye(3))
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "cut jpg", "cut in its last bytes", "not a jpg", "cut labels", "no labels"]
+)
+def test_a_broken_frame_is_named_counted_and_replaced_by_the_next(own_set, caplog, damage):
+    reader = DexYCB(own_set, "s0", "train")
+    frame = reader[9]
+    path = frame.image_path if "label" not in damage else frame.folder / f"labels_{frame.number:06d}.npz"
+    data = path.read_bytes()
+    if damage in ("missing", "no labels"):
+        path.unlink()
+    elif damage == "cut in its last bytes":
+        path.write_bytes(data[:-200])
+    elif damage == "not a jpg":
+        path.write_bytes(b"hello" * 20 + b"\xff\xd9")
+    else:
+        path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(BrokenFrame, match=path.name):
+        reader[9].image()
+    replaced, image = reader.readable(9)
+    assert replaced.index == 10
+    assert image.shape == (480, 640, 3)
+    reader.readable(9)
+    assert list(reader.broken) == [str(path)]
+    assert [r.getMessage().count(str(path)) for r in caplog.records] == [1]
+    assert "1 broken file(s)" in reader.report()
+
+
+def test_wrong_folders_and_splits_say_what_to_do(own_set, tmp_path):
+    empty, other = tmp_path / "empty", tmp_path / "other"
+    empty.mkdir()
+    other.mkdir()
+    (other / "holiday.jpg").write_text("")
+    cases = [
+        (tmp_path / "nowhere", "no such folder"),
+        (empty, "is empty"),
+        (other, "holds no sequence of DexYCB's layout"),
+    ]
+    for folder, what in cases:
+        with pytest.raises(DataError, match=what) as error:
+            DexYCB(folder)
+        assert str(folder) in str(error.value)
+        assert "amt.data.synthetic" in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="split must be one of s0, s1, s2, s3; got 's9'"):
+        DexYCB(own_set, "s9")
+    with pytest.raises(DataError, match="subset must be one of"):
+        DexYCB(own_set, "s0", "training")
+    with pytest.raises(DataError, match="s1 test holds no frame"):
+        DexYCB(own_set, "s1", "test")
+    (own_set / "calibration").rename(own_set / "moved")
+    with pytest.raises(DataError, match="calibration: is missing"):
+        DexYCB(own_set)
+
+
+def test_a_bad_focal_length_is_named(own_set):
+    path = own_set / "calibration" / "intrinsics" / f"{SERIALS[0]}_640x480.yml"
+    content = yaml.safe_load(path.read_text())
+    content["color"]["fx"] = 0.0
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(DataError, match=f"{path.name}: focal lengths must be positive"):
+        DexYCB(own_set)[0]
+
+
+def test_a_recorded_set_asks_for_mano(own_set):
+    (own_set / "synthetic.json").unlink()
+    with pytest.raises(DataError, match="mano"):
+        DexYCB(own_set)
+
+
+def test_another_hand_is_noticed(own_set):
+    record = json.loads((own_set / "synthetic.json").read_text())
+    (own_set / "synthetic.json").write_text(json.dumps(record | {"hand_digest": "0"}))
+    with pytest.raises(DataError, match="another version of the stand-in hand"):
+        DexYCB(own_set)
+
+
+def test_object_points_come_from_the_mesh_where_no_list_is(own_set):
+    reader = DexYCB(own_set)
+    listed = reader.objects.points(4, 200)
+    (own_set / "models" / "005_tomato_soup_can" / "points.xyz").unlink()
+    sampled = DexYCB(own_set).objects.points(4, 200)
+    assert listed.shape == sampled.shape == (200, 3)
+    np.testing.assert_allclose(np.ptp(listed, axis=0), np.ptp(sampled, axis=0), atol=0.004)
+    table = reader.objects.class_points(64)
+    assert table.shape == (22, 64, 3)
+    assert not table[0].any()
+    assert table[1:].any((1, 2)).all()
+
+
+def test_farthest_points_cover_the_whole():
+    points = np.random.default_rng(0).random((500, 3))
+    chosen = farthest_points(points, 50)
+    assert len(set(chosen)) == 50
+    gap = np.linalg.norm(points[:, None] - points[chosen], axis=2).min(1)
+    assert gap.max() < 0.35
+    assert len(farthest_points(points[:3], 10)) == 10
+
+
+def test_obj_files_with_polygons_and_negative_indices(tmp_path):
+    path = tmp_path / "square.obj"
+    path.write_text("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1/1/1 2/2/2 3/3/3 4/4/4\nf -4 -3 -2\n")
+    vertices, faces = read_obj(path)
+    assert vertices.shape == (4, 3)
+    np.testing.assert_array_equal(faces, [[0, 1, 2], [0, 2, 3], [0, 1, 2]])

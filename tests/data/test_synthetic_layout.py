@@ -1,0 +1,196 @@
+"""What the writer leaves on disk is DexYCB's layout, and its numbers agree with each other and with the pictures."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from amt.data.layout import CLASS_NAMES, SERIALS, SUBJECTS
+from amt.data.synthetic.distance import SignedDistance
+from amt.data.synthetic.objects import built_in
+from amt.hand.camera import project, unproject
+from amt.hand.mano import ManoLayer
+from amt.hand.stand_in import stand_in_hand
+
+
+def sequences(root):
+    return sorted(p.parent for p in root.glob("*/*/meta.yml"))
+
+
+def meta(folder):
+    return yaml.safe_load((folder / "meta.yml").read_text())
+
+
+def lens(root, serial):
+    k = yaml.safe_load((root / "calibration" / "intrinsics" / f"{serial}_640x480.yml").read_text())["color"]
+    return np.array([[k["fx"], 0, k["ppx"]], [0, k["fy"], k["ppy"]], [0, 0, 1]])
+
+
+def labels(folder, serial, frame):
+    with np.load(folder / serial / f"labels_{frame:06d}.npz") as archive:
+        return dict(archive)
+
+
+def betas(root, folder):
+    return yaml.safe_load((root / "calibration" / f"mano_{meta(folder)['mano_calib'][0]}" / "mano.yml").read_text())[
+        "betas"
+    ]
+
+
+def over_the_faces(vertices, faces, steps=7):
+    """Points all over a mesh's triangles."""
+    weights = np.array([(i, j, steps - i - j) for i in range(steps + 1) for j in range(steps + 1 - i)]) / steps
+    return np.einsum("wk,fkc->fwc", weights, vertices[faces]).reshape(-1, 3)
+
+
+def test_files_and_dtypes(tiny_set):
+    assert [p.name for p in sorted(tiny_set.glob("2020*"))] == list(SUBJECTS[:2])
+    assert len(sequences(tiny_set)) == 4
+    for folder in sequences(tiny_set):
+        m = meta(folder)
+        assert sorted(m) == sorted(
+            ["serials", "num_frames", "extrinsics", "ycb_ids", "ycb_grasp_ind", "mano_sides", "mano_calib"]
+        )
+        assert m["serials"] == list(SERIALS)
+        assert m["ycb_ids"] == sorted(m["ycb_ids"])
+        assert 19 not in m["ycb_ids"]
+        objects = len(m["ycb_ids"])
+        for serial in SERIALS:
+            assert len(list((folder / serial).iterdir())) == 3 * m["num_frames"]
+            for frame in range(m["num_frames"]):
+                found = labels(folder, serial, frame)
+                shapes = {k: (v.dtype.name, v.shape) for k, v in found.items()}
+                assert shapes == {
+                    "seg": ("uint8", (480, 640)),
+                    "pose_y": ("float32", (objects, 3, 4)),
+                    "pose_m": ("float32", (1, 51)),
+                    "joint_3d": ("float32", (1, 21, 3)),
+                    "joint_2d": ("float32", (1, 21, 2)),
+                }
+                assert set(np.unique(found["seg"])) <= {0, 255, *m["ycb_ids"]}
+        image = cv2.imread(str(folder / SERIALS[0] / "color_000000.jpg"), cv2.IMREAD_UNCHANGED)
+        depth = cv2.imread(str(folder / SERIALS[0] / "aligned_depth_to_color_000000.png"), cv2.IMREAD_UNCHANGED)
+        assert (image.dtype, image.shape) == (np.uint8, (480, 640, 3))
+        assert (depth.dtype, depth.shape) == (np.uint16, (480, 640))
+        with np.load(folder / "pose.npz") as pose:
+            assert (pose["pose_y"].dtype.name, pose["pose_y"].shape) == ("float32", (4, objects, 7))
+            assert (pose["pose_m"].dtype.name, pose["pose_m"].shape) == ("float32", (4, 1, 51))
+    for class_id, name in CLASS_NAMES.items():
+        assert (tiny_set / "models" / name / "textured_simple.obj").is_file(), class_id
+        assert (tiny_set / "models" / name / "points.xyz").is_file(), class_id
+
+
+def test_joints_follow_from_pose_and_projection(tiny_set):
+    for folder in sequences(tiny_set):
+        layer = ManoLayer(stand_in_hand(meta(folder)["mano_sides"][0]))
+        shape = torch.tensor([betas(tiny_set, folder)])
+        for serial in SERIALS[::3]:
+            found = labels(folder, serial, 2)
+            pose_m, joints = torch.from_numpy(found["pose_m"]), found["joint_3d"][0]
+            pose = torch.cat([pose_m[:, :3], layer.pca_to_pose(pose_m[:, 3:48])], 1)
+            mesh = layer(pose, shape, pose_m[:, 48:])
+            np.testing.assert_allclose(mesh.joints[0].numpy(), joints, atol=2e-6)
+            wrist = layer.rest_joints(shape)[0, 0].numpy() + found["pose_m"][0, 48:]
+            np.testing.assert_allclose(joints[0], wrist, atol=1e-6)
+            seen = project(joints.astype(np.float64), lens(tiny_set, serial))
+            np.testing.assert_allclose(seen.numpy(), found["joint_2d"][0], atol=1e-3)
+            assert joints[:, 2].min() > 0.3
+            assert joints[:, 2].max() < 1.4
+
+
+def test_depth_and_segmentation_show_the_posed_meshes(tiny_set):
+    """Every pixel of the object lies on its surface where the label puts it; hand pixels lie on the hand."""
+    checked = 0
+    for folder in sequences(tiny_set):
+        m = meta(folder)
+        held = m["ycb_ids"][m["ycb_grasp_ind"]]
+        distance = SignedDistance.of(built_in(held))
+        layer = ManoLayer(stand_in_hand(m["mano_sides"][0]))
+        for serial in SERIALS[::2]:
+            found, k = labels(folder, serial, 3), lens(tiny_set, serial)
+            path = folder / serial / "aligned_depth_to_color_000003.png"
+            depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) / 1000.0
+            for label in (held, 255):
+                y, x = np.nonzero(found["seg"] == label)
+                if len(x) < 100:
+                    continue
+                points = unproject(np.stack([x, y], 1).astype(float), depth[y, x], k).numpy()
+                if label == held:
+                    pose = found["pose_y"][m["ycb_grasp_ind"]].astype(float)
+                    gap = np.abs(distance((points - pose[:, 3]) @ pose[:, :3]))
+                    assert np.quantile(gap, 0.9) < 0.0015
+                    assert gap.max() < 0.006
+                else:
+                    pose_m = torch.from_numpy(found["pose_m"])
+                    pose = torch.cat([pose_m[:, :3], layer.pca_to_pose(pose_m[:, 3:48])], 1)
+                    mesh = layer(pose, torch.tensor([betas(tiny_set, folder)]), pose_m[:, 48:]).vertices[0].numpy()
+                    gap, _ = cKDTree(over_the_faces(mesh, layer.faces.numpy())).query(points)
+                    assert gap.max() < 0.0025
+                checked += 1
+    assert checked >= 20
+
+
+def test_extrinsics_take_the_world_poses_to_each_camera(tiny_set):
+    for folder in sequences(tiny_set):
+        m = meta(folder)
+        path = tiny_set / "calibration" / f"extrinsics_{m['extrinsics']}" / "extrinsics.yml"
+        content = yaml.safe_load(path.read_text())
+        with np.load(folder / "pose.npz") as pose:
+            world_y, world_m = pose["pose_y"].astype(float), pose["pose_m"].astype(float)
+        np.testing.assert_allclose(
+            np.array(content["extrinsics"][content["master"]]).reshape(3, 4), np.eye(3, 4), atol=1e-12
+        )
+        for serial in SERIALS:
+            to_world = np.array(content["extrinsics"][serial]).reshape(3, 4)
+            turn, place = to_world[:, :3], to_world[:, 3]
+            for frame in (0, 3):
+                found = labels(folder, serial, frame)
+                for k in range(len(m["ycb_ids"])):
+                    rotation = Rotation.from_quat(world_y[frame, k, :4]).as_matrix()
+                    np.testing.assert_allclose(turn @ found["pose_y"][k, :, :3], rotation, atol=1e-5)
+                    np.testing.assert_allclose(
+                        turn @ found["pose_y"][k, :, 3] + place, world_y[frame, k, 4:], atol=1e-5
+                    )
+                mine = Rotation.from_rotvec(found["pose_m"][0, :3]).as_matrix()
+                theirs = Rotation.from_rotvec(world_m[frame, 0, :3]).as_matrix()
+                np.testing.assert_allclose(turn @ mine, theirs, atol=1e-5)
+                np.testing.assert_allclose(found["pose_m"][0, 3:48], world_m[frame, 0, 3:48], atol=1e-6)
+
+
+def test_hands_touch_without_sinking_in(tiny_set):
+    for folder in sequences(tiny_set):
+        m = meta(folder)
+        distance = SignedDistance.of(built_in(m["ycb_ids"][m["ycb_grasp_ind"]]))
+        layer = ManoLayer(stand_in_hand(m["mano_sides"][0]))
+        with np.load(folder / "contact.npz") as contact:
+            hand, points = contact["hand"], contact["object"]
+        assert (hand.dtype, hand.shape, points.dtype, points.shape) == (bool, (4, 778), bool, (4, 2048))
+        found = labels(folder, SERIALS[0], 3)
+        pose_m = torch.from_numpy(found["pose_m"])
+        pose = torch.cat([pose_m[:, :3], layer.pca_to_pose(pose_m[:, 3:48])], 1)
+        mesh = layer(pose, torch.tensor([betas(tiny_set, folder)]), pose_m[:, 48:]).vertices[0].numpy()
+        placed = found["pose_y"][m["ycb_grasp_ind"]].astype(float)
+        gap = distance((mesh - placed[:, 3]) @ placed[:, :3])
+        assert gap.min() > -0.007
+        np.testing.assert_array_equal(gap < 0.0048, hand[3] & (gap < 0.0048))  # all clear contacts are labelled
+        assert not hand[3][gap > 0.0052].any()
+        assert hand[3].sum() >= 15
+        assert points[3].sum() >= 10
+
+
+@pytest.mark.parametrize("class_id", CLASS_NAMES)
+def test_shapes_are_watertight_and_of_ycb_size(class_id):
+    trimesh = pytest.importorskip("trimesh")
+    shape = built_in(class_id)
+    for part in shape.parts:
+        mesh = trimesh.Trimesh(part.vertices, part.faces, process=False)
+        assert mesh.is_watertight
+        assert mesh.volume > 0
+    assert 0.03 < shape.extent.max() < 0.27
+    points, normals = shape.surface_points(300)
+    distance = SignedDistance.of(shape)
+    assert np.quantile(np.abs(distance(points)), 0.95) < 0.0015
+    assert (distance(points + 0.008 * normals) > 0).mean() > 0.9

@@ -1,0 +1,126 @@
+"""The writer continues what was interrupted, reuses what is there, refuses what is not its own, and repeats itself exactly."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from amt.data.dexycb import DexYCB
+from amt.data.layout import DataError
+from amt.data.synthetic import scene
+from amt.data.synthetic.__main__ import main
+from amt.data.synthetic.write import SetConfig, sequence_folder, write_set
+from tests.data.conftest import TINY
+
+pytest.importorskip("embreex")
+
+
+def digests(root):
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in root.rglob("*") if p.is_file()
+    }
+
+
+def test_interrupted_rendering_continues_and_a_whole_set_is_reused(own_set):
+    before = digests(own_set)
+    times = {p: p.stat().st_mtime_ns for p in own_set.rglob("*") if p.is_file()}
+    lost = sequence_folder(own_set, 1, 0)
+    # As a killed run leaves it: one sequence only begun.
+    begun = lost.with_name(f".partial-{lost.name}")
+    shutil.move(lost, begun)
+    for serial in sorted(begun.glob("9*")):
+        shutil.rmtree(serial)
+    assert len(DexYCB(own_set, "s0", "train").sequences) == 3
+    write_set(own_set, TINY, workers=1, progress=False)
+    assert digests(own_set) == before
+    untouched = [p for p in times if lost not in p.parents]
+    assert all(p.stat().st_mtime_ns == times[p] for p in untouched)
+
+
+def test_processes_do_not_change_what_is_written(own_set):
+    before = digests(own_set)
+    for sequence in range(2):
+        shutil.rmtree(sequence_folder(own_set, 0, sequence))
+    write_set(own_set, TINY, workers=2, progress=False)
+    assert digests(own_set) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"frames": 3}, "frames 4"), ({"seed": 4}, "seed 3"), ({"sequences": 5}, "sequences 2")]
+)
+def test_other_parameters_are_refused(own_set, change, named):
+    before = digests(own_set)
+    values = {"sequences": 2, "frames": 4, "subjects": 2, "seed": 3} | change
+    with pytest.raises(DataError, match=named) as error:
+        write_set(own_set, SetConfig(**values), workers=1, progress=False)
+    assert str(own_set) in str(error.value)
+    assert "name another folder" in str(error.value)
+    assert digests(own_set) == before
+
+
+def test_a_strangers_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert main([str(tmp_path), "--quiet"]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert str(tmp_path) in message
+    assert "not empty" in message
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--sequences", "0"], ["--subjects", "11"], ["--frames", "0"], ["--seed", "-1"], ["--workers", "0"]]
+)
+def test_wrong_numbers_name_the_option(tmp_path, capsys, arguments):
+    out = tmp_path / "set"
+    assert main([str(out), "--quiet", *arguments]) == 1
+    assert arguments[0].strip("-") in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_users_meshes_replace_the_shapes(tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    given = tmp_path / "my_box.obj"
+    trimesh.creation.box((0.05, 0.06, 0.12)).export(given)
+    out = write_set(tmp_path / "set", SetConfig(1, 1, 1, 0, (str(given),)), workers=1, progress=False)
+    reader = DexYCB(out, "s0", "train")
+    assert json.loads((out / "synthetic.json").read_text())["object_names"] == {"1": "my_box"}
+    np.testing.assert_allclose(np.ptp(reader.objects.points(1, 512), axis=0), (0.05, 0.06, 0.12), atol=0.004)
+    with pytest.raises(DataError, match="object_names"):
+        write_set(out, SetConfig(1, 1, 1, 0), workers=1, progress=False)
+
+
+def test_an_open_or_misscaled_mesh_is_named(tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    box = trimesh.creation.box((50, 60, 120))
+    box.export(tmp_path / "millimetres.obj")
+    with pytest.raises(ValueError, match=r"millimetres\.obj: is 120 m long"):
+        write_set(tmp_path / "a", SetConfig(objects=(str(tmp_path / "millimetres.obj"),)), progress=False)
+    trimesh.Trimesh(box.vertices / 1000, box.faces[:-1]).export(tmp_path / "open.obj")
+    with pytest.raises(ValueError, match=r"open\.obj: is not watertight"):
+        write_set(tmp_path / "b", SetConfig(objects=(str(tmp_path / "open.obj"),)), progress=False)
+    assert sorted(os.listdir(tmp_path)) == ["millimetres.obj", "open.obj"]
+
+
+@pytest.mark.parametrize("sequences", [5, 10, 12, 20])
+def test_small_sets_spread_objects_and_hands(sequences):
+    classes = [c for c in range(1, 22) if c != 19]
+    held = {
+        (subject, number): scene.sequence_class(0, subject, number, sequences, classes)
+        for subject in range(10)
+        for number in range(sequences)
+    }
+    train = {c for (s, _), c in held.items() if s not in (6, 7, 8)}
+    assert train == set(classes)
+    assert len({c for (s, _), c in held.items() if s in (7, 8)}) >= min(20, 2 * sequences) - 3
+    sides = [scene.sequence_side(0, s, n) for s, n in held]
+    assert 0.3 < sides.count("left") / len(sides) < 0.7
+
+
+def test_a_full_set_grasps_as_dexycb_does():
+    classes = [c for c in range(1, 22) if c != 19]
+    for number in range(100):
+        assert scene.sequence_class(0, 4, number, 100, classes) == classes[number // 5]

@@ -1,0 +1,155 @@
+"""Pictures show what they should where they should, and leave every other pixel alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from amt.infer.draw import close_up, film, overlay, panel, sheet, shown_box, side_view
+from amt.infer.paint import Layer, box_corners
+from amt.infer.result import errors
+from amt.infer.scene import TOUCHING, camera_view
+
+
+def drawn_on(image, scene):
+    picture = overlay(image, scene)
+    assert picture.shape == image.shape
+    assert picture.dtype == np.uint8
+    return picture, (picture != image).any(2)
+
+
+def test_only_pixels_at_the_hand_and_the_object_change(photo, result):
+    before = photo.copy()
+    _, changed = drawn_on(photo, result)
+    np.testing.assert_array_equal(photo, before)
+    view = camera_view(result.intrinsics)
+    shown = np.concatenate([view(result.vertices)[0], view(result.in_camera(box_corners(result.object_points)))[0]])
+    low, high = shown.min(0) - 5, shown.max(0) + 5
+    ys, xs = np.nonzero(changed)
+    assert xs.min() >= low[0]
+    assert xs.max() <= high[0]
+    assert ys.min() >= low[1]
+    assert ys.max() <= high[1]
+    assert changed.mean() > 0.01
+
+
+def test_joints_are_drawn_where_they_project(photo, result):
+    """The wrist's dot is the lightest thing in the picture, its centre within half a pixel of the projection."""
+    picture, _ = drawn_on(np.zeros_like(photo), replace(result, object_points=None, hand_contact=None))
+    x, y = np.round(result.joints_2d[0]).astype(int)
+    patch = picture[y - 3 : y + 4, x - 3 : x + 4].astype(float).min(2)
+    bright = patch > 200
+    assert bright.any()
+    ys, xs = np.nonzero(bright)
+    weight = patch[bright]
+    centre = np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum() + (x - 3, y - 3)
+    np.testing.assert_allclose(centre, result.joints_2d[0], atol=0.5)
+
+
+def test_contact_is_red_and_no_contact_is_not(photo, result):
+    def red(scene):
+        picture = overlay(np.full_like(photo, 90), scene).astype(int)
+        return (np.abs(picture - TOUCHING).max(2) < 70).sum()
+
+    nowhere = replace(result, hand_contact=np.zeros(778), object_contact=np.zeros(64))
+    on_hand = replace(nowhere, hand_contact=np.ones(778))
+    on_object = replace(nowhere, object_contact=np.ones(64))
+    assert red(on_hand) > red(nowhere) + 200
+    assert red(on_object) > red(nowhere) + 100
+
+
+@pytest.mark.parametrize("shift", [(0, 0, -2.0), (5.0, 0, 0), (np.nan, 0, 0)])
+def test_what_cannot_be_seen_changes_nothing(photo, result, shift):
+    moved = replace(
+        result,
+        joints=result.joints + np.float32(shift),
+        vertices=result.vertices + np.float32(shift),
+        object_translation=result.object_translation + np.float32(shift),
+    )
+    assert not drawn_on(photo, moved)[1].any()
+    assert panel(photo, moved, size=64).shape[1] == 2 * 64 + 4
+
+
+def test_a_close_up_is_the_same_scene_enlarged(photo, result):
+    """A joint lies in the close-up where the box says: the drawing and the photograph are cut alike."""
+    size, box = 300, np.array((*result.joints_2d[0], 60.0))
+    plain = replace(result, object_points=None, hand_contact=None)
+    picture = close_up(np.zeros_like(photo), plain, box, size)
+    assert (picture[149:151, 149:151] > 200).all()  # the wrist's light dot in the middle
+    marked = np.zeros_like(photo)
+    x, y = np.round(result.joints_2d[0]).astype(int)
+    marked[y, x] = (0, 255, 0)
+    far_away = replace(plain, joints=plain.joints - 3, vertices=plain.vertices - 3)
+    ys, xs = np.nonzero(close_up(marked, far_away, box, size)[..., 1] > 128)
+    expected = (np.array((x, y)) - box[:2]) * size / 60 + size / 2 - 0.5
+    np.testing.assert_allclose((xs.mean(), ys.mean()), expected, atol=0.6)
+
+
+def test_the_side_view_shows_depth_to_the_right(result):
+    """Of two wrists, the farther one is drawn farther right, to scale."""
+    truth = replace(result, object_points=None)
+    for offset in (0.1, -0.1):
+        moved = replace(
+            truth, joints=truth.joints + np.array((0, 0, offset)), vertices=truth.vertices + np.array((0, 0, offset))
+        )
+        picture = side_view(moved, truth, 400, span=0.6)
+        middle = ((moved.vertices + truth.vertices) / 2)[:, 2]
+        columns = np.nonzero((np.ptp(picture.astype(int), axis=2) > 60).any(0))[0]  # in colour: the prediction
+        grey = 199.5
+        assert np.sign(columns.mean() - grey) == np.sign(offset)
+        centre = 199.5 + (moved.joints[:, 2].mean() - middle.mean()) * 400 / 0.6
+        assert abs(columns.mean() - centre) < 30
+
+
+def test_panels_hold_prediction_truth_and_side(photo, result):
+    alone, beside = panel(photo, result, size=96), panel(photo, result, result, size=96)
+    assert alone.shape == (96 + 44, 2 * 96 + 4, 3)
+    assert beside.shape == (96 + 44, 3 * 96 + 8, 3)
+    assert panel(photo, result, result, size=96, vertical=True).shape == (3 * 96 + 8 + 44, 96, 3)
+    np.testing.assert_array_equal(beside[30:96, :96], beside[30:96, 100:196])  # same scene, same picture
+    assert film(photo, result).shape == (240, 320 + 240, 3)
+
+
+def test_a_sheet_joins_pictures_and_needs_one(photo, result):
+    one = panel(photo, result, size=64)
+    page = sheet([one, one, one], columns=2, gap=10)
+    assert page.shape == (2 * one.shape[0] + 10, 2 * one.shape[1] + 10, 3)
+    np.testing.assert_array_equal(page[-one.shape[0] :, : one.shape[1]], one)
+    with pytest.raises(ValueError, match="panels"):
+        sheet([])
+
+
+def test_the_shown_square_holds_hand_and_object(photo, result):
+    square = shown_box([result], photo.shape)
+    view = camera_view(result.intrinsics)
+    for pixels in (result.joints_2d, view(result.in_camera(box_corners(result.object_points)))[0]):
+        assert (np.abs(pixels - square[:2]) <= square[2] / 2 + 1e-6).all()
+    lost = replace(result, joints=np.full((21, 3), np.nan))
+    assert np.isfinite(shown_box([lost], photo.shape)).all()
+
+
+def test_a_layer_blends_by_its_cover(photo):
+    picture = photo.copy()
+    layer = Layer(240, 320)
+    layer.polygons(np.array([[(50, 60), (90, 60), (90, 80), (50, 80)]], float), np.array([(10, 20, 30)]))
+    layer.over(picture, 0.25)
+    inside = picture[62:78, 52:88].astype(float)
+    expected = photo[62:78, 52:88] * 0.75 + 0.25 * np.array((10, 20, 30))
+    assert np.abs(inside - expected).max() <= 1
+    untouched = np.ones((240, 320), bool)
+    untouched[59:82, 49:92] = False
+    np.testing.assert_array_equal(picture[untouched], photo[untouched])
+
+
+def test_errors_are_millimetres(result):
+    moved = replace(result, joints=result.joints + np.float32((0, 0, 0.02)))
+    found = errors(moved, result)
+    assert found["absolute_mm"] == pytest.approx(20, abs=1e-3)
+    assert found["wrist_aligned_mm"] == pytest.approx(0, abs=1e-3)
+    assert found["object_centre_mm"] == found["object_adds_mm"] == 0
+    shifted = replace(result, object_translation=result.object_translation + np.float32((0.003, 0.004, 0)))
+    assert errors(shifted, result)["object_centre_mm"] == pytest.approx(5, abs=1e-3)
+    assert 0 < errors(shifted, result)["object_adds_mm"] <= 5
+    assert "object_adds_mm" not in errors(replace(result, object_points=None), result)

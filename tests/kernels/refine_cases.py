@@ -1,0 +1,173 @@
+"""Cases that every implementation of ``refine`` is tried on, and the two that it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from helpers import assert_error_rule
+from torch import Tensor
+
+from amt.kernels.refine import reference
+
+PYRAMID = ((4, 5, 30), (7, 6, 17))
+IMAGE_SIZE = (60, 64)
+
+
+@dataclass(frozen=True)
+class Case:
+    joints: Tensor
+    intrinsics: Tensor
+    maps: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+    detach: bool = True
+
+    def inputs(self) -> list[Tensor]:
+        return [self.joints, self.intrinsics, *self.maps, *self.weights]
+
+    def to(self, device, dtype: torch.dtype | None = None) -> Case:
+        """``dtype``: of maps and weights; float64 is that of the coordinates as well."""
+        coordinates = torch.float64 if dtype == torch.float64 else self.joints.dtype
+        return replace(
+            self,
+            joints=self.joints.to(device, coordinates),
+            intrinsics=self.intrinsics.to(device, coordinates),
+            maps=tuple(m.to(device, dtype) for m in self.maps),
+            weights=tuple(w.to(device, dtype) for w in self.weights),
+        )
+
+
+def make(batch=2, joints=5, steps=2, hidden=40, sizes=PYRAMID, detach=True, seed=0) -> Case:
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g)
+
+    inputs = sum(channels for _, _, channels in sizes) + 3
+    return Case(
+        joints=normal(batch, joints, 3) * 0.1 + torch.tensor([0.0, 0.0, 0.6]),
+        intrinsics=torch.tensor([[200.0, 3, 30], [0, 180, 28], [0, 0, 1]]).repeat(batch, 1, 1),
+        maps=tuple(normal(batch, *size) for size in sizes),
+        weights=(
+            normal(steps, hidden, inputs) / inputs**0.5,
+            normal(steps, joints, hidden) * 0.2,
+            normal(steps, 3, hidden) * 0.1 / hidden**0.5,
+            normal(steps, 3) * 0.01,
+        ),
+        detach=detach,
+    )
+
+
+def behind_the_camera() -> Case:
+    case = make(batch=4)
+    inf, nan = float("inf"), float("nan")
+    bad = [
+        [0, 0, 0],
+        [0, 0, -1],
+        [nan, 0, 1],
+        [0, inf, 1],
+        [0, 0, nan],
+        [1e30, 0, 1],
+        [0, 0, 1e-3],
+        [0, 0, inf],
+        [nan] * 3,
+    ]
+    case.joints[:3, 1:4] = torch.tensor(bad).reshape(3, 3, 3)
+    case.joints[3, 0] = nan  # a wrist
+    return case
+
+
+def on_cell_borders() -> Case:
+    """Projections on a cell's centre, on the map's border and on its edge, through a camera that makes pixels exact."""
+    case = make(sizes=((4, 8, 30),), joints=6, steps=1)
+    height, width = IMAGE_SIZE
+    cells = torch.tensor([[0.0, 0], [7, 3], [-0.5, 1], [7.5, 3.5], [-1, -1], [8, 4]])  # x, y of the map
+    pixels = (cells + 0.5) * torch.tensor([width / 8, height / 4]) - 0.5
+    case.joints[:] = torch.cat([pixels, torch.ones(6, 1)], dim=1)
+    case.intrinsics[:] = torch.eye(3)
+    return case
+
+
+def views() -> Case:
+    """Strided, sliced and expanded maps, w1 shared by the steps."""
+    case = make(sizes=((4, 5, 30), (7, 6, 17), (3, 3, 4)))
+    wide = torch.zeros(2, 8, 10, 40)
+    wide[:, ::2, ::2, 3:33] = case.maps[0]
+    shared = case.weights[0][:1].expand(2, -1, -1)
+    maps = (
+        wide[:, ::2, ::2, 3:33],
+        case.maps[1].transpose(1, 2).contiguous().transpose(1, 2),
+        case.maps[2][:1].expand(2, -1, -1, -1),
+    )
+    return replace(case, maps=maps, weights=(shared, *case.weights[1:]))
+
+
+def scaled(scale: float) -> Case:
+    case = make()
+    case.joints.mul_(scale)
+    return case
+
+
+def coincident() -> Case:
+    case = make(joints=7)
+    case.joints[:] = case.joints[:, :1]
+    return case
+
+
+CASES = {
+    "detached": make,
+    "through-the-steps": lambda: make(detach=False),
+    "one-step-three-hands": lambda: make(batch=1, joints=63, steps=1),
+    "J26-S3": lambda: make(batch=1, joints=26, steps=3, hidden=33),
+    "C1": lambda: make(sizes=((4, 5, 1),)),
+    "C71-257": lambda: make(sizes=((4, 5, 71), (3, 2, 257)), hidden=16),
+    "C64-D256": lambda: make(sizes=((4, 4, 64),), hidden=256),
+    "1x1": lambda: make(sizes=((1, 1, 5), (1, 6, 16), (6, 1, 16), (2, 2, 3))),
+    "behind-the-camera": behind_the_camera,
+    "on-cell-borders": on_cell_borders,
+    "views": views,
+    "tiny": lambda: scaled(1e-20),
+    "huge": lambda: scaled(1e20),
+    "coincident": coincident,
+}
+EMPTY = {"B0": lambda: make(batch=0), "J0": lambda: make(joints=0)}
+
+
+def run(function, case: Case, **options) -> list[Tensor]:
+    """The steps, then the gradients of joints, intrinsics, maps and weights for a fixed random gradient of the steps."""
+    inputs = [x.detach().requires_grad_() for x in case.inputs()]
+    last = 2 + len(case.maps)
+    steps = function(*inputs[:2], inputs[2:last], *inputs[last:], IMAGE_SIZE, 1.0, case.detach, **options)
+    gradient = torch.randn(steps.shape, generator=torch.Generator().manual_seed(1)).to(steps)
+    return [steps.detach(), *torch.autograd.grad(steps, inputs, gradient)]
+
+
+def composed(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, detach) -> Tensor:
+    """What a PyTorch user writes in the maps' dtype: float32 coordinates, samples and MLP in the dtype."""
+    dtype = maps[0].dtype
+    steps = []
+    for k in range(w1.shape[0]):
+        if detach and k > 0:
+            joints = joints.detach()
+        pixels, visible = reference.project(joints, intrinsics)
+        samples = [reference.sample(m, pixels, visible, image_size) for m in maps]
+        relative = (joints - joints[:, :1]) / reference.RELATIVE_UNIT
+        relative = torch.where(torch.isfinite(relative), relative, 0.0)
+        features = torch.cat([*samples, relative], dim=-1).to(dtype)
+        offset = F.gelu(features @ w1[k].T + b1[k]) @ w2[k].T + b2[k]
+        joints = joints + step_size / 2**k * offset.to(joints.dtype)
+        steps.append(joints)
+    return torch.stack(steps, dim=1)
+
+
+def check(function, case: Case, **options) -> None:
+    """The error rule on the steps and every gradient; NaN exactly where the definition has it."""
+    ours = run(function, case, **options)
+    truth = run(reference.refine, case.to(case.joints.device, torch.float64))
+    peer = run(composed, case)
+    for i, (x, t) in enumerate(zip(ours, truth)):
+        finite = torch.isfinite(t.to(x.dtype))
+        assert torch.equal(torch.isnan(x), torch.isnan(t)), f"result {i} is NaN elsewhere than the definition"
+        ours[i], truth[i], peer[i] = (torch.where(finite, y, 0.0) for y in (x, t, peer[i]))
+    assert_error_rule(ours, truth, peer)

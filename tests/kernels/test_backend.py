@@ -1,0 +1,202 @@
+"""Which implementation an op takes: `use`, AMT_KERNELS, the reasons, and what `python -m amt.kernels` says about them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+import amt.kernels
+from amt.kernels import BackendUnavailable, _backend, _checks, _native, use
+from amt.kernels.__main__ import main
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def op(monkeypatch):
+    """An op "probe" with a fast implementation that runs for float32 on the CPU only, and a reference."""
+    monkeypatch.setattr(_backend, "_implementations", dict(_backend._implementations))
+    monkeypatch.setattr(_backend, "_resolved", {})
+    monkeypatch.setattr(_backend, "_warned", set())
+    monkeypatch.setattr(_backend, "_choice", "auto")
+
+    def reason(device, dtype):
+        if device.type != "cpu":
+            return "it runs on the CPU"
+        return None if dtype == torch.float32 else f"it has no {dtype}"
+
+    fast = _backend.Implementation("native", lambda: "native", reason)
+    slow = _backend.Implementation("reference", lambda: "reference", lambda device, dtype: None, fast=False)
+    _backend.register("probe", [fast, slow])
+    return "probe"
+
+
+def run(op, device=CPU, dtype=torch.float32):
+    return _backend.choose(op, device, dtype)()
+
+
+def test_auto_takes_the_first_that_can_run(op):
+    assert run(op) == "native"
+
+
+def test_auto_says_once_what_it_passed_over(op):
+    with pytest.warns(
+        UserWarning, match=r"amt.kernels.probe on cuda in torch.float32 runs as 'reference': native: it runs on the CPU"
+    ):
+        assert run(op, CUDA) == "reference"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(op, CUDA) == "reference"
+    with pytest.warns(UserWarning, match="has no torch.bfloat16"):
+        assert run(op, CPU, torch.bfloat16) == "reference"
+
+
+def test_no_warning_where_the_fast_one_runs(op, recwarn):
+    run(op)
+    run(op)
+    assert not recwarn.list
+
+
+def test_use_forces_and_restores(op):
+    with use("reference"):
+        assert run(op) == "reference"
+        with use("native"):
+            assert run(op) == "native"
+        assert run(op) == "reference"
+    assert run(op) == "native"
+
+
+def test_use_restores_after_an_error(op):
+    with pytest.raises(ZeroDivisionError), use("reference"):
+        raise ZeroDivisionError
+    assert run(op) == "native"
+
+
+def test_an_explicit_choice_that_cannot_run_raises_with_the_reason(op):
+    with (
+        use("native"),
+        pytest.raises(
+            BackendUnavailable, match=r"probe: 'native' cannot run on cuda in torch.float32: it runs on the CPU"
+        ),
+    ):
+        run(op, CUDA)
+    with (
+        use("triton"),
+        pytest.raises(BackendUnavailable, match=r"probe has no implementation 'triton'; it has native, reference"),
+    ):
+        run(op)
+
+
+def test_use_refuses_an_unknown_name():
+    with (
+        pytest.raises(ValueError, match=r"must be one of auto, reference, native, triton, cuda, got 'fast'"),
+        use("fast"),
+    ):
+        pass
+
+
+def test_nothing_that_can_run_is_an_error_with_every_reason(op):
+    _backend.register("probe", [_backend.Implementation("native", lambda: None, lambda device, dtype: "it is broken")])
+    with pytest.raises(BackendUnavailable, match=r"probe cannot run on cpu in torch.float32: native: it is broken"):
+        run(op)
+
+
+def test_every_op_has_a_reference_that_runs_everywhere():
+    assert set(_backend.registered()) >= {"refine", "hand_frames", "frame_pointnet", "attention", "attention_fp8"}
+    for name in _backend.registered():
+        for device in (CPU, CUDA):
+            for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+                assert dict(_backend.explain(name, device, dtype))["reference"] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_reasons_are_sentences_a_user_can_act_on(dtype):
+    for name in _backend.registered():
+        for device in (CPU, CUDA):
+            for implementation, reason in _backend.explain(name, device, dtype):
+                assert reason is None or (len(reason) > 10 and not reason.endswith(".")), (name, implementation, reason)
+
+
+def python(*arguments, **variables):
+    environment = {**os.environ, **variables}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_environment_variable_sets_the_default_and_a_wrong_one_is_refused():
+    show = "from amt.kernels import _backend; print(_backend._choice)"
+    assert python("-c", show, AMT_KERNELS="reference").stdout.strip() == "reference"
+    wrong = python("-c", show, AMT_KERNELS="fastest")
+    assert wrong.returncode != 0
+    assert "the environment variable AMT_KERNELS must be one of auto" in wrong.stderr
+
+
+def test_library_that_is_missing_or_broken_is_a_reason_not_an_import_error(tmp_path):
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    show = "import amt.kernels; from amt.kernels import _native; print(_native.missing('hand_frames', 'cpu'))"
+    assert "the native library is not built" in python("-c", show, AMT_NATIVE_LIBRARY=str(tmp_path / "none.so")).stdout
+    assert "broken.so does not load" in python("-c", show, AMT_NATIVE_LIBRARY=str(broken)).stdout
+
+
+def test_missing_names_the_device_type_and_an_op_of_an_older_build(monkeypatch):
+    if _native._reason is not None:
+        assert _native.missing("hand_frames", "cpu") == _native._reason
+        return
+    assert "device type 'xpu'" in _native.missing("hand_frames", "xpu")
+    assert "holds no no_such_op" in _native.missing("no_such_op", "cpu")
+    if not torch.ops.amt.built_with_cuda():
+        assert "built without nvcc" in _native.missing("hand_frames", "cuda")
+
+
+def test_main_names_every_op_what_it_takes_and_why_not_another(op, capsys):
+    main()
+    out = capsys.readouterr().out
+    assert "choice 'auto' (AMT_KERNELS)" in out
+    assert "other attention libraries: flash-attn " in out
+    assert "\non cpu, float32:\n" in out
+    assert "  probe           native\n" in out
+    assert "  probe           reference\n" in out
+    assert "not native: it has no torch.bfloat16" in out
+
+
+def test_main_under_an_explicit_choice(op, capsys):
+    with use("native"):
+        main()
+    out = capsys.readouterr().out
+    float32, bfloat16 = out.split("\non cpu, bfloat16:")
+    assert "  probe           native\n" in float32
+    assert "  probe           nothing: calling it raises\n" in bfloat16
+
+
+CHECKS = {
+    "type": (3, TypeError, r"op: x must be a tensor, got int"),
+    "dtype": (torch.zeros(2, 3, dtype=torch.int64), TypeError, r"op: x must be torch.float32, got torch.int64"),
+    "dimensions": (torch.zeros(2), ValueError, r"op: x must have the shape \[B, 3\], got \[2\]"),
+    "size": (torch.zeros(2, 4), ValueError, r"op: x must have the shape \[B, 3\], got \[2, 4\]"),
+    "device": (
+        torch.zeros(2, 3, device="meta"),
+        ValueError,
+        r"op: x must be on cpu as the first argument is, got meta",
+    ),
+}
+
+
+@pytest.mark.parametrize(("value", "error", "message"), CHECKS.values(), ids=CHECKS)
+def test_checks_name_the_argument_what_was_expected_and_what_came(value, error, message):
+    with pytest.raises(error, match=message):
+        _checks.tensor("op", "x", value, ("B", 3), (torch.float32,), like=torch.zeros(1))
+
+
+def test_public_names():
+    assert {"attention", "frame_pointnet", "hand_frames", "refine", "use", "RefineWeights"} <= set(amt.kernels.__all__)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler, so no native library")
+@pytest.mark.parametrize("op", ["refine", "hand_frames", "frame_pointnet"])
+def test_the_native_library_is_there_where_a_compiler_is(op):
+    """The native tests skip without it, so that its absence must show here."""
+    assert _native.missing(op, "cpu") is None

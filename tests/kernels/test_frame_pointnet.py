@@ -1,0 +1,288 @@
+"""frame_pointnet: accuracy against float64, gradients of all inputs, masks, NaN, strides, odd sizes, the same bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from frames_cases import generator
+from helpers import assert_error_rule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pointnet_cases import SHAPES, Arguments, composed, make, results
+
+from amt.kernels import _backend, _native, frame_pointnet, hand_frames, use
+from amt.kernels.frame_pointnet import reference
+
+native = pytest.mark.skipif(
+    _native.missing("frame_pointnet", "cpu") is not None, reason="the native library is not built here"
+)
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+implementations = pytest.mark.parametrize(
+    ("name", "device"),
+    [pytest.param("native", "cpu", marks=native), pytest.param("triton", "cuda", marks=on_gpu)],
+)
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+masks = pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+WEIGHTS = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@native
+@shapes
+@masks
+@pytest.mark.parametrize("dtype", [*WEIGHTS, torch.float64], ids=str)
+def test_error_rule(shape, masked, dtype):
+    arguments = make(shape, masked=masked).to(dtype)
+    truth = results(reference.frame_pointnet, arguments.to(torch.float64))
+    assert_error_rule(results(frame_pointnet, arguments), truth, results(reference.frame_pointnet, arguments))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@shapes
+@masks
+@pytest.mark.parametrize("dtype", WEIGHTS, ids=str)
+def test_error_rule_on_a_gpu(shape, masked, dtype):
+    arguments = make(shape, masked=masked).to(dtype)
+    truth = results(reference.frame_pointnet, arguments.to(torch.float64))
+    peer = [t.cpu() for t in results(composed, arguments.to("cuda"))]
+    ours = [t.cpu() for t in results(frame_pointnet, arguments.to("cuda"))]
+    # with two bytes another point may win a close maximum: gradients follow the winner, in PyTorch as here
+    assert_error_rule(ours, truth, peer)
+
+
+@native
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.tuples(*(st.integers(1, n) for n in (3, 40, 5, 70, 150))),
+    seed=st.integers(0, 2**16),
+    masked=st.booleans(),
+)
+def test_error_rule_on_any_shape(shape, seed, masked):
+    arguments = make(shape, seed, masked).to(torch.float32)
+    truth = reference.frame_pointnet(*arguments.to(torch.float64).tensors(), arguments.mask)
+    peer = reference.frame_pointnet(*arguments.tensors(), arguments.mask)
+    assert_error_rule(frame_pointnet(*arguments.tensors(), arguments.mask), truth, peer)
+
+
+@native
+@masks
+def test_gradcheck_in_float64(masked):
+    arguments = make((2, 7, 2, 5, 6), masked=masked)
+    inputs = [t.requires_grad_() for t in arguments.tensors()]
+    with use("native"):
+        assert torch.autograd.gradcheck(lambda *x: frame_pointnet(*x, arguments.mask), inputs)
+
+
+@native
+def test_second_derivatives_are_refused():
+    inputs = [t.requires_grad_() for t in make((1, 4, 2, 5, 6)).tensors()]
+    (gradient,) = torch.autograd.grad(frame_pointnet(*inputs).sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        gradient.sum().backward()
+
+
+@native
+def test_opcheck():
+    inputs = [t.requires_grad_() for t in make((2, 5, 2, 6, 7)).to(torch.float32).tensors()]
+    op = torch.ops.amt.frame_pointnet
+    torch.library.opcheck(op.default, (*inputs, None))
+    mask = torch.tensor([[True] * 3 + [False] * 2] * 2)
+    with torch.no_grad():
+        out, winners = op(*inputs, mask)
+        torch.library.opcheck(op.default, (*(t.detach() for t in inputs), mask))
+        backward = (torch.ones_like(out), winners, *(t.detach() for t in inputs))
+        torch.library.opcheck(torch.ops.amt.frame_pointnet_backward.default, backward)
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiles_whole_with_the_frames(dtype):
+    a = make((2, 30, 22, 16, 24)).to(dtype)
+    joints = 0.05 * torch.randn(2, 21, 3, generator=generator(1)).requires_grad_()
+
+    def encode(joints, points, *weights):
+        return frame_pointnet(points, *hand_frames(joints), *weights).square().sum()
+
+    _backend._resolved.clear()  # traced cold: the choice of an implementation is part of what is compiled
+    inputs = (joints, a.points.requires_grad_(), *(w.requires_grad_() for w in (a.w1, a.b1, a.w2, a.b2)))
+    compiled = torch.compile(encode, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), encode(*inputs))
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(*inputs), inputs), torch.autograd.grad(encode(*inputs), inputs)
+    )
+
+
+@implementations
+@pytest.mark.parametrize("dtype", WEIGHTS, ids=str)
+def test_same_bits(name, device, dtype):
+    arguments = make((5, 203, 22, 64, 128), masked=True).to(dtype).to(device)
+    with use(name):
+        first = results(frame_pointnet, arguments)
+        assert all(map(torch.equal, results(frame_pointnet, arguments), first))
+        order = torch.randperm(5, generator=generator(2)).to(device)
+        shuffled = Arguments(
+            *(t[order] if i < 3 else t for i, t in enumerate(arguments.tensors())), arguments.mask[order]
+        )
+        with torch.no_grad():
+            features = frame_pointnet(*shuffled.tensors(), shuffled.mask)
+            alone = frame_pointnet(
+                *(t[3:4] if i < 3 else t for i, t in enumerate(arguments.tensors())), arguments.mask[3:4]
+            )
+    assert torch.equal(features, first[0][order])
+    assert torch.equal(alone[0], first[0][3])
+
+
+@native
+def test_same_bits_for_any_number_of_threads():
+    arguments = make((40, 100, 22, 64, 128)).to(torch.float32)
+    many = results(frame_pointnet, arguments)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = results(frame_pointnet, arguments)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, many, one))
+
+
+@implementations
+def test_order_of_the_points_does_not_matter(name, device):
+    arguments = make((2, 203, 5, 64, 128)).to(torch.float32).to(device)
+    order = torch.randperm(203, generator=generator(2)).to(device)
+    with use(name), torch.no_grad():
+        shuffled = frame_pointnet(arguments.points[:, order], *arguments.tensors()[1:])
+        torch.testing.assert_close(shuffled, frame_pointnet(*arguments.tensors()), rtol=0, atol=0)
+
+
+@implementations
+def test_only_winning_points_get_a_gradient(name, device):
+    arguments = make((1, 400, 2, 8, 6)).to(torch.float32).to(device)
+    with use(name):
+        to_points = results(frame_pointnet, arguments)[1]
+    touched = (to_points[0] != 0).any(dim=-1).sum()
+    assert 0 < touched <= 2 * 6
+
+
+@native
+def test_the_first_of_equal_points_takes_the_gradient():
+    arguments = make((1, 6, 2, 8, 6)).to(torch.float32)
+    arguments.points = arguments.points[:, :3].repeat(1, 2, 1)
+    to_points = results(frame_pointnet, arguments)[1]
+    assert (to_points[:, 3:] == 0).all()
+    assert (to_points[:, :3] != 0).any()
+
+
+@implementations
+def test_masked_points_do_not_count(name, device):
+    arguments = make((3, 90, 4, 64, 128), masked=True).to(torch.float32).to(device)
+    kept = arguments.mask[1]
+    with use(name):
+        out, to_points, *_ = results(frame_pointnet, arguments)
+        arguments.points[~arguments.mask] = float("nan")  # not even looked at
+        again = results(frame_pointnet, arguments)
+        alone = frame_pointnet(
+            arguments.points[1:2, kept], *(t[1:2] for t in arguments.tensors()[1:3]), *arguments.tensors()[3:]
+        )
+    assert (out[0] == 0).all()
+    assert (to_points[0] == 0).all()
+    assert all(map(torch.equal, again, [out, to_points, *_]))
+    torch.testing.assert_close(alone[0], out[1], rtol=1e-6, atol=1e-6)
+
+
+@implementations
+@pytest.mark.parametrize("which", ["points", "origins", "rotations"])
+def test_nan_stays_in_its_image(name, device, which):
+    arguments = make((4, 70, 3, 64, 128)).to(torch.float32).to(device)
+    with use(name), torch.no_grad():
+        clean = frame_pointnet(*arguments.tensors())
+        getattr(arguments, which)[2, 1] = float("nan")
+        dirty = frame_pointnet(*arguments.tensors())
+    others = torch.tensor([0, 1, 3], device=device)
+    assert torch.equal(dirty[others], clean[others])
+    assert dirty[2, 1].isnan().all()
+    if which != "points":  # the image's other frames are not concerned either
+        assert torch.equal(dirty[2, 0], clean[2, 0])
+
+
+@native
+@pytest.mark.parametrize("weight", ["w1", "b1", "w2", "b2"])
+def test_nan_in_a_weight_shows(weight):
+    arguments = make((2, 40, 3, 16, 24)).to(torch.float32)
+    getattr(arguments, weight).view(-1)[5] = float("nan")
+    ours, theirs = frame_pointnet(*arguments.tensors()), reference.frame_pointnet(*arguments.tensors())
+    assert torch.equal(ours.isnan(), theirs.isnan())
+
+
+@implementations
+def test_huge_coordinates_overflow_as_in_pytorch(name, device):
+    arguments = make((1, 9, 2, 16, 24)).to(torch.float32).to(device)
+    arguments.points *= 1e20
+    with use(name):
+        torch.testing.assert_close(
+            frame_pointnet(*arguments.tensors()), reference.frame_pointnet(*arguments.tensors()), rtol=1e-5, atol=0
+        )
+
+
+@implementations
+def test_strided_inputs(name, device):
+    arguments = make((3, 20, 4, 8, 12), masked=True).to(torch.float32).to(device)
+    with use(name):
+        expected = results(frame_pointnet, arguments)
+        strided = Arguments(*(_strided(t) for t in arguments.tensors()), _strided(arguments.mask))
+        assert not any(t.is_contiguous() for t in (*strided.tensors(), strided.mask))
+        assert all(map(torch.equal, results(frame_pointnet, strided), expected))
+        one = arguments.points[:1].expand(3, -1, -1)
+        expanded = Arguments(one, *arguments.tensors()[1:], arguments.mask)
+        copied = Arguments(one.contiguous(), *arguments.tensors()[1:], arguments.mask)
+        assert all(map(torch.equal, results(frame_pointnet, expanded), results(frame_pointnet, copied)))
+
+
+def _strided(t):
+    return torch.stack([t, t], dim=-1)[..., 0]
+
+
+@implementations
+@pytest.mark.parametrize("shape", [(0, 5, 2, 6, 7), (2, 0, 3, 6, 7), (2, 5, 0, 6, 7)], ids=["B0", "N0", "F0"])
+def test_nothing_to_do(name, device, shape):
+    arguments = make(shape).to(torch.float32).to(device)
+    with use(name):
+        ours = results(frame_pointnet, arguments)
+    for x, t in zip(ours, (torch.zeros(shape[0], shape[2], shape[4]), *arguments.tensors())):
+        assert x.shape == t.shape
+        assert (x == 0).all()
+
+
+@native
+def test_every_number_is_written():
+    arguments = make((3, 33, 5, 20, 40), masked=True).to(torch.float32)
+    shapes = [t.shape for t in results(frame_pointnet, arguments)]
+    for _ in range(3):
+        poison = [torch.full(s, float("nan")) for s in shapes]
+        del poison
+        assert all(t.isfinite().all() for t in results(frame_pointnet, arguments))
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_nothing_of_the_size_of_all_local_points_is_allocated(dtype):
+    batch, frames, features = 4, 22, 128
+    arguments = make((batch, 778, frames, 64, features)).to(dtype)
+    peaks = {}
+    for name, function in (("ours", frame_pointnet), ("eager", reference.frame_pointnet)):
+        with torch.profiler.profile(profile_memory=True) as profile:
+            function(*arguments.tensors())
+        peaks[name] = max(e.cpu_memory_usage for e in profile.events())
+    assert peaks["ours"] <= 4 * batch * frames * features * 4
+    assert peaks["eager"] >= 20 * peaks["ours"]
+
+
+def test_wrong_arguments_are_named():
+    a = make((2, 5, 3, 6, 7)).to(torch.float32)
+    with pytest.raises(ValueError, match=r"frame_pointnet: b1 must have the shape \[3, 6\], got \[2, 6\]"):
+        frame_pointnet(a.points, a.origins, a.rotations, a.w1, a.b1[:2], a.w2, a.b2)
+    with pytest.raises(TypeError, match=r"w2 must be torch\.float32, got torch\.bfloat16"):
+        frame_pointnet(a.points, a.origins, a.rotations, a.w1, a.b1, a.w2.bfloat16(), a.b2)
+    with pytest.raises(TypeError, match=r"mask must be torch\.bool"):
+        frame_pointnet(*a.tensors(), torch.ones(2, 5))
+    with pytest.raises(TypeError, match=r"origins must be torch\.float32, got torch\.float64"):
+        frame_pointnet(a.points, a.origins.double(), *a.tensors()[2:])

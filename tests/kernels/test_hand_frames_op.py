@@ -1,0 +1,199 @@
+"""hand_frames as an op: accuracy against float64, derivatives, PyTorch's own checks, strides, odd sizes, the same bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from frames_cases import generator, posed_hands, random_hands, straight_hands
+from helpers import assert_error_rule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amt.kernels import _native, hand_frames, use
+from amt.kernels.hand_frames import reference
+
+native = pytest.mark.skipif(
+    _native.missing("hand_frames", "cpu") is not None, reason="the native library is not built here"
+)
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+implementations = pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        pytest.param("native", "cpu", marks=native),
+        pytest.param("cuda", "cuda", marks=on_gpu),
+        pytest.param("triton", "cuda", marks=on_gpu),
+    ],
+)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def results(function, joints):
+    joints = joints.detach().requires_grad_()
+    origins, r = function(joints)
+    g = generator(4)
+    seeds = [torch.randn(t.shape, dtype=torch.float64, generator=g).to(t) for t in (origins, r)]
+    return origins.detach(), r.detach(), *torch.autograd.grad((origins, r), joints, seeds)
+
+
+@implementations
+@dtypes
+@pytest.mark.parametrize("batch", [1, 2, 4, 5, 15, 16, 17, 63, 300])
+def test_error_rule(name, device, dtype, batch):
+    joints = torch.cat([posed_hands(batch, seed=batch), straight_hands(batch), random_hands(batch)])[:batch].to(dtype)
+    with use(name):
+        ours = results(hand_frames, joints.to(device))
+    assert_error_rule(
+        [t.cpu() for t in ours], results(reference.hand_frames, joints.double()), results(reference.hand_frames, joints)
+    )
+
+
+@native
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 40),
+    seed=st.integers(0, 2**16),
+    exponent=st.integers(-20, 20),
+    same=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=6),
+)
+def test_error_rule_on_any_hand(batch, seed, exponent, same):
+    """Any size, any joints on top of each other."""
+    joints = random_hands(batch, seed)
+    for a, b in same:
+        joints[:, a] = joints[:, b]
+    joints = (joints * 10.0**exponent).float()
+    ours = [t.double() for t in results(hand_frames, joints)]
+    truth, peer = results(reference.hand_frames, joints.double()), results(reference.hand_frames, joints)
+    assert all(t.isfinite().all() for t in ours)
+    scale = 10.0**exponent  # origins in units in which they are about 1; gradients grow as 1 / size and are only finite
+    forwards = [(origins / scale, r) for origins, r, _ in (ours, truth, peer)]
+    assert_error_rule([t.float() for t in forwards[0]], *forwards[1:])
+
+
+@native
+def test_derivatives_in_float64():
+    joints = random_hands(2).requires_grad_()
+    with use("native"):
+        assert torch.autograd.gradcheck(hand_frames, joints)
+        assert torch.autograd.gradgradcheck(hand_frames, joints, fast_mode=True)
+
+
+@native
+def test_opcheck():
+    joints = posed_hands(3).float()
+    torch.library.opcheck(torch.ops.amt.hand_frames.default, (joints.requires_grad_(),))
+    with torch.no_grad():
+        gradients = [torch.randn_like(t) for t in hand_frames(joints)]
+        torch.library.opcheck(torch.ops.amt.hand_frames_backward.default, (*gradients, joints.detach()))
+
+
+@native
+def test_compiles_whole():
+    joints = posed_hands(5).float().requires_grad_()
+
+    def loss(j):
+        origins, r = hand_frames(j * 2)
+        return (r * torch.linspace(-1, 1, 3)).sum() + origins.square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(joints), loss(joints))
+    torch.testing.assert_close(torch.autograd.grad(compiled(joints), joints), torch.autograd.grad(loss(joints), joints))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(joints), loss(joints))
+
+
+@native
+def test_exports():
+    class Module(torch.nn.Module):
+        def forward(self, joints):
+            origins, r = hand_frames(joints)
+            return r @ origins[..., None]
+
+    joints = posed_hands(4).float()
+    exported = torch.export.export(Module(), (joints,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    more = posed_hands(9, seed=3).float()
+    torch.testing.assert_close(exported.module()(more), Module()(more))
+
+
+@implementations
+def test_same_bits_wherever_a_hand_stands(name, device):
+    joints = torch.cat([random_hands(301), straight_hands(100)]).float()
+    order = torch.randperm(401, generator=generator(1))
+    with use(name):
+        first = [t.cpu() for t in results(hand_frames, joints.to(device))]
+        assert all(map(torch.equal, first, [t.cpu() for t in results(hand_frames, joints.to(device))]))
+        with torch.no_grad():
+            shuffled = [t.cpu() for t in hand_frames(joints[order].to(device))]
+            for k in (0, 150, 400):
+                alone = [t.cpu() for t in hand_frames(joints[k : k + 1].to(device))]
+                assert all(torch.equal(a[0], b[k]) for a, b in zip(alone, first))
+    assert all(torch.equal(a, b[order]) for a, b in zip(shuffled, first))
+
+
+@native
+def test_same_bits_for_any_number_of_threads():
+    joints = random_hands(700).float()
+    many = results(hand_frames, joints)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = results(hand_frames, joints)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, many, one))
+
+
+@implementations
+@dtypes
+def test_strided_and_expanded_inputs(name, device, dtype):
+    joints = posed_hands(6).to(device, dtype)
+    views = {
+        "transposed": joints.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+        "sliced": torch.cat([joints, joints], dim=2)[..., 3:],
+        "every second": joints.repeat_interleave(2, dim=0)[::2],
+    }
+    with use(name):
+        expected = results(hand_frames, joints)
+        for view in views.values():
+            assert not view.is_contiguous()
+            assert all(map(torch.equal, results(hand_frames, view), expected))
+        one = joints[:1].expand(6, -1, -1)
+        assert all(torch.equal(a[0], b[5]) for a, b in zip(hand_frames(joints[:1]), hand_frames(one)))
+        # an expanded gradient: what .sum() sends back
+        j = joints.clone().requires_grad_()
+        (ours,) = torch.autograd.grad(sum(t.sum() for t in hand_frames(j)), j)
+    (truth,) = torch.autograd.grad(sum(t.sum() for t in reference.hand_frames(j)), j)
+    torch.testing.assert_close(ours, truth, rtol=1e-4, atol=1e-4)
+
+
+@implementations
+def test_empty_batch(name, device):
+    with use(name):
+        joints = torch.empty(0, 21, 3, device=device, requires_grad=True)
+        origins, r = hand_frames(joints)
+        assert origins.shape == (0, 22, 3)
+        assert r.shape == (0, 22, 3, 3)
+        (gradient,) = torch.autograd.grad(r.sum(), joints)
+    assert gradient.shape == (0, 21, 3)
+
+
+@native
+def test_every_number_is_written():
+    """Memory that the allocator hands out again held NaN: what the kernel leaves out would show."""
+    for batch in (1, 3, 16, 21, 64):
+        joints = random_hands(batch).float()
+        for _ in range(3):
+            poison = [torch.full((batch, *s), float("nan")) for s in ((22, 3), (22, 3, 3), (21, 3))]
+            del poison
+            assert all(t.isfinite().all() for t in results(hand_frames, joints))
+
+
+def test_wrong_arguments_are_named():
+    good = torch.zeros(2, 21, 3)
+    with pytest.raises(TypeError, match="joints must be a tensor, got list"):
+        hand_frames([1])
+    with pytest.raises(TypeError, match=r"joints must be torch\.float32 or torch\.float64, got torch\.float16"):
+        hand_frames(good.half())
+    with pytest.raises(ValueError, match=r"joints must have the shape \[B, 21, 3\], got \[2, 20, 3\]"):
+        hand_frames(good[:, 1:])
+    with pytest.raises(ValueError, match=r"got \[21, 3\]"):
+        hand_frames(good[0])

@@ -1,0 +1,167 @@
+"""Parts that can be checked against arithmetic done by hand."""
+
+import warnings
+
+import pytest
+import torch
+
+from amt.hand.camera import project
+from amt.model import ConfigError, ModelConfig
+from amt.model.encoders import nearest_distances, vertex_distances
+from amt.model.keypoints import KeypointHead
+from amt.model.latent import Latent, kl_to_standard_normal
+from amt.model.placement import camera_features, locate, place, view_rotation
+from amt.model.wrist import WristSolver
+
+K = torch.tensor([[[300.0, 0, -40], [0, 310, 150], [0, 0, 1]], [[80.0, 0, 55], [0, 80, 55], [0, 0, 1]]])
+
+
+def test_place_puts_the_point_on_its_pixel_and_locate_undoes_it():
+    position = torch.tensor([[0.3, -0.5, 0.2], [-0.9, 0.1, -1.0]])
+    points = place(position, K, 112)
+    pixels = project(points[:, None], K)[:, 0]
+    torch.testing.assert_close(pixels, 55.5 + position[:, :2] * 56, atol=1e-3, rtol=0)
+    torch.testing.assert_close(locate(points, K, 112), position, atol=1e-4, rtol=0)
+
+
+def test_depth_grows_with_the_focal_length_over_the_crop():
+    k = torch.eye(3).expand(2, 3, 3) * torch.tensor([[[100.0, 100, 1]], [[200.0, 200, 1]]]).mT
+    depth = place(torch.zeros(2, 3), k, 112)[:, 2]
+    assert depth[1] / depth[0] == pytest.approx(2.0)
+
+
+def test_the_view_turns_the_optical_axis_to_the_crop_s_centre():
+    view = view_rotation(K, 112)
+    centre = torch.full((2, 1, 2), 55.5)
+    torch.testing.assert_close(project(view[:, None, :, 2], K), centre, atol=1e-3, rtol=0)
+    torch.testing.assert_close(view @ view.mT, torch.eye(3).expand(2, 3, 3), atol=1e-6, rtol=0)
+    on_axis = torch.tensor([[[300.0, 0, 55.5], [0, 300, 55.5], [0, 0, 1]]])
+    torch.testing.assert_close(view_rotation(on_axis, 112), torch.eye(3)[None])
+
+
+def test_camera_features_know_only_angles():
+    """The same view with a sensor of twice the pixels has the same features."""
+    double = K.clone()
+    double[:, :2, :2] *= 2
+    double[:, :2, 2] = (K[:, :2, 2] + 0.5) * 2 - 0.5
+    torch.testing.assert_close(camera_features(K, 112), camera_features(double, 224), atol=1e-5, rtol=0)
+
+
+def test_keypoints_stand_on_the_peak_of_their_map():
+    torch.manual_seed(0)
+    config = ModelConfig(map_size=14)
+    head = KeypointHead(config)
+    fine = torch.zeros(1, 14, 14, config.map_channels)
+    fine[0, 3, 10] = head.score_and_depth.weight[4].detach() * 500  # only keypoint 4 is sure to answer
+    keypoints = head(fine)
+    torch.testing.assert_close(keypoints.position[0, 4], torch.tensor([10.5, 3.5]) * 2 / 14 - 1, atol=1e-3, rtol=0)
+    torch.testing.assert_close(keypoints.log_maps.exp().sum(dim=(2, 3)), torch.ones(1, 22))
+
+
+def test_the_wrist_is_found_where_the_hand_fits_its_keypoints():
+    """A hand of known size at a known place, a guess 20 % too far and 5 degrees aside: exact rays pull it back."""
+    torch.manual_seed(0)
+    relative = torch.randn(4, 21, 3) * 0.05
+    relative[:, 0] = 0
+    wrist = torch.tensor([0.1, -0.05, 0.7]).expand(4, 3)
+    joints = relative + wrist[:, None]
+    rays = joints[..., :2] / joints[..., 2:]
+    guess = wrist * 1.2 + torch.tensor([0.08, 0, 0])
+    solver = WristSolver()
+    assert (solver(guess, relative, rays) - wrist).norm(dim=1).max() < 0.25 * (guess - wrist).norm(dim=1).min()
+    with torch.no_grad():
+        solver.log_sigmas.copy_(torch.tensor([1e-3, 1.0, 10.0]).log())  # trust the keypoints alone
+        torch.testing.assert_close(solver(guess, relative, rays), wrist, atol=1e-4, rtol=0)
+        solver.log_sigmas.copy_(torch.tensor([1.0, 1e-3, 1e-3]).log())  # trust the guess alone
+        torch.testing.assert_close(solver(guess, relative, rays), guess, atol=2e-3, rtol=0)
+
+
+def test_keypoints_all_in_one_place_leave_the_guessed_depth():
+    relative = torch.randn(1, 21, 3, generator=torch.Generator().manual_seed(0)) * 0.05
+    guess = torch.tensor([[0.0, 0, 0.6]])
+    wrist = WristSolver()(guess, relative - relative.mean(dim=1, keepdim=True), torch.zeros(1, 21, 2))
+    assert wrist[0, 2].item() == pytest.approx(0.6, rel=1e-3)
+
+
+def test_distances_are_exact_far_from_the_origin():
+    torch.manual_seed(0)
+    a, b = torch.rand(2, 50, 3) * 0.1 + 0.7, torch.rand(2, 40, 3) * 0.1 + 0.7
+    true = torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    from_a, from_b, index = nearest_distances(a, b)
+    assert (from_a - true.amin(dim=2)).abs().max() < 2e-5
+    assert (from_b - true.amin(dim=1)).abs().max() < 2e-5
+    assert torch.equal(index, true.argmin(dim=1))
+    torch.testing.assert_close(vertex_distances(a, b), from_a)
+
+
+def test_the_latent_is_its_mean_in_evaluation_and_kl_is_zero_at_the_prior():
+    torch.manual_seed(0)
+    latent, x = Latent(8, 4, sample=True), torch.randn(1000, 8)
+    latent.eval()
+    value, mean, _ = latent(x)
+    assert torch.equal(value, mean)
+    latent.train()
+    value, mean, log_variance = latent(x)
+    measured, expected = (value - mean).square().mean().item(), log_variance.exp().mean().item()
+    assert measured == pytest.approx(expected, rel=0.1)
+    assert kl_to_standard_normal(torch.zeros(1, 4), torch.zeros(1, 4)) == 0
+    assert kl_to_standard_normal(torch.ones(1, 4), torch.zeros(1, 4)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": "huge"}, "model.size must be one of tiny, small, base, large; got 'huge'"),
+        ({"hidden": 100}, "model.hidden must be a multiple of 64; got 100"),
+        ({"crop_size": 100}, "model.crop_size must be a multiple of 16 .* take 96"),
+        ({"size": "small", "crop_size": 230}, "model.crop_size must be a multiple of 14 .* take 224"),
+        ({"refine_steps": 0}, "model.refine_steps must be at least 1; got 0"),
+        ({"backbone": {"name": "resnet"}}, "model.backbone.name must be one of hybrid, dinov2-small"),
+        ({"backbone": {"nane": "hybrid"}}, "model.backbone: unknown nane"),
+        ({"backbone": {"frozen_layers": 9}}, "model.backbone.frozen_layers must be 0 to 4; got 9"),
+    ],
+)
+def test_a_wrong_configuration_is_named(values, message):
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.from_dict(values)
+
+
+def test_a_size_fills_what_is_not_given_and_survives_json():
+    config = ModelConfig(size="base", hidden=512)
+    assert (config.hidden, config.map_size, config.backbone.name) == (512, 56, "dinov2-base")
+    assert ModelConfig.from_dict(config.as_dict()) == config
+
+
+def test_a_missing_hand_model_is_named(tmp_path):
+    from amt.model import AMT
+
+    with pytest.raises(ConfigError, match=r"model\.hand: .*MANO_RIGHT\.pkl"):
+        AMT(ModelConfig(hand=str(tmp_path / "MANO_RIGHT.pkl")))
+
+
+def test_dinov2_s_interface_and_its_saved_weights(tmp_path):
+    pytest.importorskip("transformers")
+    from amt.model.dinov2 import DinoV2Backbone
+
+    config = ModelConfig(size="small", crop_size=56, backbone={"depth": 3, "frozen_layers": 1})
+    with pytest.warns(UserWarning, match="starts at random"):
+        backbone = DinoV2Backbone(config)
+    image = torch.randn(1, 3, 56, 56)
+    features = backbone(image)
+    assert [tuple(m.shape) for m in features.maps] == [(1, 384, 4, 4)] * 3
+    assert features.tokens.shape[0] == 1
+    assert features.tokens.shape[2] == 384
+    features.tokens.sum().backward()
+    layers = backbone.model.encoder.layer
+    assert all(p.grad is None for p in layers[0].parameters())
+    assert all(p.grad is not None for p in layers[2].attention.parameters())
+
+    backbone.model.save_pretrained(tmp_path)
+    config.backbone.weights, config.backbone.require_pretrained = str(tmp_path), True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = DinoV2Backbone(config)
+    torch.testing.assert_close(again(image).tokens, features.tokens)
+    config.backbone.weights = str(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="require_pretrained is set"):
+        DinoV2Backbone(config)

@@ -1,0 +1,131 @@
+"""The loss on scenes whose errors are known."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from amt.model import AMT, ModelConfig
+from amt.train.losses import LossConfig, compute_loss, mean_where
+
+
+@pytest.fixture(scope="module")
+def scene(make_batch):
+    torch.manual_seed(0)
+    batch = make_batch(3, left=True)
+    model = AMT(ModelConfig()).eval()
+    with torch.no_grad():
+        return model(batch.inputs), batch
+
+
+def perfect(prediction, batch):
+    """A prediction that says what the labels say."""
+    from amt.hand.rotations import axis_angle_to_matrix
+
+    t = batch.targets
+    pose = axis_angle_to_matrix(t.pose.unflatten(-1, (16, 3)))
+    steps = prediction.refined_joints.shape[1]
+    names = ("joints", "coarse_joints", "decoded_joints")
+    return dataclasses.replace(
+        prediction,
+        **dict.fromkeys(names, t.joints),
+        **dict.fromkeys(("vertices", "coarse_vertices", "decoded_vertices"), t.vertices),
+        **dict.fromkeys(("pose", "coarse_pose"), pose),
+        **dict.fromkeys(("betas", "coarse_betas"), t.betas),
+        **dict.fromkeys(("object_rotation", "coarse_object_rotation"), t.object_rotation),
+        **dict.fromkeys(("object_translation", "coarse_object_translation"), t.object_translation),
+        refined_joints=t.joints[:, None].expand(-1, steps, -1, -1),
+    )
+
+
+def test_a_perfect_hand_and_object_cost_nothing(scene):
+    prediction, batch = scene
+    terms = compute_loss(perfect(prediction, batch), batch, LossConfig()).terms
+    for name in ("joints", "vertices", "pose", "betas", "projection", "depth", "object_translation", "object_rotation"):
+        assert terms[name] < 1e-5, name
+    assert terms["object_points"] < 2e-3  # cdist in float32 of a point with itself
+
+
+def test_a_known_offset_costs_what_it_should(scene):
+    """Every finger joint 10 mm off along x, wrist in place: the mean of |10 mm| / 0.1 m over 20 of 21 joints and 1 of 3 axes."""
+    prediction, batch = scene
+    right = perfect(prediction, batch)
+    moved = right.refined_joints + torch.tensor([0.01, 0, 0])
+    moved[:, :, 0] = right.refined_joints[:, :, 0]
+    terms = compute_loss(dataclasses.replace(right, refined_joints=moved), batch, LossConfig()).terms
+    steps = moved.shape[1]
+    expected = 0.1 / 3 * 20 / 21 * steps / (steps + 2)
+    assert terms["joints"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_refinement_step_is_supervised(scene):
+    prediction, batch = scene
+    steps = prediction.refined_joints.clone().requires_grad_()
+    compute_loss(dataclasses.replace(prediction, refined_joints=steps), batch, LossConfig()).total.backward()
+    assert (steps.grad.abs().sum(dim=(0, 2, 3)) > 0).all()
+
+
+def test_samples_without_labels_do_not_count(scene):
+    prediction, batch = scene
+    nothing = torch.zeros(3, dtype=torch.bool)
+    spoiled = dataclasses.replace(
+        batch.targets,
+        joints=batch.targets.joints.clone(),
+        hand_valid=torch.tensor([True, False, True]),
+        contact_valid=nothing,
+        object_valid=nothing,
+    )
+    spoiled.joints[1] = 100.0
+    kept = [0, 2]
+    a = compute_loss(prediction, dataclasses.replace(batch, targets=spoiled), LossConfig()).terms
+    b = compute_loss(prediction[kept], batch[kept], LossConfig()).terms
+    assert a["joints"] == pytest.approx(float(b["joints"]), rel=1e-5)
+    assert a["contact"] == a["object_points"] == a["object_translation"] == 0
+    assert mean_where(torch.ones(3, 2), nothing) == 0
+
+
+@pytest.mark.parametrize("owner", ["targets", "prediction"])
+def test_sixteen_bit_metres_are_refused(scene, owner):
+    """Mistake 3: at half a metre bf16 counts in steps of 4 mm."""
+    prediction, batch = scene
+    if owner == "targets":
+        batch = dataclasses.replace(
+            batch, targets=dataclasses.replace(batch.targets, joints=batch.targets.joints.bfloat16())
+        )
+    else:
+        prediction = dataclasses.replace(prediction, joints=prediction.joints.bfloat16())
+    with pytest.raises(TypeError, match=rf"{owner}\.joints must be float32, got torch\.bfloat16"):
+        compute_loss(prediction, batch, LossConfig())
+
+
+def test_under_autocast_a_millimetre_still_counts(scene):
+    """Mistake 3, the other door: the loss leaves autocast before it subtracts, labels reach it in float32."""
+    prediction, batch = scene
+    right = perfect(prediction, batch)
+    moved = dataclasses.replace(
+        right, refined_joints=right.refined_joints + torch.randn_like(right.refined_joints) * 1e-3
+    )
+    assert all(t.dtype != torch.bfloat16 for t in dataclasses.astuple(batch.to("cpu").targets))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = compute_loss(moved, batch, LossConfig())
+    outside = compute_loss(moved, batch, LossConfig())
+    assert inside.total.dtype == torch.float32
+    assert inside.terms["joints"] == pytest.approx(float(outside.terms["joints"]), rel=1e-5)
+
+
+def test_a_round_object_may_turn(scene):
+    """A ball turned about its centre is the same ball: the points' distance stays small, one by one they moved."""
+    prediction, batch = scene
+    g = torch.Generator().manual_seed(0)
+    ball = torch.nn.functional.normalize(torch.randn(3, 128, 3, generator=g), dim=-1) * 0.05
+    batch = dataclasses.replace(batch, inputs=dataclasses.replace(batch.inputs, object_points=ball))
+    right = perfect(prediction, batch)
+    turned = right.object_rotation @ torch.diag(torch.tensor([-1.0, -1, 1]))
+    right = dataclasses.replace(right, object_rotation=turned, coarse_object_rotation=turned)
+    terms = compute_loss(right, batch, LossConfig()).terms
+    assert terms["object_points"] < 0.25 * terms["object_rotation"]
+
+
+def test_negative_weights_are_refused():
+    with pytest.raises(ValueError, match=r"loss\.kl must not be negative; got -1"):
+        LossConfig(kl=-1)
