@@ -3,8 +3,10 @@
 On a GPU the caching allocator counts the peak. On the CPU it is the high-water mark of the process's resident memory
 (VmHWM, reset through /proc/self/clear_refs) above what was resident before the call, with the allocator's free pages given
 back first. Unlike the profiler's memory events, that sees scratch buffers which a native kernel takes from malloc, so an op
-cannot look small by allocating behind PyTorch's back; memory that is reserved and never touched does not count. Where the
-kernel offers no such reset, the profiler's events serve, and the record says so.
+cannot look small by allocating behind PyTorch's back; memory that is reserved and never touched does not count. Blocks below
+the allocator's mapping threshold (32 MiB) may land in other holes of a fragmented heap each time, and the pages of the old
+ones stay: there the reading is an upper bound. Where the kernel offers no such reset, the profiler's events serve, and the
+record says so.
 """
 
 from __future__ import annotations

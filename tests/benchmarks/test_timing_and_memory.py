@@ -1,6 +1,9 @@
 """The instruments: what they read is what was there."""
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 from benchmarks import ceilings, memory, timing
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 def test_spread_is_the_median_with_20_and_80_percent():
@@ -55,12 +59,20 @@ def test_peak_memory_of_tensors():
 
 
 def test_peak_memory_is_the_most_held_at_once_not_the_sum():
-    def run():
-        for _ in range(4):
-            torch.ones(16 << 18)
+    """Blocks above 32 MiB, which get a mapping of their own, in a heap without holes: elsewhere it is an upper bound."""
+    script = """if True:
+        import torch
+        from benchmarks import memory
 
-    run()
-    assert memory.peak_bytes(run, CPU)[0] == pytest.approx(16 << 20, rel=0.1)
+        def run():
+            for _ in range(4):
+                torch.ones(64 << 18)
+
+        run()
+        print(memory.peak_bytes(run, torch.device("cpu"))[0])
+    """
+    out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert int(out) == pytest.approx(64 << 20, rel=0.05)
 
 
 def test_peak_memory_sees_what_pytorch_did_not_allocate():
