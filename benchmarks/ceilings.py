@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.timing import interleaved
+from benchmarks.timing import interleaved, seconds
 
 GIGA, TERA = 1e9, 1e12
+LEAST_SIZE = 256
+LONGEST_PRODUCT = 0.5  # s: a CPU without instructions for a dtype needs minutes for what others do in milliseconds
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -29,22 +31,38 @@ def measure(device: torch.device, quick: bool = False) -> dict:
         "copy_bytes": size,
         "matrix_tflop_s": {},
         "matrix_size": (2048 if quick else 8192) if cuda else (512 if quick else 2048),
+        "smaller_matrices": {},
         "unavailable": {},
     }
-    runs, n = {}, result["matrix_size"]
+    runs, sizes = {}, {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn):
+        name = name_of(dtype)
         try:
-            runs[name_of(dtype)] = _product(n, dtype, device)
-            runs[name_of(dtype)]()
+            sizes[name] = _affordable(result["matrix_size"], dtype, device)
+            runs[name] = _product(sizes[name], dtype, device)
+            runs[name]()
         except RuntimeError as error:
-            runs.pop(name_of(dtype), None)
-            result["unavailable"][name_of(dtype)] = str(error).strip().splitlines()[0][:200]
+            runs.pop(name, None)
+            result["unavailable"][name] = str(error).strip().splitlines()[0][:200]
     if cuda:
-        runs["tf32"] = _with_tf32(_product(n, torch.float32, device))
+        sizes["tf32"] = sizes["float32"]
+        runs["tf32"] = _with_tf32(_product(sizes["tf32"], torch.float32, device))
         runs["tf32"]()
     for name, spread in interleaved(runs, device, rounds, limit).items():
-        result["matrix_tflop_s"][name] = round(2 * n**3 / (spread.median / 1e3) / TERA, 4)
+        result["matrix_tflop_s"][name] = round(2 * sizes[name] ** 3 / (spread.median / 1e3) / TERA, 4)
+    result["smaller_matrices"] = {name: sizes[name] for name in runs if sizes[name] < result["matrix_size"]}
     return result
+
+
+def _affordable(size: int, dtype: torch.dtype, device: torch.device) -> int:
+    """The largest of ``size``, half of it and so on whose product should take no longer than ``LONGEST_PRODUCT``."""
+    least = min(size, LEAST_SIZE)
+    run = _product(least, dtype, device)
+    run()
+    once = min(seconds(run, 1, device) for _ in range(2))
+    while size > least and once * (size / least) ** 3 > LONGEST_PRODUCT:
+        size //= 2
+    return size
 
 
 def _seconds_of_copy(size: int, device: torch.device, rounds: int, limit: float) -> float:
