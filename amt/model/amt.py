@@ -18,7 +18,6 @@ from amt.hand.batch import Inputs
 from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.mirror import mirror_inputs
 from amt.hand.rotations import matrix_to_six_d
-from amt.hand.skeleton import NUM_JOINTS
 from amt.kernels import hand_frames
 from amt.model.backbone import Normalize, build_backbone
 from amt.model.coarse_decoder import HAND, OBJECT, CoarseDecoder, Parameters
@@ -26,13 +25,12 @@ from amt.model.config import ConfigError, ModelConfig
 from amt.model.decoders import ContactDecoder, HandDecoder, ObjectDecoder
 from amt.model.encoders import PALM, ContactEncoder, HandEncoder, ObjectEncoder, nearest_distances, vertex_distances
 from amt.model.fusion import Fusion
-from amt.model.keypoints import KeypointHead
+from amt.model.keypoints import KeypointHead, box_corners
 from amt.model.neck import Neck
 from amt.model.outputs import Prediction
 from amt.model.placement import camera_features, view_rotation
-from amt.model.pose import OFFSET_UNIT, build_scene, coarse_scene, posed_points, seen_from
+from amt.model.pose import OFFSET_UNIT, SceneSolver, build_scene, posed_points, seen_from
 from amt.model.refinement import Refinement
-from amt.model.wrist import WristSolver
 
 
 class AMT(nn.Module):
@@ -51,7 +49,7 @@ class AMT(nn.Module):
         self.neck = Neck(config, self.backbone.map_channels)
         self.keypoints = KeypointHead(config)
         self.coarse_decoder = CoarseDecoder(config, _mean_pose(self.mano))
-        self.wrist_solver = WristSolver()
+        self.scene_solver = SceneSolver()
         self.hand_encoder = HandEncoder(config)
         self.object_encoder = ObjectEncoder(config)
         self.contact_encoder = ContactEncoder(config, self.mano)
@@ -89,8 +87,8 @@ class AMT(nn.Module):
         parameters, queries, class_logits = self.coarse_decoder(
             features.tokens, keypoints, camera_features(intrinsics, size), inputs.object_class
         )
-        coarse, parameters = coarse_scene(
-            parameters, self.mano, self.wrist_solver, keypoints.position[:, :NUM_JOINTS], intrinsics, size
+        coarse, parameters = self.scene_solver(
+            parameters, self.mano, keypoints, box_corners(inputs.object_points), intrinsics, size
         )
 
         # from here on the coarse scene is an observation: its own tokens are made of it, never of the labels

@@ -15,25 +15,34 @@ from amt.hand.skeleton import NUM_JOINTS
 from amt.model.config import ModelConfig
 from amt.model.precision import coordinates
 
-NUM_KEYPOINTS = NUM_JOINTS + 1  # the joints, and the object's origin
+NUM_CORNERS = 8
+CENTRE, FIRST_CORNER = NUM_JOINTS, NUM_JOINTS + 1
+NUM_KEYPOINTS = FIRST_CORNER + NUM_CORNERS  # the joints, the object's origin, the corners of the box around its points
+# the same box seen in a mirror: corner i of box_corners has its x in bit 2
+MIRRORED = (*range(FIRST_CORNER), *(FIRST_CORNER + (i ^ 4) for i in range(NUM_CORNERS)))
 
 
 class Keypoints(NamedTuple):
     """2.5D: positions in the crop and depths from the wrist."""
 
-    position: Tensor  # [B, 22, 2]: half crops from the crop's centre, x right, y down
-    depth: Tensor  # [B, 22], 0.1 m behind the wrist
-    features: Tensor  # [B, 22, C]: the map at each keypoint
-    log_maps: Tensor  # [B, 22, H, W]: log probability of each cell to hold the keypoint
+    position: Tensor  # [B, 30, 2]: half crops from the crop's centre, x right, y down
+    depth: Tensor  # [B, 30], 0.1 m behind the wrist
+    trust: Tensor  # [B, 30], 0 to 1: how much the geometric solvers make of it
+    features: Tensor  # [B, 30, C]: the map at each keypoint
+    log_maps: Tensor  # [B, 30, H, W]: log probability of each cell to hold the keypoint
 
 
 class KeypointHead(nn.Module):
-    """One score map a keypoint; its softmax weighs positions, depths and features."""
+    """One score map a keypoint; its softmax weighs the cells' positions, depths, trust and features.
+
+    Each cell may point beside itself, so that corners outside the crop have a place too.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         channels, size = config.map_channels, config.map_size
         self.score_and_depth = nn.Linear(channels, 2 * NUM_KEYPOINTS)
+        self.beside_and_trust = nn.Parameter(torch.zeros(NUM_KEYPOINTS, 3, channels))
         axis = (torch.arange(size) + 0.5) * 2 / size - 1
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         self.register_buffer("grid", torch.stack((x, y), dim=-1).flatten(0, 1), persistent=False)
@@ -44,14 +53,30 @@ class KeypointHead(nn.Module):
         log_weights = torch.log_softmax(score, dim=2)
         weights = log_weights.exp()
         depth = (weights * depth).sum(dim=2)
+        features = weights.to(cells.dtype) @ cells
+        beside = self._beside(features).float()  # linear in the cell: the same as weighing every cell's answer
         return Keypoints(
-            position=_mean_position(weights, self.grid),
+            position=_mean_position(weights, self.grid) + beside[..., :2],
             depth=depth - depth[:, :1],
-            features=weights.to(cells.dtype) @ cells,
+            trust=torch.sigmoid(beside[..., 2]),
+            features=features,
             log_maps=log_weights.unflatten(2, fine.shape[1:3]),
         )
+
+    def _beside(
+        self, features: Tensor
+    ) -> Tensor:  # [B, 30, C] -> [B, 30, 3]: x, y and trust, for each keypoint its own
+        return (self.beside_and_trust.to(features.dtype) @ features[..., None])[..., 0]
 
 
 @coordinates
 def _mean_position(weights: Tensor, grid: Tensor) -> Tensor:  # [B, N, cells], [cells, 2] -> [B, N, 2]
     return weights @ grid
+
+
+@coordinates
+def box_corners(points: Tensor) -> Tensor:
+    """Corners [B, 8, 3] of the box around points [B, P, 3] in their own frame, number 4x + 2y + z with 1 for far."""
+    ends = torch.stack((points.amin(dim=1), points.amax(dim=1)), dim=1)  # [B, 2, 3]
+    far = torch.tensor([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(NUM_CORNERS)], device=points.device)
+    return ends.gather(1, far.expand(points.shape[0], -1, -1))

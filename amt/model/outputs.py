@@ -9,6 +9,7 @@ from torch import Tensor
 
 from amt.hand.batch import _TensorFields
 from amt.hand.mirror import mirror_points, mirror_rotations
+from amt.model.keypoints import MIRRORED
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Prediction(_TensorFields):
     refined_joints: Tensor  # [B, S, 21, 3], m: after each refinement step
     decoded_joints: Tensor  # [B, 21, 3], m: where the refinement starts
     decoded_vertices: Tensor  # [B, 778, 3], m
-    keypoints: Tensor  # [B, 22, 2]: joints and object's origin in the crop, half crops from its centre; first evidence
-    keypoint_depths: Tensor  # [B, 22], 0.1 m behind the wrist
-    keypoint_maps: Tensor  # [B, 22, H, W]: log probability of each cell of the fine map to hold the keypoint
+    keypoints: Tensor  # [B, 30, 2]: joints, object's origin and box corners in the crop, half crops from its centre
+    keypoint_depths: Tensor  # [B, 30], 0.1 m behind the wrist
+    keypoint_maps: Tensor  # [B, 30, H, W]: log probability of each cell of the fine map to hold the keypoint
     coarse_joints: Tensor  # [B, 21, 3], m: the coarse decoder's; the hand frames stand on these
     coarse_vertices: Tensor  # [B, 778, 3], m
     coarse_pose: Tensor  # [B, 16, 3, 3]
@@ -50,11 +51,12 @@ class Prediction(_TensorFields):
 
     def mirrored(self, which: Tensor) -> Prediction:
         """The prediction of the mirrored scene where ``which`` [B] (bool) is True: x becomes -x."""
-        flipped = self.keypoints * self.keypoints.new_tensor((-1, 1))
+        flipped = self.keypoints[:, MIRRORED] * self.keypoints.new_tensor((-1, 1))
         return replace(
             self,
             keypoints=torch.where(which[:, None, None], flipped, self.keypoints),
-            keypoint_maps=_mirror_where(which, lambda maps: maps.flip(-1), self.keypoint_maps),
+            keypoint_depths=torch.where(which[:, None], self.keypoint_depths[:, MIRRORED], self.keypoint_depths),
+            keypoint_maps=_mirror_where(which, lambda maps: maps[:, MIRRORED].flip(-1), self.keypoint_maps),
             **{name: _mirror_where(which, mirror_points, getattr(self, name)) for name in _POINTS},
             **{name: _mirror_where(which, mirror_rotations, getattr(self, name)) for name in _ROTATIONS},
         )

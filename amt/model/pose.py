@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amt.hand.mano import ManoLayer
-from amt.hand.rotations import six_d_to_matrix
+from amt.hand.rotations import matrix_to_six_d, six_d_to_matrix
+from amt.hand.skeleton import NUM_JOINTS
 from amt.model.coarse_decoder import Parameters
+from amt.model.keypoints import CENTRE, FIRST_CORNER, Keypoints
+from amt.model.orientation import OrientationSolver
 from amt.model.placement import keypoint_rays, locate, place, view_rotation
 from amt.model.precision import coordinates
 from amt.model.wrist import WristSolver
@@ -32,19 +35,72 @@ class Scene(NamedTuple):
         return Scene(*(value.detach() for value in self))
 
 
-@coordinates
-def coarse_scene(
-    parameters: Parameters, mano: ManoLayer, solver: WristSolver, keypoints: Tensor, intrinsics: Tensor, size: int
-) -> tuple[Scene, Parameters]:
-    """Poses the hand, finds where it fits its keypoints [B, 21, 2] (half crops), and says so in the returned parameters.
+class SceneSolver(nn.Module):
+    """The coarse scene, made to fit its keypoints: wrist, then the turns of hand and object about it, each in closed form."""
 
-    Args:
-        intrinsics: K of the crop [B, 3, 3], px of a crop of ``size`` px.
-    """
-    guess = place(parameters.wrist, intrinsics, size)
-    hand = _posed(parameters, mano, intrinsics, size)
-    wrist = solver(guess, hand.joints, keypoint_rays(keypoints, intrinsics, size))
-    return _placed(hand, wrist), parameters._replace(wrist=locate(wrist, intrinsics, size))
+    def __init__(self):
+        super().__init__()
+        self.wrist = WristSolver()
+        self.hand, self.object = OrientationSolver(), OrientationSolver()
+
+    def forward(
+        self,
+        parameters: Parameters,
+        mano: ManoLayer,
+        keypoints: Keypoints,
+        corners: Tensor,
+        intrinsics: Tensor,
+        size: int,
+    ) -> tuple[Scene, Parameters]:
+        """Poses hand and object, turns and moves them onto their keypoints, and says so in the returned parameters.
+
+        Args:
+            corners: of the box around the object's points, [B, 8, 3], m, in its own frame.
+            intrinsics: K of the crop [B, 3, 3], px of a crop of ``size`` px.
+        """
+        return _solved(self, parameters, mano, keypoints, corners, intrinsics, size)
+
+
+@coordinates
+def _solved(
+    solver: SceneSolver,
+    parameters: Parameters,
+    mano: ManoLayer,
+    keypoints: Keypoints,
+    corners: Tensor,
+    intrinsics: Tensor,
+    size: int,
+) -> tuple[Scene, Parameters]:
+    scene = _posed(parameters, mano, intrinsics, size)  # the wrist in the camera
+    rays = keypoint_rays(keypoints.position, intrinsics, size)
+    of_joints = rays[:, :NUM_JOINTS]
+    wrist = solver.wrist(place(parameters.wrist, intrinsics, size), scene.joints, of_joints)
+
+    depth = wrist[:, None, 2:] + keypoints.depth[..., None] * OFFSET_UNIT
+    seen = torch.cat((rays, torch.ones_like(depth)), dim=-1) * depth - wrist[:, None]  # from the wrist, m
+    hand_turn = solver.hand(scene.joints, seen[:, :NUM_JOINTS], keypoints.trust[:, :NUM_JOINTS])
+    centre = seen[:, CENTRE, None]
+    object_turn = solver.object(
+        corners @ scene.object_rotation.mT, seen[:, FIRST_CORNER:] - centre, keypoints.trust[:, FIRST_CORNER:]
+    )
+    trust = keypoints.trust[:, CENTRE, None]
+    scene = scene._replace(
+        joints=scene.joints @ hand_turn.mT,
+        vertices=scene.vertices @ hand_turn.mT,
+        pose=torch.cat(((hand_turn @ scene.pose[:, 0])[:, None], scene.pose[:, 1:]), dim=1),
+        object_rotation=object_turn @ scene.object_rotation,
+        object_translation=torch.lerp(scene.object_translation, centre[:, 0], trust),
+    )
+    wrist = solver.wrist(wrist, scene.joints, of_joints)
+
+    back = view_rotation(intrinsics, size).mT
+    six_d = matrix_to_six_d(back @ scene.pose[:, 0])
+    return _placed(scene, wrist), parameters._replace(
+        hand_six_d=torch.cat((six_d[:, None], parameters.hand_six_d[:, 1:]), dim=1),
+        wrist=locate(wrist, intrinsics, size),
+        object_six_d=matrix_to_six_d(back @ scene.object_rotation),
+        object_offset=(back @ scene.object_translation[..., None])[..., 0] / OFFSET_UNIT,
+    )
 
 
 @coordinates

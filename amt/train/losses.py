@@ -9,15 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amt.hand.batch import Batch, Targets
+from amt.hand.batch import Batch, Inputs, Targets
 from amt.hand.camera import project
 from amt.hand.rotations import axis_angle_to_matrix
 from amt.hand.skeleton import NUM_JOINTS
+from amt.model.keypoints import NUM_KEYPOINTS, box_corners
 from amt.model.latent import kl_to_standard_normal
 from amt.model.outputs import Prediction
+from amt.model.pose import posed_points
 
 LENGTH_UNIT = 0.1  # m
 HAND_BALANCE, OBJECT_BALANCE = 0.5, 0.7  # see _balanced_bce
+FARTHEST_KEYPOINT = 1.5  # half crops from the centre: nobody can tell where a corner far outside lies
 CHAMFER_POINTS = 128  # object points compared with each other: the term costs their square
 
 
@@ -25,7 +28,7 @@ CHAMFER_POINTS = 128  # object points compared with each other: the term costs t
 class LossConfig:
     """The weight of each term; 0 turns it off."""
 
-    keypoints: float = 2.0  # joints and object's origin in the crop, and their depths from the wrist
+    keypoints: float = 2.0  # joints, object's origin and box corners in the crop, and their depths from the wrist
     keypoint_maps: float = 1.0  # cross-entropy of the maps with the four cells around each of them
     joints: float = 4.0  # wrist-relative: coarse, decoded and every refinement step
     vertices: float = 1.0  # wrist-relative: coarse and decoded
@@ -36,7 +39,8 @@ class LossConfig:
     object_translation: float = 2.0  # from the wrist: coarse and final
     object_points: float = 1.0  # symmetric chamfer distance of the points turned by the two rotations
     object_rotation: float = 0.3  # the same points compared one by one: right only without symmetries, so weak
-    contact: float = 0.5
+    contact: float = 0.5  # cross-entropy and overlap (soft Dice) on hand vertices and object points
+    diversity: float = 0.0  # how far the batch's joints spread less than its labels
     object_class: float = 0.1
     kl: float = 1e-3
 
@@ -68,11 +72,12 @@ def compute_loss(prediction: Prediction, batch: Batch, weights: LossConfig) -> L
     check_float32(prediction, targets)
     with torch.autocast(targets.joints.device.type, enabled=False):
         terms = {
-            **_keypoint_terms(prediction, targets, batch.inputs.intrinsics, batch.inputs.image.shape[-1]),
+            **_keypoint_terms(prediction, targets, batch.inputs),
             **_hand_terms(prediction, targets, batch.inputs.intrinsics, batch.inputs.image.shape[-1]),
             **_object_terms(prediction, targets, batch.inputs.object_points),
             "contact": _contact_term(prediction, targets),
             "object_class": _class_term(prediction, batch.inputs.object_class),
+            "diversity": _diversity_term(prediction, targets),
             "kl": (
                 kl_to_standard_normal(prediction.hand_mean, prediction.hand_log_variance)
                 + kl_to_standard_normal(prediction.object_mean, prediction.object_log_variance)
@@ -96,12 +101,18 @@ def mean_where(value: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, per_sample, 0.0).sum() / valid.sum().clamp(min=1)
 
 
-def _keypoint_terms(p: Prediction, t: Targets, intrinsics: Tensor, size: int) -> dict[str, Tensor]:
-    points = torch.cat((t.joints, t.object_translation[:, None]), dim=1)
-    wanted = (project(points, intrinsics) - (size - 1) / 2) / (size / 2)
+def _keypoint_terms(p: Prediction, t: Targets, inputs: Inputs) -> dict[str, Tensor]:
+    size = inputs.image.shape[-1]
+    corners = posed_points(box_corners(inputs.object_points), t.object_rotation, t.object_translation)
+    points = torch.cat((t.joints, t.object_translation[:, None], corners), dim=1)
+    wanted = (project(points, inputs.intrinsics) - (size - 1) / 2) / (size / 2)
     place = F.smooth_l1_loss(p.keypoints, wanted, beta=0.05, reduction="none").mean(dim=-1)
     depth = (p.keypoint_depths - (points[..., 2] - points[:, :1, 2]) / LENGTH_UNIT).abs()
-    valid = torch.cat((t.hand_valid[:, None].expand(-1, NUM_JOINTS), (t.hand_valid & t.object_valid)[:, None]), dim=1)
+    both = (t.hand_valid & t.object_valid)[:, None]
+    valid = torch.cat(
+        (t.hand_valid[:, None].expand(-1, NUM_JOINTS), both.expand(-1, NUM_KEYPOINTS - NUM_JOINTS)), dim=1
+    )
+    valid = valid & (wanted.abs() < FARTHEST_KEYPOINT).all(dim=-1)
     inside = valid & (wanted.abs() < 1).all(dim=-1)
     return {
         "keypoints": mean_where((place + 0.5 * depth).flatten()[:, None], valid.flatten()),
@@ -166,7 +177,15 @@ def _contact_term(p: Prediction, t: Targets) -> Tensor:
     return (
         _balanced_bce(p.hand_contact, t.hand_contact, t.contact_valid, HAND_BALANCE)
         + _balanced_bce(p.object_contact, t.object_contact, t.contact_valid, OBJECT_BALANCE)
+        + _dice(p.hand_contact, t.hand_contact, t.contact_valid)
+        + _dice(p.object_contact, t.object_contact, t.contact_valid)
     ) / 2
+
+
+def _dice(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """1 - F1 with probabilities in place of answers, over the whole batch (Milletari et al., "V-Net", 2016)."""
+    answers, labels = torch.sigmoid(logits) * valid[:, None], labels * valid[:, None]
+    return 1 - (2 * (answers * labels).sum() + 1) / (answers.sum() + labels.sum() + 1)
 
 
 def _balanced_bce(logits: Tensor, labels: Tensor, valid: Tensor, balance: float) -> Tensor:
@@ -179,6 +198,19 @@ def _balanced_bce(logits: Tensor, labels: Tensor, valid: Tensor, balance: float)
     weight = ((1 - share) / share.clamp(min=1e-3)).pow(balance).clamp(max=10.0)
     losses = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="none")
     return mean_where(losses, valid)
+
+
+def _diversity_term(p: Prediction, t: Targets) -> Tensor:
+    """How much less wrist-relative joints vary over the batch than the labels do: 0 to 1, which is a mean pose."""
+
+    def spread(joints: Tensor) -> Tensor:  # [21, 3], m
+        relative = (joints - joints[:, :1]) * t.hand_valid[:, None, None]
+        count = t.hand_valid.sum().clamp(min=1)
+        mean = relative.sum(dim=0) / count
+        square = ((relative - mean).square() * t.hand_valid[:, None, None]).sum(dim=0) / count
+        return (square + 1e-8).sqrt()  # 0.1 mm: a root of 0 has no gradient
+
+    return torch.relu(1 - spread(p.joints) / spread(t.joints))[1:].mean()
 
 
 def _class_term(p: Prediction, object_class: Tensor) -> Tensor:

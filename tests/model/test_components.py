@@ -8,8 +8,9 @@ import torch
 from amt.hand.camera import project
 from amt.model import ConfigError, ModelConfig
 from amt.model.encoders import nearest_distances, vertex_distances
-from amt.model.keypoints import KeypointHead
+from amt.model.keypoints import MIRRORED, NUM_KEYPOINTS, KeypointHead, box_corners
 from amt.model.latent import Latent, kl_to_standard_normal
+from amt.model.orientation import OrientationSolver
 from amt.model.placement import camera_features, locate, place, view_rotation
 from amt.model.wrist import WristSolver
 
@@ -55,7 +56,62 @@ def test_keypoints_stand_on_the_peak_of_their_map():
     fine[0, 3, 10] = head.score_and_depth.weight[4].detach() * 500  # only keypoint 4 is sure to answer
     keypoints = head(fine)
     torch.testing.assert_close(keypoints.position[0, 4], torch.tensor([10.5, 3.5]) * 2 / 14 - 1, atol=1e-3, rtol=0)
-    torch.testing.assert_close(keypoints.log_maps.exp().sum(dim=(2, 3)), torch.ones(1, 22))
+    torch.testing.assert_close(keypoints.log_maps.exp().sum(dim=(2, 3)), torch.ones(1, NUM_KEYPOINTS))
+
+
+def test_corners_of_the_box_around_the_points():
+    points = torch.tensor([[[0.0, 0, 0], [1, 2, 3], [0.5, 1, 1]], [[-1.0, 5, 0], [-2, 4, 1], [-2, 5, 0]]])
+    corners = box_corners(points)
+    torch.testing.assert_close(corners[0, 0], torch.zeros(3))
+    torch.testing.assert_close(corners[0, 7], torch.tensor([1.0, 2, 3]))
+    torch.testing.assert_close(corners[1, 4], torch.tensor([-1.0, 4, 0]))
+    mirrored = box_corners(points * torch.tensor([-1.0, 1, 1]))
+    order = [i - 22 for i in MIRRORED[22:]]
+    torch.testing.assert_close(mirrored, corners[:, order] * torch.tensor([-1.0, 1, 1]))
+
+
+def test_orientation_is_procrustes():
+    import roma
+
+    torch.manual_seed(0)
+    shape = torch.randn(50, 21, 3) * 0.06
+    turn = roma.random_rotmat(50)
+    seen = shape @ turn.mT
+    solver, trust = OrientationSolver(), torch.ones(50, 21)
+    with torch.no_grad():
+        solver.log_prior.fill_(-20)
+        torch.testing.assert_close(solver(shape, seen, trust), turn, atol=1e-5, rtol=0)
+        noisy = seen + torch.randn_like(seen) * 0.02
+        torch.testing.assert_close(
+            solver(shape, noisy, trust), roma.special_procrustes(noisy.mT @ shape), atol=1e-5, rtol=0
+        )
+        wrong = noisy.clone()
+        wrong[:, 5:] += 1.0
+        trust[:, 5:] = 0  # and what is not trusted does not count
+        torch.testing.assert_close(
+            solver(shape, wrong, trust), solver(shape[:, :5], noisy[:, :5], trust[:, :5]), atol=1e-5, rtol=0
+        )
+
+
+def test_orientation_keeps_the_guess_where_nothing_was_seen():
+    solver, eye = OrientationSolver(), torch.eye(3).expand(2, 3, 3)
+    shape = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0)) * 0.1
+    torch.testing.assert_close(solver(shape, shape.flip(2), torch.zeros(2, 8)), eye)
+    torch.testing.assert_close(solver(shape * 0, shape * 0, torch.ones(2, 8)), eye)
+
+
+def test_orientation_has_the_gradient_of_finite_differences():
+    torch.manual_seed(1)
+    solver = OrientationSolver().double()
+    shape, seen = torch.randn(2, 3, 6, 3, dtype=torch.float64).mul(0.1).unbind(0)
+    trust = torch.rand(3, 6, dtype=torch.float64)
+    arguments = [x.requires_grad_() for x in (shape, seen, trust)]
+    assert torch.autograd.gradcheck(solver, arguments)
+    flat = torch.randn(1, 21, 3, dtype=torch.float64) * torch.tensor(
+        [0.1, 0.1, 0]
+    )  # a flat hand: two equal singular values
+    trust = torch.ones(1, 21, dtype=torch.float64)
+    assert torch.autograd.gradcheck(solver, (flat.requires_grad_(), flat.detach() + 0.001, trust))
 
 
 def test_the_wrist_is_found_where_the_hand_fits_its_keypoints():

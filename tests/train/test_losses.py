@@ -5,8 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from amt.hand.camera import project
+from amt.hand.mirror import mirror_inputs, mirror_targets
 from amt.model import AMT, ModelConfig
-from amt.train.losses import LossConfig, compute_loss, mean_where
+from amt.model.keypoints import box_corners
+from amt.model.pose import posed_points
+from amt.train.losses import LossConfig, _dice, compute_loss, mean_where
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,48 @@ def test_a_known_offset_costs_what_it_should(scene):
     steps = moved.shape[1]
     expected = 0.1 / 3 * 20 / 21 * steps / (steps + 2)
     assert terms["joints"] == pytest.approx(expected, rel=1e-4)
+
+
+def where_keypoints_belong(inputs, targets):
+    corners = posed_points(box_corners(inputs.object_points), targets.object_rotation, targets.object_translation)
+    points = torch.cat((targets.joints, targets.object_translation[:, None], corners), dim=1)
+    half = inputs.image.shape[-1] / 2
+    return (project(points, inputs.intrinsics) - (half - 0.5)) / half, (points[..., 2] - points[:, :1, 2]) / 0.1
+
+
+def test_keypoints_in_their_places_cost_nothing_in_a_mirror_too(scene):
+    """What is right of the mirrored scene is right of the scene once it is mirrored back, the box's corners included."""
+    prediction, batch = scene
+    everyone = torch.ones(3, dtype=torch.bool)
+    position, depth = where_keypoints_belong(
+        mirror_inputs(batch.inputs, everyone), mirror_targets(batch.targets, everyone)
+    )
+    right = dataclasses.replace(prediction, keypoints=position, keypoint_depths=depth).mirrored(everyone)
+    assert compute_loss(right, batch, LossConfig()).terms["keypoints"] < 1e-4
+    swapped = right.keypoints.clone()
+    swapped[:, 22:26], swapped[:, 26:] = right.keypoints[:, 26:], right.keypoints[:, 22:26]
+    wrong = dataclasses.replace(right, keypoints=swapped)
+    assert compute_loss(wrong, batch, LossConfig()).terms["keypoints"] > 1e-2
+
+
+def test_diversity_is_lost_by_a_mean_pose_and_not_by_the_labels(scene):
+    prediction, batch = scene
+    assert compute_loss(perfect(prediction, batch), batch, LossConfig()).terms["diversity"] < 1e-4
+    mean = (batch.targets.joints - batch.targets.joints[:, :1]).mean(dim=0).expand(3, 21, 3)
+    collapsed = dataclasses.replace(prediction, joints=mean.clone().requires_grad_())
+    loss = compute_loss(collapsed, batch, LossConfig(diversity=1.0))
+    assert loss.terms["diversity"] > 0.9
+    loss.total.backward()
+    assert collapsed.joints.grad.isfinite().all()
+
+
+def test_contact_overlap_counts_what_f1_counts():
+    labels = torch.zeros(3, 778, dtype=torch.bool)
+    labels[:, :200] = True
+    answers = torch.full((3, 778), -30.0)
+    answers[:, 100:200] = answers[:, 300:350] = 30.0  # 100 right, 50 wrong, 100 missed
+    f1 = 2 * 100 / (150 + 200)
+    assert _dice(answers, labels, torch.ones(3, dtype=torch.bool)) == pytest.approx(1 - f1, abs=1e-3)
 
 
 def test_every_refinement_step_is_supervised(scene):
