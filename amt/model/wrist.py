@@ -41,16 +41,10 @@ class WristSolver(nn.Module):
         wanted = u * r[..., 2:] - r[..., :2]  # t_xy - u t_z has to be this
         trust = sigmas[DEPTH] ** -2
 
-        total = weights.sum().expand(len(u))
-        wu = (weights[:, None] * u).sum(dim=1)
-        wuu = (weights[:, None] * u.square()).sum(dim=(1, 2)) + trust
-        zero = torch.zeros_like(total)
-        normal = torch.stack((total, zero, -wu[:, 0], zero, total, -wu[:, 1], -wu[:, 0], -wu[:, 1], wuu), dim=-1)
-        side = torch.cat(
-            (
-                (weights[:, None] * wanted).sum(dim=1),
-                trust * guess[:, 2:] / unit - (weights[:, None] * u * wanted).sum(dim=(1, 2))[:, None],
-            ),
-            dim=1,
-        )
-        return torch.linalg.solve(normal.unflatten(-1, (3, 3)), side) * unit
+        # a regression of `wanted` on u: slope -t_z, with a prior, and intercept t_xy
+        share = (weights / weights.sum())[:, None]
+        u_mean, wanted_mean = (share * u).sum(dim=1), (share * wanted).sum(dim=1)
+        u = (u - u_mean[:, None]) * weights[:, None]
+        spread = (u.square() / weights[:, None]).sum(dim=(1, 2))
+        z = (trust * guess[:, 2] / unit[:, 0] - (u * wanted).sum(dim=(1, 2))) / (spread + trust)
+        return torch.cat((wanted_mean + u_mean * z[:, None], z[:, None]), dim=1) * unit
