@@ -73,12 +73,12 @@ def _solved(
 ) -> tuple[Scene, Parameters]:
     scene = _posed(parameters, mano, intrinsics, size)  # the wrist in the camera
     rays = keypoint_rays(keypoints.position, intrinsics, size)
-    of_joints = rays[:, :NUM_JOINTS]
-    wrist = solver.wrist(place(parameters.wrist, intrinsics, size), scene.joints, of_joints)
+    of_joints = rays[:, :NUM_JOINTS], keypoints.trust[:, :NUM_JOINTS]
+    wrist = solver.wrist(place(parameters.wrist, intrinsics, size), scene.joints, *of_joints)
 
     depth = wrist[:, None, 2:] + keypoints.depth[..., None] * OFFSET_UNIT
     seen = torch.cat((rays, torch.ones_like(depth)), dim=-1) * depth - wrist[:, None]  # from the wrist, m
-    hand_turn = solver.hand(scene.joints, seen[:, :NUM_JOINTS], keypoints.trust[:, :NUM_JOINTS])
+    hand_turn = solver.hand(scene.joints, seen[:, :NUM_JOINTS], of_joints[1])
     centre = seen[:, CENTRE, None]
     object_turn = solver.object(
         corners @ scene.object_rotation.mT, seen[:, FIRST_CORNER:] - centre, keypoints.trust[:, FIRST_CORNER:]
@@ -91,7 +91,7 @@ def _solved(
         object_rotation=object_turn @ scene.object_rotation,
         object_translation=torch.lerp(scene.object_translation, centre[:, 0], trust),
     )
-    wrist = solver.wrist(wrist, scene.joints, of_joints)
+    wrist = solver.wrist(wrist, scene.joints, *of_joints)
 
     back = view_rotation(intrinsics, size).mT
     six_d = matrix_to_six_d(back @ scene.pose[:, 0])

@@ -18,9 +18,9 @@ FIRST_SIGMAS = (0.03, 0.03, 0.1)  # rad of a keypoint, rad of the guessed direct
 
 
 class WristSolver(nn.Module):
-    """The wrist's position t that minimises, over the joints j at r_j from it and seen along the rays u_j,
+    """The wrist's position t that minimises, over the joints j at r_j from it, seen along the rays u_j with trust w_j,
 
-        sum_j |(r_j + t)_xy - u_j (r_j + t)_z|^2 / s_k^2 + |t_xy - u_0 t_z|^2 / s_u^2 + (t_z - z_0)^2 / s_z^2,
+        sum_j w_j |(r_j + t)_xy - u_j (r_j + t)_z|^2 / s_k^2 + |t_xy - u_0 t_z|^2 / s_u^2 + (t_z - z_0)^2 / s_z^2,
 
     with lengths in units of the guessed depth z_0.
     """
@@ -29,22 +29,24 @@ class WristSolver(nn.Module):
         super().__init__()
         self.log_sigmas = nn.Parameter(torch.tensor([math.log(s) for s in FIRST_SIGMAS]))
 
-    def forward(self, guess: Tensor, relative: Tensor, rays: Tensor) -> Tensor:
-        """The wrist [B, 3] (m) from a guess [B, 3] (m), joints from the wrist [B, 21, 3] (m) and rays x/z, y/z [B, 21, 2]."""
+    def forward(self, guess: Tensor, relative: Tensor, rays: Tensor, trust: Tensor) -> Tensor:
+        """The wrist [B, 3] (m) from a guess [B, 3] (m), joints from the wrist [B, 21, 3] (m), rays x/z, y/z [B, 21, 2] and
+        how far each is trusted [B, 21]."""
         unit = guess[:, 2:].detach().clamp(min=MIN_DEPTH)
         relative = relative / unit[:, None]
         sigmas = self.log_sigmas.exp()
         # the guessed direction is one more ray, to the wrist itself
         u = torch.cat((rays, (guess[:, :2] / guess[:, 2:].clamp(min=MIN_DEPTH))[:, None]), dim=1)
         r = torch.cat((relative, torch.zeros_like(relative[:, :1])), dim=1)
-        weights = torch.cat((sigmas[KEYPOINT].expand(rays.shape[1]), sigmas[DIRECTION, None])) ** -2
+        sureness = sigmas**-2
+        weights = torch.cat((trust * sureness[KEYPOINT], sureness[DIRECTION].expand(len(u), 1)), dim=1)[..., None]
         wanted = u * r[..., 2:] - r[..., :2]  # t_xy - u t_z has to be this
-        trust = sigmas[DEPTH] ** -2
 
         # a regression of `wanted` on u: slope -t_z, with a prior, and intercept t_xy
-        share = (weights / weights.sum())[:, None]
+        share = weights / weights.sum(dim=1, keepdim=True)
         u_mean, wanted_mean = (share * u).sum(dim=1), (share * wanted).sum(dim=1)
-        u = (u - u_mean[:, None]) * weights[:, None]
-        spread = (u.square() / weights[:, None]).sum(dim=(1, 2))
-        z = (trust * guess[:, 2] / unit[:, 0] - (u * wanted).sum(dim=(1, 2))) / (spread + trust)
+        aside = u - u_mean[:, None]
+        spread = (weights * aside.square()).sum(dim=(1, 2))
+        z = sureness[DEPTH] * guess[:, 2] / unit[:, 0] - (weights * aside * wanted).sum(dim=(1, 2))
+        z = z / (spread + sureness[DEPTH])
         return torch.cat((wanted_mean + u_mean * z[:, None], z[:, None]), dim=1) * unit

@@ -124,18 +124,26 @@ def test_the_wrist_is_found_where_the_hand_fits_its_keypoints():
     rays = joints[..., :2] / joints[..., 2:]
     guess = wrist * 1.2 + torch.tensor([0.08, 0, 0])
     solver = WristSolver()
-    assert (solver(guess, relative, rays) - wrist).norm(dim=1).max() < 0.25 * (guess - wrist).norm(dim=1).min()
+    assert (solver(guess, relative, rays, torch.ones(4, 21)) - wrist).norm(dim=1).max() < 0.25 * (guess - wrist).norm(
+        dim=1
+    ).min()
     with torch.no_grad():
         solver.log_sigmas.copy_(torch.tensor([1e-3, 1.0, 10.0]).log())  # trust the keypoints alone
-        torch.testing.assert_close(solver(guess, relative, rays), wrist, atol=1e-4, rtol=0)
+        torch.testing.assert_close(solver(guess, relative, rays, torch.ones(4, 21)), wrist, atol=1e-4, rtol=0)
+        rays[:, 5:] += 0.3  # and of these only the ones that are trusted
+        trust = torch.ones(4, 21)
+        trust[:, 5:] = 0
+        torch.testing.assert_close(solver(guess, relative, rays, trust), wrist, atol=1e-4, rtol=0)
         solver.log_sigmas.copy_(torch.tensor([1.0, 1e-3, 1e-3]).log())  # trust the guess alone
-        torch.testing.assert_close(solver(guess, relative, rays), guess, atol=2e-3, rtol=0)
+        torch.testing.assert_close(solver(guess, relative, rays, torch.ones(4, 21)), guess, atol=2e-3, rtol=0)
 
 
 def test_keypoints_all_in_one_place_leave_the_guessed_depth():
     relative = torch.randn(1, 21, 3, generator=torch.Generator().manual_seed(0)) * 0.05
     guess = torch.tensor([[0.0, 0, 0.6]])
-    wrist = WristSolver()(guess, relative - relative.mean(dim=1, keepdim=True), torch.zeros(1, 21, 2))
+    wrist = WristSolver()(
+        guess, relative - relative.mean(dim=1, keepdim=True), torch.zeros(1, 21, 2), torch.ones(1, 21)
+    )
     assert wrist[0, 2].item() == pytest.approx(0.6, rel=1e-3)
 
 
