@@ -44,7 +44,9 @@ class HybridBackbone(nn.Module):
         super().__init__()
         hidden = config.hidden
         widths = (hidden // 6, hidden // 3, hidden * 2 // 3, hidden)
-        self.stages = nn.ModuleList(_stage(i, o) for i, o in zip((3, *widths[:-1]), widths))
+        self.stages = nn.ModuleList(
+            _stage(i, o, deeper) for i, o, deeper in zip((3, *widths[:-1]), widths, (False, False, True, True))
+        )
         grid = config.crop_size // 16
         self.position = nn.Parameter(_sines(grid, hidden)[None])
         self.blocks = nn.ModuleList(Block(hidden, config.mlp_ratio) for _ in range(config.backbone.depth))
@@ -74,9 +76,26 @@ def _sines(grid: int, width: int) -> Tensor:
     return torch.cat((y, x), dim=2).flatten(0, 1) * 0.5
 
 
-def _stage(channels_in: int, channels_out: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+def convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    """A 3 x 3 convolution with batch norm and ReLU."""
+    conv = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+
+class Residual(nn.Module):
+    """``x + convolution(x)``."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.convolution = convolution(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.convolution(x)
+
+
+def _stage(channels_in: int, channels_out: int, deeper: bool) -> nn.Sequential:
+    """Halves a map's side."""
+    return nn.Sequential(convolution(channels_in, channels_out, 2), *([Residual(channels_out)] if deeper else []))
 
 
 def build_backbone(config: ModelConfig) -> nn.Module:

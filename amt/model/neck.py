@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amt.model.backbone import Features, resized
+from amt.model.backbone import Features, Residual, convolution, resized
 from amt.model.config import ModelConfig
 
 
@@ -17,17 +17,13 @@ class Neck(nn.Module):
         width = config.map_channels
         self.fine, self.coarse = config.map_size, config.map_size // 2
         self.low, self.mid, self.high = (nn.Conv2d(c, width, 1) for c in channels)
-        self.merge = nn.ModuleList(_convolution(width) for _ in range(2))
+        self.merge = nn.Sequential(convolution(width, width), Residual(width))
+        self.sharpen = Residual(width)
         self.fine_out, self.coarse_out = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:  # [B, H, H, C], [B, H / 2, H / 2, C]
         low, mid, high = features.maps
-        coarse = self.merge[0](resized(self.mid(mid), self.coarse) + resized(self.high(high), self.coarse))
-        coarse = coarse + self.merge[1](coarse)
-        fine = F.relu(resized(self.low(low), self.fine) + resized(coarse, self.fine))
+        coarse = self.merge(resized(self.mid(mid), self.coarse) + resized(self.high(high), self.coarse))
+        fine = self.sharpen(F.relu(resized(self.low(low), self.fine) + resized(coarse, self.fine)))
         # a channels-last map is what a Linear over the last axis wants and writes
         return self.fine_out(fine.permute(0, 2, 3, 1)), self.coarse_out(coarse.permute(0, 2, 3, 1))
-
-
-def _convolution(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
