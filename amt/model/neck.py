@@ -18,7 +18,10 @@ class Neck(nn.Module):
         self.fine, self.coarse = config.map_size, config.map_size // 2
         self.low, self.mid, self.high = (nn.Conv2d(c, width, 1) for c in channels)
         self.merge = nn.ModuleList(_convolution(width) for _ in range(2))
-        self.fine_out, self.coarse_out = nn.Linear(width, width), nn.Linear(width, width)
+        self.fine_out = nn.Linear(width, width)
+        self.coarse_out = (
+            nn.Linear(width, width) if config.refine_steps else nn.Identity()
+        )  # read by the refinement only
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:  # [B, H, H, C], [B, H / 2, H / 2, C]
         low, mid, high = features.maps

@@ -19,7 +19,7 @@ class Prediction(_TensorFields):
     All float32; P is the number of object points that came in, S the number of refinement steps.
     """
 
-    joints: Tensor  # [B, 21, 3], m: the answer, equal to refined_joints[:, -1]
+    joints: Tensor  # [B, 21, 3], m: the answer: the last of refined_joints, or decoded_joints where there is no step
     vertices: Tensor  # [B, 778, 3], m: the answer's mesh; follows ``joints``
     pose: Tensor  # [B, 16, 3, 3]: MANO's rotations, the first global, the others relative to their parents
     betas: Tensor  # [B, 10]
