@@ -40,6 +40,7 @@ from amt.model.outputs import Prediction
 from amt.model.placement import camera_features, view_rotation
 from amt.model.pose import OFFSET_UNIT, Scene, build_scene, coarse_scene, posed_points, seen_from
 from amt.model.refinement import Refinement
+from amt.model.summary import Summary, summarize
 from amt.model.wrist import WristSolver
 
 
@@ -53,12 +54,15 @@ class AMT(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.mano = ManoLayer(_hand_model(config))
+        # relations on the hand are computed from its arrays, under torch.device("meta") too: they start on the CPU
+        with torch.device("cpu"):
+            self.mano = ManoLayer(_hand_model(config))
+            mean_pose = _mean_pose(self.mano)
         self.normalize = Normalize()
         self.backbone = build_backbone(config)
         self.neck = Neck(config, self.backbone.map_channels)
         self.keypoints = KeypointHead(config)
-        self.coarse_decoder = CoarseDecoder(config, _mean_pose(self.mano))
+        self.coarse_decoder = CoarseDecoder(config, mean_pose)
         self.wrist_solver = WristSolver()
         self.hand_encoder = HandEncoder(config) if config.hand_frames else PlaceEncoder(config)
         self.object_encoder = ObjectEncoder(config)
@@ -68,6 +72,7 @@ class AMT(nn.Module):
         self.object_decoder = ObjectDecoder(config)
         self.contact_decoder = ContactDecoder(config, self.mano)
         self.refinement = Refinement(config, self.mano)
+        self.to(torch.get_default_device())
 
     def forward(self, inputs: Inputs) -> Prediction:
         """Predicts hand, object and contact.
@@ -179,6 +184,10 @@ class AMT(nn.Module):
     def num_parameters(self) -> int:
         """Trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def summary(self, batch_size: int = 8, num_points: int = 256) -> Summary:
+        """Parameters, operations and training's memory of each part; ``print`` it. Nothing is computed."""
+        return summarize(self, batch_size, num_points)
 
 
 def _hand_model(config: ModelConfig) -> HandModel:

@@ -33,6 +33,7 @@ class DinoV2Backbone(nn.Module):
         self.project = nn.Linear(width, config.hidden) if width != config.hidden else nn.Identity()
         self.map_channels = (width, width, width)
         self.skip = 1 + self.model.config.num_register_tokens
+        self.model.embeddings.mask_token.requires_grad_(False)  # for pre-training: no image here is masked
         if self.frozen_layers:
             self.model.embeddings.requires_grad_(False)
             for layer in self.model.encoder.layer[: self.frozen_layers]:
