@@ -39,7 +39,7 @@ _kernels = {
 
 
 def missing(op: str, device_type: str) -> str | None:
-    """Why ``torch.ops.amt.<op>`` can't run on ``device_type`` ("cpu", "cuda", or "meta": as on the CPU); ``None`` where it can."""
+    """Why ``torch.ops.amt.<op>`` cannot run on ``device_type`` ("cpu", "cuda"; "meta" is as "cpu"); ``None`` where it can."""
     if _reason is not None:
         return _reason
     key = {"cpu": "CPU", "meta": "CPU", "cuda": "CUDA"}.get(device_type)

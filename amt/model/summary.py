@@ -68,18 +68,23 @@ def summarize(model: nn.Module, batch_size: int = 8, num_points: int = 256) -> S
     model.train()
     try:
         with FakeTensorMode(), torch.random.fork_rng(devices=[]):
-            # as on the CPU, whatever device the model is on: attention and ops then are the fused ones
-            state = {
-                name: torch.empty_strided(
-                    t.shape, t.stride(), dtype=t.dtype, device="cpu", requires_grad=t.requires_grad
-                )
-                for name, t in (*model.named_parameters(), *model.named_buffers())
-            }
+            state = fake_state(model)
             with meter.measuring(state):
                 torch.func.functional_call(model, state, (_inputs(batch_size, num_points, model.config.crop_size),))
     finally:
         model.train(was_training)
     return Summary(_title(model), *meter.costs(batch_size))
+
+
+def fake_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name as fakes on the CPU, for ``torch.func.functional_call`` inside a FakeTensorMode.
+
+    On the CPU whatever device the model is on: attention and ops then are the fused ones.
+    """
+    return {
+        name: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cpu", requires_grad=t.requires_grad)
+        for name, t in (*model.named_parameters(), *model.named_buffers())
+    }
 
 
 def _title(model: nn.Module) -> str:
