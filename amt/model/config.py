@@ -33,7 +33,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-_MAY_BE_ZERO = ("fusion_depth", "refine_steps", "frozen_layers")
+_MAY_BE_ZERO = ("fusion_depth", "refine_steps", "frozen_layers", "registers")
 
 
 class ConfigError(ValueError):
@@ -48,7 +48,10 @@ class BackboneConfig:
         None  # "hybrid" (convolutions, then a transformer), "dinov2-small", "dinov2-base", "dinov2-large"
     )
     depth: int | None = None  # transformer blocks
-    weights: str = "none"  # DINOv2 only: "none", "auto" (the published ones), or a folder made by save_pretrained
+    # DINOv2 only: "none", "auto" (the published ones with registers), a name on the Hugging Face Hub such as
+    # "facebook/dinov2-small", or a folder made by save_pretrained of a DINOv2 model with registers or without
+    weights: str = "none"
+    registers: int = 4  # DINOv2 only: register tokens; taken from the weights where some are loaded
     require_pretrained: bool = False  # an error instead of a warning where weights cannot be loaded
     frozen_layers: int = 0  # DINOv2 only: the embeddings and this many first blocks are not trained
 
