@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_dataclass
 
 from amt.hand.batch import _TensorFields
 from amt.hand.mirror import mirror_points, mirror_rotations
@@ -59,6 +60,8 @@ class Prediction(_TensorFields):
             **{name: _mirror_where(which, mirror_rotations, getattr(self, name)) for name in _ROTATIONS},
         )
 
+
+register_dataclass(Prediction, serialized_type_name="amt.Prediction")  # torch.export returns it as a tree of tensors
 
 _POINTS = (
     "joints",
