@@ -1,4 +1,4 @@
-"""Object geometry of a set: points on the surface of ``models/<name>``, chosen once and the same for everybody."""
+"""Object geometry: points on the surface of a set's ``models/<name>`` or of any mesh, chosen once and the same for everybody."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.layout import CLASS_NAMES, DataError
+
+LONGEST = 1.0  # m: no object that a hand holds is longer; a mesh in millimetres is
+MESH_SAMPLES = 4096  # points that stand for a mesh before they are thinned out
+_FIRST_MESHES = ("textured_simple.obj", "textured.obj")  # YCB's; any other mesh file comes after these
+_MESH_SUFFIXES = (".obj", ".ply", ".stl")
 
 
 class ObjectModels:
@@ -39,23 +44,28 @@ class ObjectModels:
         return table
 
     def _cloud(self, class_id: int) -> np.ndarray:
-        """float32 [N, 3], m: all points of points.xyz, or points sampled from the mesh where that file is missing."""
+        """float32 [N, 3], m: all points of points.xyz, or points sampled from the folder's mesh where that file is missing."""
         if class_id not in self.names:
             raise DataError(f"class {class_id}: the layout knows classes 1-{max(CLASS_NAMES)}")
         folder = self.folder / self.names[class_id]
-        listed, mesh = folder / "points.xyz", folder / "textured_simple.obj"
-        try:
-            if listed.is_file():
-                return np.loadtxt(listed, dtype=np.float32, ndmin=2)[:, :3]
-            if mesh.is_file():
-                return sample_surface(*read_obj(mesh), 4096)
-        except ValueError as error:
+        listed = folder / "points.xyz"
+        source = listed if listed.is_file() else mesh_file(folder)
+        if source is None:
             raise DataError(
-                f"{listed if listed.is_file() else mesh}: cannot be read ({error}); copy it anew"
-            ) from error
-        raise DataError(
-            f"{folder}: has neither points.xyz nor textured_simple.obj; put the set's models folder in place"
-        )
+                f"{folder}: has neither points.xyz nor a mesh ({', '.join(_FIRST_MESHES)}, or any "
+                f"{', '.join('*' + suffix for suffix in _MESH_SUFFIXES)}); put the set's models folder in place"
+            )
+        try:
+            if source == listed:
+                cloud = np.loadtxt(listed, dtype=np.float32, ndmin=2)[:, :3]
+            else:
+                cloud = sample_surface(*read_mesh(source), MESH_SAMPLES)
+        except DataError:
+            raise
+        except ValueError as error:
+            raise DataError(f"{source}: cannot be read ({error}); copy it anew") from error
+        check_extent(cloud, str(source))
+        return cloud
 
     def _choice(self, class_id: int, count: int) -> np.ndarray:
         """int64 [count]: which points of the cloud are taken, by farthest-point sampling."""
@@ -73,11 +83,60 @@ def farthest_points(points: np.ndarray, count: int) -> np.ndarray:
     return np.resize(chosen, count)
 
 
+def check_extent(cloud: np.ndarray, name: str) -> None:
+    """Raises DataError unless points [N, 3] are finite, at least one, and as large as what a hand holds (m)."""
+    if cloud.ndim != 2 or cloud.shape[1] != 3 or not len(cloud) or not np.isfinite(cloud).all():
+        raise DataError(f"{name}: expected finite points [N, 3] in metres, got shape {list(cloud.shape)}")
+    extent = float(np.ptp(cloud, axis=0).max())
+    if not 0 < extent <= LONGEST:
+        raise DataError(f"{name}: is {extent:.4g} m long; at most {LONGEST:g} m was expected; rescale it to metres")
+
+
+def mesh_file(folder: Path) -> Path | None:
+    """The mesh that stands for a model's folder: YCB's own names first, then by format and name."""
+    for name in _FIRST_MESHES:
+        if (folder / name).is_file():
+            return folder / name
+    found = [path for path in folder.glob("*") if path.suffix.lower() in _MESH_SUFFIXES and path.is_file()]
+    return min(found, key=lambda path: (_MESH_SUFFIXES.index(path.suffix.lower()), path.name), default=None)
+
+
+def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices float [V, 3] and triangles int [F, 3] of a mesh file; all but .obj are read with trimesh.
+
+    Raises:
+        ValueError: it is no triangle mesh.
+        DataError: trimesh is needed and not installed.
+    """
+    if path.suffix.lower() == ".obj":
+        return read_obj(path)
+    try:
+        import trimesh
+    except ImportError:
+        raise DataError(
+            f"{path}: reading {path.suffix} takes trimesh; pip install trimesh, or convert it to .obj"
+        ) from None
+    try:
+        mesh = trimesh.load(path, force="mesh")
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if not len(getattr(mesh, "faces", ())):
+        raise ValueError("no triangles")
+    return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+
+
+def box_mesh(extent: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices float [8, 3] (m) and triangles int [12, 3] of a box about the origin, ``extent`` (m) along x, y and z."""
+    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * np.asarray(extent) / 2
+    sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    return corners, np.array([triangle for a, b, c, d in sides for triangle in ((a, b, c), (a, c, d))])
+
+
 def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices float32 [V, 3] and triangles int64 [F, 3] of a Wavefront file; polygons are cut into fans.
 
     Raises:
-        ValueError: without triangles.
+        ValueError: without triangles, or with one that names no vertex.
     """
     vertices, faces = [], []
     with open(path) as lines:
@@ -90,7 +149,10 @@ def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not faces:
         raise ValueError("no triangles")
     indices = np.array(faces, np.int64)
-    return np.array(vertices, np.float32), np.where(indices < 0, indices + len(vertices), indices - 1)
+    indices = np.where(indices < 0, indices + len(vertices), indices - 1)
+    if indices.min() < 0 or indices.max() >= len(vertices):
+        raise ValueError(f"a triangle names a vertex that is not among the {len(vertices)}")
+    return np.array(vertices, np.float32), indices
 
 
 def sample_surface(vertices: np.ndarray, faces: np.ndarray, count: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_dataclass
 
 
 class _TensorFields:
@@ -80,3 +81,8 @@ class Batch(_TensorFields):
     inputs: Inputs
     targets: Targets
     index: Tensor  # int64 [B]: the frame's index in the reader (DexYCB's own sample index)
+
+
+# torch.export takes and returns them as trees of tensors
+for _class in (Inputs, Targets, Batch):
+    register_dataclass(_class, serialized_type_name=f"amt.{_class.__name__}")

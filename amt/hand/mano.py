@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amt.hand.autocast import no_autocast
 from amt.hand.rotations import axis_angle_to_matrix
 from amt.hand.skeleton import MANO_TO_SKELETON, NUM_VERTICES, TIP_VERTICES
 
@@ -144,7 +145,7 @@ class ManoLayer(nn.Module):
             raise ValueError(f"betas: expected [B, 10], got {list(betas.shape)}")
         if translation.shape[1:] != (3,):
             raise ValueError(f"translation: expected [B, 3], got {list(translation.shape)}")
-        with torch.autocast(pose.device.type, enabled=False):
+        with no_autocast(pose.device.type):
             dtype = self.v_template.dtype
             pose, betas, translation = pose.to(dtype), betas.to(dtype), translation.to(dtype)
             rotations = pose if pose.dim() == 4 else axis_angle_to_matrix(pose.unflatten(-1, (16, 3)))

@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--side", choices=("right", "left"), help="which hand (default right; a data set says it)")
     p.add_argument(
-        "--object", metavar="NAME|ID|MESH", help="what it holds: a YCB name or class id, or a mesh in metres"
+        "--object",
+        metavar="NAME|ID|MESH|BOX",
+        help="what it holds: a YCB name or class id, a mesh in metres, or box:0.1x0.05x0.2 (metres)",
     )
     p.add_argument(
         "--models", metavar="DIR", help="object models by YCB name; without it, the built-in shapes stand for them"

@@ -1,4 +1,4 @@
-"""The object that the user says is in the hand: a YCB class, a mesh file, or points."""
+"""The object that the user says is in the hand: a YCB class, a mesh file, a box, or points."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.layout import CLASS_NAMES, DataError
-from amt.data.objects import ObjectModels, farthest_points, read_obj, sample_surface
+from amt.data.objects import (
+    LONGEST,
+    MESH_SAMPLES,
+    ObjectModels,
+    box_mesh,
+    check_extent,
+    farthest_points,
+    read_mesh,
+    sample_surface,
+)
 from amt.infer.inputs import InputError
 
-LONGEST = 1.0  # m: no object that a hand holds is longer; a mesh in millimetres is
-_SAMPLES = 4096
-
-ObjectLike = str | int | Path | np.ndarray | None
+ObjectLike = str | int | Path | np.ndarray | tuple[float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -37,18 +43,24 @@ def resolve_object(given: ObjectLike, count: int, models: str | Path | None = No
 
     Args:
         given: None (unknown), a YCB class id (1-21) or name ("006_mustard_bottle" or "mustard_bottle"), a mesh file (.obj;
-            with trimesh .ply, .stl and others) or points [N, 3], both in metres.
+            with trimesh .ply, .stl and others) or points [N, 3], both in metres. An object without a mesh can be its box:
+            "box:0.1x0.05x0.2" or (0.1, 0.05, 0.2), metres along its x, y and z.
         count: number of points.
         models: folder with one folder a class, as DexYCB's ``models``; without it, class names stand for the built-in
             shapes of the synthetic sets, which are like the YCB objects in size only.
 
     Raises:
-        InputError: an unknown name or class, a file that is missing or no mesh, or an extent that is not in metres.
+        InputError: an unknown name or class, a file that is missing or no mesh, an extent that is not in metres, or a box
+            without three sides.
     """
     if given is None:
         return HeldObject(0, "unknown", np.zeros((count, 3), np.float32))
     if isinstance(given, np.ndarray):
         return HeldObject(0, "points", _spread(given, count, "object"))
+    extent = _box_extent(given)
+    if extent is not None:
+        name = "box " + "x".join(f"{side:g}" for side in extent)
+        return HeldObject(0, name, _spread(sample_surface(*box_mesh(extent), MESH_SAMPLES), count, name))
     class_id = _class_id(given)
     if class_id is not None:
         return HeldObject(
@@ -58,10 +70,13 @@ def resolve_object(given: ObjectLike, count: int, models: str | Path | None = No
     if not path.is_file():
         names = ", ".join(CLASS_NAMES[c] for c in list(CLASS_NAMES)[:3])
         raise InputError(
-            f"{given}: neither a mesh file nor a YCB object; give a file, a class id 1-21 or a name ({names}, ...)"
+            f"{given}: neither a mesh file nor a YCB object; give a file, a class id 1-21, a name ({names}, ...) or "
+            "its box (box:0.1x0.05x0.2)"
         )
     try:
-        cloud = sample_surface(*_read_mesh(path), _SAMPLES)
+        cloud = sample_surface(*read_mesh(path), MESH_SAMPLES)
+    except DataError as error:
+        raise InputError(str(error)) from error
     except ValueError as error:
         raise InputError(f"{path}: not a mesh that can be read ({error}); give a triangle mesh in metres") from error
     return HeldObject(0, path.stem, _spread(cloud, count, str(path)))
@@ -81,7 +96,7 @@ def _class_points(class_id: int, count: int, models: str | None) -> np.ndarray:
     if models is None:
         from amt.data.synthetic.objects import built_in
 
-        return _spread(sample_surface(*built_in(class_id).mesh(), _SAMPLES), count, CLASS_NAMES[class_id])
+        return _spread(sample_surface(*built_in(class_id).mesh(), MESH_SAMPLES), count, CLASS_NAMES[class_id])
     folder = Path(models)
     try:
         return ObjectModels(folder.parent if folder.name == "models" else folder).points(class_id, count)
@@ -89,30 +104,30 @@ def _class_points(class_id: int, count: int, models: str | None) -> np.ndarray:
         raise InputError(str(error)) from error
 
 
-def _read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if path.suffix.lower() == ".obj":
-        return read_obj(path)
+def _box_extent(given: ObjectLike) -> tuple[float, ...] | None:
+    """The extent (m) that "box:0.1x0.05x0.2" or a tuple of three numbers names; None for anything else."""
+    if isinstance(given, str) and given.startswith("box:"):
+        numbers = given.removeprefix("box:").split("x")
+    elif isinstance(given, tuple):
+        numbers = given
+    else:
+        return None
     try:
-        import trimesh
-    except ImportError:
+        extent = tuple(float(number) for number in numbers)
+    except (TypeError, ValueError):
+        extent = ()
+    if len(extent) != 3 or not all(0 < side <= LONGEST for side in extent):
         raise InputError(
-            f"{path}: reading {path.suffix} takes trimesh; pip install trimesh, or convert it to .obj"
-        ) from None
-    try:
-        mesh = trimesh.load(path, force="mesh")
-    except Exception as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    if not len(getattr(mesh, "faces", ())):
-        raise ValueError("no triangles")
-    return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+            f"object: expected three sides above 0 and up to {LONGEST:g} m, as box:0.1x0.05x0.2 or a tuple; got {given!r}"
+        )
+    return extent
 
 
 def _spread(cloud: np.ndarray, count: int, name: str) -> np.ndarray:
     """float32 [count, 3]: evenly spread points out of a cloud [N, 3] that is checked first."""
     cloud = np.asarray(cloud, np.float32)
-    if cloud.ndim != 2 or cloud.shape[1] != 3 or not len(cloud) or not np.isfinite(cloud).all():
-        raise InputError(f"{name}: expected finite points [N, 3] in metres, got shape {list(cloud.shape)}")
-    extent = float(np.ptp(cloud, axis=0).max())
-    if not 0 < extent <= LONGEST:
-        raise InputError(f"{name}: is {extent:.4g} m long; at most {LONGEST:g} m was expected; rescale it to metres")
+    try:
+        check_extent(cloud, name)
+    except DataError as error:
+        raise InputError(str(error)) from error
     return cloud[farthest_points(cloud, count)]

@@ -106,7 +106,8 @@ class Predictor:
             box: (cx, cy, side), px: a square around the hand, 1.5 times as wide as the joints' bounding box is long. None
                 looks for it, which costs some eighty crops (``amt.infer.locate`` says what that cannot find).
             side: "right" or "left". The model does not tell them apart.
-            object: None where unknown; a YCB name or class id; a mesh file in metres; points [N, 3] in metres.
+            object: None where unknown; a YCB name or class id; a mesh file in metres; points [N, 3] in metres; a box
+                ("box:0.1x0.05x0.2" or (0.1, 0.05, 0.2), metres).
 
         Raises:
             ValueError: an image, camera, box, side or object that cannot be; the message names it.

@@ -39,10 +39,10 @@ _kernels = {
 
 
 def missing(op: str, device_type: str) -> str | None:
-    """Why ``torch.ops.amt.<op>`` can't run on ``device_type`` ("cpu" or "cuda"); ``None`` where it can."""
+    """Why ``torch.ops.amt.<op>`` cannot run on ``device_type`` ("cpu", "cuda"; "meta" is as "cpu"); ``None`` where it can."""
     if _reason is not None:
         return _reason
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
+    key = {"cpu": "CPU", "meta": "CPU", "cuda": "CUDA"}.get(device_type)
     if key is None:
         return f"the native library has no kernels for the device type {device_type!r}"
     if device_type == "cuda" and not _with_cuda:
@@ -58,7 +58,10 @@ def reason_on(op: str, device_type: str) -> Callable[[torch.device, torch.dtype]
     """The ``reason`` of a registered implementation that is ``op``'s native kernel for one device type."""
 
     def reason(device: torch.device, dtype: torch.dtype) -> str | None:
-        if device.type != device_type:
+        if device.type != device_type and (device.type, device_type) != (
+            "meta",
+            "cpu",
+        ):  # shapes come from the op's fake
             return f"it runs on {device_type} tensors only"
         return missing(op, device_type)
 

@@ -23,14 +23,23 @@ from amt.model.backbone import Normalize, build_backbone
 from amt.model.coarse_decoder import HAND, OBJECT, CoarseDecoder, Parameters
 from amt.model.config import ConfigError, ModelConfig
 from amt.model.decoders import ContactDecoder, HandDecoder, ObjectDecoder
-from amt.model.encoders import PALM, ContactEncoder, HandEncoder, ObjectEncoder, nearest_distances, vertex_distances
+from amt.model.encoders import (
+    PALM,
+    ContactEncoder,
+    HandEncoder,
+    ObjectEncoder,
+    PlaceEncoder,
+    nearest_distances,
+    vertex_distances,
+)
 from amt.model.fusion import Fusion
 from amt.model.keypoints import KeypointHead, box_corners
 from amt.model.neck import Neck
 from amt.model.outputs import Prediction
 from amt.model.placement import camera_features, view_rotation
-from amt.model.pose import OFFSET_UNIT, SceneSolver, build_scene, posed_points, seen_from
+from amt.model.pose import OFFSET_UNIT, Scene, SceneSolver, build_scene, posed_points, seen_from
 from amt.model.refinement import Refinement
+from amt.model.summary import Summary, summarize
 
 
 class AMT(nn.Module):
@@ -43,21 +52,25 @@ class AMT(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.mano = ManoLayer(_hand_model(config))
+        # relations on the hand are computed from its arrays, under torch.device("meta") too: they start on the CPU
+        with torch.device("cpu"):
+            self.mano = ManoLayer(_hand_model(config))
+            mean_pose = _mean_pose(self.mano)
         self.normalize = Normalize()
         self.backbone = build_backbone(config)
         self.neck = Neck(config, self.backbone.map_channels)
         self.keypoints = KeypointHead(config)
-        self.coarse_decoder = CoarseDecoder(config, _mean_pose(self.mano))
+        self.coarse_decoder = CoarseDecoder(config, mean_pose)
         self.scene_solver = SceneSolver()
-        self.hand_encoder = HandEncoder(config)
+        self.hand_encoder = HandEncoder(config) if config.hand_frames else PlaceEncoder(config)
         self.object_encoder = ObjectEncoder(config)
-        self.contact_encoder = ContactEncoder(config, self.mano)
-        self.fusion = Fusion(config, num_groups=5)
+        self.contact_encoder = ContactEncoder(config, self.mano) if config.contact_tokens else None
+        self.fusion = Fusion(config, num_groups=5 if config.contact_tokens else 4)
         self.hand_decoder = HandDecoder(config)
         self.object_decoder = ObjectDecoder(config)
         self.contact_decoder = ContactDecoder(config, self.mano)
         self.refinement = Refinement(config, self.mano)
+        self.to(torch.get_default_device())
 
     def forward(self, inputs: Inputs) -> Prediction:
         """Predicts hand, object and contact.
@@ -93,17 +106,20 @@ class AMT(nn.Module):
 
         # from here on the coarse scene is an observation: its own tokens are made of it, never of the labels
         scene, fixed = coarse.detach(), Parameters(*(p.detach() for p in parameters))
-        origins, rotations = hand_frames(scene.joints)
+        origins, rotations = self._frames(scene.joints, view)
         points = posed_points(inputs.object_points, scene.object_rotation, scene.object_translation)
-        from_vertex = vertex_distances(scene.vertices, points)
         palm = (origins[:, PALM], rotations[:, PALM])
-        queries, hand, body, contact = self.fusion(
+        groups = [
             features.tokens,
             queries,
             self.hand_encoder(scene.vertices, origins, rotations, view),
             self.object_encoder(points, inputs.object_class, scene, fixed, palm, view),
-            self.contact_encoder(points, origins, rotations, from_vertex),
-        )
+        ]
+        if self.contact_encoder is not None:
+            from_vertex = vertex_distances(scene.vertices, points)
+            groups.append(self.contact_encoder(points, origins, rotations, from_vertex))
+        queries, hand, body, *contact = self.fusion(*groups)
+        contact = contact[0] if contact else None
 
         six_d, betas, wrist, offsets, latent, hand_mean, hand_log_variance = self.hand_decoder(
             queries[:, HAND], hand, contact, rotations
@@ -115,12 +131,13 @@ class AMT(nn.Module):
         decoded = build_scene(parameters + residual, self.mano, intrinsics, size)
         decoded_joints = decoded.joints + offsets
         refined = self.refinement(decoded_joints, intrinsics, maps, latent, size)
-        vertices = self.refinement.follow_joints(decoded.vertices, refined[:, -1] - decoded.joints)
+        joints = refined[:, -1] if refined.shape[1] else decoded_joints
+        vertices = self.refinement.follow_joints(decoded.vertices, joints - decoded.joints)
         decoded_vertices = self.refinement.follow_joints(decoded.vertices, offsets)
 
-        hand_contact, object_contact = self._contact(inputs, vertices, refined[:, -1], decoded, hand, contact)
+        hand_contact, object_contact = self._contact(inputs, vertices, joints, decoded, view, hand, contact)
         return Prediction(
-            joints=refined[:, -1],
+            joints=joints,
             vertices=vertices,
             pose=decoded.pose,
             betas=decoded.betas,
@@ -148,18 +165,27 @@ class AMT(nn.Module):
             object_log_variance=object_log_variance,
         )
 
-    def _contact(self, inputs: Inputs, vertices: Tensor, joints: Tensor, decoded, hand: Tensor, contact: Tensor):
+    def _frames(self, joints: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Origins [B, 22, 3] and rotations [B, 22, 3, 3] of joints [B, 21, 3]; without ``hand_frames`` the view's axes."""
+        origins, rotations = hand_frames(joints.contiguous())
+        return origins, rotations if self.config.hand_frames else view[:, None].expand_as(rotations).contiguous()
+
+    def _contact(self, inputs: Inputs, vertices: Tensor, joints: Tensor, decoded: Scene, view: Tensor, hand, contact):
         """Contact logits where the final hand and the final object are; no gradient goes back through the distances."""
         with torch.no_grad():
             points = posed_points(inputs.object_points, decoded.object_rotation, decoded.object_translation)
             from_vertex, from_point, nearest = nearest_distances(vertices, points)
-            origins, rotations = hand_frames(joints.contiguous())
+            origins, rotations = self._frames(joints, view)
             local = seen_from(points, origins[:, PALM], rotations[:, PALM]) / OFFSET_UNIT
         return self.contact_decoder(hand, contact, from_vertex, from_point, nearest, local)
 
     def num_parameters(self) -> int:
         """Trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def summary(self, batch_size: int = 8, num_points: int = 256) -> Summary:
+        """Parameters, operations and training's memory of each part; ``print`` it. Nothing is computed."""
+        return summarize(self, batch_size, num_points)
 
 
 def _hand_model(config: ModelConfig) -> HandModel:

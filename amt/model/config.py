@@ -16,7 +16,7 @@ DINOV2_NAMES = {
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": dict(
         hidden=192, crop_size=112, map_size=28, map_channels=64, decoder_depth=2, fusion_depth=1, mlp_ratio=2,
-        point_hidden=32, point_features=64, refine_hidden=64, backbone="hybrid", backbone_depth=4,
+        point_hidden=32, point_features=64, refine_hidden=64, backbone="hybrid", backbone_depth=1,
     ),
     "small": dict(
         hidden=384, crop_size=224, map_size=28, map_channels=128, decoder_depth=3, fusion_depth=4, mlp_ratio=4,
@@ -33,6 +33,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+_MAY_BE_ZERO = ("fusion_depth", "refine_steps", "frozen_layers", "registers")
+
+
 class ConfigError(ValueError):
     """A configuration value that cannot be; the message names the key and the remedy."""
 
@@ -45,7 +48,10 @@ class BackboneConfig:
         None  # "hybrid" (convolutions, then a transformer), "dinov2-small", "dinov2-base", "dinov2-large"
     )
     depth: int | None = None  # transformer blocks
-    weights: str = "none"  # DINOv2 only: "none", "auto" (the published ones), or a folder made by save_pretrained
+    # DINOv2 only: "none", "auto" (the published ones with registers), a name on the Hugging Face Hub such as
+    # "facebook/dinov2-small", or a folder made by save_pretrained of a DINOv2 model with registers or without
+    weights: str = "none"
+    registers: int = 4  # DINOv2 only: register tokens; taken from the weights where some are loaded
     require_pretrained: bool = False  # an error instead of a warning where weights cannot be loaded
     frozen_layers: int = 0  # DINOv2 only: the embeddings and this many first blocks are not trained
 
@@ -68,7 +74,11 @@ class ModelConfig:
     point_features: int | None = None
     latent: int = 128
     sigma: bool = True  # sample the hand's and the object's latent in training; False: always the mean
-    refine_steps: int = 3
+    # False: the 22 places keep their positions but all take the view's axes, wherever a frame is used; a hand token is a
+    # linear map of its place (no PointNet over the mesh), and the hand decoder's joint residuals are in the view's axes
+    hand_frames: bool = True
+    contact_tokens: bool = True  # False: no contact encoder; fusion and decoders do with the other tokens
+    refine_steps: int = 3  # 0: the decoded joints are the answer
     refine_hidden: int | None = None
     refine_shared: bool = False  # one offset MLP for all steps
     refine_step_size_m: float = 0.1  # metres per unit of the first step's output
@@ -92,14 +102,15 @@ class ModelConfig:
         if self.backbone.name != "hybrid" and self.backbone.name not in DINOV2_NAMES:
             choices = ", ".join(["hybrid", *DINOV2_NAMES])
             raise ConfigError(f"model.backbone.name must be one of {choices}; got {self.backbone.name!r}")
-        positive = [f.name for f in fields(self) if f.type in ("int", "int | None") and f.name != "fusion_depth"]
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} must be at least 1; got {getattr(self, name)}")
-        if self.backbone.depth < 1:
-            raise ConfigError(f"model.backbone.depth must be at least 1; got {self.backbone.depth}")
-        if self.fusion_depth < 0:
-            raise ConfigError(f"model.fusion_depth must not be negative; got {self.fusion_depth}")
+        for owner, where in ((self, "model"), (self.backbone, "model.backbone")):
+            for f in fields(owner):
+                value = getattr(owner, f.name)
+                if f.type == "bool" and not isinstance(value, bool):
+                    raise ConfigError(f"{where}.{f.name} must be true or false; got {value!r}")
+                if f.type in ("int", "int | None"):
+                    _check_count(f"{where}.{f.name}", value, least=0 if f.name in _MAY_BE_ZERO else 1)
+        if not self.refine_step_size_m > 0:
+            raise ConfigError(f"model.refine_step_size_m must be above 0; got {self.refine_step_size_m}")
         if not 0 <= self.backbone.frozen_layers <= self.backbone.depth:
             raise ConfigError(
                 f"model.backbone.frozen_layers must be 0 to {self.backbone.depth}; got {self.backbone.frozen_layers}"
@@ -123,6 +134,13 @@ class ModelConfig:
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of :meth:`as_dict`. Raises ConfigError for an unknown key."""
         return cls(**_known(cls, values, "model"))
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} must be a whole number; got {value!r}")
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}; got {value}")
 
 
 def _known(cls, values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""DINOv2 (Oquab et al., 2023; the variant with registers) through transformers, attention through this package's op."""
+"""DINOv2 (Oquab et al., 2023; with registers or without) through transformers, attention through this package's op."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from amt.model.backbone import Features
 from amt.model.config import DINOV2_NAMES, DINOV2_PATCH, ConfigError, ModelConfig
 
 _WIDTHS = {"dinov2-small": 384, "dinov2-base": 768, "dinov2-large": 1024}
+_POSITIONS_PX = (
+    518  # the published weights' position embeddings cover 37 x 37 patches; they are interpolated to the crop's
+)
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class DinoV2Backbone(nn.Module):
@@ -32,7 +37,9 @@ class DinoV2Backbone(nn.Module):
         width = self.model.config.hidden_size
         self.project = nn.Linear(width, config.hidden) if width != config.hidden else nn.Identity()
         self.map_channels = (width, width, width)
-        self.skip = 1 + self.model.config.num_register_tokens
+        self.skip = 1 + choice.registers  # the class token and the registers come first
+        if self.model.embeddings.mask_token is not None:
+            self.model.embeddings.mask_token.requires_grad_(False)  # for pre-training: no image here is masked
         if self.frozen_layers:
             self.model.embeddings.requires_grad_(False)
             for layer in self.model.encoder.layer[: self.frozen_layers]:
@@ -64,40 +71,84 @@ class DinoV2Backbone(nn.Module):
 
 
 def _load(config: ModelConfig):
-    from transformers import Dinov2WithRegistersBackbone, Dinov2WithRegistersConfig
+    """The named weights' model, or one at random; ``config.backbone.registers`` is set to what it has."""
+    from safetensors import SafetensorError
 
     choice = config.backbone
+    model, problem = None, "model.backbone.weights=none"
     if choice.weights != "none":
-        source = DINOV2_NAMES[choice.name] if choice.weights == "auto" else choice.weights
         try:
-            if choice.weights != "auto" and not Path(source).is_dir():
-                raise FileNotFoundError(f"no folder {source}")
-            model = Dinov2WithRegistersBackbone.from_pretrained(source, attn_implementation="amt")
-            if model.config.patch_size != DINOV2_PATCH or model.config.num_hidden_layers != choice.depth:
-                raise ConfigError(
-                    f"model.backbone.weights={choice.weights}: expected patches of {DINOV2_PATCH} px and {choice.depth} "
-                    f"blocks, the file has {model.config.patch_size} px and {model.config.num_hidden_layers}"
-                )
-            return model
-        except OSError as error:
-            reason = str(error).splitlines()[0]
+            model = _pretrained(DINOV2_NAMES[choice.name] if choice.weights == "auto" else choice.weights)
+        except (OSError, ValueError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
             problem = f"model.backbone.weights={choice.weights} could not be loaded ({reason})"
-    else:
-        problem = "model.backbone.weights=none"
-    remedy = "set model.backbone.weights to a folder made by save_pretrained, or to auto to download the published ones"
-    if choice.require_pretrained:
-        raise ConfigError(f"{problem}, and model.backbone.require_pretrained is set: {remedy}")
-    warnings.warn(f"{problem}: {choice.name} starts at random and will learn slowly; {remedy}", stacklevel=4)
-    width = _WIDTHS[choice.name]
-    fresh = Dinov2WithRegistersConfig(
+    if model is None:
+        remedy = (
+            "set model.backbone.weights to a folder made by save_pretrained, or to auto or a name on the Hugging Face Hub "
+            "to download published ones"
+        )
+        if choice.require_pretrained:
+            raise ConfigError(f"{problem}, and model.backbone.require_pretrained is set: {remedy}")
+        warnings.warn(f"{problem}: {choice.name} starts at random and will learn slowly; {remedy}", stacklevel=4)
+        return _fresh(config)
+    found = model.config
+    # a checkpoint of this model builds its backbone from these figures, without the weights' own config.json
+    figures = {
+        "patches, px": (DINOV2_PATCH, found.patch_size),
+        "blocks": (choice.depth, found.num_hidden_layers),
+        "channels": (_WIDTHS[choice.name], found.hidden_size),
+        "channels of an MLP": (4 * _WIDTHS[choice.name], found.mlp_ratio * found.hidden_size),
+        "heads": (_WIDTHS[choice.name] // 64, found.num_attention_heads),
+        "px that the positions cover": (_POSITIONS_PX, found.image_size),
+        "gated MLP": (False, found.use_swiglu_ffn),
+    }
+    wrong = [f"{name}: {want} expected, {have} found" for name, (want, have) in figures.items() if want != have]
+    if wrong:
+        raise ConfigError(f"model.backbone.weights={choice.weights} is no {choice.name} ({'; '.join(wrong)})")
+    choice.registers = getattr(found, "num_register_tokens", 0)
+    return model
+
+
+def _pretrained(source: str):
+    """The backbone in a folder or on the hub, with or without registers as its config.json says.
+
+    Raises OSError where it is not to be had, ValueError where it is something else or incomplete.
+    """
+    from transformers import AutoConfig, Dinov2Backbone, Dinov2WithRegistersBackbone
+
+    if not Path(source).is_dir() and not _HUB_NAME.fullmatch(source):
+        raise FileNotFoundError(f"no folder {source}")
+    kinds = {"dinov2": Dinov2Backbone, "dinov2_with_registers": Dinov2WithRegistersBackbone}
+    kind = AutoConfig.from_pretrained(source).model_type
+    if kind not in kinds:
+        raise ValueError(f"it is a {kind}, not one of {', '.join(kinds)}")
+    model, info = kinds[kind].from_pretrained(source, attn_implementation="amt", output_loading_info=True)
+    missing = sorted(set(info["missing_keys"]) - {"embeddings.mask_token"})
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing, the first is {missing[0]}")
+    return model
+
+
+def _fresh(config: ModelConfig):
+    from transformers import (
+        Dinov2Backbone,
+        Dinov2Config,
+        Dinov2WithRegistersBackbone,
+        Dinov2WithRegistersConfig,
+    )
+
+    width, registers = _WIDTHS[config.backbone.name], config.backbone.registers
+    shared = dict(
         hidden_size=width,
-        num_hidden_layers=choice.depth,
+        num_hidden_layers=config.backbone.depth,
         num_attention_heads=width // 64,
         patch_size=DINOV2_PATCH,
-        image_size=518,
+        image_size=_POSITIONS_PX,
         attn_implementation="amt",
     )
-    return Dinov2WithRegistersBackbone(fresh)
+    if not registers:
+        return Dinov2Backbone(Dinov2Config(**shared))
+    return Dinov2WithRegistersBackbone(Dinov2WithRegistersConfig(num_register_tokens=registers, **shared))
 
 
 def _register_attention() -> None:

@@ -55,11 +55,29 @@ class HandEncoder(nn.Module):
         return self.points(vertices, origins, rotations) + self.frame(_frame_features(origins, rotations, view))
 
 
+class PlaceEncoder(nn.Module):
+    """The hand encoder without frames: one token a place, a linear map of where it lies; which place is an embedding."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.place = nn.Linear(3, config.hidden)
+        self.embedding = nn.Parameter(torch.randn(NUM_FRAMES, config.hidden) * 0.02)
+
+    def forward(self, vertices: Tensor, origins: Tensor, rotations: Tensor, view: Tensor) -> Tensor:
+        """Tokens [B, 22, hidden]; takes what :class:`HandEncoder` takes, looks at ``origins`` and ``view`` only."""
+        return self.place(_place(origins, view)) + self.embedding
+
+
+@coordinates
+def _place(origins: Tensor, view: Tensor) -> Tensor:
+    """From the wrist, in the view's axes, 0.1 m: [B, 22, 3]."""
+    return (origins - origins[:, WRIST, None]) @ view / OFFSET_UNIT
+
+
 @coordinates
 def _frame_features(origins: Tensor, rotations: Tensor, view: Tensor) -> Tensor:
     """Each frame's place from the wrist (0.1 m) and its axes, both in the view's axes: [B, 22, 12]."""
-    place = (origins - origins[:, WRIST, None]) @ view / OFFSET_UNIT
-    return torch.cat((place, (view.mT[:, None] @ rotations).flatten(2)), dim=-1)
+    return torch.cat((_place(origins, view), (view.mT[:, None] @ rotations).flatten(2)), dim=-1)
 
 
 class ObjectEncoder(nn.Module):

@@ -14,9 +14,9 @@ PALM_FALLOFF = 0.02  # m: how quickly a palm vertex forgets the joints that are 
 
 def rest_hand(mano: ManoLayer) -> tuple[Tensor, Tensor]:
     """Vertices [778, 3] and joints [21, 3] of the mean hand with flat fingers, m."""
-    pose = torch.eye(3).expand(1, 16, 3, 3)
+    pose = torch.eye(3, device=mano.v_template.device).expand(1, 16, 3, 3)
     with torch.no_grad():
-        mesh = mano(pose, torch.zeros(1, 10), torch.zeros(1, 3))
+        mesh = mano(pose, pose.new_zeros(1, 10), pose.new_zeros(1, 3))
     return mesh.vertices[0], mesh.joints[0]
 
 
@@ -34,8 +34,8 @@ def follow_weights(mano: ManoLayer) -> Tensor:
     skinned to the palm takes the wrist and the finger bases by distance. A fingertip's vertex follows its tip.
     """
     vertices, joints = rest_hand(mano)
-    weights = torch.zeros(len(vertices), NUM_JOINTS)
-    skinning = mano.weights.cpu()
+    weights = vertices.new_zeros(len(vertices), NUM_JOINTS)
+    skinning = mano.weights
     to_skeleton = {mano_joint: joint for joint, mano_joint in enumerate(MANO_TO_SKELETON)}
     palm = [0] + [to_skeleton[chain[0]] for chain in MANO_FINGER_JOINTS.values()]
     near = torch.softmax(-torch.cdist(vertices, joints[palm]) / PALM_FALLOFF, dim=1)
@@ -48,5 +48,6 @@ def follow_weights(mano: ManoLayer) -> Tensor:
             weights[:, start] += skinning[:, mano_joint] * (1 - along)
             weights[:, start + 1] += skinning[:, mano_joint] * along
     for tip, vertex in zip(TIPS, mano.tip_vertices.tolist()):
-        weights[vertex] = torch.nn.functional.one_hot(torch.tensor(tip), NUM_JOINTS).float()
+        weights[vertex] = 0
+        weights[vertex, tip] = 1
     return weights

@@ -19,7 +19,9 @@ class Neck(nn.Module):
         self.low, self.mid, self.high = (nn.Conv2d(c, width, 1) for c in channels)
         self.merge = nn.Sequential(convolution(width, width), Residual(width))
         self.sharpen = Residual(width)
-        self.fine_out, self.coarse_out = nn.Linear(width, width), nn.Linear(width, width)
+        self.fine_out = nn.Linear(width, width)
+        # the coarse map is read by the refinement only
+        self.coarse_out = nn.Linear(width, width) if config.refine_steps else nn.Identity()
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:  # [B, H, H, C], [B, H / 2, H / 2, C]
         low, mid, high = features.maps

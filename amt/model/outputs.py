@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_dataclass
 
 from amt.hand.batch import _TensorFields
 from amt.hand.mirror import mirror_points, mirror_rotations
@@ -20,7 +21,7 @@ class Prediction(_TensorFields):
     All float32; P is the number of object points that came in, S the number of refinement steps.
     """
 
-    joints: Tensor  # [B, 21, 3], m: the answer, equal to refined_joints[:, -1]
+    joints: Tensor  # [B, 21, 3], m: the answer: the last of refined_joints, or decoded_joints where there is no step
     vertices: Tensor  # [B, 778, 3], m: the answer's mesh; follows ``joints``
     pose: Tensor  # [B, 16, 3, 3]: MANO's rotations, the first global, the others relative to their parents
     betas: Tensor  # [B, 10]
@@ -61,6 +62,8 @@ class Prediction(_TensorFields):
             **{name: _mirror_where(which, mirror_rotations, getattr(self, name)) for name in _ROTATIONS},
         )
 
+
+register_dataclass(Prediction, serialized_type_name="amt.Prediction")  # torch.export returns it as a tree of tensors
 
 _POINTS = (
     "joints",

@@ -7,6 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
+from amt.hand.autocast import no_autocast
+
 
 def coordinates(function):
     """Decorates a function of coordinates: it runs outside autocast, its floating-point tensors brought to float32."""
@@ -14,7 +16,7 @@ def coordinates(function):
     @functools.wraps(function)
     def run(*arguments):
         device = next(a.device.type for a in arguments if isinstance(a, Tensor))
-        with torch.autocast(device, enabled=False):
+        with no_autocast(device):
             return function(*(_single(a) for a in arguments))
 
     return run

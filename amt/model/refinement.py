@@ -18,15 +18,17 @@ class Refinement(nn.Module):
 
     def __init__(self, config: ModelConfig, mano: ManoLayer):
         super().__init__()
+        self.register_buffer("follow", follow_weights(mano), persistent=False)  # [778, 21]
+        self.num_steps, self.step_size = config.refine_steps, config.refine_step_size_m
+        if not self.num_steps:
+            return
         steps = 1 if config.refine_shared else config.refine_steps
         channels, hidden = 2 * config.map_channels, config.refine_hidden
-        self.num_steps, self.step_size = config.refine_steps, config.refine_step_size_m
         self.w1 = nn.Parameter(torch.randn(steps, hidden, channels + 3) * (channels + 3) ** -0.5)
         self.b1 = nn.Parameter(torch.randn(steps, NUM_JOINTS, hidden) * 0.1)
         self.w2 = nn.Parameter(torch.randn(steps, 3, hidden) * 0.1 * hidden**-0.5)
         self.b2 = nn.Parameter(torch.zeros(steps, 3))
         self.condition = nn.Linear(config.latent, config.map_channels)
-        self.register_buffer("follow", follow_weights(mano), persistent=False)  # [778, 21]
 
     def forward(
         self, joints: Tensor, intrinsics: Tensor, maps: tuple[Tensor, Tensor], latent: Tensor, size: int
@@ -36,6 +38,8 @@ class Refinement(nn.Module):
 
         K belongs to the crop of ``size`` px that the maps cover, never to a map's own grid.
         """
+        if not self.num_steps:
+            return joints.new_empty(joints.shape[0], 0, *joints.shape[1:])
         fine, coarse = maps
         # a shift of one map is enough: the MLP reads both side by side, and the coarse one is four times smaller
         maps = (fine, coarse + self.condition(latent).to(coarse.dtype)[:, None, None])

@@ -28,8 +28,8 @@ CHAMFER_POINTS = 128  # object points compared with each other: the term costs t
 class LossConfig:
     """The weight of each term; 0 turns it off."""
 
-    keypoints: float = 2.0  # joints, object's origin and box corners in the crop, and their depths from the wrist
-    keypoint_maps: float = 1.0  # cross-entropy of the maps with the four cells around each of them
+    keypoints: float = 4.0  # joints, object's origin and box corners in the crop, and their depths from the wrist
+    keypoint_maps: float = 8.0  # cross-entropy of the maps with the four cells around each of them
     joints: float = 4.0  # wrist-relative: coarse, decoded and every refinement step
     vertices: float = 1.0  # wrist-relative: coarse and decoded
     pose: float = 1.0  # rotation matrices: coarse and decoded

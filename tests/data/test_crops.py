@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from amt.data.augment import AugmentConfig, sample_rng, vary_colour
+from amt.data.augment import AugmentConfig, draw_geometry, sample_rng, vary_colour
 from amt.data.crops import CropConfig, build_cache, cut
 from amt.data.dexycb import DexYCB
 from amt.data.loader import CropDataset, DataConfig, Loader, make_loader
@@ -125,6 +125,29 @@ def test_turned_labels_are_still_one_hand(cached):
     torch.testing.assert_close(project(ray, i.frame_intrinsics)[:, 0], i.box[:, :2], atol=0.02, rtol=0)
     side = i.box[:, 2] / SMALL.size
     torch.testing.assert_close(i.frame_intrinsics[:, 0, 0] / i.intrinsics[:, 0, 0], side, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_joints_land_on_the_frame_s_pixels_when_the_crop_is_mapped_back(cached, epoch):
+    """Random boxes, turns and zooms through cache and loader: crop pixels, un-warped, are the frame's own projections."""
+    _, cache = cached
+    wild = AugmentConfig(turn=180, zoom=0.4, shift=0.2, brightness=0, contrast=0, gamma=0, tint=0, hue=0, noise=0)
+    rows = np.arange(0, len(cache), 2)
+    batch = CropDataset(cache, SMALL, wild).batch(rows, epoch)
+    draws = [draw_geometry(wild, sample_rng(0, epoch, int(index))) for index in batch.index]
+    angle = torch.tensor([a for a, _ in draws], dtype=torch.float64)
+    change = torch.from_numpy(np.stack([c for _, c in draws]))
+    box = torch.from_numpy(cache["box"][rows]).double()
+    drawn = torch.cat([box[:, :2] + change[:, :2] * box[:, 2:], box[:, 2:] * change[:, 2:]], 1)
+    frame = batch.inputs.frame_intrinsics.double()
+    _, warp = crop_camera(frame, drawn, SMALL.size, angle)  # straight from the frame, without the cached cut between
+
+    in_crop = project(batch.targets.joints.double(), batch.inputs.intrinsics.double())
+    back = torch.linalg.solve(warp[:, :, :2], (in_crop - warp[:, None, :, 2]).mT).mT
+    in_frame = project(torch.from_numpy(cache["joints"][rows]).double(), frame)
+    assert (back - in_frame).norm(dim=-1).max() < 0.01  # px of the frame
+    assert angle.abs().max() > 1
+    assert np.ptp(change[:, 2].numpy()) > 0.2
 
 
 def test_batches_do_not_depend_on_workers_and_do_depend_on_seed_and_epoch(cached):

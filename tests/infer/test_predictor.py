@@ -267,6 +267,28 @@ def test_objects_by_name_class_mesh_and_models_folder(tmp_path):
         resolve_object("cracker_box", 64, tmp_path / "models")
 
 
+@pytest.mark.parametrize("given", ["box:0.1x0.05x0.2", (0.1, 0.05, 0.2)])
+def test_an_object_without_a_mesh_can_be_its_box(given):
+    box = resolve_object(given, 200)
+    assert (box.class_id, box.name, box.known) == (0, "box 0.1x0.05x0.2", True)
+    half = np.array([0.05, 0.025, 0.1])
+    depth = half - np.abs(box.points)  # of each point below each pair of sides
+    assert depth.min() > -1e-6
+    assert depth.min(1).max() < 1e-6  # every point lies on one
+    for axis in range(3):
+        for sign in (-1, 1):
+            on_side = np.abs(box.points[:, axis] - sign * half[axis]) < 1e-6
+            assert on_side.sum() > 10  # all six are covered
+
+
+@pytest.mark.parametrize(
+    "given", ["box:0.1x0.2", "box:", "box:axbxc", "box:0.1x0.1x0", "box:100x50x20", (0.1, 0.2), (0.1, 0.2, -1)]
+)
+def test_a_box_that_cannot_be_is_named(given):
+    with pytest.raises(ValueError, match=r"object: expected three sides above 0 and up to 1 m, as box:0\.1x0\.05x0\.2"):
+        resolve_object(given, 64)
+
+
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json", "folder"])
 def test_a_checkpoint_without_a_part_is_named(tmp_path, checkpoint, missing):
     import shutil

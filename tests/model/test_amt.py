@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from amt.hand.batch import Targets
-from amt.hand.camera import project
+from amt.hand.camera import crop_camera, project
 from amt.hand.mirror import mirror_inputs
 from amt.kernels import hand_frames
 from amt.model import AMT, ModelConfig, Prediction
 from amt.model.decoders import JOINT_FRAMES
 from amt.model.mesh import follow_weights, rest_hand
+from amt.model.placement import camera_features
 from amt.train.losses import LossConfig, compute_loss
 
 
@@ -68,6 +69,25 @@ def test_labels_do_not_enter(model, make_batch):
     with pytest.raises(AttributeError):
         model(batch.targets)
     assert not {f.name for f in dataclasses.fields(batch.inputs)} & {f.name for f in dataclasses.fields(Targets)}
+
+
+def test_shuffled_labels_change_the_loss_and_nothing_else(make_batch):
+    """In training, through the loss: every prediction is the same bit by bit, so no label reached the forward pass."""
+    torch.manual_seed(0)
+    model, batch = AMT(ModelConfig()).train(), make_batch(4, left=True)
+    answers, losses = [], []
+    for order in (torch.arange(4), torch.tensor([2, 3, 0, 1])):
+        shuffled = dataclasses.replace(batch, targets=batch.targets[order])
+        torch.manual_seed(1)  # the latents' samples
+        prediction = model(shuffled.inputs)
+        loss = compute_loss(prediction, shuffled, LossConfig()).total
+        model.zero_grad()
+        loss.backward()
+        answers.append(prediction)
+        losses.append(float(loss.detach()))
+    assert abs(losses[0] - losses[1]) > 0.1
+    for field in dataclasses.fields(Prediction):
+        assert torch.equal(getattr(answers[0], field.name), getattr(answers[1], field.name)), field.name
 
 
 def test_frames_and_tokens_come_from_the_model_s_own_coarse_mesh(model, make_batch):
@@ -157,16 +177,29 @@ def test_a_left_hand_s_pose_makes_its_mesh_with_the_left_model(model, make_batch
 
 
 def test_a_frame_scaled_together_with_its_camera_gives_the_same_metric_hand(model, make_batch):
-    """The same picture taken with another sensor: pixels of the frame change their size, the crop and its K do not."""
-    inputs = make_batch(2).inputs
-    scale = 2.0
-    k = inputs.frame_intrinsics.clone()
-    k[:, :2] *= scale
-    scaled = dataclasses.replace(
-        inputs, frame_intrinsics=k, frame_size=inputs.frame_size * scale, box=inputs.box * scale
-    )
+    """The same picture taken with another sensor: the frame's pixels change their size, what the crop shows does not.
+
+    Pixel x of the frame becomes (x + 0.5) s - 0.5: its centre lies half a pixel inside its edge.
+    """
+    inputs, size = make_batch(3, left=True).inputs, model.config.crop_size
     with torch.no_grad():
-        assert (model(inputs).joints - model(scaled).joints).abs().max() < 1e-4
+        before = model(inputs)
+        for scale in (0.5, 2.25):
+            resize = torch.tensor([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
+            frame = resize @ inputs.frame_intrinsics
+            box = torch.cat(((inputs.box[:, :2] + 0.5) * scale - 0.5, inputs.box[:, 2:] * scale), dim=1)
+            cropped = crop_camera(frame, box, size)[0]
+            scaled = dataclasses.replace(
+                inputs, intrinsics=cropped, frame_intrinsics=frame, frame_size=inputs.frame_size * scale, box=box
+            )
+            features = camera_features(cropped, size)
+            torch.testing.assert_close(features, camera_features(inputs.intrinsics, size), atol=1e-5, rtol=0)
+            after = model(scaled)
+            for name in ("joints", "vertices", "object_translation"):
+                assert (getattr(before, name) - getattr(after, name)).abs().max() < 1e-4, name  # m
+            # scaled without half a pixel's care, the crop looks elsewhere: this is what the test would notice
+            wrong = crop_camera(frame, inputs.box * scale, size)[0]
+            assert (wrong - cropped).abs().max() > 0.1
 
 
 def test_twice_the_focal_length_is_about_twice_the_distance(model, make_batch):

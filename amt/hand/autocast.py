@@ -1,0 +1,12 @@
+"""Coordinates are computed outside autocast: in bf16 a metre has steps of 4 - 8 mm."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def no_autocast(device_type: str) -> AbstractContextManager:
+    """Autocast off on that device type; PyTorch knows no autocast for ``meta``, where there is none to turn off."""
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
