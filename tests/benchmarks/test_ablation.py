@@ -1,0 +1,65 @@
+"""The ablation's table and its memory of finished runs; the training itself is the trainer's to test."""
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from amt.train.cli import register_schema, to_config
+from benchmarks import ablation
+
+
+def metrics(value):
+    return {key: value for _, key, _ in ablation.COLUMNS}
+
+
+def write(out, name, seed, value):
+    folder = ablation._folder(out, name, seed) / "checkpoint"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics(value)))
+
+
+def test_finished_runs_are_not_repeated_and_the_table_is_mean_and_deviation(tmp_path, capsys):
+    for seed, value in enumerate((40.0, 42.0)):
+        write(tmp_path, "as it ships", seed, value)
+    arguments = [
+        tmp_path / "data",
+        "--out",
+        tmp_path,
+        "--results",
+        tmp_path / "r",
+        "--seeds",
+        "2",
+        "--only",
+        "as it ships",
+    ]
+    assert ablation.main([str(a) for a in arguments]) == 0
+    assert "| as it ships | 41.0 ± 1.4 |" in capsys.readouterr().out
+    record = json.loads((tmp_path / "r" / "ablation.json").read_text())
+    assert [run["wrist_aligned_mpjpe_mm"] for run in record["runs"]] == [40.0, 42.0]
+
+
+def test_a_run_that_fails_is_named_and_its_exit_status_kept(tmp_path, capsys):
+    arguments = [
+        tmp_path / "nothing",
+        "--out",
+        tmp_path,
+        "--results",
+        tmp_path / "r",
+        "--seeds",
+        "1",
+        "--only",
+        "without sigma",
+    ]
+    assert ablation.main([str(a) for a in arguments]) == 1
+    error = capsys.readouterr().err
+    assert "'without sigma', seed 0, failed: see" in error
+    assert "nothing" in (ablation._folder(tmp_path, "without sigma", 0) / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("name", list(ablation.VARIANTS))
+def test_every_variant_is_a_configuration(name):
+    register_schema()
+    with initialize_config_module("amt.configs", version_base=None):
+        config = to_config(compose("train", ["experiment=demo", *ablation.VARIANTS[name]]))
+    assert config.train.steps > 0
