@@ -1,4 +1,6 @@
 // refine on the CPU: schema of the native ops, checks, and the order of the work; the arithmetic is in refine_simd.cpp.
+#include <cstring>
+
 #include "refine_problem.h"
 
 namespace amt::refine {
@@ -24,6 +26,41 @@ template <class T> Buffer<T> bias_table(const Problem<T>& problem, int64_t step,
   return table;
 }
 
+// w1's rows as pairs of neighbouring bfloat16 weights, for inputs that are pairs too: those of the relative coordinates twice,
+// because what bfloat16 cuts off them follows, and a zero beside the last of an odd row. Empty where pairs don't pay, and where
+// a backward follows: rounded samples can move a joint across a cell's border, where the gradient jumps.
+class WeightPairs {
+ public:
+  WeightPairs(const Tensor& map, const Tensor& w1, bool backward) : count_(0), stride_(0), step_(0) {
+    if (backward || !bf16_pairs() || map.scalar_type() != ScalarType::BFloat16 || w1.scalar_type() != ScalarType::BFloat16) return;
+    const int64_t given = w1.size(2), inputs = given + 3, hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
+    count_ = (inputs + 1) / 2;
+    stride_ = round_up(inputs, 32) / 2;
+    step_ = copies == 1 ? 0 : hidden * count_;
+    pairs_ = Buffer<uint32_t>(copies * hidden * count_);
+    const auto* from = static_cast<const uint16_t*>(w1.const_data_ptr());
+    torch::stable::parallel_for(0, copies * hidden, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; row++) {
+        auto* to = reinterpret_cast<uint16_t*>(pairs_.get() + row * count_);
+        to[2 * count_ - 1] = 0;
+        std::memcpy(to, from + row / hidden * w1.stride(0) + row % hidden * w1.stride(1), given * sizeof *to);
+        for (int64_t i = given; i < inputs; i++) {
+          const bool finite = (to[i - 3] & 0x7f80) != 0x7f80;  // Inf times what was cut off, mostly 0, would be NaN
+          to[i] = finite ? to[i - 3] : 0;
+        }
+      }
+    });
+  }
+  explicit operator bool() const { return count_ > 0; }
+  int64_t count() const { return count_; }    // of an inputs' row
+  int64_t stride() const { return stride_; }  // of an inputs' row in memory
+  const uint32_t* of(int64_t step) const { return pairs_.get() + step * step_; }
+
+ private:
+  int64_t count_, stride_, step_;
+  Buffer<uint32_t> pairs_;
+};
+
 template <class T> struct Scratch {
   Buffer<Sample<T>> samples;
   Buffer<T> relative, inputs, panels, offsets;
@@ -37,8 +74,9 @@ template <class T> struct Scratch {
 };
 
 template <class T>
-void refine_chunk(const Problem<T>& p, int64_t chunk, const std::vector<Buffer<T>>& bias, int64_t bias_stride, T* steps, T* kept,
-                  const Scratch<T>& scratch) {
+void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, const std::vector<Buffer<T>>& bias,
+                  int64_t bias_stride, T* steps, T* kept, const Scratch<T>& scratch) {
+  const int64_t stride = pairs ? pairs.stride() : p.stride, num_inputs = pairs ? pairs.count() : p.num_inputs;
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints;
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(p.num_hidden);
@@ -58,14 +96,15 @@ void refine_chunk(const Problem<T>& p, int64_t chunk, const std::vector<Buffer<T
     for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
       const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
       const Gather<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get() + begin * p.num_maps(),
-                             scratch.relative.get() + begin * 3, count, p.stride, scratch.inputs.get(), nullptr, nullptr};
+                             scratch.relative.get() + begin * 3, count, stride, scratch.inputs.get(), bool(pairs), nullptr, nullptr};
       torch::stable::parallel_for(0, count, least_rows, [&](int64_t b, int64_t e) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
-      std::fill(scratch.inputs.get() + count * p.stride, scratch.inputs.get() + width * p.stride, T(0));
-      const Transpose<T> transpose{scratch.inputs.get(), width, p.stride, p.num_inputs, scratch.panels.get()};
-      torch::stable::parallel_for(0, p.stride / 16, 64, [&](int64_t b, int64_t e) { AMT_SIMD(refine_transpose<T>)(transpose, b, e); });
+      std::fill(scratch.inputs.get() + count * stride, scratch.inputs.get() + width * stride, T(0));
+      const Transpose<T> transpose{scratch.inputs.get(), width, stride, num_inputs, scratch.panels.get()};
+      torch::stable::parallel_for(0, stride / 16, 64, [&](int64_t b, int64_t e) { AMT_SIMD(refine_transpose<T>)(transpose, b, e); });
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
-      const Hidden<T> hidden{scratch.panels.get(), width / panel_rows, p.num_inputs, p.num_hidden,
-                             p.w1.get() + step * p.w1_step, p.w1_row, bias[step].get(), bias_stride, begin, p.num_joints,
+      const Hidden<T> hidden{scratch.panels.get(), width / panel_rows, count, num_inputs, p.num_hidden,
+                             pairs ? nullptr : p.w1.get() + step * p.w1_step, pairs ? pairs.of(step) : nullptr,
+                             pairs ? num_inputs : p.w1_row, bias[step].get(), bias_stride, begin, p.num_joints,
                              p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes, scratch.offsets.get()};
       torch::stable::parallel_for(0, blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
@@ -84,13 +123,13 @@ void refine_chunk(const Problem<T>& p, int64_t chunk, const std::vector<Buffer<T
   }
 }
 
-template <class T> void refine_all(const Problem<T>& p, T* steps, T* kept) {
+template <class T> void refine_all(const Problem<T>& p, const WeightPairs& pairs, T* steps, T* kept) {
   std::vector<Buffer<T>> bias;
   int64_t bias_stride = 0;
   for (int64_t step = 0; step < p.num_steps; step++) bias.push_back(bias_table(p, step, &bias_stride));
   const auto chunks = [&](int64_t begin, int64_t end) {
     const Scratch<T> scratch(p);
-    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, chunk, bias, bias_stride, steps, kept, scratch);
+    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, pairs, chunk, bias, bias_stride, steps, kept, scratch);
   };
   // few images: the threads share each chunk's work, in the parallel_for's inside (which run serially within another)
   if (p.plan.chunks < 4 * static_cast<int64_t>(torch::stable::get_num_threads()))
@@ -109,8 +148,9 @@ std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vec
   Tensor kept = torch::stable::new_empty(joints, {keep && !empty ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0});
   if (empty) return {steps, kept};
   const auto run = [&]<class T>(T) {
-    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
-    refine_all(problem, static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
+    const WeightPairs pairs(maps[0], w1, keep);
+    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, !pairs);
+    refine_all(problem, pairs, static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);

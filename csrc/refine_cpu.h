@@ -31,6 +31,7 @@ template <class T> struct Gather {
   int64_t rows;
   int64_t stride;           // of a row of inputs, gradient
   T* inputs;                // [rows, stride]: samples of every map, relative, zeros
+  bool narrow;              // inputs holds bfloat16, twice as many; relative in two parts (put_relative)
   const T* gradient;        // [rows, stride] or null
   T* dots;                  // [rows, num_maps, 4] or null
 };
@@ -45,8 +46,9 @@ template <class T> struct Transpose {
 // The hidden layer of some panels, and each block of hidden units' share of the offsets. Works on ranges of blocks.
 template <class T> struct Hidden {
   const T* panels;      // [num_panels, num_inputs, panel_rows]
-  int64_t num_panels, num_inputs, num_hidden;
+  int64_t num_panels, rows, num_inputs, num_hidden;  // rows: of the panels, without what fills up the last
   const T* w1;          // [num_hidden, num_inputs], rows w1_stride apart
+  const uint32_t* pairs;  // takes w1's place, as do pairs of bfloat16 an input's; or null
   int64_t w1_stride;
   const T* bias;        // [num_hidden, bias_stride]: b1 of consecutive rows, starting at joint 0
   int64_t bias_stride;

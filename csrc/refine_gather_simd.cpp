@@ -1,4 +1,6 @@
 // refine on the CPU: reading the taps of every map in one pass, and writing the maps' gradient back.
+#include <type_traits>
+
 #include "refine_cpu.h"
 #include "refine_vector.h"
 
@@ -8,9 +10,9 @@ namespace {
 using namespace amt::refine;
 
 // `ahead`: taps that are read next; they lie anywhere in memory, so ask for them now.
-template <class M, class T, bool WithDots>
+template <class M, class T, bool WithDots, class Out>
 AMT_INLINE void gather_map(
-    const Sample<T>& sample, const Sample<T>* ahead, int64_t channels, T* inputs, const T* gradient, T* dots) {
+    const Sample<T>& sample, const Sample<T>* ahead, int64_t channels, Out* inputs, const T* gradient, T* dots) {
   const M* taps[4];
   for (int t = 0; t < 4; t++) taps[t] = static_cast<const M*>(sample.tap[t]);
   constexpr int lanes = Lanes<T>::count;
@@ -30,8 +32,8 @@ AMT_INLINE void gather_map(
       for (int t = 0; t < 4; t++) __builtin_prefetch(static_cast<const M*>(ahead->tap[t]) + c, 0, 2);
     Vector<T> g{};
     if constexpr (WithDots) g = load(gradient + c);
-    store(inputs + c, one(widening_load(taps[0] + c), widening_load(taps[1] + c), widening_load(taps[2] + c),
-                          widening_load(taps[3] + c), g));
+    narrowing_store(inputs + c, one(widening_load(taps[0] + c), widening_load(taps[1] + c), widening_load(taps[2] + c),
+                                    widening_load(taps[3] + c), g));
   }
   if (const int64_t n = channels - c; n > 0) {
     Vector<T> g{};
@@ -48,9 +50,20 @@ AMT_INLINE void gather_map(
   }
 }
 
-template <class M, class T, bool WithDots> void gather_rows(const Gather<T>& work, int64_t begin, int64_t end) {
+template <class T> AMT_INLINE void put_relative(T* inputs, int i, T value) { inputs[i] = value; }
+
+// A coordinate cut to bfloat16, and after all three what was cut off: 16 bits of it are left, where the weight has 8.
+AMT_INLINE void put_relative(bfloat16* inputs, int i, float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  inputs[i].bits = static_cast<uint16_t>(bits >> 16);
+  partial_store<float>(inputs + 3 + i, broadcast(value - widen(inputs[i])), 1);
+}
+
+template <class M, class T, bool WithDots, class Out> void gather_rows(const Gather<T>& work, int64_t begin, int64_t end) {
+  const int64_t length = work.stride * static_cast<int64_t>(sizeof(T) / sizeof(Out));
   for (int64_t row = begin; row < end; row++) {
-    T* inputs = work.inputs + row * work.stride;
+    Out* inputs = reinterpret_cast<Out*>(work.inputs + row * work.stride);
     const T* gradient = WithDots ? work.gradient + row * work.stride : nullptr;
     int64_t c = 0;
     for (int m = 0; m < work.num_maps; m++) {
@@ -60,16 +73,16 @@ template <class M, class T, bool WithDots> void gather_rows(const Gather<T>& wor
                                  WithDots ? work.dots + at * 4 : nullptr);
       c += work.channels[m];
     }
-    for (int i = 0; i < 3; i++) inputs[c++] = work.relative[row * 3 + i];
-    for (; c < work.stride; c++) inputs[c] = T(0);
+    for (int i = 0; i < 3; i++) put_relative(inputs + c, i, work.relative[row * 3 + i]);
+    for (c += std::is_same_v<Out, T> ? 3 : 6; c < length; c++) inputs[c] = Out{};
   }
 }
 
 template <class M, class T> void gather_as(const Gather<T>& work, int64_t begin, int64_t end) {
-  if (work.gradient)
-    gather_rows<M, T, true>(work, begin, end);
-  else
-    gather_rows<M, T, false>(work, begin, end);
+  if (work.gradient) return gather_rows<M, T, true, T>(work, begin, end);
+  if constexpr (std::is_same_v<M, bfloat16>)
+    if (work.narrow) return gather_rows<M, T, false, bfloat16>(work, begin, end);
+  gather_rows<M, T, false, T>(work, begin, end);
 }
 
 #if defined(__AVX512F__)

@@ -3,6 +3,7 @@
 // Rows lie across the vector lanes, so the first layer reads w1 as it is stored, one broadcast weight at a time, and the
 // activation and the second layer follow in registers. A row's result does not depend on the rows beside it.
 #include <cmath>
+#include <type_traits>
 
 #include "refine_cpu.h"
 #include "refine_vector.h"
@@ -65,68 +66,98 @@ AMT_INLINE void vector_gelu_slope(Vector<double> x, Vector<double>* value, Vecto
   for (int i = 0; i < Lanes<double>::count; i++) (*slope)[i] = gelu_backward(x[i]);
 }
 
-// `Count` hidden units from `unit` on, for one panel.
-template <class T, int Count> void hidden_units(const Hidden<T>& work, int64_t panel, int64_t unit, T* offsets) {
+AMT_INLINE void add_product(Vector<float>& sum, Vector<float> input, float weight) { sum += input * weight; }
+AMT_INLINE void add_product(Vector<double>& sum, Vector<double> input, double weight) { sum += input * weight; }
+
+// Input and weight are pairs of bfloat16; both products are added in float32.
+AMT_INLINE void add_product(Vector<float>& sum, Vector<float> input, uint32_t weight) {
+#if defined(__AVX512BF16__)
+  sum = _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(input), reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(weight))));
+#else
+  typedef uint32_t Bits __attribute__((vector_size(refine_vector_bytes)));
+  const Bits bits = reinterpret_cast<Bits>(input);
+  sum += reinterpret_cast<Vector<float>>(bits & 0xffff0000u) * widen(bfloat16{static_cast<uint16_t>(weight >> 16)});
+  sum += reinterpret_cast<Vector<float>>(bits << 16) * widen(bfloat16{static_cast<uint16_t>(weight)});
+#endif
+}
+
+template <class Weight, class T> AMT_INLINE const Weight* weights(const Hidden<T>& work) {
+  if constexpr (std::is_same_v<Weight, T>)
+    return work.w1;
+  else
+    return work.pairs;
+}
+
+// `Count` hidden units from `unit` on, for `Vectors` vectors of a panel's rows from `lane` on. Weight: T, or uint32_t for a pair.
+// The units of a block are added to its offsets one after the other, however many are taken at once: same sum, same bits.
+template <class T, class Weight, int Count, int Vectors>
+void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t unit, bool first_of_block, T* offsets) {
   constexpr int lanes = Lanes<T>::count;
   const int64_t stride = work.w1_stride;
-  for (int64_t lane = 0; lane < panel_rows; lane += 2 * lanes) {
-    const T* inputs = work.panels + panel * work.num_inputs * panel_rows + lane;
-    // one pointer for three rows of w1: twelve would not fit the registers
-    const T* w1[(Count + 2) / 3];
-    for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = work.w1 + (unit + 3 * i) * stride;
-    Vector<T> sum0[Count], sum1[Count];
+  const T* inputs = work.panels + panel * work.num_inputs * panel_rows + lane;
+  // one pointer for three rows of w1: twelve would not fit the registers
+  const Weight* w1[(Count + 2) / 3];
+  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = weights<Weight>(work) + (unit + 3 * i) * stride;
+  Vector<T> sum[Count][Vectors];
 #pragma GCC unroll 12
-    for (int i = 0; i < Count; i++) sum0[i] = sum1[i] = Vector<T>{};
-    for (int64_t start = 0; start < work.num_inputs; start += 16) {
-      const int64_t end = start + 16 < work.num_inputs ? start + 16 : work.num_inputs;
+  for (int i = 0; i < Count; i++)
+#pragma GCC unroll 3
+    for (int v = 0; v < Vectors; v++) sum[i][v] = Vector<T>{};
+  for (int64_t start = 0; start < work.num_inputs; start += 16) {
+    const int64_t end = start + 16 < work.num_inputs ? start + 16 : work.num_inputs;
 #pragma GCC unroll 12
-      for (int i = 0; i < Count; i++) __builtin_prefetch(w1[i / 3] + i % 3 * stride + weights_ahead, 0, 3);
-      for (int64_t k = start; k < end; k++, inputs += panel_rows) {
-        const Vector<T> a0 = load(inputs), a1 = load(inputs + lanes);
+    for (int i = 0; i < Count; i++) __builtin_prefetch(w1[i / 3] + i % 3 * stride + weights_ahead, 0, 3);
+    for (int64_t k = start; k < end; k++, inputs += panel_rows) {
+      Vector<T> input[Vectors];
+#pragma GCC unroll 3
+      for (int v = 0; v < Vectors; v++) input[v] = load(inputs + v * lanes);
 #pragma GCC unroll 12
-        for (int i = 0; i < Count; i++) {
-          const T weight = w1[i / 3][i % 3 * stride];
-          sum0[i] += a0 * weight;
-          sum1[i] += a1 * weight;
-        }
+      for (int i = 0; i < Count; i++) {
+        const Weight weight = w1[i / 3][i % 3 * stride];
+#pragma GCC unroll 3
+        for (int v = 0; v < Vectors; v++) add_product(sum[i][v], input[v], weight);
+      }
 #pragma GCC unroll 4
-        for (int i = 0; i < (Count + 2) / 3; i++) w1[i]++;
-      }
+      for (int i = 0; i < (Count + 2) / 3; i++) w1[i]++;
     }
-    const int64_t row = work.first_row + panel * panel_rows + lane;
-    const T* bias = work.bias + unit * work.bias_stride + row % work.num_joints;
-    Vector<T> x0{}, x1{}, y0{}, y1{}, z0{}, z1{};
+  }
+  const int64_t row = work.first_row + panel * panel_rows + lane, width = work.num_panels * panel_rows;
+  const T* bias = work.bias + unit * work.bias_stride + row % work.num_joints;
+  T* out = offsets + panel * panel_rows + lane;
+  Vector<T> x[Vectors] = {}, y[Vectors] = {}, z[Vectors] = {};
+  if (!first_of_block) {
+#pragma GCC unroll 3
+    for (int v = 0; v < Vectors; v++) {
+      x[v] = load(out + v * lanes);
+      y[v] = load(out + width + v * lanes);
+      z[v] = load(out + 2 * width + v * lanes);
+    }
+  }
 #pragma GCC unroll 12
-    for (int i = 0; i < Count; i++) {
-      const Vector<T> h0 = sum0[i] + load(bias + i * work.bias_stride), h1 = sum1[i] + load(bias + i * work.bias_stride + lanes);
-      if (work.kept) {
-        T* kept = work.kept + (unit + i) * work.kept_stride + panel * panel_rows + lane;
-        store(kept, h0);
-        store(kept + lanes, h1);
-      }
-      const Vector<T> g0 = vector_gelu(h0), g1 = vector_gelu(h1);
-      const T* w2 = work.w2 + unit + i;
-      x0 += g0 * w2[0];
-      x1 += g1 * w2[0];
-      y0 += g0 * w2[work.num_hidden];
-      y1 += g1 * w2[work.num_hidden];
-      z0 += g0 * w2[2 * work.num_hidden];
-      z1 += g1 * w2[2 * work.num_hidden];
+  for (int i = 0; i < Count; i++) {
+    const T* w2 = work.w2 + unit + i;
+#pragma GCC unroll 3
+    for (int v = 0; v < Vectors; v++) {
+      const Vector<T> h = sum[i][v] + load(bias + i * work.bias_stride + v * lanes);
+      if (work.kept) store(work.kept + (unit + i) * work.kept_stride + panel * panel_rows + lane + v * lanes, h);
+      const Vector<T> g = vector_gelu(h);
+      x[v] += g * w2[0];
+      y[v] += g * w2[work.num_hidden];
+      z[v] += g * w2[2 * work.num_hidden];
     }
-    const int64_t width = work.num_panels * panel_rows;
-    T* out = offsets + panel * panel_rows + lane;
-    store(out, x0);
-    store(out + lanes, x1);
-    store(out + width, y0);
-    store(out + width + lanes, y1);
-    store(out + 2 * width, z0);
-    store(out + 2 * width + lanes, z1);
+  }
+#pragma GCC unroll 3
+  for (int v = 0; v < Vectors; v++) {
+    store(out + v * lanes, x[v]);
+    store(out + width + v * lanes, y[v]);
+    store(out + 2 * width + v * lanes, z[v]);
   }
 }
 
-template <class T, int Count> AMT_INLINE void hidden_units_of(int64_t count, const Hidden<T>& work, int64_t panel, int64_t unit, T* offsets) {
-  if (count == Count) return hidden_units<T, Count>(work, panel, unit, offsets);
-  if constexpr (Count > 1) hidden_units_of<T, Count - 1>(count, work, panel, unit, offsets);
+template <class T, class Weight, int Count, int Vectors>
+AMT_INLINE void hidden_units_of(int64_t count, const Hidden<T>& work, int64_t panel, int64_t lane, int64_t unit, bool first_of_block, T* offsets) {
+  if (count == Count) return hidden_units<T, Weight, Count, Vectors>(work, panel, lane, unit, first_of_block, offsets);
+  if constexpr (Count > 1) hidden_units_of<T, Weight, Count - 1, Vectors>(count, work, panel, lane, unit, first_of_block, offsets);
 }
 
 template <class T, int Rows, int Vectors>
@@ -184,14 +215,34 @@ AMT_INLINE int64_t blocks_of(int64_t count) { return (count + most_broadcast - 1
 
 int64_t refine_hidden_blocks(int64_t num_hidden) { return blocks_of(num_hidden); }
 
-template <class T> void refine_hidden(const Hidden<T>& work, int64_t begin, int64_t end) {
+template <class T, class Weight> static void hidden_blocks(const Hidden<T>& work, int64_t begin, int64_t end) {
+  constexpr int lanes = Lanes<T>::count;
   const int64_t blocks = blocks_of(work.num_hidden);
   for (int64_t block = begin; block < end; block++) {
     const int64_t first = block * work.num_hidden / blocks, last = (block + 1) * work.num_hidden / blocks;
     T* offsets = work.offsets + block * 3 * work.num_panels * panel_rows;
-    for (int64_t panel = 0; panel < work.num_panels; panel++)
-      hidden_units_of<T, most_broadcast>(last - first, work, panel, first, offsets);
+    for (int64_t panel = 0; panel < work.num_panels; panel++) {
+      const int64_t left = work.rows - panel * panel_rows;
+      const int64_t used = work.kept || left > panel_rows ? panel_rows : left;  // the backward reads whole panels
+      // one hand's 21 joints: three vectors with half the units at once do less than twice two
+      if constexpr (lanes == 8) {
+        if (used > 2 * lanes && used <= 3 * lanes) {
+          constexpr int most = most_broadcast / 2;
+          for (int64_t unit = first; unit < last; unit += most)
+            hidden_units_of<T, Weight, most, 3>(last - unit < most ? last - unit : most, work, panel, 0, unit, unit == first, offsets);
+          continue;
+        }
+      }
+      for (int64_t lane = 0; lane < used; lane += 2 * lanes)
+        hidden_units_of<T, Weight, most_broadcast, 2>(last - first, work, panel, lane, first, true, offsets);
+    }
   }
+}
+
+template <class T> void refine_hidden(const Hidden<T>& work, int64_t begin, int64_t end) {
+  if constexpr (std::is_same_v<T, float>)
+    if (work.pairs) return hidden_blocks<T, uint32_t>(work, begin, end);
+  hidden_blocks<T, T>(work, begin, end);
 }
 template void refine_hidden(const Hidden<float>&, int64_t, int64_t);
 template void refine_hidden(const Hidden<double>&, int64_t, int64_t);

@@ -109,11 +109,12 @@ template <class T> struct Problem {
   Plan plan;
 
   Problem(const Tensor& joints_, const Tensor& intrinsics_, const std::vector<Tensor>& maps_, const Tensor& w1_,
-          const Tensor& b1_, const Tensor& w2_, const Tensor& b2_, int64_t height, int64_t width, double step_size_)
+          const Tensor& b1_, const Tensor& w2_, const Tensor& b2_, int64_t height, int64_t width, double step_size_,
+          bool reads_w1 = true)
       : batch(joints_.size(0)), num_joints(joints_.size(1)), num_steps(w1_.size(0)), num_hidden(w1_.size(1)),
         num_inputs(w1_.size(2)), stride(round_up(num_inputs, 16)), joints(static_cast<const T*>(joints_.const_data_ptr())),
         intrinsics(static_cast<const T*>(intrinsics_.const_data_ptr())), element(element_of(maps_[0])),
-        w1(w1_, reach(w1_)), b1(b1_, b1_.numel()), w2(w2_, w2_.numel()), b2(b2_, b2_.numel()), w1_step(w1_.stride(0)),
+        w1(w1_, reads_w1 ? reach(w1_) : 0), b1(b1_, b1_.numel()), w2(w2_, w2_.numel()), b2(b2_, b2_.numel()), w1_step(w1_.stride(0)),
         w1_row(w1_.stride(1)), first_step_size(step_size_), plan(batch, num_joints) {
     int64_t most = 0;
     for (const Tensor& map : maps_) {

@@ -143,6 +143,14 @@ def run(function, case: Case, **options) -> list[Tensor]:
     return [steps.detach(), *torch.autograd.grad(steps, inputs, gradient)]
 
 
+def forward(function, case: Case) -> Tensor:
+    """The steps alone, as where no backward follows."""
+    joints, intrinsics, *rest = case.inputs()
+    maps, weights = rest[: len(case.maps)], rest[len(case.maps) :]
+    with torch.no_grad():
+        return function(joints, intrinsics, maps, *weights, IMAGE_SIZE, 1.0, case.detach)
+
+
 def composed(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, detach) -> Tensor:
     """What a PyTorch user writes in the maps' dtype: float32 coordinates, samples and MLP in the dtype."""
     dtype = maps[0].dtype
@@ -163,9 +171,17 @@ def composed(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, de
 
 def check(function, case: Case, **options) -> None:
     """The error rule on the steps and every gradient; NaN exactly where the definition has it."""
-    ours = run(function, case, **options)
     truth = run(reference.refine, case.to(case.joints.device, torch.float64))
-    peer = run(composed, case)
+    _compare(run(function, case, **options), truth, run(composed, case))
+
+
+def check_forward(function, case: Case) -> None:
+    """The same rule on the steps where no backward follows."""
+    truth = forward(reference.refine, case.to(case.joints.device, torch.float64))
+    _compare([forward(function, case)], [truth], [forward(composed, case)])
+
+
+def _compare(ours: list[Tensor], truth: list[Tensor], peer: list[Tensor]) -> None:
     for i, (x, t) in enumerate(zip(ours, truth)):
         finite = torch.isfinite(t.to(x.dtype))
         assert torch.equal(torch.isnan(x), torch.isnan(t)), f"result {i} is NaN elsewhere than the definition"
