@@ -15,7 +15,7 @@ from amt.model.keypoints import CENTRE, FIRST_CORNER, Keypoints
 from amt.model.orientation import OrientationSolver
 from amt.model.placement import keypoint_rays, locate, place, view_rotation
 from amt.model.precision import coordinates
-from amt.model.wrist import WristSolver
+from amt.model.wrist import Seen, WristSolver
 
 OFFSET_UNIT = 0.1  # m
 
@@ -73,25 +73,26 @@ def _solved(
 ) -> tuple[Scene, Parameters]:
     scene = _posed(parameters, mano, intrinsics, size)  # the wrist in the camera
     rays = keypoint_rays(keypoints.position, intrinsics, size)
-    of_joints = rays[:, :NUM_JOINTS], keypoints.trust[:, :NUM_JOINTS]
-    wrist = solver.wrist(place(parameters.wrist, intrinsics, size), scene.joints, *of_joints)
+    joint_rays, joint_trust = rays[:, :NUM_JOINTS], keypoints.trust[:, :NUM_JOINTS]
+    corner_rays, corner_trust = rays[:, FIRST_CORNER:], keypoints.trust[:, FIRST_CORNER:]
+    wrist = solver.wrist(place(parameters.wrist, intrinsics, size), Seen(scene.joints, joint_rays, joint_trust))
 
     depth = wrist[:, None, 2:] + keypoints.depth[..., None] * OFFSET_UNIT
     seen = torch.cat((rays, torch.ones_like(depth)), dim=-1) * depth - wrist[:, None]  # from the wrist, m
-    hand_turn = solver.hand(scene.joints, seen[:, :NUM_JOINTS], of_joints[1])
-    centre = seen[:, CENTRE, None]
+    hand_turn = solver.hand(scene.joints, seen[:, :NUM_JOINTS], joint_trust)
+    centre = seen[:, CENTRE]
     object_turn = solver.object(
-        corners @ scene.object_rotation.mT, seen[:, FIRST_CORNER:] - centre, keypoints.trust[:, FIRST_CORNER:]
+        corners @ scene.object_rotation.mT, seen[:, FIRST_CORNER:] - centre[:, None], corner_trust
     )
-    trust = keypoints.trust[:, CENTRE, None]
     scene = scene._replace(
         joints=scene.joints @ hand_turn.mT,
         vertices=scene.vertices @ hand_turn.mT,
         pose=torch.cat(((hand_turn @ scene.pose[:, 0])[:, None], scene.pose[:, 1:]), dim=1),
         object_rotation=object_turn @ scene.object_rotation,
-        object_translation=torch.lerp(scene.object_translation, centre[:, 0], trust),
+        object_translation=torch.lerp(scene.object_translation, centre, keypoints.trust[:, CENTRE, None]),
     )
-    wrist = solver.wrist(wrist, scene.joints, *of_joints)
+    box = posed_points(corners, scene.object_rotation, scene.object_translation)
+    wrist = solver.wrist(wrist, Seen(scene.joints, joint_rays, joint_trust), Seen(box, corner_rays, corner_trust))
 
     back = view_rotation(intrinsics, size).mT
     six_d = matrix_to_six_d(back @ scene.pose[:, 0])

@@ -7,14 +7,16 @@ solved in closed form, together with the coarse decoder's own guess as a prior; 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from amt.hand.camera import MIN_DEPTH
 
-KEYPOINT, DIRECTION, DEPTH = range(3)
-FIRST_SIGMAS = (0.03, 0.03, 0.1)  # rad of a keypoint, rad of the guessed direction, relative error of the guessed depth
+JOINT, DIRECTION, DEPTH, CORNER = range(4)
+# rad of a joint, rad of the guessed direction, relative error of the guessed depth, rad of a corner of the object's box
+FIRST_SIGMAS = (0.03, 0.03, 0.1, 0.06)
 
 
 class WristSolver(nn.Module):
@@ -22,31 +24,44 @@ class WristSolver(nn.Module):
 
         sum_j w_j |(r_j + t)_xy - u_j (r_j + t)_z|^2 / s_k^2 + |t_xy - u_0 t_z|^2 / s_u^2 + (t_z - z_0)^2 / s_z^2,
 
-    with lengths in units of the guessed depth z_0.
+    with lengths in units of the guessed depth z_0. Corners of the object's box, where they are given, add to t_z alone: how
+    large a thing of known size shows says how far it is, wherever the hand holds it.
     """
 
     def __init__(self):
         super().__init__()
         self.log_sigmas = nn.Parameter(torch.tensor([math.log(s) for s in FIRST_SIGMAS]))
 
-    def forward(self, guess: Tensor, relative: Tensor, rays: Tensor, trust: Tensor) -> Tensor:
-        """The wrist [B, 3] (m) from a guess [B, 3] (m), joints from the wrist [B, 21, 3] (m), rays x/z, y/z [B, 21, 2] and
-        how far each is trusted [B, 21]."""
+    def forward(self, guess: Tensor, joints: Seen, corners: Seen | None = None) -> Tensor:
+        """The wrist [B, 3] (m) from a guess [B, 3] (m), the hand's joints and the object's corners."""
         unit = guess[:, 2:].detach().clamp(min=MIN_DEPTH)
-        relative = relative / unit[:, None]
-        sigmas = self.log_sigmas.exp()
+        sureness = self.log_sigmas.exp() ** -2
         # the guessed direction is one more ray, to the wrist itself
-        u = torch.cat((rays, (guess[:, :2] / guess[:, 2:].clamp(min=MIN_DEPTH))[:, None]), dim=1)
-        r = torch.cat((relative, torch.zeros_like(relative[:, :1])), dim=1)
-        sureness = sigmas**-2
-        weights = torch.cat((trust * sureness[KEYPOINT], sureness[DIRECTION].expand(len(u), 1)), dim=1)[..., None]
-        wanted = u * r[..., 2:] - r[..., :2]  # t_xy - u t_z has to be this
-
-        # a regression of `wanted` on u: slope -t_z, with a prior, and intercept t_xy
-        share = weights / weights.sum(dim=1, keepdim=True)
-        u_mean, wanted_mean = (share * u).sum(dim=1), (share * wanted).sum(dim=1)
-        aside = u - u_mean[:, None]
-        spread = (weights * aside.square()).sum(dim=(1, 2))
-        z = sureness[DEPTH] * guess[:, 2] / unit[:, 0] - (weights * aside * wanted).sum(dim=(1, 2))
-        z = z / (spread + sureness[DEPTH])
+        direction = guess[:, :2] / guess[:, 2:].clamp(min=MIN_DEPTH)
+        u = torch.cat((joints.rays, direction[:, None]), dim=1)
+        r = torch.cat((joints.points, torch.zeros_like(joints.points[:, :1])), dim=1)
+        weights = torch.cat((joints.trust * sureness[JOINT], sureness[DIRECTION].expand(len(u), 1)), dim=1)
+        u_mean, wanted_mean, spread, product = _regression(r / unit[:, None], u, weights)
+        if corners is not None:
+            of_box = _regression(corners.points / unit[:, None], corners.rays, corners.trust * sureness[CORNER])
+            spread, product = spread + of_box[2], product + of_box[3]
+        z = (sureness[DEPTH] * guess[:, 2] / unit[:, 0] - product) / (spread + sureness[DEPTH])
         return torch.cat((wanted_mean + u_mean * z[:, None], z[:, None]), dim=1) * unit
+
+
+class Seen(NamedTuple):
+    """Points and where they show."""
+
+    points: Tensor  # [B, N, 3], m, from the wrist
+    rays: Tensor  # [B, N, 2]: x/z, y/z
+    trust: Tensor  # [B, N], 0 to 1
+
+
+def _regression(points: Tensor, rays: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of t_xy - u t_z = u r_z - r_xy: means of u and of the right side [B, 2], u's spread and its product with the right [B]."""
+    wanted = rays * points[..., 2:] - points[..., :2]
+    weights = weights[..., None]
+    share = weights / weights.sum(dim=1, keepdim=True)
+    mean, wanted_mean = (share * rays).sum(dim=1), (share * wanted).sum(dim=1)
+    aside = rays - mean[:, None]
+    return mean, wanted_mean, (weights * aside.square()).sum(dim=(1, 2)), (weights * aside * wanted).sum(dim=(1, 2))

@@ -35,7 +35,7 @@ class LossConfig:
     pose: float = 1.0  # rotation matrices: coarse and decoded
     betas: float = 0.05
     projection: float = 2.0  # joints in the crop: coarse and every refinement step
-    depth: float = 1.0  # relative error of the wrist's depth
+    depth: float = 4.0  # relative error of the wrist's depth
     object_translation: float = 2.0  # from the wrist: coarse and final
     object_points: float = 1.0  # symmetric chamfer distance of the points turned by the two rotations
     object_rotation: float = 0.3  # the same points compared one by one: right only without symmetries, so weak

@@ -12,7 +12,7 @@ from amt.model.keypoints import MIRRORED, NUM_KEYPOINTS, KeypointHead, box_corne
 from amt.model.latent import Latent, kl_to_standard_normal
 from amt.model.orientation import OrientationSolver
 from amt.model.placement import camera_features, locate, place, view_rotation
-from amt.model.wrist import WristSolver
+from amt.model.wrist import Seen, WristSolver
 
 K = torch.tensor([[[300.0, 0, -40], [0, 310, 150], [0, 0, 1]], [[80.0, 0, 55], [0, 80, 55], [0, 0, 1]]])
 
@@ -124,26 +124,43 @@ def test_the_wrist_is_found_where_the_hand_fits_its_keypoints():
     rays = joints[..., :2] / joints[..., 2:]
     guess = wrist * 1.2 + torch.tensor([0.08, 0, 0])
     solver = WristSolver()
-    assert (solver(guess, relative, rays, torch.ones(4, 21)) - wrist).norm(dim=1).max() < 0.25 * (guess - wrist).norm(
-        dim=1
-    ).min()
+    assert (solver(guess, Seen(relative, rays, torch.ones(4, 21))) - wrist).norm(dim=1).max() < 0.25 * (
+        guess - wrist
+    ).norm(dim=1).min()
     with torch.no_grad():
-        solver.log_sigmas.copy_(torch.tensor([1e-3, 1.0, 10.0]).log())  # trust the keypoints alone
-        torch.testing.assert_close(solver(guess, relative, rays, torch.ones(4, 21)), wrist, atol=1e-4, rtol=0)
+        solver.log_sigmas.copy_(torch.tensor([1e-3, 1.0, 10.0, 1.0]).log())  # trust the keypoints alone
+        torch.testing.assert_close(solver(guess, Seen(relative, rays, torch.ones(4, 21))), wrist, atol=1e-4, rtol=0)
         rays[:, 5:] += 0.3  # and of these only the ones that are trusted
         trust = torch.ones(4, 21)
         trust[:, 5:] = 0
-        torch.testing.assert_close(solver(guess, relative, rays, trust), wrist, atol=1e-4, rtol=0)
-        solver.log_sigmas.copy_(torch.tensor([1.0, 1e-3, 1e-3]).log())  # trust the guess alone
-        torch.testing.assert_close(solver(guess, relative, rays, torch.ones(4, 21)), guess, atol=2e-3, rtol=0)
+        torch.testing.assert_close(solver(guess, Seen(relative, rays, trust)), wrist, atol=1e-4, rtol=0)
+        solver.log_sigmas.copy_(torch.tensor([1.0, 1e-3, 1e-3, 1.0]).log())  # trust the guess alone
+        torch.testing.assert_close(solver(guess, Seen(relative, rays, torch.ones(4, 21))), guess, atol=2e-3, rtol=0)
+
+
+def test_the_object_s_size_says_how_far_it_is_wherever_the_hand_holds_it():
+    """Joints in one place say nothing of the depth; a box seen at its true depth does, whatever its offset from the hand."""
+    torch.manual_seed(0)
+    wrist = torch.tensor([[0.1, -0.05, 0.7]])
+    box = box_corners(torch.randn(1, 50, 3) * 0.03) + torch.tensor([0.05, 0.02, 0.03])
+    seen = box + wrist
+    joints = Seen(torch.zeros(1, 21, 3), (wrist[:, :2] / wrist[:, 2:]).expand(1, 21, 2), torch.ones(1, 21))
+    corners = Seen(box, seen[..., :2] / seen[..., 2:], torch.ones(1, 8))
+    solver, guess = WristSolver(), wrist * 1.2
+    with torch.no_grad():
+        solver.log_sigmas.copy_(torch.tensor([1e-2, 1.0, 10.0, 1e-2]).log())
+        torch.testing.assert_close(solver(guess, joints)[0, 2], guess[0, 2], atol=1e-3, rtol=0)
+        torch.testing.assert_close(solver(guess, joints, corners), wrist, atol=1e-3, rtol=0)
+        # an offset across the view is no matter of depth
+        aside = corners._replace(points=box + torch.tensor([0.02, 0, 0]))
+        torch.testing.assert_close(solver(guess, joints, aside), wrist, atol=1e-3, rtol=0)
 
 
 def test_keypoints_all_in_one_place_leave_the_guessed_depth():
     relative = torch.randn(1, 21, 3, generator=torch.Generator().manual_seed(0)) * 0.05
     guess = torch.tensor([[0.0, 0, 0.6]])
-    wrist = WristSolver()(
-        guess, relative - relative.mean(dim=1, keepdim=True), torch.zeros(1, 21, 2), torch.ones(1, 21)
-    )
+    centred = relative - relative.mean(dim=1, keepdim=True)
+    wrist = WristSolver()(guess, Seen(centred, torch.zeros(1, 21, 2), torch.ones(1, 21)))
     assert wrist[0, 2].item() == pytest.approx(0.6, rel=1e-3)
 
 
@@ -188,7 +205,7 @@ def test_the_latent_is_its_mean_in_evaluation_and_kl_is_zero_at_the_prior():
         ({"backbone": {"depth": 0}}, "model.backbone.depth must be at least 1; got 0"),
         ({"backbone": {"name": "resnet"}}, "model.backbone.name must be one of hybrid, dinov2-small"),
         ({"backbone": {"nane": "hybrid"}}, "model.backbone: unknown nane"),
-        ({"backbone": {"frozen_layers": 9}}, "model.backbone.frozen_layers must be 0 to 4; got 9"),
+        ({"backbone": {"frozen_layers": 9}}, "model.backbone.frozen_layers must be 0 to 1; got 9"),
     ],
 )
 def test_a_wrong_configuration_is_named(values, message):
