@@ -110,15 +110,16 @@ def _load(config: ModelConfig):
 
 
 def _pretrained(source: str):
-    """The backbone in a folder or on the hub, with or without registers as its config.json says.
+    """The model in a folder or on the hub, with or without registers as its config.json says.
 
+    Not transformers' Backbone class, whose weights have the same names: the hooks that it puts on its layers break graphs.
     Raises OSError where it is not to be had, ValueError where it is something else or incomplete.
     """
-    from transformers import AutoConfig, Dinov2Backbone, Dinov2WithRegistersBackbone
+    from transformers import AutoConfig, Dinov2Model, Dinov2WithRegistersModel
 
     if not Path(source).is_dir() and not _HUB_NAME.fullmatch(source):
         raise FileNotFoundError(f"no folder {source}")
-    kinds = {"dinov2": Dinov2Backbone, "dinov2_with_registers": Dinov2WithRegistersBackbone}
+    kinds = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
     kind = AutoConfig.from_pretrained(source).model_type
     if kind not in kinds:
         raise ValueError(f"it is a {kind}, not one of {', '.join(kinds)}")
@@ -131,10 +132,10 @@ def _pretrained(source: str):
 
 def _fresh(config: ModelConfig):
     from transformers import (
-        Dinov2Backbone,
         Dinov2Config,
-        Dinov2WithRegistersBackbone,
+        Dinov2Model,
         Dinov2WithRegistersConfig,
+        Dinov2WithRegistersModel,
     )
 
     width, registers = _WIDTHS[config.backbone.name], config.backbone.registers
@@ -147,8 +148,8 @@ def _fresh(config: ModelConfig):
         attn_implementation="amt",
     )
     if not registers:
-        return Dinov2Backbone(Dinov2Config(**shared))
-    return Dinov2WithRegistersBackbone(Dinov2WithRegistersConfig(num_register_tokens=registers, **shared))
+        return Dinov2Model(Dinov2Config(**shared))
+    return Dinov2WithRegistersModel(Dinov2WithRegistersConfig(num_register_tokens=registers, **shared))
 
 
 def _register_attention() -> None:

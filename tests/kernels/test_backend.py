@@ -55,6 +55,13 @@ def test_auto_says_once_what_it_passed_over(op):
         assert run(op, CPU, torch.bfloat16) == "reference"
 
 
+def test_shapes_on_meta_come_from_the_native_ops():
+    """And not from the references, which hold much that the ops never write."""
+    for name in ("refine", "hand_frames", "frame_pointnet"):
+        reasons = dict(_backend.explain(name, torch.device("meta"), torch.float32))
+        assert (reasons["native"] is None) == (_native.missing(name, "cpu") is None), name
+
+
 def test_no_warning_where_the_fast_one_runs(op, recwarn):
     run(op)
     run(op)
