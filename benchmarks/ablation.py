@@ -14,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,8 +25,6 @@ VARIANTS: dict[str, list[str]] = {
     "without hand frames": ["model.hand_frames=false"],
     "without contact tokens": ["model.contact_tokens=false"],
     "no refinement step": ["model.refine_steps=0"],
-    "1 refinement step": ["model.refine_steps=1"],
-    "2 refinement steps": ["model.refine_steps=2"],
     "maps of 16×16": ["model.map_size=16"],
     "without sigma": ["model.sigma=false"],
     "without sigma, with diversity loss": ["model.sigma=false", "train.loss.diversity=0.5"],
@@ -62,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"ablation: {name!r}, seed {seed}, failed: see {_folder(options.out, name, seed)}/log.txt", file=sys.stderr
         )
     records = [
-        {"variant": name, "seed": seed, "overrides": VARIANTS[name], **{key: metrics[key] for _, key, _ in COLUMNS}}
+        {"variant": name, "seed": seed, "overrides": VARIANTS[name], **figures(metrics)}
         for (name, seed), metrics in zip(runs, found)
         if metrics is not None
     ]
@@ -106,17 +105,28 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> dict | None:
     return json.loads(metrics.read_text())
 
 
+def figures(metrics: dict) -> dict:
+    """What is kept of a run's metrics.json; "stopped": wrist-aligned error in mm before the refinement and after each step."""
+    stopped = [metrics["decoded_wrist_aligned_mpjpe_mm"], *metrics["refined_wrist_aligned_mpjpe_mm"]]
+    return {key: metrics[key] for _, key, _ in COLUMNS} | {"stopped": stopped}
+
+
 def table(records: list[dict]) -> str:
-    """Markdown: a row a variant, mean ± standard deviation over its seeds."""
+    """Markdown: a row a variant, mean ± standard deviation over its seeds; then what each refinement step did as it ships."""
     lines = ["| | " + " | ".join(text for text, _, _ in COLUMNS) + " |", "| --- |" + " --- |" * len(COLUMNS)]
     for name in dict.fromkeys(record["variant"] for record in records):
-        cells = []
-        for _, key, digits in COLUMNS:
-            values = [record[key] for record in records if record["variant"] == name]
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+        runs = [record for record in records if record["variant"] == name]
+        cells = [_cell([run[key] for run in runs], digits) for _, key, digits in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    shipped = [record["stopped"] for record in records if record["variant"] == next(iter(VARIANTS))]
+    for steps, values in enumerate(zip(*shipped)):
+        lines.append(f"| … the same, stopped after {steps} steps | {_cell(values, 1)} |" + " |" * (len(COLUMNS) - 1))
     return "\n".join(lines)
+
+
+def _cell(values: Sequence[float], digits: int) -> str:
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def _folder(out: Path, name: str, seed: int) -> Path:

@@ -14,9 +14,8 @@ from amt.model.backbone import Features
 from amt.model.config import DINOV2_NAMES, DINOV2_PATCH, ConfigError, ModelConfig
 
 _WIDTHS = {"dinov2-small": 384, "dinov2-base": 768, "dinov2-large": 1024}
-_POSITIONS_PX = (
-    518  # the published weights' position embeddings cover 37 x 37 patches; they are interpolated to the crop's
-)
+# the published weights' position embeddings cover 37 x 37 patches; they are interpolated to the crop's
+_POSITIONS_PX = 518
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

@@ -10,7 +10,8 @@ from benchmarks import ablation
 
 
 def metrics(value):
-    return {key: value for _, key, _ in ablation.COLUMNS}
+    steps = {"decoded_wrist_aligned_mpjpe_mm": value + 3, "refined_wrist_aligned_mpjpe_mm": [value + 1, value]}
+    return {key: value for _, key, _ in ablation.COLUMNS} | steps
 
 
 def write(out, name, seed, value):
@@ -34,7 +35,10 @@ def test_finished_runs_are_not_repeated_and_the_table_is_mean_and_deviation(tmp_
         "as it ships",
     ]
     assert ablation.main([str(a) for a in arguments]) == 0
-    assert "| as it ships | 41.0 ± 1.4 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| as it ships | 41.0 ± 1.4 |" in printed
+    assert "stopped after 0 steps | 44.0 ± 1.4 |" in printed
+    assert "stopped after 2 steps | 41.0 ± 1.4 |" in printed
     record = json.loads((tmp_path / "r" / "ablation.json").read_text())
     assert [run["wrist_aligned_mpjpe_mm"] for run in record["runs"]] == [40.0, 42.0]
 
