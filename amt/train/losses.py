@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from amt.hand.autocast import no_autocast
 from amt.hand.batch import Batch, Inputs, Targets
 from amt.hand.camera import project
 from amt.hand.rotations import axis_angle_to_matrix
@@ -70,7 +71,7 @@ def compute_loss(prediction: Prediction, batch: Batch, weights: LossConfig) -> L
     """
     targets = batch.targets
     check_float32(prediction, targets)
-    with torch.autocast(targets.joints.device.type, enabled=False):
+    with no_autocast(targets.joints.device.type):
         terms = {
             **_keypoint_terms(prediction, targets, batch.inputs),
             **_hand_terms(prediction, targets, batch.inputs.intrinsics, batch.inputs.image.shape[-1]),
