@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amt.hand.mano import NUM_BETAS, NUM_MANO_JOINTS, ManoLayer
@@ -20,6 +21,9 @@ from amt.model.precision import coordinates
 JOINT_FRAMES = (20, *(f for i in range(5) for f in (5 + i, 10 + 2 * i, 11 + 2 * i, i)))
 JOINT_UNIT = 0.01  # m
 FIRST_LOGIT = -1.5  # contacts are few
+# How often the contact decoder trains on a sample without its tokens: which vertices touch is soon known by heart, picture by
+# picture, and then said of other people with the same certainty.
+DROP_PATH = 0.5
 
 
 class HandDecoder(nn.Module):
@@ -98,6 +102,7 @@ class ContactDecoder(nn.Module):
             local: points in the palm's frame, [B, P, 3], 0.1 m.
         """
         tokens = self.tokens(hand if contact is None else torch.cat((hand, contact), dim=-1))
+        tokens = tokens * F.dropout(tokens.new_ones(len(tokens), 1, 1), DROP_PATH, self.training)
         vertices = self.spread @ tokens + self.vertex_distance(distance_features(from_vertex))
         vertices = torch.relu(vertices)
         hand_logits = (vertices.float() * self.vertex_embedding).sum(dim=-1) + self.vertex_bias
