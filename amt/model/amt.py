@@ -2,7 +2,7 @@
 
 crop, K ─ backbone ─ neck ──────────────────────────────────────────────┐ maps
              │ tokens                                       keypoints ──┤
-             ├ coarse decoder ─ scene (MANO, object pose)               │
+             ├ coarse decoder ─ scene solver ─ scene (MANO, object)     │
              │        └ hand, object and contact encoders ─ tokens      │
              └───────── fusion ── hand decoder ── joints ──────────── refine ─ joints, mesh
                                ├─ object decoder ── 6-DoF

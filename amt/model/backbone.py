@@ -35,7 +35,7 @@ class Normalize(nn.Module):
 
 
 class HybridBackbone(nn.Module):
-    """Strided convolutions with batch norm in front of a few transformer blocks: learns from little data in minutes.
+    """Convolutions with batch norm in front of a transformer: learns from little data in minutes.
 
     A transformer on bare patches, trained from nothing in that time, falls to the mean pose.
     """
