@@ -121,7 +121,7 @@ def table(records: list[dict]) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     shipped = [record["stopped"] for record in records if record["variant"] == next(iter(VARIANTS))]
     for steps, values in enumerate(zip(*shipped)):
-        lines.append(f"| … the same, stopped after {steps} steps | {_cell(values, 1)} |" + " |" * (len(COLUMNS) - 1))
+        lines.append(f"| as it ships, stopped after {steps} steps | {_cell(values, 1)} |" + " |" * (len(COLUMNS) - 1))
     return "\n".join(lines)
 
 
