@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,9 +93,21 @@ def test_weights_in_the_joints_dtype(dtype):
     torch.testing.assert_close(ours[0], same[0])
 
 
+@pytest.fixture
+def rows_alike(monkeypatch):
+    """In the interpreter a product is NumPy's, whose BLAS may round a row differently by where it stands in the tile."""
+    if INTERPRETED:
+        from triton.runtime import interpreter
+
+        def matmul(a, b, dtype):
+            return np.einsum("...ij,...jk->...ik", a, b, dtype=dtype)
+
+        monkeypatch.setattr(interpreter.np, "matmul", matmul)
+
+
 @on_device
 @forms
-def test_two_runs_and_any_order_of_images_give_the_same_bits(form):
+def test_two_runs_and_any_order_of_images_give_the_same_bits(form, rows_alike):
     case = make(batch=4, joints=3, detach=False, sizes=((4, 5, 30), (7, 6, 4))).to(DEVICE)
     once, twice = (run(triton_refine.refine, case, form=form) for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(once, twice))
