@@ -43,6 +43,7 @@ class SceneSolver(nn.Module):
         self.wrist = WristSolver()
         self.hand, self.object = OrientationSolver(), OrientationSolver()
 
+    @coordinates
     def forward(
         self,
         parameters: Parameters,
@@ -58,50 +59,37 @@ class SceneSolver(nn.Module):
             corners: of the box around the object's points, [B, 8, 3], m, in its own frame.
             intrinsics: K of the crop [B, 3, 3], px of a crop of ``size`` px.
         """
-        return _solved(self, parameters, mano, keypoints, corners, intrinsics, size)
+        scene = _posed(parameters, mano, intrinsics, size)  # the wrist in the camera
+        rays = keypoint_rays(keypoints.position, intrinsics, size)
+        joint_rays, joint_trust = rays[:, :NUM_JOINTS], keypoints.trust[:, :NUM_JOINTS]
+        corner_rays, corner_trust = rays[:, FIRST_CORNER:], keypoints.trust[:, FIRST_CORNER:]
+        wrist = self.wrist(place(parameters.wrist, intrinsics, size), Seen(scene.joints, joint_rays, joint_trust))
 
+        depth = wrist[:, None, 2:] + keypoints.depth[..., None] * OFFSET_UNIT
+        seen = torch.cat((rays, torch.ones_like(depth)), dim=-1) * depth - wrist[:, None]  # from the wrist, m
+        hand_turn = self.hand(scene.joints, seen[:, :NUM_JOINTS], joint_trust)
+        centre = seen[:, CENTRE]
+        object_turn = self.object(
+            corners @ scene.object_rotation.mT, seen[:, FIRST_CORNER:] - centre[:, None], corner_trust
+        )
+        scene = scene._replace(
+            joints=scene.joints @ hand_turn.mT,
+            vertices=scene.vertices @ hand_turn.mT,
+            pose=torch.cat(((hand_turn @ scene.pose[:, 0])[:, None], scene.pose[:, 1:]), dim=1),
+            object_rotation=object_turn @ scene.object_rotation,
+            object_translation=torch.lerp(scene.object_translation, centre, keypoints.trust[:, CENTRE, None]),
+        )
+        box = posed_points(corners, scene.object_rotation, scene.object_translation)
+        wrist = self.wrist(wrist, Seen(scene.joints, joint_rays, joint_trust), Seen(box, corner_rays, corner_trust))
 
-@coordinates
-def _solved(
-    solver: SceneSolver,
-    parameters: Parameters,
-    mano: ManoLayer,
-    keypoints: Keypoints,
-    corners: Tensor,
-    intrinsics: Tensor,
-    size: int,
-) -> tuple[Scene, Parameters]:
-    scene = _posed(parameters, mano, intrinsics, size)  # the wrist in the camera
-    rays = keypoint_rays(keypoints.position, intrinsics, size)
-    joint_rays, joint_trust = rays[:, :NUM_JOINTS], keypoints.trust[:, :NUM_JOINTS]
-    corner_rays, corner_trust = rays[:, FIRST_CORNER:], keypoints.trust[:, FIRST_CORNER:]
-    wrist = solver.wrist(place(parameters.wrist, intrinsics, size), Seen(scene.joints, joint_rays, joint_trust))
-
-    depth = wrist[:, None, 2:] + keypoints.depth[..., None] * OFFSET_UNIT
-    seen = torch.cat((rays, torch.ones_like(depth)), dim=-1) * depth - wrist[:, None]  # from the wrist, m
-    hand_turn = solver.hand(scene.joints, seen[:, :NUM_JOINTS], joint_trust)
-    centre = seen[:, CENTRE]
-    object_turn = solver.object(
-        corners @ scene.object_rotation.mT, seen[:, FIRST_CORNER:] - centre[:, None], corner_trust
-    )
-    scene = scene._replace(
-        joints=scene.joints @ hand_turn.mT,
-        vertices=scene.vertices @ hand_turn.mT,
-        pose=torch.cat(((hand_turn @ scene.pose[:, 0])[:, None], scene.pose[:, 1:]), dim=1),
-        object_rotation=object_turn @ scene.object_rotation,
-        object_translation=torch.lerp(scene.object_translation, centre, keypoints.trust[:, CENTRE, None]),
-    )
-    box = posed_points(corners, scene.object_rotation, scene.object_translation)
-    wrist = solver.wrist(wrist, Seen(scene.joints, joint_rays, joint_trust), Seen(box, corner_rays, corner_trust))
-
-    back = view_rotation(intrinsics, size).mT
-    six_d = matrix_to_six_d(back @ scene.pose[:, 0])
-    return _placed(scene, wrist), parameters._replace(
-        hand_six_d=torch.cat((six_d[:, None], parameters.hand_six_d[:, 1:]), dim=1),
-        wrist=locate(wrist, intrinsics, size),
-        object_six_d=matrix_to_six_d(back @ scene.object_rotation),
-        object_offset=(back @ scene.object_translation[..., None])[..., 0] / OFFSET_UNIT,
-    )
+        back = view_rotation(intrinsics, size).mT
+        six_d = matrix_to_six_d(back @ scene.pose[:, 0])
+        return _placed(scene, wrist), parameters._replace(
+            hand_six_d=torch.cat((six_d[:, None], parameters.hand_six_d[:, 1:]), dim=1),
+            wrist=locate(wrist, intrinsics, size),
+            object_six_d=matrix_to_six_d(back @ scene.object_rotation),
+            object_offset=(back @ scene.object_translation[..., None])[..., 0] / OFFSET_UNIT,
+        )
 
 
 @coordinates
