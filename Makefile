@@ -6,14 +6,18 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py
 
+# The first import of a module writes its bytecode, which the installation leaves out.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint bench clean
 
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "amt needs Python >= 3.11: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# Build without isolation: the PyTorch that was just installed is the one to build against, no second copy is fetched.
-	$(BIN)/python -m pip install -q -c constraints.txt torch setuptools cmake ninja
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	@# Without compiling: the bytecode of all that is installed takes a minute, of what is imported a few seconds, once.
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt torch setuptools cmake ninja
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q --no-compile -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $@
 
 # Two people whom training never saw, one camera, the middle frame of each grasp.
