@@ -25,6 +25,8 @@ VARIANTS: dict[str, list[str]] = {
     "without hand frames": ["model.hand_frames=false"],
     "without contact tokens": ["model.contact_tokens=false"],
     "no refinement step": ["model.refine_steps=0"],
+    "1 refinement step": ["model.refine_steps=1"],
+    "2 refinement steps": ["model.refine_steps=2"],
     "maps of 16×16": ["model.map_size=16"],
     "without sigma": ["model.sigma=false"],
     "without sigma, with diversity loss": ["model.sigma=false", "train.loss.diversity=0.5"],
