@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t most_slices = 16;
 constexpr int64_t least_units = 64;  // of the hidden layer, worth a thread
+constexpr int64_t least_rows = 8;  // to read, worth a thread: waking one costs as much as ten rows in the cache
 constexpr int64_t fresh_bytes = int64_t(32) << 20;  // malloc always asks the kernel for blocks larger than this
 
 // A map's gradient, zero but for the pixels that were read. The kernel hands out large blocks as zero pages that take memory

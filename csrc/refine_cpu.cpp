@@ -2,29 +2,47 @@
 #include <cstring>
 
 #include "refine_problem.h"
+#include "team.h"
+#include "tensors.h"
 
 namespace amt::refine {
 namespace {
 
-// b1 with the hidden units first and the joints repeated, so that any panel reads the biases of its rows in one run.
-template <class T> Buffer<T> bias_table(const Problem<T>& problem, int64_t step, int64_t* stride) {
-  const int64_t num_joints = problem.num_joints;
-  *stride = num_joints + panel_rows;
-  Buffer<T> table(problem.num_hidden * *stride);
-  const T* b1 = problem.b1.get() + step * num_joints * problem.num_hidden;
-  constexpr int64_t tile = 16;  // units whose biases share a cache line
-  for (int64_t first = 0; first < problem.num_hidden; first += tile) {
-    const int64_t last = std::min(first + tile, problem.num_hidden);
+// b1 of every step with the hidden units first and the joints repeated, so that any panel reads the biases of its rows in one run.
+template <class T> class BiasTable {
+ public:
+  explicit BiasTable(const Problem<T>& problem)
+      : p_(problem), stride_(p_.num_joints + panel_rows), tiles_((p_.num_hidden + tile - 1) / tile),
+        table_(p_.num_steps * p_.num_hidden * stride_) {}
+  int64_t stride() const { return stride_; }  // from one unit to the next
+  const T* of(int64_t step) const { return table_.get() + step * p_.num_hidden * stride_; }
+
+  void fill(Team::Member& team) const {
+    team.share(p_.num_steps * tiles_, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) fill_tile(i / tiles_, i % tiles_ * tile);
+    });
+  }
+
+ private:
+  static constexpr int64_t tile = 16;  // units whose biases share a cache line
+
+  void fill_tile(int64_t step, int64_t first) const {
+    const int64_t num_joints = p_.num_joints, last = std::min(first + tile, p_.num_hidden);
+    const T* b1 = p_.b1.get() + step * num_joints * p_.num_hidden;
+    T* table = table_.get() + step * p_.num_hidden * stride_;
     for (int64_t joint = 0; joint < num_joints; joint++)
-      for (int64_t unit = first; unit < last; unit++) table[unit * *stride + joint] = b1[joint * problem.num_hidden + unit];
+      for (int64_t unit = first; unit < last; unit++) table[unit * stride_ + joint] = b1[joint * p_.num_hidden + unit];
     for (int64_t unit = first; unit < last; unit++) {
-      T* row = table.get() + unit * *stride;
-      for (int64_t joint = num_joints; joint < *stride; joint += num_joints)
-        std::copy_n(row, std::min(num_joints, *stride - joint), row + joint);
+      T* row = table + unit * stride_;
+      for (int64_t joint = num_joints; joint < stride_; joint += num_joints)
+        std::copy_n(row, std::min(num_joints, stride_ - joint), row + joint);
     }
   }
-  return table;
-}
+
+  const Problem<T>& p_;
+  int64_t stride_, tiles_;
+  Buffer<T> table_;
+};
 
 // w1's rows as pairs of neighbouring bfloat16 weights, for inputs that are pairs too: those of the relative coordinates twice,
 // because what bfloat16 cuts off them follows, and a zero beside the last of an odd row. Empty where pairs don't pay, and where
@@ -61,12 +79,15 @@ class WeightPairs {
   Buffer<uint32_t> pairs_;
 };
 
+// What a thread, or a team, takes at a time: enough that taking it costs nothing beside the work.
+constexpr int64_t piece_rows = 3, piece_groups = 4, piece_units = 16;  // groups: of 16 inputs
+
 template <class T> struct Scratch {
   Buffer<Sample<T>> samples;
   Buffer<T> relative, inputs, panels, offsets;
 
   explicit Scratch(const Problem<T>& p)
-      : samples(p.plan.lanes * p.num_maps()), relative(p.plan.lanes * 3),
+      : samples(block_rows(p) * p.num_maps()), relative(block_rows(p) * 3),
         inputs(block_rows(p) * p.stride), panels(block_rows(p) * p.num_inputs),
         offsets(AMT_SIMD(refine_hidden_blocks)(p.num_hidden) * 3 * block_rows(p)) {}
 
@@ -74,68 +95,94 @@ template <class T> struct Scratch {
 };
 
 template <class T>
-void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, const std::vector<Buffer<T>>& bias,
-                  int64_t bias_stride, T* steps, T* kept, const Scratch<T>& scratch) {
+void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, const BiasTable<T>& bias, T* steps, T* kept, const Scratch<T>& scratch, Team::Member& team) {
   const int64_t stride = pairs ? pairs.stride() : p.stride, num_inputs = pairs ? pairs.count() : p.num_inputs;
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints;
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(p.num_hidden);
   for (int64_t step = 0; step < p.num_steps; step++) {
-    for (int64_t row = 0; row < rows; row++) {
-      const int64_t image = first + row / p.num_joints;
-      const T* wrist = p.entering(steps, image, step);
-      const T* joint = wrist + row % p.num_joints * 3;
-      const Pixel<T> pixel = project(joint, p.intrinsics + image * 9);
-      for (int m = 0; m < p.num_maps(); m++) p.locate_sample(pixel, image, m, &scratch.samples[row * p.num_maps() + m]);
-      for (int i = 0; i < 3; i++) scratch.relative[row * 3 + i] = relative(joint[i], wrist[i]);
-    }
     if (const int64_t used = round_up(rows, panel_rows); kept && used < p.plan.lanes) {  // the last chunk of few images
       T* keep = kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes;
-      for (int64_t unit = 0; unit < p.num_hidden; unit++) std::fill(keep + unit * p.plan.lanes + used, keep + (unit + 1) * p.plan.lanes, T(0));
+      team.share(p.num_hidden, piece_units, [&](int64_t b, int64_t e) {
+        for (int64_t unit = b; unit < e; unit++) std::fill(keep + unit * p.plan.lanes + used, keep + (unit + 1) * p.plan.lanes, T(0));
+      });
     }
     for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
       const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
-      const Gather<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get() + begin * p.num_maps(),
-                             scratch.relative.get() + begin * 3, count, stride, scratch.inputs.get(), bool(pairs), nullptr, nullptr};
-      torch::stable::parallel_for(0, count, least_rows, [&](int64_t b, int64_t e) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
-      std::fill(scratch.inputs.get() + count * stride, scratch.inputs.get() + width * stride, T(0));
+      const Gather<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get(), scratch.relative.get(), count, stride,
+                             scratch.inputs.get(), bool(pairs), nullptr, nullptr};
+      team.share(width, piece_rows, [&](int64_t b, int64_t e) {
+        const int64_t filled = std::min(e, count);
+        for (int64_t i = b; i < filled; i++) {
+          const int64_t row = begin + i, image = first + row / p.num_joints;
+          const T* wrist = p.entering(steps, image, step);
+          const T* joint = wrist + row % p.num_joints * 3;
+          const Pixel<T> pixel = project(joint, p.intrinsics + image * 9);
+          for (int m = 0; m < p.num_maps(); m++) p.locate_sample(pixel, image, m, &scratch.samples[i * p.num_maps() + m]);
+          for (int c = 0; c < 3; c++) scratch.relative[i * 3 + c] = relative(joint[c], wrist[c]);
+        }
+        AMT_SIMD(refine_gather<T>)(gather, b, filled);
+        if (e > filled) std::fill(scratch.inputs.get() + std::max(b, filled) * stride, scratch.inputs.get() + e * stride, T(0));
+      });
       const Transpose<T> transpose{scratch.inputs.get(), width, stride, num_inputs, scratch.panels.get()};
-      torch::stable::parallel_for(0, stride / 16, 64, [&](int64_t b, int64_t e) { AMT_SIMD(refine_transpose<T>)(transpose, b, e); });
+      team.share(stride / 16, piece_groups, [&](int64_t b, int64_t e) { AMT_SIMD(refine_transpose<T>)(transpose, b, e); });
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
       const Hidden<T> hidden{scratch.panels.get(), width / panel_rows, count, num_inputs, p.num_hidden,
                              pairs ? nullptr : p.w1.get() + step * p.w1_step, pairs ? pairs.of(step) : nullptr,
-                             pairs ? num_inputs : p.w1_row, bias[step].get(), bias_stride, begin, p.num_joints,
+                             pairs ? num_inputs : p.w1_row, bias.of(step), bias.stride(), begin, p.num_joints,
                              p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes, scratch.offsets.get()};
-      torch::stable::parallel_for(0, blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
+      team.share(blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
       const T scale = p.scale_of(step);
-      for (int64_t row = begin; row < begin + count; row++) {
-        const int64_t image = first + row / p.num_joints, joint = row % p.num_joints;
-        const T* from = p.entering(steps, image, step) + joint * 3;
-        T* to = steps + ((image * p.num_steps + step) * p.num_joints + joint) * 3;
-        for (int i = 0; i < 3; i++) {
-          T offset = 0;
-          for (int64_t block = 0; block < blocks; block++) offset += scratch.offsets[(block * 3 + i) * width + row - begin];
-          to[i] = from[i] + scale * (offset + b2[i]);
+      team.share(count, count, [&](int64_t, int64_t) {
+        for (int64_t row = begin; row < begin + count; row++) {
+          const int64_t image = first + row / p.num_joints, joint = row % p.num_joints;
+          const T* from = p.entering(steps, image, step) + joint * 3;
+          T* to = steps + ((image * p.num_steps + step) * p.num_joints + joint) * 3;
+          for (int i = 0; i < 3; i++) {
+            T offset = 0;
+            for (int64_t block = 0; block < blocks; block++) offset += scratch.offsets[(block * 3 + i) * width + row - begin];
+            to[i] = from[i] + scale * (offset + b2[i]);
+          }
         }
-      }
+      });
     }
   }
 }
 
+// run(member) by the threads that there are, at most `most`, as one team.
+template <class Run> void with_team(int64_t most, const Run& run) {
+  const int64_t members = std::min<int64_t>(most, torch::stable::get_num_threads());
+  if (members <= 1) {
+    Team::Member alone;
+    return run(alone);
+  }
+  Team team;
+  torch::stable::parallel_for(0, members, 1, [&](int64_t, int64_t) {
+    Team::Member member(team);
+    run(member);
+  });
+}
+
 template <class T> void refine_all(const Problem<T>& p, const WeightPairs& pairs, T* steps, T* kept) {
-  std::vector<Buffer<T>> bias;
-  int64_t bias_stride = 0;
-  for (int64_t step = 0; step < p.num_steps; step++) bias.push_back(bias_table(p, step, &bias_stride));
-  const auto chunks = [&](int64_t begin, int64_t end) {
-    const Scratch<T> scratch(p);
-    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, pairs, chunk, bias, bias_stride, steps, kept, scratch);
+  const BiasTable<T> bias(p);
+  const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(p.num_hidden);
+  const auto chunks = [&](int64_t begin, int64_t end, const Scratch<T>& scratch, Team::Member& team) {
+    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, pairs, chunk, bias, steps, kept, scratch, team);
   };
-  // few images: the threads share each chunk's work, in the parallel_for's inside (which run serially within another)
-  if (p.plan.chunks < 4 * static_cast<int64_t>(torch::stable::get_num_threads()))
-    chunks(0, p.plan.chunks);
-  else
-    torch::stable::parallel_for(0, p.plan.chunks, 1, chunks);
+  if (p.plan.chunks < 4 * static_cast<int64_t>(torch::stable::get_num_threads())) {  // few images: the threads share each chunk
+    const Scratch<T> scratch(p);
+    with_team(blocks, [&](Team::Member& team) {
+      bias.fill(team);
+      chunks(0, p.plan.chunks, scratch, team);
+    });
+  } else {
+    with_team(blocks, [&](Team::Member& team) { bias.fill(team); });
+    torch::stable::parallel_for(0, p.plan.chunks, 1, [&](int64_t begin, int64_t end) {
+      Team::Member alone;
+      chunks(begin, end, Scratch<T>(p), alone);
+    });
+  }
 }
 
 std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1, Tensor w2,
@@ -143,10 +190,10 @@ std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vec
   check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0);
   const Plan plan(batch, std::max<int64_t>(num_joints, 1));
-  const bool empty = batch == 0 || num_joints == 0;
-  Tensor steps = torch::stable::new_empty(joints, {batch, num_steps, num_joints, 3});
-  Tensor kept = torch::stable::new_empty(joints, {keep && !empty ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0});
-  if (empty) return {steps, kept};
+  const bool nothing = batch == 0 || num_joints == 0;
+  Tensor steps = amt::empty<4>({batch, num_steps, num_joints, 3}, joints.scalar_type(), joints);
+  Tensor kept = amt::empty<1>({keep && !nothing ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0}, joints.scalar_type(), joints);
+  if (nothing) return {steps, kept};
   const auto run = [&]<class T>(T) {
     const WeightPairs pairs(maps[0], w1, keep);
     const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, !pairs);

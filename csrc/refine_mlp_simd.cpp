@@ -20,8 +20,6 @@ constexpr int most_broadcast = 12;
 constexpr int most_broadcast = 6;
 #endif
 
-constexpr int weights_ahead = 64;  // of a row of w1: far enough for the third cache
-
 // P(X <= x) of a standard normal: 1/2 + x P(x^2) / Q(x^2), fitted on |x| <= 5.5 to 7.2e-9. Beyond, exactly 0 or 1: what is left
 // of it would be multiplied by x.
 AMT_INLINE Vector<float> vector_cdf(Vector<float> x) {
@@ -106,7 +104,7 @@ void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t un
   for (int64_t start = 0; start < work.num_inputs; start += 16) {
     const int64_t end = start + 16 < work.num_inputs ? start + 16 : work.num_inputs;
 #pragma GCC unroll 12
-    for (int i = 0; i < Count; i++) __builtin_prefetch(w1[i / 3] + i % 3 * stride + weights_ahead, 0, 3);
+    for (int i = 0; i < Count; i++) __builtin_prefetch(w1[i / 3] + (Count + i % 3) * stride, 0, 3);
     for (int64_t k = start; k < end; k++, inputs += panel_rows) {
       Vector<T> input[Vectors];
 #pragma GCC unroll 3

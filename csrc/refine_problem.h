@@ -18,8 +18,6 @@ namespace amt::refine {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t least_rows = 8;  // to read, worth a thread: waking one costs as much as ten rows in the cache
-
 // Uninitialised memory, on a cache line's boundary.
 template <class T> class Buffer {
  public:

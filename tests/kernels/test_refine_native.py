@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -345,3 +347,12 @@ def test_the_op_checks_what_it_is_given():
     ]:
         with pytest.raises(RuntimeError, match=match):
             torch.ops.amt.refine.default(*arguments[:at], bad, *arguments[at + 1 :])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_a_phase_of_a_team_begins_when_the_one_before_is_done(tmp_path):
+    here = Path(__file__).parent
+    command = ["g++", "-std=c++20", "-O2", "-pthread", f"-I{here.parents[1] / 'csrc'}", here / "team_of_threads.cpp"]
+    subprocess.run([*command, "-o", tmp_path / "team"], check=True)
+    done = subprocess.run([tmp_path / "team"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0 wrong\n")
