@@ -5,7 +5,7 @@
 #include "frame_pointnet_cpu.h"
 #include "host_device.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -16,7 +16,7 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int vector_bytes = 64, max_vectors = 8;
 #elif defined(__AVX2__)
-constexpr int vector_bytes = 32, max_vectors = 4;
+constexpr int vector_bytes = 32, max_vectors = 6;
 #else
 constexpr int vector_bytes = 16, max_vectors = 4;
 #endif
@@ -86,6 +86,19 @@ template <class T> struct Pair {
 // Below these a sum over the units cannot leave float32, so that no NaN can come up.
 constexpr float tame_value = 1e28f, tame_weight = 1e6f;
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// For each set of lanes, their numbers: what _mm512_maskz_compress does, in a permutation.
+struct LanesOf {
+  alignas(64) uint8_t set[256][8] = {};
+  constexpr LanesOf() {
+    for (int mask = 0; mask < 256; ++mask)
+      for (int lane = 0, count = 0; lane < 8; ++lane)
+        if (mask >> lane & 1) set[mask][count++] = static_cast<uint8_t>(lane);
+  }
+};
+constexpr LanesOf lanes_of;
+#endif
+
 template <class T>
 AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* values, T* others, Integer<T>* units,
                             Pair<T>& pair) {
@@ -105,6 +118,20 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
       _mm512_storeu_ps(values + count, _mm512_maskz_compress_ps(active, a));
       _mm512_storeu_ps(others + count, _mm512_maskz_compress_ps(active, b));
       _mm512_storeu_si512(units + count, _mm512_maskz_compress_epi32(active, numbers));
+      count += __builtin_popcount(active);
+      continue;
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) {
+      const __m256 limit = _mm256_set1_ps(tame_value), zero = _mm256_setzero_ps();
+      const __m256 a = _mm256_max_ps(zero, reinterpret_cast<__m256>(h));  // NaN stays: it is the second operand
+      const __m256 b = _mm256_max_ps(zero, reinterpret_cast<__m256>(g));
+      const int active = _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a, zero, _CMP_NEQ_UQ), _mm256_cmp_ps(b, zero, _CMP_NEQ_UQ)));
+      tame &= _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a, limit, _CMP_NLT_UQ), _mm256_cmp_ps(b, limit, _CMP_NLT_UQ))) == 0;
+      const __m256i listed = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes_of.set[active])));
+      _mm256_storeu_ps(values + count, _mm256_permutevar8x32_ps(a, listed));
+      _mm256_storeu_ps(others + count, _mm256_permutevar8x32_ps(b, listed));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(units + count), _mm256_add_epi32(listed, _mm256_set1_epi32(static_cast<int>(k))));
       count += __builtin_popcount(active);
       continue;
     }
@@ -151,17 +178,21 @@ AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool tame_weigh
       }
     }
     const bool tame = pair.tame && tame_weights;
-#pragma GCC unroll 2
-    for (int side = 0; side < 2; ++side) {
-      const I point = I{} + static_cast<Integer<T>>(side == 0 ? pair.first : pair.second);
+    const I points[2] = {I{} + static_cast<Integer<T>>(pair.first), I{} + static_cast<Integer<T>>(pair.second)};
 #pragma GCC unroll 8
-      for (int j = 0; j < Vectors; ++j) {
+    for (int j = 0; j < Vectors; ++j) {
+      V largest = most[j];
+      I point = who[j];
+#pragma GCC unroll 2
+      for (int side = 0; side < 2; ++side) {
         const V sum = sums[side][j];
-        auto wins = sum > most[j];
+        auto wins = sum > largest;
         if (!tame) wins |= sum != sum;  // NaN wins and stays
-        most[j] = wins ? sum : most[j];
-        who[j] = wins ? point : who[j];
+        largest = wins ? sum : largest;
+        point = wins ? points[side] : point;
       }
+      most[j] = largest;
+      who[j] = point;
     }
   }
 }
@@ -169,7 +200,7 @@ AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool tame_weigh
 // Calls block<vectors>(first feature) for blocks that cover the features.
 template <class T, class Function> AMT_INLINE void for_each_block(int64_t features, Function block) {
   int64_t d = 0;
-  for (; features - d > max_vectors / 2 * lanes<T>; d += max_vectors * lanes<T>) block.template operator()<max_vectors>(d);
+  for (; features - d > 4 * lanes<T>; d += max_vectors * lanes<T>) block.template operator()<max_vectors>(d);
   if (features - d > 2 * lanes<T>) block.template operator()<4>(d), d += 4 * lanes<T>;
   if (features - d > lanes<T>) block.template operator()<2>(d), d += 2 * lanes<T>;
   if (features - d > 0) block.template operator()<1>(d);
