@@ -37,7 +37,7 @@ constexpr int64_t max_lanes = 16;  // of the widest vector, in floats
 constexpr int64_t padded(int64_t count) { return (count + max_lanes - 1) / max_lanes * max_lanes; }
 constexpr int64_t padded_features(int64_t count) { return padded(count) + 8 * max_lanes; }  // whole blocks
 constexpr int64_t packed_weights(const PointnetShape& s) { return s.hidden * padded_features(s.features); }
-constexpr int64_t pairs_per_tile = 4;
+constexpr int64_t pairs_per_tile = 8;  // so many read a block of w2 while it lies in the first cache
 // Elements of scratch that a call needs. Forward: folded weights, active units of the pairs, maxima.
 constexpr int64_t forward_scratch(const PointnetShape& s) {
   return 4 * padded(s.hidden) + 3 * pairs_per_tile * (padded(s.hidden) + max_lanes) +

@@ -2,6 +2,8 @@
 // point: forward lists the units that are active at either of two neighbouring points and adds up only their columns of w2,
 // with the outputs in vector registers. Two points share each load of a column, which is what keeps the multipliers busy; a
 // list is at most the whole layer, so a network without zeros costs the dense product and no more.
+#include <bit>
+
 #include "frame_pointnet_cpu.h"
 #include "host_device.h"
 
@@ -44,9 +46,9 @@ template <class V> AMT_INLINE void in_register(V& vector) {
 }
 
 // Keeps the compiler from computing one address for each vector of a column: it runs out of registers over that.
-template <class P> AMT_INLINE void one_address(P*& pointer) {
+template <class P> AMT_INLINE void one_register(P& address) {
 #if defined(__x86_64__)
-  asm("" : "+r"(pointer));
+  asm("" : "+r"(address));
 #endif
 }
 
@@ -75,7 +77,9 @@ template <class T> AMT_INLINE Vector<T> hidden_units(const T* folded, int64_t ro
   return at(0) * offset[0] + (at(1) * offset[1] + (at(2) * offset[2] + at(3)));
 }
 
-// Two points: their numbers, and the units that are active at one of them at least, with the values at both.
+// Two points: their numbers, and the units that are active at one of them at least, with the values at both. A unit is listed
+// as where its column would begin in columns of two vectors, in bytes: a column of any width is one shift or lea away.
+constexpr int unit_shift = std::countr_zero(2u * vector_bytes);
 template <class T> struct Pair {
   int64_t first, second, count;
   const T* values[2];
@@ -117,7 +121,7 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
       tame &= (_mm512_cmp_ps_mask(a, limit, _CMP_NLT_UQ) | _mm512_cmp_ps_mask(b, limit, _CMP_NLT_UQ)) == 0;
       _mm512_storeu_ps(values + count, _mm512_maskz_compress_ps(active, a));
       _mm512_storeu_ps(others + count, _mm512_maskz_compress_ps(active, b));
-      _mm512_storeu_si512(units + count, _mm512_maskz_compress_epi32(active, numbers));
+      _mm512_storeu_si512(units + count, _mm512_slli_epi32(_mm512_maskz_compress_epi32(active, numbers), unit_shift));
       count += __builtin_popcount(active);
       continue;
     }
@@ -131,7 +135,7 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
       const __m256i listed = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes_of.set[active])));
       _mm256_storeu_ps(values + count, _mm256_permutevar8x32_ps(a, listed));
       _mm256_storeu_ps(others + count, _mm256_permutevar8x32_ps(b, listed));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(units + count), _mm256_add_epi32(listed, _mm256_set1_epi32(static_cast<int>(k))));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(units + count), _mm256_slli_epi32(_mm256_add_epi32(listed, _mm256_set1_epi32(static_cast<int>(k))), unit_shift));
       count += __builtin_popcount(active);
       continue;
     }
@@ -146,7 +150,7 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
     for (int64_t lane = 0; lane < lanes<T>; ++lane) {
       values[count] = a[lane];
       others[count] = b[lane];
-      units[count] = static_cast<Integer<T>>(k + lane);
+      units[count] = static_cast<Integer<T>>(k + lane) << unit_shift;
       count -= listed[lane];  // a true lane is -1
       tame &= wild[lane] == 0;
     }
@@ -162,13 +166,15 @@ AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool tame_weigh
   using I = typename Lanes<T>::Index;
   V* most = reinterpret_cast<V*>(best);
   I* who = reinterpret_cast<I*>(winner);
+  one_register(w2);
   for (int p = 0; p < num_pairs; ++p) {
     const Pair<T>& pair = pairs[p];
     V sums[2][Vectors] = {};
     for (int64_t i = 0; i < pair.count; ++i) {
       const T value = pair.values[0][i], other = pair.values[1][i];
-      const V* column = reinterpret_cast<const V*>(w2 + pair.units[i] * (Vectors * lanes<T>));
-      one_address(column);
+      int64_t at = Vectors == 1 ? pair.units[i] / 2 : int64_t(pair.units[i]) * (Vectors / 2);
+      one_register(at);
+      const V* column = reinterpret_cast<const V*>(reinterpret_cast<const char*>(w2) + at);
 #pragma GCC unroll 8
       for (int j = 0; j < Vectors; ++j) {
         V weights = column[j];
