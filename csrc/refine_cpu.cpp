@@ -8,40 +8,40 @@
 namespace amt::refine {
 namespace {
 
-// b1 of every step with the hidden units first and the joints repeated, so that any panel reads the biases of its rows in one run.
-template <class T> class BiasTable {
+// What a thread, or a team, takes at a time: enough that taking it costs nothing beside the work.
+constexpr int64_t piece_rows = 3, piece_groups = 4, piece_units = 16, piece_bias_rows = 8;  // groups: of 16 inputs
+
+// b1 of every step as a chunk's panels read it: [panels, hidden units, panel_rows].
+template <class T> class BiasPanels {
  public:
-  explicit BiasTable(const Problem<T>& problem)
-      : p_(problem), stride_(p_.num_joints + panel_rows), tiles_((p_.num_hidden + tile - 1) / tile),
-        table_(p_.num_steps * p_.num_hidden * stride_) {}
-  int64_t stride() const { return stride_; }  // from one unit to the next
-  const T* of(int64_t step) const { return table_.get() + step * p_.num_hidden * stride_; }
+  explicit BiasPanels(const Problem<T>& problem)
+      : p_(problem), lanes_(std::min(p_.plan.lanes, round_up(p_.batch * p_.num_joints, panel_rows))), units_(round_up(p_.num_hidden, 16)),
+        rows_(p_.num_steps * lanes_ * units_), panels_(p_.num_steps * lanes_ * units_) {}
+  int64_t units() const { return units_; }  // of a panel, with what fills up the last group
+  const T* of(int64_t step, int64_t row) const { return panels_.get() + (step * lanes_ + row) * units_; }  // row: a panel's first
 
   void fill(Team::Member& team) const {
-    team.share(p_.num_steps * tiles_, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) fill_tile(i / tiles_, i % tiles_ * tile);
+    team.share(p_.num_steps * lanes_, piece_bias_rows, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        T* row = std::copy_n(p_.b1.get() + (i / lanes_ * p_.num_joints + i % lanes_ % p_.num_joints) * p_.num_hidden, p_.num_hidden,
+                             rows_.get() + i * units_);
+        std::fill(row, rows_.get() + (i + 1) * units_, T(0));
+      }
+    });
+    const int64_t groups = units_ / 16;
+    team.share(p_.num_steps * groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t step = i / groups * lanes_ * units_, group = i % groups;
+        const Transpose<T> transpose{rows_.get() + step, lanes_, units_, units_, panels_.get() + step};
+        AMT_SIMD(refine_transpose<T>)(transpose, group, group + 1);
+      }
     });
   }
 
  private:
-  static constexpr int64_t tile = 16;  // units whose biases share a cache line
-
-  void fill_tile(int64_t step, int64_t first) const {
-    const int64_t num_joints = p_.num_joints, last = std::min(first + tile, p_.num_hidden);
-    const T* b1 = p_.b1.get() + step * num_joints * p_.num_hidden;
-    T* table = table_.get() + step * p_.num_hidden * stride_;
-    for (int64_t joint = 0; joint < num_joints; joint++)
-      for (int64_t unit = first; unit < last; unit++) table[unit * stride_ + joint] = b1[joint * p_.num_hidden + unit];
-    for (int64_t unit = first; unit < last; unit++) {
-      T* row = table + unit * stride_;
-      for (int64_t joint = num_joints; joint < stride_; joint += num_joints)
-        std::copy_n(row, std::min(num_joints, stride_ - joint), row + joint);
-    }
-  }
-
   const Problem<T>& p_;
-  int64_t stride_, tiles_;
-  Buffer<T> table_;
+  int64_t lanes_, units_;
+  Buffer<T> rows_, panels_;
 };
 
 // w1's rows as pairs of neighbouring bfloat16 weights, for inputs that are pairs too: those of the relative coordinates twice,
@@ -79,9 +79,6 @@ class WeightPairs {
   Buffer<uint32_t> pairs_;
 };
 
-// What a thread, or a team, takes at a time: enough that taking it costs nothing beside the work.
-constexpr int64_t piece_rows = 3, piece_groups = 4, piece_units = 16;  // groups: of 16 inputs
-
 template <class T> struct Scratch {
   Buffer<Sample<T>> samples;
   Buffer<T> relative, inputs, panels, offsets;
@@ -95,7 +92,7 @@ template <class T> struct Scratch {
 };
 
 template <class T>
-void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, const BiasTable<T>& bias, T* steps, T* kept, const Scratch<T>& scratch, Team::Member& team) {
+void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, const BiasPanels<T>& bias, T* steps, T* kept, const Scratch<T>& scratch, Team::Member& team) {
   const int64_t stride = pairs ? pairs.stride() : p.stride, num_inputs = pairs ? pairs.count() : p.num_inputs;
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints;
@@ -129,8 +126,7 @@ void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, 
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
       const Hidden<T> hidden{scratch.panels.get(), width / panel_rows, count, num_inputs, p.num_hidden,
                              pairs ? nullptr : p.w1.get() + step * p.w1_step, pairs ? pairs.of(step) : nullptr,
-                             pairs ? num_inputs : p.w1_row, bias.of(step), bias.stride(), begin, p.num_joints,
-                             p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes, scratch.offsets.get()};
+                             pairs ? num_inputs : p.w1_row, bias.of(step, begin), bias.units(), p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes, scratch.offsets.get()};
       team.share(blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
       const T scale = p.scale_of(step);
@@ -165,7 +161,7 @@ template <class Run> void with_team(int64_t most, const Run& run) {
 }
 
 template <class T> void refine_all(const Problem<T>& p, const WeightPairs& pairs, T* steps, T* kept) {
-  const BiasTable<T> bias(p);
+  const BiasPanels<T> bias(p);
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(p.num_hidden);
   const auto chunks = [&](int64_t begin, int64_t end, const Scratch<T>& scratch, Team::Member& team) {
     for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, pairs, chunk, bias, steps, kept, scratch, team);

@@ -50,12 +50,10 @@ template <class T> struct Hidden {
   const T* w1;          // [num_hidden, num_inputs], rows w1_stride apart
   const uint32_t* pairs;  // takes w1's place, as do pairs of bfloat16 an input's; or null
   int64_t w1_stride;
-  const T* bias;        // [num_hidden, bias_stride]: b1 of consecutive rows, starting at joint 0
-  int64_t bias_stride;
-  int64_t first_row;    // of these panels within its chunk, whose first row is joint 0
-  int64_t num_joints;
+  const T* bias;        // [num_panels, bias_units, panel_rows]: b1 of each panel's rows
+  int64_t bias_units;
   const T* w2;          // [3, num_hidden]
-  T* kept;              // [num_hidden, kept_stride] at first_row, or null: the hidden layer before its activation
+  T* kept;              // [num_hidden, kept_stride] at the first of these rows, or null: the hidden layer before its activation
   int64_t kept_stride;
   T* offsets;           // [blocks, 3, num_panels * panel_rows]
 };

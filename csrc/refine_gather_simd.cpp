@@ -118,6 +118,34 @@ AMT_INLINE void turn(const float* from, int64_t stride, float* to, int64_t to_st
     store(to + (c + 12) * to_stride, odd4(odd_upper, odd_lower));
   }
 }
+#elif defined(__AVX2__)
+// 8 rows of 8 floats, turned.
+AMT_INLINE void turn_quarter(const float* from, int64_t stride, float* to, int64_t to_stride) {
+  __m256 r[8], s[8];
+  for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(from + i * stride);
+  for (int i = 0; i < 8; i += 2) {
+    s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int j = 0; j < 2; j++) {
+      r[i + 2 * j] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], _MM_SHUFFLE(1, 0, 1, 0));
+      r[i + 2 * j + 1] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], _MM_SHUFFLE(3, 2, 3, 2));
+    }
+  }
+  // r[4q + c]: columns c, c + 4 of rows 4q .. 4q + 3
+  for (int c = 0; c < 4; c++) {
+    _mm256_storeu_ps(to + c * to_stride, _mm256_permute2f128_ps(r[c], r[4 + c], 0x20));
+    _mm256_storeu_ps(to + (c + 4) * to_stride, _mm256_permute2f128_ps(r[c], r[4 + c], 0x31));
+  }
+}
+
+// 16 rows of 16 floats, turned.
+AMT_INLINE void turn(const float* from, int64_t stride, float* to, int64_t to_stride) {
+  for (int row = 0; row < 16; row += 8)
+    for (int column = 0; column < 16; column += 8)
+      turn_quarter(from + row * stride + column, stride, to + column * to_stride + row, to_stride);
+}
 #endif
 
 template <class T> AMT_INLINE void turn(const T* from, int64_t stride, T* to, int64_t to_stride) {

@@ -119,8 +119,8 @@ void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t un
       for (int i = 0; i < (Count + 2) / 3; i++) w1[i]++;
     }
   }
-  const int64_t row = work.first_row + panel * panel_rows + lane, width = work.num_panels * panel_rows;
-  const T* bias = work.bias + unit * work.bias_stride + row % work.num_joints;
+  const int64_t width = work.num_panels * panel_rows;
+  const T* bias = work.bias + (panel * work.bias_units + unit) * panel_rows + lane;
   T* out = offsets + panel * panel_rows + lane;
   Vector<T> x[Vectors] = {}, y[Vectors] = {}, z[Vectors] = {};
   if (!first_of_block) {
@@ -136,7 +136,7 @@ void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t un
     const T* w2 = work.w2 + unit + i;
 #pragma GCC unroll 3
     for (int v = 0; v < Vectors; v++) {
-      const Vector<T> h = sum[i][v] + load(bias + i * work.bias_stride + v * lanes);
+      const Vector<T> h = sum[i][v] + load(bias + i * panel_rows + v * lanes);
       if (work.kept) store(work.kept + (unit + i) * work.kept_stride + panel * panel_rows + lane + v * lanes, h);
       const Vector<T> g = vector_gelu(h);
       x[v] += g * w2[0];

@@ -143,6 +143,7 @@ def test_wrong_arguments_are_named():
         (r"maps\[1\] must have the shape \[2, H, W, C\]", ValueError, with_(maps=(first, second[0]))),
         (r"weights.w1 must have the shape \[S, D, 50\]", ValueError, with_(weights=(w1[..., 1:], b1, w2, b2))),
         ("weights.w1 must be torch.float32", TypeError, with_(weights=(w1.bfloat16(), b1, w2, b2))),
+        ("weights.w1 must be on cpu", ValueError, with_(weights=(w1.to("meta"), b1, w2, b2))),
         (r"weights.b1 must have the shape \[2, 5, 40\]", ValueError, with_(weights=(w1, b1[:, :1], w2, b2))),
         (r"weights.w2 must have the shape \[2, 3, 40\]", ValueError, with_(weights=(w1, b1, w2[:1], b2))),
         (r"weights.b2 must have the shape \[2, 3\]", ValueError, with_(weights=(w1, b1, w2, b2[:, :2]))),

@@ -62,38 +62,16 @@ def refine(
         TypeError, ValueError: an argument of a wrong type, dtype, shape or device; the message names it.
     """
     maps = tuple(maps)
-    _check_once(joints, intrinsics, maps, weights, image_size)
-    run = _backend.choose("refine", joints.device, maps[0].dtype)
-    height, width = image_size
-    return run(joints, intrinsics, maps, *weights, (int(height), int(width)), float(step_size), bool(detach))
-
-
-_passed: set[tuple] = set()  # what `_check` let through
-_MOST_PASSED = 1024
-
-
-def _check_once(
-    joints: Tensor, intrinsics: Tensor, maps: tuple[Tensor, ...], weights: RefineWeights, image_size
-) -> None:
-    """The checks read types, shapes, dtypes, devices and strides only, and take a tenth of a call with one image: once each."""
-    if torch.compiler.is_compiling():
-        return _check(joints, intrinsics, maps, weights, image_size)
     try:
-        signature = (
-            len(maps),
-            tuple(image_size),
-            *[(type(t), t.shape, t.dtype, t.device) for t in (joints, intrinsics, *maps, *weights)],
-            *[m.stride() for m in maps],
-        )
-        if signature in _passed:
-            return
-    except (AttributeError, TypeError):  # not tensors
-        signature = None
-    _check(joints, intrinsics, maps, weights, image_size)
-    if signature is not None:
-        if len(_passed) >= _MOST_PASSED:
-            _passed.clear()
-        _passed.add(signature)
+        run = _backend.choose("refine", joints.device, maps[0].dtype)
+        # the native op looks at its arguments itself, in a tenth of the time, which counts with a single image
+        if run is not native.refine or torch.compiler.is_compiling():
+            _check(joints, intrinsics, maps, weights, image_size)
+        height, width = image_size
+        return run(joints, intrinsics, maps, *weights, (int(height), int(width)), float(step_size), bool(detach))
+    except Exception:
+        _check(joints, intrinsics, maps, weights, image_size)  # says what is wrong, and how to mend it
+        raise
 
 
 def _check(joints: Tensor, intrinsics: Tensor, maps: tuple[Tensor, ...], weights: RefineWeights, image_size) -> None:

@@ -59,6 +59,9 @@ def plan(num_joints: int) -> tuple[int, int]:
 
 
 def _fake(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, keep):
+    # one tensor on meta among others brings us here
+    if any(t.device != joints.device for t in (intrinsics, *maps, w1, b1, w2, b2)):
+        raise RuntimeError("refine: all tensors must be on one device")
     steps = joints.new_empty(joints.shape[0], w1.shape[0], joints.shape[1], 3)
     return steps, joints.new_empty(_kept_shape(joints, w1) if keep else (0,))
 
