@@ -1,4 +1,4 @@
-// refine on the CPU: schema of the native ops, checks, and the order of the work; the arithmetic is in refine_simd.cpp.
+// refine on the CPU: schema of the native ops, checks, and the order of the work; the arithmetic is in refine_*_simd.cpp.
 #include <cstring>
 
 #include "refine_problem.h"
@@ -92,7 +92,8 @@ template <class T> struct Scratch {
 };
 
 template <class T>
-void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, const BiasPanels<T>& bias, T* steps, T* kept, const Scratch<T>& scratch, Team::Member& team) {
+void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, const BiasPanels<T>& bias, T* steps, T* kept,
+                  const Scratch<T>& scratch, Team::Member& team) {
   const int64_t stride = pairs ? pairs.stride() : p.stride, num_inputs = pairs ? pairs.count() : p.num_inputs;
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints;
@@ -106,7 +107,7 @@ void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, 
     }
     for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
       const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
-      const Gather<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get(), scratch.relative.get(), count, stride,
+      const Gather<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get(), scratch.relative.get(), stride,
                              scratch.inputs.get(), bool(pairs), nullptr, nullptr};
       team.share(width, piece_rows, [&](int64_t b, int64_t e) {
         const int64_t filled = std::min(e, count);
@@ -126,7 +127,8 @@ void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, 
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
       const Hidden<T> hidden{scratch.panels.get(), width / panel_rows, count, num_inputs, p.num_hidden,
                              pairs ? nullptr : p.w1.get() + step * p.w1_step, pairs ? pairs.of(step) : nullptr,
-                             pairs ? num_inputs : p.w1_row, bias.of(step, begin), bias.units(), p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes, scratch.offsets.get()};
+                             pairs ? num_inputs : p.w1_row, bias.of(step, begin), bias.units(),
+                             p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes, scratch.offsets.get()};
       team.share(blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
       const T scale = p.scale_of(step);

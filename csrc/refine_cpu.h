@@ -28,7 +28,6 @@ template <class T> struct Gather {
   const int64_t* channels;  // [num_maps]
   const Sample<T>* samples; // [rows, num_maps]
   const T* relative;        // [rows, 3]
-  int64_t rows;
   int64_t stride;           // of a row of inputs, gradient
   T* inputs;                // [rows, stride]: samples of every map, relative, zeros
   bool narrow;              // inputs holds bfloat16, twice as many; relative in two parts (put_relative)

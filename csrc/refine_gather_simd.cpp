@@ -68,7 +68,7 @@ template <class M, class T, bool WithDots, class Out> void gather_rows(const Gat
     int64_t c = 0;
     for (int m = 0; m < work.num_maps; m++) {
       const int64_t at = row * work.num_maps + m;
-      const Sample<T>* ahead = row + 1 < work.rows ? work.samples + at + work.num_maps : nullptr;
+      const Sample<T>* ahead = row + 1 < end ? work.samples + at + work.num_maps : nullptr;
       gather_map<M, T, WithDots>(work.samples[at], ahead, work.channels[m], inputs + c, WithDots ? gradient + c : nullptr,
                                  WithDots ? work.dots + at * 4 : nullptr);
       c += work.channels[m];
