@@ -99,7 +99,8 @@ def test_activation_far_out():
         assert not slope[0, 0, torch.arange(8) != unit].any()
 
 
-@settings(max_examples=60, deadline=None)
+# The same examples every time: where a result hangs on a single element, luck alone breaks the rule (NOTES.md).
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     batch=st.integers(1, 9),
     joints=st.integers(1, 40),
