@@ -135,7 +135,8 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
       const __m256i listed = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes_of.set[active])));
       _mm256_storeu_ps(values + count, _mm256_permutevar8x32_ps(a, listed));
       _mm256_storeu_ps(others + count, _mm256_permutevar8x32_ps(b, listed));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(units + count), _mm256_slli_epi32(_mm256_add_epi32(listed, _mm256_set1_epi32(static_cast<int>(k))), unit_shift));
+      const __m256i numbers = _mm256_add_epi32(listed, _mm256_set1_epi32(static_cast<int>(k)));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(units + count), _mm256_slli_epi32(numbers, unit_shift));
       count += __builtin_popcount(active);
       continue;
     }
