@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 
-from amt.kernels import RefineWeights, refine
+from amt.kernels import RefineWeights, refine, use
 from benchmarks.harness import Case, Rival
 
 PART = "ops"
@@ -57,11 +57,28 @@ def case(batch: int, maps: str, channels: int, dtype: torch.dtype, device: torch
         ),
         eager=lambda joints, intrinsics, maps, *weights: composed(joints, intrinsics, _nchw(maps), *weights),
         rivals={"eager NCHW": Rival(composed, _contiguous_nchw)},
+        variants=_variants() if device.type == "cuda" else {},
         flops=flops,
         bytes=taps + weights if not backward else 2 * (taps + weights) + pixels,
         backward=backward,
         samples=batch,
     )
+
+
+def _variants() -> dict[str, Callable]:
+    """The implementations among which the batch decides on a GPU."""
+    from amt.kernels.refine import triton
+
+    def cuda(joints, intrinsics, maps, *weights):
+        with use("cuda"):
+            return refine(joints, intrinsics, maps, RefineWeights(*weights), image_size=(IMAGE, IMAGE))
+
+    def in_triton(form: str) -> Callable:
+        return lambda joints, intrinsics, maps, *weights: triton.refine(
+            joints, intrinsics, maps, *weights, (IMAGE, IMAGE), 1.0, True, form
+        )
+
+    return {"cuda": cuda, **{f"triton {form}": in_triton(form) for form in ("two_kernel", "single")}}
 
 
 def composed(joints, intrinsics, maps, w1, b1, w2, b2):

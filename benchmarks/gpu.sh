@@ -8,6 +8,7 @@
 #   tests      pytest -m gpu
 #   sanitize   compute-sanitizer (memcheck, racecheck, initcheck, synccheck) over every op, small
 #   ceilings   the card's copy and matrix rates
+#   warm       every case of ops once, side by side: what is compiled on first use is then in the caches
 #   ops        every op beside eager, torch.compile, CUDA graph and the attention back ends
 #   model      encoder and whole model at S, B, L, batch 1 and 16
 #   train      a training step at S, B, L
@@ -25,9 +26,12 @@ python=${PYTHON:-python3}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 # Seconds each part may take in a whole run: 530 together.
-declare -A limits=([versions]=20 [build]=85 [tests]=100 [sanitize]=80 [ceilings]=15 [ops]=135 [model]=50 [train]=40 [choices]=5)
-order=(versions build tests sanitize ceilings ops model train choices)
+declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40 [choices]=5)
+order=(versions build tests sanitize ceilings warm ops model train choices)
 alone=520
+# In a whole run, the shapes that benchmarks/goals.py asks about; alone, `ops` measures all.
+goals='refine-B(1|8|32|512)-mapspyramid-C256-bfloat16|refine-B512-mapssingle-C256-bfloat16|hand_frames-B512'
+goals+='|frame_pointnet-B512-N778|attention-B(1|16)-H16-N(257|1370)-D64'
 
 usage() {
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
@@ -89,7 +93,7 @@ measure() {
   else
     options+=(--case-seconds 3)
   fi
-  timeout -k 5 "$seconds" "$python" -W ignore::UserWarning -m benchmarks.run "$@" "${options[@]}"
+  timeout -k 5 "$seconds" "$python" -W ignore::UserWarning -m benchmarks.run "${options[@]}" "$@"
 }
 
 part_versions() {
@@ -142,6 +146,7 @@ part_tests() {
     return
   fi
   local options=(-q -p no:cacheprovider)
+  if "$python" -c 'import xdist' 2> /dev/null; then options+=(-n 8 --dist load); fi # most of the time goes into compiling
   if [[ -n $dry ]]; then options+=(--collect-only); fi
   timeout -k 5 "$1" "$python" -m pytest "${options[@]}" -m gpu "${files[@]}"
 }
@@ -179,21 +184,36 @@ part_sanitize() {
 
 part_ceilings() { measure "$1" ceilings; }
 
+# The files of the part ops, one name a line.
+ops_files() {
+  local file name
+  for file in benchmarks/bench_*.py; do
+    if grep -q '^PART = "ops"' "$file"; then
+      name=${file##*/bench_}
+      echo "${name%.py}"
+    fi
+  done
+}
+
+part_warm() {
+  if [[ -n $dry ]]; then return; fi
+  local name
+  for name in $(ops_files); do
+    results=$logs/warm-$name.json measure "$1" "$name" --case-seconds 0.001 ${whole:+--filter "$goals"} > "$logs/warm-$name.log" 2>&1 &
+  done
+  wait # what fails here fails in ops again, and is reported there
+}
+
 part_ops() {
   if [[ -n $dry ]]; then
     measure "$1" ops
     return
   fi
   # one process a file: a kernel that faults takes its own file's cases with it and no more
-  local file name names=() failed=0
-  for file in benchmarks/bench_*.py; do
-    if grep -q '^PART = "ops"' "$file"; then
-      name=${file##*/bench_}
-      names+=("${name%.py}")
-    fi
-  done
+  local name names failed=0
+  mapfile -t names < <(ops_files)
   for name in "${names[@]}"; do
-    measure "$(($1 / ${#names[@]}))" "$name" || failed=1
+    measure "$(($1 / ${#names[@]}))" "$name" ${whole:+--filter "$goals"} || failed=1
   done
   return "$failed"
 }

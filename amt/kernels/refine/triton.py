@@ -15,6 +15,13 @@ from amt.kernels.refine import triton_launch
 from amt.kernels.refine.native import NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS
 
 _MLP = "Tensor w1, Tensor b1, Tensor w2, Tensor b2, int height, int width, float step_size, bool detach"
+_OP, _BACKWARD = "amt::refine_triton", "amt::refine_triton_backward"
+torch.library.define(_OP, f"(Tensor joints, Tensor intrinsics, Tensor[] maps, {_MLP}, str form) -> Tensor")
+torch.library.define(
+    _BACKWARD,
+    f"(Tensor gradient, Tensor steps, Tensor joints, Tensor intrinsics, Tensor[] maps, {_MLP}, int needs) -> "
+    "(Tensor, Tensor, Tensor[], Tensor, Tensor, Tensor, Tensor)",
+)
 
 
 def refine(
@@ -38,40 +45,36 @@ def refine(
     if form not in ("auto", *triton_launch.FORMS):
         raise ValueError(f"refine: form must be auto, {' or '.join(triton_launch.FORMS)}, got {form!r}")
     height, width = image_size
-    return _refine(joints, intrinsics, list(maps), w1, b1, w2, b2, height, width, step_size, detach, form)
+    rest = (w1, b1, w2, b2, height, width, step_size, detach, form)
+    if torch.compiler.is_compiling():
+        return torch.ops.amt.refine_triton.default(joints, intrinsics, list(maps), *rest)
+    # the op's own autograd, in Python over nested lists, costs several times a launch on the host
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (joints, intrinsics, *maps, w1, b1, w2, b2)):
+        return _Refine.apply(joints, intrinsics, *rest, *maps)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.amt.refine_triton.default(joints, intrinsics, maps, *rest)
 
 
-@torch.library.custom_op(
-    "amt::refine_triton",
-    mutates_args=(),
-    schema=f"(Tensor joints, Tensor intrinsics, Tensor[] maps, {_MLP}, str form) -> Tensor",
-)
-def _refine(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, form):
+@torch.library.impl(_OP, "CompositeExplicitAutograd")
+def _forward(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, form):
     with torch.cuda.device_of(joints):
         return triton_launch.forward(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, form)
 
 
-@_refine.register_fake
+@torch.library.register_fake(_OP)
 def _(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, form):
     return joints.new_empty(joints.shape[0], w1.shape[0], joints.shape[1], 3)
 
 
-@torch.library.custom_op(
-    "amt::refine_triton_backward",
-    mutates_args=(),
-    schema=f"(Tensor gradient, Tensor steps, Tensor joints, Tensor intrinsics, Tensor[] maps, {_MLP}, int needs) -> "
-    "(Tensor, Tensor, Tensor[], Tensor, Tensor, Tensor, Tensor)",
-)
-def _refine_backward(
-    gradient, steps, joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, needs
-):
+@torch.library.impl(_BACKWARD, "CompositeExplicitAutograd")
+def _backward(gradient, steps, joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, needs):
     with torch.cuda.device_of(joints):
         return triton_launch.backward(
             gradient, steps, joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, needs
         )
 
 
-@_refine_backward.register_fake
+@torch.library.register_fake(_BACKWARD)
 def _(gradient, steps, joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, needs):
     def like(tensor: Tensor, bit: int) -> Tensor:
         return tensor.new_empty(tensor.shape if needs & bit else (0,))
@@ -81,37 +84,60 @@ def _(gradient, steps, joints, intrinsics, maps, w1, b1, w2, b2, height, width, 
     return (*coordinates, of_maps, *(like(w, NEEDS_WEIGHTS) for w in (w1, b1, w2, b2)))
 
 
-def _setup_context(ctx, inputs, output):
-    joints, intrinsics, maps, w1, b1, w2, b2, ctx.height, ctx.width, ctx.step_size, ctx.detach, _ = inputs
-    ctx.save_for_backward(output, joints, intrinsics, w1, b1, w2, b2, *maps)
-
-
-def _backward(ctx, gradient):
-    steps, joints, intrinsics, w1, b1, w2, b2, *maps = ctx.saved_tensors
-    wanted = ctx.needs_input_grad
-    needs = NEEDS_COORDINATES * (wanted[0] or wanted[1])
-    needs |= NEEDS_MAPS * any(wanted[2])
-    needs |= NEEDS_WEIGHTS * any(wanted[3:7])
-    of_joints, of_intrinsics, of_maps, *of_weights = _refine_backward(
-        gradient,
-        steps,
-        joints,
-        intrinsics,
-        maps,
-        w1,
-        b1,
-        w2,
-        b2,
-        ctx.height,
-        ctx.width,
-        ctx.step_size,
-        ctx.detach,
-        needs,
+def _gradients(gradient, saved, height, width, step_size, detach, needed) -> tuple:
+    """Gradients of joints, intrinsics, [maps], w1, b1, w2, b2; ``needed`` says of each whether it is."""
+    steps, joints, intrinsics, w1, b1, w2, b2, *maps = saved
+    of_joints, of_intrinsics, of_maps, *of_weights = needed
+    needs = NEEDS_COORDINATES * (of_joints or of_intrinsics) | NEEDS_MAPS * any(of_maps)
+    needs |= NEEDS_WEIGHTS * any(of_weights)
+    d_joints, d_intrinsics, d_maps, *d_weights = torch.ops.amt.refine_triton_backward.default(
+        gradient, steps, joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, needs
     )
-    of_maps = [g if w else None for g, w in zip(of_maps, wanted[2])] if any(wanted[2]) else [None] * len(maps)
-    of_coordinates = [g if w else None for g, w in zip((of_joints, of_intrinsics), wanted)]
-    of_weights = [g if w else None for g, w in zip(of_weights, wanted[3:7])]
-    return (*of_coordinates, of_maps, *of_weights, None, None, None, None, None)
+    return (
+        d_joints if of_joints else None,
+        d_intrinsics if of_intrinsics else None,
+        [d if wanted else None for d, wanted in zip(d_maps, of_maps)] if any(of_maps) else [None] * len(maps),
+        *(d if wanted else None for d, wanted in zip(d_weights, of_weights)),
+    )
+
+
+class _Refine(torch.autograd.Function):
+    """The op in eager mode."""
+
+    @staticmethod
+    def forward(joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, form, *maps):
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.amt.refine_triton.default(
+                joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, form
+            )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, _, *maps = inputs
+        ctx.save_for_backward(output, joints, intrinsics, w1, b1, w2, b2, *maps)
+        ctx.rest = (height, width, step_size, detach)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        needed = ctx.needs_input_grad
+        d_joints, d_intrinsics, d_maps, *d_weights = _gradients(
+            gradient, ctx.saved_tensors, *ctx.rest, (*needed[:2], needed[11:], *needed[2:6])
+        )
+        return d_joints, d_intrinsics, *d_weights, None, None, None, None, None, *d_maps
+
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return _no_vmap(info, in_dims, *args)
+
+
+def _setup(ctx, inputs, output) -> None:
+    joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, _ = inputs
+    ctx.save_for_backward(output, joints, intrinsics, w1, b1, w2, b2, *maps)
+    ctx.rest = (height, width, step_size, detach)
+
+
+def _formula(ctx, gradient: Tensor) -> tuple:
+    return *_gradients(gradient, ctx.saved_tensors, *ctx.rest, ctx.needs_input_grad[:7]), *[None] * 5
 
 
 def _no_double_backward(ctx, *gradients):
@@ -125,7 +151,7 @@ def _no_vmap(info, in_dims, *args):
     raise RuntimeError("amt.kernels.refine is batched over images already and does not run under torch.vmap")
 
 
-_refine.register_autograd(_backward, setup_context=_setup_context)
-_refine_backward.register_autograd(_no_double_backward)
-_refine.register_vmap(_no_vmap)
-_refine_backward.register_vmap(_no_vmap)
+torch.library.register_autograd(_OP, _formula, setup_context=_setup)
+torch.library.register_autograd(_BACKWARD, _no_double_backward)
+torch.library.register_vmap(_OP, _no_vmap)
+torch.library.register_vmap(_BACKWARD, _no_vmap)

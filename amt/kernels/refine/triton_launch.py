@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from amt.kernels.refine.native import NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS
@@ -12,9 +11,10 @@ from amt.kernels.refine.triton_backward import (
     joint_gradient_kernel,
     mlp_backward_kernel,
     weight_gradient_kernel,
+    weights_kernel,
 )
-from amt.kernels.refine.triton_map_gradient import locate_kernel, map_gradient_kernel
-from amt.kernels.refine.triton_problem import Problem, divisor, launch, power_of_two
+from amt.kernels.refine.triton_map_gradient import link_kernel, locate_kernel, map_gradient_kernel
+from amt.kernels.refine.triton_problem import Problem, aligned, ceil_div, divisor, power_of_two
 from amt.kernels.refine.triton_single import single_kernel
 from amt.kernels.refine.triton_two_kernel import mlp_kernel
 
@@ -46,34 +46,51 @@ def forward(
 ) -> Tensor:  # [B, S, J, 3]
     """Every step's joints, by the kernels of ``form``."""
     problem = Problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width)
-    num_steps, num_joints = problem.num_steps, problem.num_joints
-    steps = torch.empty(problem.batch, num_steps, num_joints, 3, dtype=joints.dtype, device=joints.device)
+    layout, num_joints = problem.layout, problem.num_joints
+    steps = problem.empty(problem.batch, layout.num_steps, num_joints, 3, dtype=joints.dtype)
     if problem.rows == 0:
         return steps
     if form == "auto":
         form = choose_form(problem.rows)
-    features = problem.features() if form == "two_kernel" else None
-    for k in range(num_steps):
-        entering, image_stride = (problem.joints, num_joints * 3) if k == 0 else (steps[:, k - 1], steps.stride(0))
-        step = (*problem.weights(k), problem.b2[k], entering, image_stride, steps[:, k], steps.stride(0))
-        step = (*step, problem.rows, num_joints, step_size / 2**k)
-        blocks = problem.table["mlp" if form == "two_kernel" else "single"]
-        constants = {
-            "CHANNELS_TOTAL": problem.channels_total,
-            "PADDED_CHANNELS": problem.padded_channels,
-            "HIDDEN": problem.hidden,
-            "BLOCK_ROWS": blocks.rows,
-            "BLOCK_HIDDEN": problem.hidden_block(blocks),
-            "BLOCK_CHANNELS": blocks.channels,
-            "UPCAST": problem.upcast,
-        }
-        grid = (triton.cdiv(problem.rows, blocks.rows),)
-        if form == "two_kernel":
-            problem.gather(entering, image_stride, features)
-            launch(mlp_kernel, grid, features, *step, blocks=blocks, **constants)
+    two_kernel = form == "two_kernel"
+    features = problem.empty(1, problem.rows, layout.padded_channels, dtype=problem.dtype) if two_kernel else None
+    blocks = problem.table["mlp" if two_kernel else "single"]
+    grid = (ceil_div(problem.rows, blocks.rows),)
+    constants = {
+        "CHANNELS_TOTAL": layout.channels_total,
+        "PADDED_CHANNELS": layout.padded_channels,
+        "HIDDEN": layout.hidden,
+        "BLOCK_ROWS": blocks.rows,
+        "BLOCK_HIDDEN": problem.hidden_block(blocks),
+        "BLOCK_CHANNELS": blocks.channels,
+        "UPCAST": layout.upcast,
+    }
+    of_image = num_joints * 3
+    for k in range(layout.num_steps):
+        entering, image_stride = (
+            (problem.joints, of_image) if k == 0 else (steps[:, k - 1], layout.num_steps * of_image)
+        )
+        step = (
+            problem.packed[k],
+            problem.w1[k],
+            problem.b1[k],
+            problem.w2[k],
+            problem.b2[k],
+            entering,
+            image_stride,
+            steps[:, k],
+            layout.num_steps * of_image,
+            problem.rows,
+            num_joints,
+            step_size / 2**k,
+        )
+        if two_kernel:
+            problem.gather(entering, (image_stride, 0), features, key=("forward", k))
+            problem.launch(mlp_kernel, grid, features, *step, blocks=blocks, key=(k,), **constants)
         else:
             arguments = (*problem.geometry, problem.intrinsics, *step)
-            launch(single_kernel, grid, *arguments, blocks=blocks, CHANNELS=problem.channels, **constants)
+            channels = {"CHANNELS": layout.channels}
+            problem.launch(single_kernel, grid, *arguments, blocks=blocks, key=(k,), **channels, **constants)
     return steps
 
 
@@ -95,45 +112,26 @@ def backward(
 ) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor, Tensor, Tensor]:
     """Gradients of joints, intrinsics, maps, w1, b1, w2, b2; those that ``needs`` leaves out are empty: [0], and no maps."""
     problem = Problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width)
-    num_steps, rows = problem.num_steps, problem.rows
-    device = joints.device
-    of_weights = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in (w1, b1, w2, b2)]
-    of_maps = [m.new_zeros(m.shape) for m in maps] if needs & NEEDS_MAPS else []
-    of_intrinsics = torch.zeros_like(intrinsics, memory_format=torch.contiguous_format)
-    if rows == 0:
-        return _leave_out(needs, torch.zeros_like(joints), of_intrinsics, of_maps, of_weights)
-
-    gradient = gradient.contiguous()
-    # the joints that enter each step, [B, S, J, 3]
-    entering = torch.cat([problem.joints[:, None], steps[:, :-1]], dim=1)
-    image_stride = entering.stride(0)
-    features = problem.features()
-    grad_features = torch.empty(num_steps, rows, problem.padded_channels, dtype=problem.dtype, device=device)
-    grad_hidden = torch.empty(rows, problem.padded_hidden, dtype=problem.dtype, device=device)
-    grad_relative = torch.empty(rows, 3, dtype=torch.float32, device=device)
-    through = not detach  # gradients pass from a step to the one before it
-    carried = None
-    for k in reversed(range(num_steps)):
-        leaving = gradient[:, k].reshape(rows, 3)
-        if carried is not None:
-            leaving = leaving + carried
-        grad_offset = leaving * (step_size / 2**k)
-        problem.gather(entering[:, k], image_stride, features)
-        partial = _mlp_backward(problem, k, features, entering[:, k], grad_offset, grad_hidden, grad_relative)
+    of_maps = [torch.zeros(m.shape, dtype=m.dtype, device=m.device) for m in maps] if needs & NEEDS_MAPS else []
+    if problem.rows == 0:
+        zeros = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (joints, intrinsics, w1, b1, w2, b2)]
+        return _leave_out(needs, zeros[0], zeros[1], of_maps, zeros[2:])
+    sweep = _Backward(problem, gradient.contiguous(), steps, step_size, detach)
+    coordinates = needs & NEEDS_COORDINATES
+    for k, count in sweep.passes():
+        through = not detach and k > 0  # gradients pass from this step to the one before it
+        sweep.mlp(k, count)
         if needs & NEEDS_WEIGHTS:
-            _weight_gradient(problem, k, features, grad_offset, grad_hidden, partial, of_weights)
-        carried = None
-        if needs & (NEEDS_MAPS | NEEDS_COORDINATES) or (through and k > 0):
-            _feature_gradient(problem, k, grad_hidden, grad_features[k])
-        if needs & NEEDS_COORDINATES or (through and k > 0):
-            moved = _joint_gradient(
-                problem, entering[:, k], image_stride, grad_features[k], grad_relative, leaving, of_intrinsics
-            )
-            if through or k == 0:
-                carried = moved
+            sweep.weight_parts(k, count)
+        if needs & (NEEDS_MAPS | NEEDS_COORDINATES) or through:
+            sweep.features(k, count)
+        if coordinates or through:
+            sweep.joints(k, count)
     if of_maps:
-        _map_gradients(problem, entering, grad_features, of_maps)
-    of_joints = carried.view(joints.shape) if needs & NEEDS_COORDINATES else joints
+        sweep.maps(of_maps)
+    of_weights = sweep.weights(w1, b1, w2, b2) if needs & NEEDS_WEIGHTS else (w1, b1, w2, b2)
+    of_joints = sweep.grad_entering[0].view(joints.shape) if coordinates else joints
+    of_intrinsics = sweep.grad_intrinsics.sum(dim=0) if coordinates else intrinsics
     return _leave_out(needs, of_joints, of_intrinsics, of_maps, of_weights)
 
 
@@ -145,160 +143,249 @@ def _leave_out(needs, of_joints, of_intrinsics, of_maps, of_weights):
     return (*coordinates, of_maps, *(keep(w, NEEDS_WEIGHTS) for w in of_weights))
 
 
-def _mlp_backward(problem, k, features, entering, grad_offset, grad_hidden, grad_relative) -> Tensor:
-    blocks = problem.table["mlp_backward"]
-    num_blocks = triton.cdiv(problem.rows, blocks.rows)
-    partial = torch.empty(num_blocks, 6, problem.hidden, dtype=torch.float32, device=features.device)
-    launch(
-        mlp_backward_kernel,
-        (num_blocks,),
-        features,
-        *problem.weights(k),
-        entering,
-        entering.stride(0),
-        grad_offset,
-        grad_hidden,
-        grad_relative,
-        partial,
-        problem.rows,
-        problem.num_joints,
-        blocks=blocks,
-        CHANNELS_TOTAL=problem.channels_total,
-        PADDED_CHANNELS=problem.padded_channels,
-        HIDDEN=problem.hidden,
-        PADDED_HIDDEN=problem.padded_hidden,
-        BLOCK_ROWS=blocks.rows,
-        BLOCK_HIDDEN=problem.hidden_block(blocks),
-        BLOCK_CHANNELS=blocks.channels,
-        UPCAST=problem.upcast,
-    )
-    return partial
+class _Backward:
+    """One backward pass: its buffers, [S, ...] in the order of the steps, and the launches that fill them.
 
+    The methods that take ``k`` and ``count`` handle steps k .. k + count - 1 in one launch.
+    """
 
-def _feature_gradient(problem, k, grad_hidden, grad_features) -> None:
-    blocks = problem.table["feature_gradient"]
-    block_channels = divisor(problem.padded_channels, blocks.channels)
-    launch(
-        feature_gradient_kernel,
-        (triton.cdiv(problem.rows, blocks.rows), problem.padded_channels // block_channels),
-        grad_hidden,
-        problem.packed[k],
-        grad_features,
-        problem.rows,
-        blocks=blocks,
-        PADDED_CHANNELS=problem.padded_channels,
-        PADDED_HIDDEN=problem.padded_hidden,
-        BLOCK_ROWS=blocks.rows,
-        BLOCK_HIDDEN=problem.hidden_block(blocks),
-        BLOCK_CHANNELS=block_channels,
-        UPCAST=problem.upcast,
-    )
+    def __init__(self, problem: Problem, gradient: Tensor, steps: Tensor, step_size: float, detach: bool):
+        self.problem, self.gradient, self.step_size = problem, gradient, step_size
+        layout = problem.layout
+        self.num_steps, self.rows, self.detach = layout.num_steps, problem.rows, detach
+        self.key = (aligned(gradient), detach)
+        # the joints that enter each step, [B, S, J, 3]
+        self.entering = torch.cat([problem.joints[:, None], steps[:, :-1]], dim=1)
+        self.of_step = problem.num_joints * 3
+        self.of_image = self.num_steps * self.of_step
+        at_once = self.num_steps if detach else 1
+        self.features_read = problem.empty(at_once, self.rows, layout.padded_channels, dtype=problem.dtype)
+        self.grad_features = problem.empty(self.num_steps, self.rows, layout.padded_channels, dtype=problem.dtype)
+        self.grad_hidden = problem.empty(self.num_steps, self.rows, layout.padded_hidden, dtype=problem.dtype)
+        self.grad_relative = problem.empty(self.num_steps, self.rows, 3)
+        self.grad_entering = problem.empty(self.num_steps, self.rows, 3)
+        self.grad_intrinsics = problem.empty(self.num_steps, problem.batch, 3, 3)
+        self.row_blocks = ceil_div(self.rows, problem.table["mlp_backward"].rows)
+        self.splits = ceil_div(self.rows, ROWS_PER_SPLIT)
+        self.width = max(layout.hidden, 16)  # of a row of `partial`: as many units, and b2's three
+        self.partial = problem.empty(self.num_steps, self.row_blocks, 7, self.width)
+        self.parts = None
 
+    def passes(self) -> list[tuple[int, int]]:
+        """(first step, steps at once): all of them, or one after another from the last."""
+        return [(0, self.num_steps)] if self.detach else [(k, 1) for k in reversed(range(self.num_steps))]
 
-def _weight_gradient(problem, k, features, grad_offset, grad_hidden, partial, of_weights) -> None:
-    blocks = problem.table["weight_gradient"]
-    block_hidden = problem.hidden_block(blocks)
-    block_channels = divisor(problem.padded_channels, blocks.channels)
-    splits = triton.cdiv(problem.rows, ROWS_PER_SPLIT)
-    shape = (splits, problem.padded_hidden, problem.padded_channels)
-    parts = torch.empty(shape, dtype=torch.float32, device=features.device)
-    launch(
-        weight_gradient_kernel,
-        (problem.padded_hidden // block_hidden, problem.padded_channels // block_channels, splits),
-        grad_hidden,
-        features,
-        parts,
-        problem.rows,
-        ROWS_PER_SPLIT,
-        blocks=blocks,
-        PADDED_CHANNELS=problem.padded_channels,
-        PADDED_HIDDEN=problem.padded_hidden,
-        BLOCK_ROWS=blocks.rows,
-        BLOCK_HIDDEN=block_hidden,
-        BLOCK_CHANNELS=block_channels,
-        UPCAST=problem.upcast,
-    )
-    of_w1, of_b1, of_w2, of_b2 = of_weights
-    channels, hidden = problem.channels_total, problem.hidden
-    sums = partial.sum(dim=0)
-    of_w1[k, :, :channels] = parts.sum(dim=0)[:hidden, :channels]
-    of_w1[k, :, channels:] = sums[3:].T
-    of_w2[k] = sums[:3]
-    per_joint = grad_hidden.view(problem.batch, problem.num_joints, problem.padded_hidden)[..., :hidden]
-    of_b1[k] = per_joint.sum(dim=0, dtype=torch.float32)
-    of_b2[k] = grad_offset.sum(dim=0)
+    def _launch(self, kernel, grid, *arguments, k: int, **rest) -> None:
+        self.problem.launch(kernel, grid, *arguments, key=(*self.key, k), **rest)
 
+    def _carried(self, k: int) -> tuple[Tensor, bool]:
+        carried = not self.detach and k + 1 < self.num_steps
+        return (self.grad_entering[k + 1] if carried else self.gradient), carried
 
-def _joint_gradient(problem, entering, image_stride, grad_features, grad_relative, leaving, of_intrinsics) -> Tensor:
-    blocks = problem.table["joint_gradient"]
-    block_joints = power_of_two(problem.num_joints)
-    moved = torch.empty(problem.rows, 3, dtype=torch.float32, device=entering.device)
-    launch(
-        joint_gradient_kernel,
-        (problem.batch,),
-        *problem.geometry,
-        entering,
-        image_stride,
-        problem.intrinsics,
-        grad_features,
-        grad_relative,
-        leaving,
-        moved,
-        of_intrinsics,
-        problem.num_joints,
-        blocks=blocks,
-        CHANNELS=problem.channels,
-        PADDED_CHANNELS=problem.padded_channels,
-        BLOCK_JOINTS=block_joints,
-        BLOCK_CHANNELS=min(max(16, blocks.channels * 32 // block_joints), power_of_two(max(problem.channels))),
-    )
-    return moved
-
-
-def _map_gradients(problem, entering, grad_features, of_maps) -> None:
-    count = problem.num_steps * problem.num_joints
-    total = problem.batch * count
-    shape = (len(of_maps), problem.batch, count, 4)
-    cells = torch.empty(shape, dtype=torch.int32, device=entering.device)
-    weights = torch.empty(shape, dtype=torch.float32, device=entering.device)
-    blocks = problem.table["locate"]
-    launch(
-        locate_kernel,
-        (triton.cdiv(total, blocks.rows),),
-        problem.sizes,
-        problem.scales,
-        entering,
-        problem.intrinsics,
-        cells,
-        weights,
-        total,
-        count,
-        blocks=blocks,
-        NUM_MAPS=len(of_maps),
-        BLOCK_ROWS=blocks.rows,
-    )
-    blocks = problem.table["map_gradient"]
-    for l, of_map in enumerate(of_maps):
-        if of_map.numel() == 0:
-            continue
-        block_channels = min(blocks.channels, power_of_two(problem.channels[l]))
-        launch(
-            map_gradient_kernel,
-            (problem.batch, 4 * triton.cdiv(count, blocks.rows), triton.cdiv(problem.channels[l], block_channels)),
-            cells[l],
-            weights[l],
-            grad_features,
-            of_map,
-            of_map.shape[1] * of_map.shape[2],
-            problem.batch,
+    def mlp(self, k: int, count: int) -> None:
+        """Features and pre-activations again; the gradient of the latter."""
+        problem, layout = self.problem, self.problem.layout
+        blocks = problem.table["mlp_backward"]
+        entering = self.entering[:, k:]
+        problem.gather(entering, (self.of_image, self.of_step), self.features_read, key=("backward", k))
+        carried, has_carried = self._carried(k)
+        self._launch(
+            mlp_backward_kernel,
+            (self.row_blocks, count),
+            self.features_read,
+            problem.packed[k],
+            problem.packed.stride(0),
+            problem.w1[k],
+            problem.w1.stride(0),
+            problem.b1[k],
+            problem.w2[k],
+            entering,
+            self.of_image,
+            self.of_step,
+            self.gradient[:, k:],
+            carried,
+            self.step_size / 2**k,
+            self.grad_hidden[k],
+            self.grad_relative[k],
+            self.partial[k],
+            self.rows,
             problem.num_joints,
-            count,
-            sum(problem.channels[:l]),
+            k=k,
             blocks=blocks,
-            CHANNELS=problem.channels[l],
-            PADDED_CHANNELS=problem.padded_channels,
+            CHANNELS_TOTAL=layout.channels_total,
+            PADDED_CHANNELS=layout.padded_channels,
+            HIDDEN=layout.hidden,
+            PADDED_HIDDEN=layout.padded_hidden,
+            WIDTH=self.width,
             BLOCK_ROWS=blocks.rows,
-            BLOCK_CHANNELS=block_channels,
-            SPLIT=problem.dtype.itemsize == 2 and not problem.upcast,
-            UPCAST=problem.upcast,
+            BLOCK_HIDDEN=problem.hidden_block(blocks),
+            BLOCK_CHANNELS=blocks.channels,
+            CARRIED=has_carried,
+            UPCAST=layout.upcast,
         )
+
+    def weight_parts(self, k: int, count: int) -> None:
+        """w1's gradient, without its relative columns, by parts of the rows."""
+        problem, layout = self.problem, self.problem.layout
+        if self.parts is None:
+            self.parts = problem.empty(self.num_steps, self.splits, layout.padded_hidden, layout.padded_channels)
+        blocks = problem.table["weight_gradient"]
+        block_hidden = problem.hidden_block(blocks)
+        block_channels = divisor(layout.padded_channels, blocks.channels)
+        self._launch(
+            weight_gradient_kernel,
+            (layout.padded_hidden // block_hidden, layout.padded_channels // block_channels, self.splits * count),
+            self.grad_hidden[k],
+            self.features_read,
+            self.parts[k],
+            self.rows,
+            ROWS_PER_SPLIT,
+            self.splits,
+            k=k,
+            blocks=blocks,
+            PADDED_CHANNELS=layout.padded_channels,
+            PADDED_HIDDEN=layout.padded_hidden,
+            BLOCK_ROWS=blocks.rows,
+            BLOCK_HIDDEN=block_hidden,
+            BLOCK_CHANNELS=block_channels,
+            UPCAST=layout.upcast,
+        )
+
+    def features(self, k: int, count: int) -> None:
+        """The gradient of the samples."""
+        problem, layout = self.problem, self.problem.layout
+        blocks = problem.table["feature_gradient"]
+        block_channels = divisor(layout.padded_channels, blocks.channels)
+        self._launch(
+            feature_gradient_kernel,
+            (ceil_div(self.rows, blocks.rows), layout.padded_channels // block_channels, count),
+            self.grad_hidden[k],
+            problem.packed[k],
+            problem.packed.stride(0),
+            self.grad_features[k],
+            self.rows,
+            k=k,
+            blocks=blocks,
+            PADDED_CHANNELS=layout.padded_channels,
+            PADDED_HIDDEN=layout.padded_hidden,
+            BLOCK_ROWS=blocks.rows,
+            BLOCK_HIDDEN=problem.hidden_block(blocks),
+            BLOCK_CHANNELS=block_channels,
+            UPCAST=layout.upcast,
+        )
+
+    def joints(self, k: int, count: int) -> None:
+        """The gradients of the joints that enter the steps, and of the intrinsics."""
+        problem, layout = self.problem, self.problem.layout
+        blocks = problem.table["joint_gradient"]
+        block_joints = power_of_two(problem.num_joints)
+        carried, has_carried = self._carried(k)
+        self._launch(
+            joint_gradient_kernel,
+            (problem.batch, count),
+            *problem.geometry,
+            self.entering[:, k:],
+            self.of_image,
+            self.of_step,
+            problem.intrinsics,
+            self.grad_features[k],
+            self.grad_relative[k],
+            self.gradient[:, k:],
+            carried,
+            self.grad_entering[k],
+            self.grad_intrinsics[k],
+            problem.num_joints,
+            k=k,
+            blocks=blocks,
+            CHANNELS=layout.channels,
+            PADDED_CHANNELS=layout.padded_channels,
+            BLOCK_JOINTS=block_joints,
+            BLOCK_CHANNELS=min(max(16, blocks.channels * 32 // block_joints), power_of_two(max(layout.channels))),
+            CARRIED=has_carried,
+        )
+
+    def weights(self, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, ...]:
+        """The weights' gradients from their parts, in a fixed order."""
+        problem, layout = self.problem, self.problem.layout
+        blocks = problem.table["weights"]
+        of_w1, of_w2, of_b2 = (problem.empty(*w.shape, dtype=w.dtype) for w in (w1, w2, b2))
+        self._launch(
+            weights_kernel,
+            (ceil_div(layout.hidden, blocks.hidden), ceil_div(layout.channels_total, blocks.channels), self.num_steps),
+            self.parts,
+            self.partial,
+            of_w1,
+            of_w2,
+            of_b2,
+            self.splits,
+            self.row_blocks,
+            k=0,
+            blocks=blocks,
+            CHANNELS_TOTAL=layout.channels_total,
+            PADDED_CHANNELS=layout.padded_channels,
+            HIDDEN=layout.hidden,
+            PADDED_HIDDEN=layout.padded_hidden,
+            WIDTH=self.width,
+            BLOCK_HIDDEN=blocks.hidden,
+            BLOCK_CHANNELS=blocks.channels,
+        )
+        shape = (self.num_steps, problem.batch, problem.num_joints, layout.padded_hidden)
+        of_b1 = self.grad_hidden.view(shape)[..., : layout.hidden].sum(dim=1, dtype=torch.float32)
+        return of_w1, of_b1.to(b1.dtype), of_w2, of_b2
+
+    def maps(self, of_maps: list[Tensor]) -> None:
+        """Writes the maps' gradients over their zeros."""
+        problem, layout = self.problem, self.problem.layout
+        count = self.num_steps * problem.num_joints
+        num_taps, num_maps = count * 4, len(of_maps)
+        cells, owned, following = (
+            problem.empty(num_maps, problem.batch, num_taps, dtype=torch.int32) for _ in range(3)
+        )
+        weights = problem.empty(num_maps, problem.batch, num_taps)
+        blocks = problem.table["locate"]
+        self._launch(
+            locate_kernel,
+            (ceil_div(problem.batch * count, blocks.rows),),
+            layout.sizes,
+            layout.scales,
+            self.entering,
+            problem.intrinsics,
+            cells,
+            weights,
+            problem.batch * count,
+            count,
+            k=0,
+            blocks=blocks,
+            NUM_MAPS=num_maps,
+            BLOCK_ROWS=blocks.rows,
+        )
+        blocks = problem.table["link"]
+        grid = (num_maps * problem.batch, ceil_div(num_taps, blocks.rows))
+        self._launch(link_kernel, grid, cells, owned, following, num_taps, k=0, blocks=blocks, BLOCK=blocks.rows)
+        blocks = problem.table["map_gradient"]
+        first = 0
+        for l, of_map in enumerate(of_maps):
+            channels = layout.channels[l]
+            block_channels = min(blocks.channels, power_of_two(channels))
+            if of_map.numel() > 0:
+                self._launch(
+                    map_gradient_kernel,
+                    (problem.batch, ceil_div(num_taps, blocks.rows), ceil_div(channels, block_channels)),
+                    owned[l],
+                    following[l],
+                    weights[l],
+                    self.grad_features,
+                    of_map,
+                    of_map.shape[1] * of_map.shape[2],
+                    problem.batch,
+                    problem.num_joints,
+                    num_taps,
+                    first,
+                    k=l,
+                    blocks=blocks,
+                    CHANNELS=channels,
+                    PADDED_CHANNELS=layout.padded_channels,
+                    BLOCK_TAPS=blocks.rows,
+                    BLOCK_CHANNELS=block_channels,
+                )
+            first += channels

@@ -1,9 +1,8 @@
 """``refine`` backward in Triton: the gradient of one map, deterministic without atomics or a float32 copy of the map.
 
-One image's taps come from that image's S x J projections only. A program takes one image, one of the four taps of a block of
-those projections, and a block of channels. Of all projections that touch a cell, the first one owns it: its program adds up
-what every projection puts there, as one small matrix product  out[owner] = sum over rows of match[owner, row] grad[row],
-and writes the cell once. The map's gradient is zero-filled beforehand.
+One image's taps come from that image's S x J projections only. The taps on one cell are chained in their order, and the first
+of them owns the cell: a program takes some owners and a block of channels, walks their chains and writes each cell once. The
+map's gradient is zero-filled beforehand.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from amt.kernels.refine.triton_sampling import corner, is_finite, load_camera, load_joint, project
+from amt.kernels.refine.triton_sampling import corner, load_camera, load_joint, project
 
 
 @triton.jit
@@ -50,78 +49,68 @@ def locate_kernel(
 
 
 @triton.jit
-def match(cell, cells, weights, row, valid):
-    """[owners, rows]: whether each row touches each owner's cell, and the weight with which it does."""
-    weight = tl.zeros([cell.shape[0], row.shape[0]], tl.float32)
-    touches = weight > 0.0
-    # a row touches a cell with at most one of its taps
-    for tap in tl.static_range(4):
-        there = cell[:, None] == tl.load(cells + row * 4 + tap, mask=valid, other=-1)[None, :]
-        weight = tl.where(there, tl.load(weights + row * 4 + tap, mask=valid, other=0.0)[None, :], weight)
-        touches = touches | there
-    return touches, weight
-
-
-@triton.jit
-def accumulate(acc, weight, grad, SPLIT: tl.constexpr, UPCAST: tl.constexpr):
-    """acc + weight grad. ``SPLIT``: the float32 weight as a sum of two numbers of the maps' dtype, for the tensor cores."""
-    if SPLIT:
-        high = weight.to(grad.dtype)
-        low = (weight - high.to(tl.float32)).to(grad.dtype)
-        acc = tl.dot(low, grad, tl.dot(high, grad, acc))
-    elif UPCAST:
-        acc = tl.dot(weight, grad.to(tl.float32), acc, input_precision="ieee")
-    else:
-        acc = tl.dot(weight, grad, acc, input_precision="ieee")
-    return acc
+def link_kernel(
+    cells,  # [B, N] int32, N = S * J * 4: the cell of each tap, -1 outside
+    owned,  # [B, N] int32, out: the cell, for the first of the taps on it; -1 for the others
+    following,  # [B, N] int32, out: the next tap on the same cell; -1 after the last
+    num_taps,
+    BLOCK: tl.constexpr,
+):
+    """Chains the taps of one image that lie on one cell, in their order."""
+    image = tl.program_id(0).to(tl.int64)
+    own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    cells += image * num_taps
+    cell = tl.load(cells + own, mask=own < num_taps, other=-1)
+    nearest = tl.full([BLOCK], 2147483647, tl.int32)
+    earlier = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, num_taps, BLOCK):
+        other = start + tl.arange(0, BLOCK)
+        same = cell[:, None] == tl.load(cells + other, mask=other < num_taps, other=-2)[None, :]
+        later = tl.where(same & (other[None, :] > own[:, None]), other[None, :], 2147483647)
+        nearest = tl.minimum(nearest, tl.min(later, axis=1))
+        earlier += tl.sum((same & (other[None, :] < own[:, None])).to(tl.int32), axis=1)
+    at = image * num_taps + own
+    tl.store(owned + at, tl.where(earlier == 0, cell, -1), mask=own < num_taps)
+    tl.store(following + at, tl.where(nearest < num_taps, nearest, -1), mask=own < num_taps)
 
 
 @triton.jit
 def map_gradient_kernel(
-    cells,  # [B, S * J, 4] int32, of this map
-    weights,  # [B, S * J, 4] float32
+    owned,  # [B, N] int32, of this map
+    following,  # [B, N] int32
+    weights,  # [B, N] float32
     grad_features,  # [S, B, J, PADDED_CHANNELS]
     out,  # [B, CELLS, CHANNELS], zeros
     num_cells,
     batch,
     num_joints,
-    count,  # S * J
+    num_taps,  # N = S * J * 4
     first,  # the map's first column in grad_features
     CHANNELS: tl.constexpr,
     PADDED_CHANNELS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
+    BLOCK_TAPS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     image = tl.program_id(0).to(tl.int64)
-    tap = tl.program_id(1) % 4
-    own = tl.program_id(1) // 4 * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    own = tl.program_id(1) * BLOCK_TAPS + tl.arange(0, BLOCK_TAPS)
     channel = tl.program_id(2) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    cells += image * count * 4
-    weights += image * count * 4
-    cell = tl.load(cells + own * 4 + tap, mask=own < count, other=-1)
-    owned = cell >= 0
-    cell = tl.where(owned, cell, -2)  # -1 would match every tap that lies outside
-    acc = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], tl.float32)
-    for start in range(0, count, BLOCK_ROWS):
-        row = start + tl.arange(0, BLOCK_ROWS)
-        valid = row < count
-        touches, weight = match(cell, cells, weights, row, valid)
+    in_channels = (channel < CHANNELS)[None, :]
+    cell = tl.load(owned + image * num_taps + own, mask=own < num_taps, other=-1)
+    following += image * num_taps
+    weights += image * num_taps
+    acc = tl.zeros([BLOCK_TAPS, BLOCK_CHANNELS], tl.float32)
+    tap = tl.where(cell >= 0, own, -1)
+    while tl.max(tap, axis=0) >= 0:
+        active = tap >= 0
+        row = tap // 4
         source = ((row // num_joints).to(tl.int64) * batch + image) * num_joints + row % num_joints
         grad = grad_features + source[:, None] * PADDED_CHANNELS + (first + channel)[None, :]
-        grad = tl.load(grad, mask=valid[:, None] & (channel < CHANNELS)[None, :], other=0.0)
-        # 0 * NaN in the product must not carry a broken gradient into cells that its row does not touch
-        sound = is_finite(grad.to(tl.float32))
-        acc = accumulate(acc, weight, tl.where(sound, grad, 0.0), SPLIT, UPCAST)
-        if tl.min(tl.min(sound.to(tl.int32), axis=1), axis=0) == 0:
-            broken = tl.dot(touches.to(tl.float16), tl.where(sound, 0.0, 1.0).to(tl.float16))
-            acc = tl.where(broken > 0.0, float("nan"), acc)
-        earlier = tl.sum((touches & (row[None, :] < own[:, None])).to(tl.int32), axis=1)
-        owned = owned & (earlier == 0)
+        grad = tl.load(grad, mask=active[:, None] & in_channels, other=0.0).to(tl.float32)
+        acc += tl.load(weights + tap, mask=active, other=0.0)[:, None] * grad
+        tap = tl.load(following + tap, mask=active, other=-1)
     out += image * num_cells * CHANNELS
     tl.store(
         out + cell.to(tl.int64)[:, None] * CHANNELS + channel[None, :],
         acc.to(out.dtype.element_ty),
-        mask=owned[:, None] & (channel < CHANNELS)[None, :],
+        mask=(cell >= 0)[:, None] & in_channels,
     )

@@ -1,14 +1,16 @@
 """What the launches of one call of ``refine`` in Triton share: block sizes from a table, the maps' geometry, packed weights.
 
-Nothing is tuned at run time: the same shapes take the same blocks, and give the same bits, on every machine.
+Nothing is tuned at run time: the same shapes take the same blocks, and give the same bits, on every machine. What follows from
+shapes and strides alone is worked out once (:class:`Layout`), and a kernel is looked up once: on the host, Triton's own look-up
+of a compiled kernel by its arguments costs more than the launch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-import triton
 from torch import Tensor
 
 from amt.kernels._triton import INTERPRETED
@@ -29,15 +31,17 @@ class Blocks:
 # 2 bytes: float16 and bfloat16, on the tensor cores. 4 bytes: float32 in IEEE arithmetic, which has none.
 TABLE = {
     2: {
-        "gather": Blocks(8, 0, 256, warps=4),
-        "mlp": Blocks(64, 256, 64, warps=8, stages=3),
-        "single": Blocks(64, 256, 32, warps=16, stages=2),
+        "gather": Blocks(8, 0, 256, warps=8),
+        "mlp": Blocks(64, 256, 64, warps=8, stages=4),
+        "single": Blocks(16, 256, 128, warps=8, stages=3),
         "mlp_backward": Blocks(64, 64, 64, warps=8, stages=3),
         "feature_gradient": Blocks(128, 64, 128, warps=8, stages=3),
         "weight_gradient": Blocks(64, 128, 128, warps=8, stages=3),
         "joint_gradient": Blocks(0, 0, 64, warps=4),
+        "weights": Blocks(0, 16, 128, warps=4),
         "locate": Blocks(128, 0, 0, warps=4),
-        "map_gradient": Blocks(64, 0, 64, warps=8),
+        "link": Blocks(64, 0, 0, warps=4),
+        "map_gradient": Blocks(16, 0, 256, warps=4),
     },
     4: {
         "gather": Blocks(8, 0, 128, warps=4),
@@ -47,8 +51,10 @@ TABLE = {
         "feature_gradient": Blocks(64, 32, 128, warps=8, stages=2),
         "weight_gradient": Blocks(32, 64, 128, warps=8, stages=2),
         "joint_gradient": Blocks(0, 0, 64, warps=4),
+        "weights": Blocks(0, 16, 128, warps=4),
         "locate": Blocks(128, 0, 0, warps=4),
-        "map_gradient": Blocks(32, 0, 32, warps=8),
+        "link": Blocks(64, 0, 0, warps=4),
+        "map_gradient": Blocks(16, 0, 128, warps=4),
     },
 }
 
@@ -58,7 +64,7 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def power_of_two(value: int) -> int:
-    return max(16, triton.next_power_of_2(value))
+    return max(16, 1 << (value - 1).bit_length())
 
 
 def divisor(size: int, most: int) -> int:
@@ -66,71 +72,122 @@ def divisor(size: int, most: int) -> int:
     return min(size & -size, most)
 
 
-def launch(kernel, grid: tuple[int, ...], *arguments, blocks: Blocks, **constants) -> None:
-    kernel[grid](*arguments, **constants, num_warps=blocks.warps, num_stages=blocks.stages)
+def ceil_div(value: int, size: int) -> int:
+    return -(-value // size)
+
+
+MOST_CALLS = 256
+_compiled: dict[tuple, dict[tuple, object]] = {}  # of each kind of call: its compiled kernels
+
+
+def _compiled_of(key: tuple) -> dict[tuple, object]:
+    kernels = _compiled.get(key)
+    if kernels is None:
+        if len(_compiled) >= MOST_CALLS:
+            _compiled.clear()
+        kernels = _compiled[key] = {}
+    return kernels
+
+
+def launch(kernel, grid: tuple[int, int, int], *arguments, blocks: Blocks, **constants):
+    """Runs ``kernel`` through Triton's own look-up; returns the compiled kernel, in the interpreter ``None``."""
+    assert kernel.arg_names[len(arguments) :] == list(constants), "constants must be in the kernel's order"
+    return kernel[grid](*arguments, **constants, num_warps=blocks.warps, num_stages=blocks.stages)
+
+
+def signature(tensor: Tensor) -> tuple:
+    """What Triton specialises a kernel by, and the device."""
+    return tensor.dtype, tensor.shape, tensor.stride(), tensor.device, aligned(tensor)
+
+
+def aligned(tensor: Tensor) -> bool:
+    return tensor.data_ptr() % 16 == 0
+
+
+class Layout:
+    """What follows from shapes and strides alone."""
+
+    def __init__(self, map_shapes, map_strides, dtype, w1_shape, height, width):
+        self.channels = tuple(shape[3] for shape in map_shapes)
+        self.sizes = tuple((shape[1], shape[2]) for shape in map_shapes)
+        self.scales = tuple((w / width, h / height) for h, w in self.sizes)
+        self.strides = tuple(stride[:3] for stride in map_strides)
+        self.channels_total = sum(self.channels)
+        self.padded_channels = max(64, round_up(self.channels_total, 64))
+        self.num_steps, self.hidden = w1_shape[:2]
+        self.padded_hidden = power_of_two(self.hidden) if self.hidden <= 64 else round_up(self.hidden, 64)
+        self.upcast = INTERPRETED and dtype == torch.bfloat16
+
+
+_layout = lru_cache(maxsize=256)(Layout)
 
 
 class Problem:
-    """What every launch of one call shares: sizes, the maps' geometry, and w1 packed for the GEMMs."""
+    """What every launch of one call shares. ``rows`` = B J: the projections of one step."""
 
     def __init__(self, joints, intrinsics, maps, w1, b1, w2, b2, height, width):
-        self.maps = tuple(maps)
+        self.layout = layout = _layout(
+            tuple(m.shape for m in maps), tuple(m.stride() for m in maps), maps[0].dtype, w1.shape, height, width
+        )
         self.dtype = maps[0].dtype
         self.table = TABLE[self.dtype.itemsize]
-        self.upcast = INTERPRETED and self.dtype == torch.bfloat16
         self.batch, self.num_joints = joints.shape[:2]
-        self.num_steps, self.hidden = w1.shape[:2]
         self.rows = self.batch * self.num_joints
         self.joints, self.intrinsics = joints.contiguous(), intrinsics.contiguous()
-        self.channels = tuple(m.shape[3] for m in maps)
-        self.sizes = tuple((m.shape[1], m.shape[2]) for m in maps)
-        self.scales = tuple((w / width, h / height) for h, w in self.sizes)
-        self.strides = tuple((m.stride(0), m.stride(1), m.stride(2)) for m in maps)
-        self.geometry = (self.maps, self.sizes, self.scales, self.strides)
-        self.channels_total = sum(self.channels)
-        self.padded_channels = max(64, round_up(self.channels_total, 64))
-        self.padded_hidden = power_of_two(self.hidden) if self.hidden <= 64 else round_up(self.hidden, 64)
-        self.w1 = w1 if w1[0].is_contiguous() else w1.contiguous()
+        self.geometry = (tuple(maps), layout.sizes, layout.scales, layout.strides)
+        self.w1 = w1 if w1.stride()[1:] == (w1.shape[2], 1) else w1.contiguous()
         self.b1, self.w2, self.b2 = b1.contiguous(), w2.contiguous(), b2.contiguous()
-        self.packed = self._pack(w1)
+        self.packed = self._pack(self.w1)
+        inputs = (self.joints, self.intrinsics, *maps, self.w1, self.b1, self.w2, self.b2)
+        self.compiled = _compiled_of((height, width, *map(signature, inputs)))
 
     def _pack(self, w1: Tensor) -> Tensor:  # [S, PADDED_HIDDEN, PADDED_CHANNELS]
         """w1 without its relative columns: rows of aligned length, so that the GEMMs load 16 bytes at a time."""
-        steps = w1.shape[0]
+        layout, steps = self.layout, w1.shape[0]
         if w1.stride(0) == 0:  # one MLP for all steps
             w1 = w1[:1]
-        samples = w1[..., : self.channels_total].to(self.dtype)
-        if samples.shape[1:] == (self.padded_hidden, self.padded_channels):
-            packed = samples.contiguous()
+        samples = w1[..., : layout.channels_total]
+        if samples.shape[1:] == (layout.padded_hidden, layout.padded_channels):
+            packed = samples.to(self.dtype, memory_format=torch.contiguous_format, copy=True)
         else:
-            packed = samples.new_zeros(w1.shape[0], self.padded_hidden, self.padded_channels)
-            packed[:, : self.hidden, : self.channels_total] = samples
+            packed = torch.zeros(
+                w1.shape[0], layout.padded_hidden, layout.padded_channels, dtype=self.dtype, device=w1.device
+            )
+            packed[:, : layout.hidden, : layout.channels_total] = samples
         return packed.expand(steps, -1, -1)
 
-    def weights(self, k: int) -> tuple[Tensor, ...]:
-        return self.packed[k], self.w1[k], self.b1[k], self.w2[k]
+    def launch(self, kernel, grid: tuple[int, ...], *arguments, blocks: Blocks, key: tuple = (), **constants) -> None:
+        """``key``: what else, beside the call's inputs, decides how the arguments are aligned, such as the step."""
+        grid = (*grid, 1, 1)[:3]
+        compiled = self.compiled.get((id(kernel), key))
+        if compiled is None:
+            self.compiled[id(kernel), key] = launch(kernel, grid, *arguments, blocks=blocks, **constants)
+        else:
+            compiled[grid](*arguments, *constants.values())
 
-    def features(self) -> Tensor:
-        return torch.empty(self.rows, self.padded_channels, dtype=self.dtype, device=self.joints.device)
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.joints.device)
 
     def hidden_block(self, blocks: Blocks) -> int:
-        return divisor(self.padded_hidden, blocks.hidden)
+        return divisor(self.layout.padded_hidden, blocks.hidden)
 
-    def gather(self, entering: Tensor, image_stride: int, features: Tensor) -> None:
+    def gather(self, entering: Tensor, strides: tuple[int, int], features: Tensor, key: tuple) -> None:
+        """Samples at the joints of ``entering``, whose images and steps lie ``strides`` floats apart, into features [S', ...]."""
         blocks = self.table["gather"]
-        launch(
+        self.launch(
             gather_kernel,
-            (triton.cdiv(self.rows, blocks.rows),),
+            (ceil_div(self.rows, blocks.rows), features.shape[0]),
             *self.geometry,
             entering,
-            image_stride,
+            *strides,
             self.intrinsics,
             features,
             self.rows,
             self.num_joints,
             blocks=blocks,
-            CHANNELS=self.channels,
-            PADDED_CHANNELS=self.padded_channels,
+            key=key,
+            CHANNELS=self.layout.channels,
+            PADDED_CHANNELS=self.layout.padded_channels,
             BLOCK_ROWS=blocks.rows,
-            BLOCK_CHANNELS=min(blocks.channels, power_of_two(max(self.channels))),
+            BLOCK_CHANNELS=min(blocks.channels, power_of_two(max(self.layout.channels))),
         )

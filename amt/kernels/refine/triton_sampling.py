@@ -119,8 +119,9 @@ def gelu_derivative(x):
 
 @triton.jit
 def dot(a, b, acc, UPCAST: tl.constexpr):
-    """acc + a b in float32. ``UPCAST``: under the interpreter, whose bf16 arithmetic is wrong."""
+    """acc + a b in float32, float32 operands as three products of tf32 parts. ``UPCAST``: under the interpreter, whose bf16
+    arithmetic is wrong."""
     if UPCAST:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
-    return tl.dot(a, b, acc, input_precision="ieee")
+    return tl.dot(a, b, acc, input_precision="tf32x3")

@@ -21,10 +21,11 @@ def gather_kernel(
     sizes,
     scales,
     strides,
-    entering,  # joints that enter the step, image_stride floats between images
+    entering,  # joints that enter each step, image_stride floats between images and step_stride between steps
     image_stride,
+    step_stride,
     intrinsics,
-    features,  # [rows, PADDED_CHANNELS]
+    features,  # [steps, rows, PADDED_CHANNELS]
     rows,
     num_joints,
     CHANNELS: tl.constexpr,  # of each map
@@ -33,11 +34,13 @@ def gather_kernel(
     BLOCK_CHANNELS: tl.constexpr,
 ):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    step = tl.program_id(1).to(tl.int64)
     valid = row < rows
     image = (row // num_joints).to(tl.int64)
+    entering += step * step_stride
     x, y, z = load_joint(entering, image * image_stride + (row % num_joints) * 3, valid)
     u, v, visible = project(x, y, z, load_camera(intrinsics, image, valid), valid)
-    features += row.to(tl.int64)[:, None] * PADDED_CHANNELS
+    features += (step * rows + row)[:, None] * PADDED_CHANNELS
     first = 0
     for l in tl.static_range(len(CHANNELS)):
         for start in range(0, CHANNELS[l], BLOCK_CHANNELS):
