@@ -79,12 +79,28 @@ template <class T> AMT_INLINE T tap_weight(const Taps<T>& taps, int t) {
 template <class T> AMT_INLINE int64_t tap_x(const Taps<T>& taps, int t) { return taps.x0 + (t & 1); }
 template <class T> AMT_INLINE int64_t tap_y(const Taps<T>& taps, int t) { return taps.y0 + (t >> 1); }
 
+// a * b, rounded: nvcc would fuse it with what is added next, and a pixel on a cell's border would fall to the other side.
+AMT_INLINE float rounded_product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+AMT_INLINE double rounded_product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // scale_x = map width / image width, scale_y = map height / image height (rounded to T once, by the caller).
 template <class T>
 AMT_INLINE Taps<T> locate(const Pixel<T>& pixel, T scale_x, T scale_y, int64_t width, int64_t height) {
   if (!pixel.visible) return Taps<T>{0, 0, T(0), T(0), 0u};
-  const T x = (pixel.x + T(0.5)) * scale_x - T(0.5);
-  const T y = (pixel.y + T(0.5)) * scale_y - T(0.5);
+  const T x = rounded_product(pixel.x + T(0.5), scale_x) - T(0.5);
+  const T y = rounded_product(pixel.y + T(0.5), scale_y) - T(0.5);
   // compared as floats first: 1e30 has no integer, and what is far outside has no tap inside
   if (!(x >= T(-1) && x < T(width) && y >= T(-1) && y < T(height))) return Taps<T>{0, 0, T(0), T(0), 0u};
   const T floor_x = floor(x), floor_y = floor(y);

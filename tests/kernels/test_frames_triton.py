@@ -178,16 +178,17 @@ def test_pointnet_forward_on_sm90(dtype, winners, hidden):
     out = torch.empty(batch, frames, features, device="meta")
     cloud = torch.empty(batch, points, 3, device="meta")
     arguments = (cloud, *cloud.stride(), cloud, *a.tensors()[1:], out, out.int(), points, frames)
+    blocks, warps = pointnet_triton.blocks(hidden, features, dtype, winners)
     constants = {
         "D1": hidden,
         "D2": features,
-        **pointnet_triton.blocks(hidden, features, dtype),
+        **blocks,
         "HAS_MASK": False,
         "WINNERS": winners,
         "UPCAST": False,
     }
     kernel = pointnet_kernels.forward_kernel
-    code = aot.compile_for_hopper(kernel, arguments, constants, pointnet_triton.WARPS, stages=2)
+    code = aot.compile_for_hopper(kernel, arguments, constants, warps, stages=2)
     assert_no_spills(code)
     assert "HGMMA" in code.instructions  # the second layer; float32 as three tf32 products
 
@@ -201,9 +202,10 @@ def test_pointnet_backward_on_sm90(dtype):
     cloud = torch.empty(batch, points, 3, device="meta")
     sums = [torch.empty(1024, device="meta") for _ in range(6)]
     arguments = (out, out.int(), cloud, *cloud.stride(), *a.tensors()[1:6], *sums, batch, frames)
-    constants = {"D1": hidden, "D2": features, **pointnet_triton.backward_blocks(hidden, features)}
+    blocks, warps = pointnet_triton.backward_blocks(hidden, features)
+    constants = {"D1": hidden, "D2": features, **blocks}
     kernel = pointnet_kernels.backward_kernel
-    assert_no_spills(aot.compile_for_hopper(kernel, arguments, constants, pointnet_triton.WARPS, stages=1))
+    assert_no_spills(aot.compile_for_hopper(kernel, arguments, constants, warps, stages=1))
     arguments = (out.int(), out, cloud, frames * features, points)
     constants = {"BLOCK_POINTS": pointnet_triton.POINTS, "BLOCK_ENTRIES": pointnet_triton.ENTRIES}
     kernel = pointnet_kernels.point_gradient_kernel

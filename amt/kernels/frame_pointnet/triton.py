@@ -10,8 +10,7 @@ from amt.kernels import _triton
 from amt.kernels.frame_pointnet import triton_kernels
 
 MAX_HIDDEN = 512  # all hidden units of a block of points are held at once
-WARPS = 8
-ENTRIES, POINTS, POINT_WARPS = 64, 64, 4  # the points' gradient
+ENTRIES, POINTS, POINT_WARPS = 64, 32, 4  # the points' gradient
 
 
 def frame_pointnet(points, origins, rotations, w1, b1, w2, b2, mask=None) -> Tensor:
@@ -34,19 +33,22 @@ def padded_hidden(hidden: int) -> int:
     return max(16, triton.next_power_of_2(hidden))
 
 
-def blocks(hidden: int, features: int, dtype: torch.dtype) -> dict[str, int]:
-    """The forward's blocks, from shape and dtype alone; tests/kernels/test_frames_triton.py checks that sm_90 holds them."""
+def blocks(hidden: int, features: int, dtype: torch.dtype, winners: bool) -> tuple[dict[str, int], int]:
+    """The forward's blocks and warps, from shape and dtype alone; tests/kernels/test_frames_triton.py checks that sm_90 holds
+    them. Small blocks leave room for a second and third program on a multiprocessor."""
     padded, wide = padded_hidden(hidden), dtype == torch.float32
-    return {
-        "PADDED_D1": padded,
-        "BLOCK_D2": min(128 if wide or padded <= 256 else 64, max(16, triton.next_power_of_2(features))),
-        "BLOCK_POINTS": max(16, min(128, 8192 // padded)) if wide else 64,
-    }
+    if padded <= 64:
+        points, width, warps = (64, 64, 4) if wide else (64, 128, 8 if winners else 4)
+    else:
+        points, width, warps = max(16, 4096 // padded) if wide else 64, 64, 8
+    width = min(width, max(16, triton.next_power_of_2(features)))
+    return {"PADDED_D1": padded, "BLOCK_D2": width, "BLOCK_POINTS": points}, warps
 
 
-def backward_blocks(hidden: int, features: int) -> dict[str, int]:
+def backward_blocks(hidden: int, features: int) -> tuple[dict[str, int], int]:
     padded = padded_hidden(hidden)
-    return {"PADDED_D1": padded, "BLOCK_D2": max(1, min(triton.next_power_of_2(features), 2048 // padded))}
+    width = max(1, min(triton.next_power_of_2(features), 1024 // padded))
+    return {"PADDED_D1": padded, "BLOCK_D2": width}, 2
 
 
 @torch.library.custom_op("amt::frame_pointnet_triton", mutates_args=())
@@ -65,7 +67,7 @@ def _forward(
     out = points.new_empty(batch, num_frames, features)
     winners = points.new_empty(out.shape if need_winners else (0,), dtype=torch.int32)
     if out.numel():
-        block = blocks(hidden, features, w2.dtype)
+        block, warps = blocks(hidden, features, w2.dtype, need_winners)
         with torch.cuda.device_of(points):
             triton_kernels.forward_kernel[(batch * num_frames, triton.cdiv(features, block["BLOCK_D2"]))](
                 points,
@@ -82,7 +84,7 @@ def _forward(
                 HAS_MASK=mask is not None,
                 WINNERS=need_winners,
                 UPCAST=_triton.INTERPRETED and w2.dtype == torch.bfloat16,
-                num_warps=WARPS,
+                num_warps=warps,
                 num_stages=2,
             )
     return out, winners
@@ -102,7 +104,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     (batch, num_points), num_frames, (features, hidden) = points.shape[:2], origins.shape[1], w2.shape
     grad_points = points.new_zeros(batch, num_points, 3)
-    block = backward_blocks(hidden, features)
+    block, warps = backward_blocks(hidden, features)
     num_blocks = triton.cdiv(features, block["BLOCK_D2"])
     winning = points.new_empty(batch, num_frames * features, 3)
     to_origins = points.new_empty(num_blocks, batch, num_frames, 3)
@@ -129,7 +131,7 @@ def _backward(
                 D1=hidden,
                 D2=features,
                 **block,
-                num_warps=WARPS,
+                num_warps=warps,
             )
             if need_points and num_points and num_frames:
                 triton_kernels.point_gradient_kernel[(batch, triton.cdiv(num_points, POINTS))](

@@ -80,19 +80,23 @@ def forward_kernel(
         weights = weights.to(tl.float32)
 
     points += image * image_stride
-    best = tl.full([BLOCK_D2], float("-inf"), tl.float32)
-    winner = tl.full([BLOCK_D2], -1, tl.int32)
-    any_valid = 0
+    # Maxima stay where the product leaves them, one for every row of a block: the rows are compared once, at the end.
+    best = tl.full([BLOCK_POINTS, BLOCK_D2], float("-inf"), tl.float32)
+    block_of_best = tl.full([BLOCK_POINTS, BLOCK_D2], -1, tl.int32)
+    row = tl.arange(0, BLOCK_POINTS)
     # NaN never wins a maximum: what would become NaN is found in the inputs
-    poison = tl.sum((ax + ay + az + bias) * 0.0, axis=0)
+    poison = tl.zeros([BLOCK_POINTS], tl.float32)
+    any_valid = row < num_points
+    if HAS_MASK:
+        any_valid = row < 0
     for start in range(0, num_points, BLOCK_POINTS):
-        n = start + tl.arange(0, BLOCK_POINTS)
-        valid = n < num_points
+        n = tl.minimum(start + row, num_points - 1)  # the last point again changes no maximum
+        valid = n >= 0
         if HAS_MASK:
-            valid = valid & (tl.load(mask + image * num_points + n, mask=valid, other=0) != 0)
+            valid = tl.load(mask + image * num_points + n) != 0
+            any_valid = any_valid | valid
         x, y, z = load_offsets(points, axis_stride, origins + pair * 3, n.to(tl.int64) * point_stride, valid)
-        poison += tl.sum(tl.where(valid, (x + y + z) * 0.0, 0.0), axis=0)
-        any_valid = tl.maximum(any_valid, tl.max(valid.to(tl.int32), axis=0))
+        poison += tl.where(valid, (x + y + z) * 0.0, 0.0)
         h = hidden_units(x, y, z, ax, ay, az, bias)
         if UPCAST:
             out = tl.dot(h, weights, input_precision="ieee")
@@ -100,19 +104,27 @@ def forward_kernel(
             out = tl.dot(h, weights, input_precision="tf32x3")
         else:
             out = tl.dot(h.to(weights.dtype), weights)
-        out = tl.where(valid[:, None], out, float("-inf"))
-        most = tl.max(out, axis=0)
+        if HAS_MASK:
+            out = tl.where(valid[:, None], out, float("-inf"))
         if WINNERS:
-            first = tl.min(tl.where(out == most[None, :], n[:, None], num_points), axis=0)
-            winner = tl.where(most > best, first, winner)
-        best = tl.maximum(best, most)
+            better = out > best
+            block_of_best = tl.where(better, start, block_of_best)
+            best = tl.where(better, out, best)
+        else:
+            best = tl.maximum(best, out)
 
-    poison += tl.sum(weights.to(tl.float32) * 0.0, axis=0)
-    value = best + tl.load(b2 + feature, mask=in_features, other=0.0).to(tl.float32) + poison
+    most = tl.max(best, axis=0)
+    spoiled = tl.sum(poison, axis=0) + tl.sum((ax + ay + az + bias) * 0.0, axis=0)
+    spoiled += tl.sum(weights.to(tl.float32) * 0.0, axis=0)
+    value = most + tl.load(b2 + feature, mask=in_features, other=0.0).to(tl.float32) + spoiled
     at = pair * D2 + feature
-    tl.store(features + at, tl.where(any_valid > 0, value, 0.0), mask=in_features)
+    counts = tl.max(any_valid.to(tl.int32), axis=0) > 0
+    tl.store(features + at, tl.where(counts, value, 0.0), mask=in_features)
     if WINNERS:
-        tl.store(winners + at, tl.where(any_valid > 0, winner, -1), mask=in_features)
+        index = tl.minimum(block_of_best + row[:, None], num_points - 1)
+        wins = (best == most[None, :]) & (block_of_best >= 0)
+        first = tl.min(tl.where(wins, index, 2147483647), axis=0)
+        tl.store(winners + at, tl.where(first < num_points, first, -1), mask=in_features)
 
 
 @triton.jit
@@ -222,9 +234,9 @@ def point_gradient_kernel(
     """Each point collects what it won, in the order of the entries: no atomics, the same bits every time."""
     image = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK_POINTS + tl.arange(0, BLOCK_POINTS)
-    sx = tl.zeros([BLOCK_POINTS], tl.float32)
-    sy = tl.zeros([BLOCK_POINTS], tl.float32)
-    sz = tl.zeros([BLOCK_POINTS], tl.float32)
+    sx = tl.zeros([BLOCK_ENTRIES, BLOCK_POINTS], tl.float32)
+    sy = tl.zeros([BLOCK_ENTRIES, BLOCK_POINTS], tl.float32)
+    sz = tl.zeros([BLOCK_ENTRIES, BLOCK_POINTS], tl.float32)
     for start in range(0, entries, BLOCK_ENTRIES):
         entry = start + tl.arange(0, BLOCK_ENTRIES)
         inside = entry < entries
@@ -233,9 +245,12 @@ def point_gradient_kernel(
         gx = tl.load(grad_winning + at * 3, mask=inside, other=0.0)
         gy = tl.load(grad_winning + at * 3 + 1, mask=inside, other=0.0)
         gz = tl.load(grad_winning + at * 3 + 2, mask=inside, other=0.0)
-        sx += tl.sum(tl.where(hit, gx[:, None], 0.0), axis=0)
-        sy += tl.sum(tl.where(hit, gy[:, None], 0.0), axis=0)
-        sz += tl.sum(tl.where(hit, gz[:, None], 0.0), axis=0)
+        sx = tl.where(hit, sx + gx[:, None], sx)
+        sy = tl.where(hit, sy + gy[:, None], sy)
+        sz = tl.where(hit, sz + gz[:, None], sz)
+    sx = tl.sum(sx, axis=0)
+    sy = tl.sum(sy, axis=0)
+    sz = tl.sum(sz, axis=0)
     out = grad_points + (image * num_points + n) * 3
     tl.store(out, sx, mask=n < num_points)
     tl.store(out + 1, sy, mask=n < num_points)
