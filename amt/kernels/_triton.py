@@ -1,4 +1,9 @@
-"""Whether a Triton kernel can run: on a GPU, or on the CPU in Triton's interpreter (TRITON_INTERPRET=1, for tests)."""
+"""Whether a Triton kernel can run: on a GPU, or on the CPU in Triton's interpreter (TRITON_INTERPRET=1, for tests); and launches
+that look a kernel up once.
+
+On the host, Triton's own look-up of a compiled kernel by its arguments costs several times the launch. What it depends on is
+known here from the call's inputs alone: see :func:`launcher`.
+"""
 
 from __future__ import annotations
 
@@ -18,3 +23,46 @@ def missing(device: torch.device) -> str | None:
     if device.type == "cuda" or (INTERPRETED and device.type == "cpu"):
         return None
     return "it runs on CUDA tensors only (on the CPU with TRITON_INTERPRET=1, slowly)"
+
+
+def signature(tensor: torch.Tensor) -> tuple:
+    """What Triton specialises a kernel by, and the device."""
+    return tensor.dtype, tensor.shape, tensor.stride(), tensor.device, aligned(tensor)
+
+
+def aligned(tensor: torch.Tensor) -> bool:
+    return tensor.data_ptr() % 16 == 0
+
+
+class Launcher:
+    """Launches the kernels of calls that are all specialised alike."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[tuple, object] = {}
+
+    def __call__(
+        self, kernel, grid: tuple[int, ...], *arguments, warps: int, stages: int = 1, slot: tuple = (), **constants
+    ):
+        """``constants`` stand in the kernel's order; ``slot``: what else decides on the arguments' alignment, such as a step."""
+        grid = (*grid, 1, 1)[:3]
+        compiled = self._compiled.get((id(kernel), slot))
+        if compiled is None:  # the first time, and in the interpreter, which compiles nothing
+            assert kernel.arg_names[len(arguments) :] == list(constants), "constants must be in the kernel's order"
+            compiled = kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+            self._compiled[id(kernel), slot] = compiled
+        else:
+            compiled[grid](*arguments, *constants.values())
+
+
+MOST_LAUNCHERS = 512
+_launchers: dict[tuple, Launcher] = {}
+
+
+def launcher(key: tuple) -> Launcher:
+    """The launcher of all calls with this ``key``: the op's name, the inputs' signatures, and what else enters the arguments."""
+    found = _launchers.get(key)
+    if found is None:
+        if len(_launchers) >= MOST_LAUNCHERS:
+            _launchers.clear()
+        found = _launchers[key] = Launcher()
+    return found

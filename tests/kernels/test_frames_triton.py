@@ -96,7 +96,8 @@ def test_pointnet_error_rule(shape, masked, dtype):
     with use("triton"):
         ours = pointnet_results(frame_pointnet, arguments)
     truth = pointnet_results(pointnet_reference.frame_pointnet, arguments.to(torch.float64))
-    assert_error_rule(ours, truth, pointnet_results(pointnet_reference.frame_pointnet, arguments))
+    peer = composed if dtype == torch.bfloat16 else pointnet_reference.frame_pointnet  # in the weights' dtype
+    assert_error_rule(ours, truth, pointnet_results(peer, arguments))
 
 
 @interpreted
@@ -176,21 +177,24 @@ def test_pointnet_forward_on_sm90(dtype, winners, hidden):
     batch, points, frames, features = 16, 778, 22, 128
     a = make((batch, 1, frames, hidden, features)).to(dtype).to("meta")
     out = torch.empty(batch, frames, features, device="meta")
-    cloud = torch.empty(batch, points, 3, device="meta")
-    arguments = (cloud, *cloud.stride(), cloud, *a.tensors()[1:], out, out.int(), points, frames)
     blocks, warps = pointnet_triton.blocks(hidden, features, dtype, winners)
+    rows = -(-points // blocks["BLOCK_POINTS"]) * blocks["BLOCK_POINTS"]
+    prepared = torch.empty(batch, rows, blocks["COLUMNS"], dtype=torch.bfloat16, device="meta")
+    of_image = torch.empty(batch, device="meta")
+    arguments = (prepared, of_image.int(), of_image, prepared, *a.tensors()[1:], out, out.int(), points, frames)
     constants = {
         "D1": hidden,
         "D2": features,
+        "ROWS": rows,
         **blocks,
         "HAS_MASK": False,
         "WINNERS": winners,
         "UPCAST": False,
     }
     kernel = pointnet_kernels.forward_kernel
-    code = aot.compile_for_hopper(kernel, arguments, constants, warps, stages=2)
+    code = aot.compile_for_hopper(kernel, arguments, constants, warps, stages=3)
     assert_no_spills(code)
-    assert "HGMMA" in code.instructions  # the second layer; float32 as three tf32 products
+    assert "HGMMA" in code.instructions  # both layers; float32 in bfloat16 parts
 
 
 @compiled
@@ -200,13 +204,27 @@ def test_pointnet_backward_on_sm90(dtype):
     a = make((batch, 1, frames, hidden, features)).to(dtype).to("meta")
     out = torch.empty(batch, frames, features, device="meta")
     cloud = torch.empty(batch, points, 3, device="meta")
-    sums = [torch.empty(1024, device="meta") for _ in range(6)]
+    winning = torch.empty(batch, frames * features, 16, dtype=torch.bfloat16, device="meta")
+    sums = [winning, *(torch.empty(1024, device="meta") for _ in range(5))]
     arguments = (out, out.int(), cloud, *cloud.stride(), *a.tensors()[1:6], *sums, batch, frames)
     blocks, warps = pointnet_triton.backward_blocks(hidden, features)
     constants = {"D1": hidden, "D2": features, **blocks}
     kernel = pointnet_kernels.backward_kernel
     assert_no_spills(aot.compile_for_hopper(kernel, arguments, constants, warps, stages=1))
-    arguments = (out.int(), out, cloud, frames * features, points)
-    constants = {"BLOCK_POINTS": pointnet_triton.POINTS, "BLOCK_ENTRIES": pointnet_triton.ENTRIES}
+    arguments = (out.int(), winning, cloud, frames * features, points)
+    constants = {"BLOCK_POINTS": pointnet_triton.POINTS, "BLOCK_ENTRIES": pointnet_triton.ENTRIES, "UPCAST": False}
     kernel = pointnet_kernels.point_gradient_kernel
-    assert_no_spills(aot.compile_for_hopper(kernel, arguments, constants, pointnet_triton.POINT_WARPS, stages=1))
+    assert_no_spills(aot.compile_for_hopper(kernel, arguments, constants, pointnet_triton.POINT_WARPS, stages=3))
+
+
+@compiled
+@pytest.mark.parametrize("has_mask", [False, True], ids=["all", "masked"])
+def test_pointnet_preparation_on_sm90(has_mask):
+    batch, points = 16, 778
+    cloud, of_image = torch.empty(batch, points, 3, device="meta"), torch.empty(batch, device="meta")
+    prepared = torch.empty(batch, 832, 32, dtype=torch.bfloat16, device="meta")
+    mask = torch.empty(batch, points, dtype=torch.bool, device="meta")
+    arguments = (cloud, *cloud.stride(), mask, cloud, prepared, of_image.int(), of_image, points, 22)
+    constants = {"ROWS": 832, "COLUMNS": 32, "PARTS": 3, "BLOCK": pointnet_triton.PREPARED_POINTS, "HAS_MASK": has_mask}
+    kernel, warps = pointnet_kernels.prepare_kernel, pointnet_triton.PREPARE_WARPS
+    assert_no_spills(aot.compile_for_hopper(kernel, arguments, constants, warps, stages=1))

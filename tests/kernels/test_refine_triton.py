@@ -21,8 +21,9 @@ import aot
 import refine_cases
 from refine_cases import CASES, EMPTY, check, make, run
 
+from amt.kernels import _triton
 from amt.kernels._triton import INTERPRETED
-from amt.kernels.refine import RefineWeights, triton_launch, triton_problem
+from amt.kernels.refine import RefineWeights, triton_launch
 from amt.kernels.refine import triton as triton_refine
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -218,10 +219,10 @@ def launches(monkeypatch, dtype, sizes, hidden):
     """Every kernel that forward and backward launch for this shape, with its arguments; nothing runs."""
     recorded = {}
 
-    def record(kernel, grid, *arguments, blocks, **constants):
-        recorded.setdefault(kernel.fn.__name__, (kernel, arguments, constants, blocks))
+    def record(self, kernel, grid, *arguments, warps, stages=1, slot=(), **constants):
+        recorded.setdefault(kernel.fn.__name__, (kernel, arguments, constants, warps, stages))
 
-    monkeypatch.setattr(triton_problem, "launch", record)
+    monkeypatch.setattr(_triton.Launcher, "__call__", record)
     channels = sum(size[2] for size in sizes)
 
     def empty(*shape, dtype=dtype):
@@ -249,8 +250,8 @@ def launches(monkeypatch, dtype, sizes, hidden):
     ids=lambda x: str(x).removeprefix("torch."),
 )
 def test_sm_90_code(dtype, shape, monkeypatch):
-    for name, (kernel, arguments, constants, blocks) in launches(monkeypatch, dtype, **SHAPES[shape]).items():
-        code = aot.compile_for_hopper(kernel, arguments, constants, blocks.warps, blocks.stages)
+    for name, (kernel, arguments, constants, warps, stages) in launches(monkeypatch, dtype, **SHAPES[shape]).items():
+        code = aot.compile_for_hopper(kernel, arguments, constants, warps, stages)
         assert code.stack == 0, f"{name} keeps {code.stack} bytes a thread in local memory"
         assert not code.instructions & {"LDL", "STL"}, f"{name} spills registers"
         if dtype != torch.float32 and name in ON_TENSOR_CORES:

@@ -10,7 +10,21 @@ from amt.kernels import _triton
 from amt.kernels.frame_pointnet import triton_kernels
 
 MAX_HIDDEN = 512  # all hidden units of a block of points are held at once
-ENTRIES, POINTS, POINT_WARPS = 64, 32, 4  # the points' gradient
+PREPARED_POINTS, PREPARE_WARPS = 64, 4
+ENTRIES, POINTS, POINT_WARPS = 64, 128, 4  # the points' gradient
+
+_WEIGHTS = "Tensor w1, Tensor b1, Tensor w2"
+_OP, _BACKWARD = "amt::frame_pointnet_triton", "amt::frame_pointnet_triton_backward"
+torch.library.define(
+    _OP,
+    f"(Tensor points, Tensor origins, Tensor rotations, {_WEIGHTS}, Tensor b2, Tensor? mask, bool need_winners)"
+    " -> (Tensor, Tensor)",
+)
+torch.library.define(
+    _BACKWARD,
+    f"(Tensor grad_features, Tensor winners, Tensor points, Tensor origins, Tensor rotations, {_WEIGHTS}, bool need_points)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
 
 
 def frame_pointnet(points, origins, rotations, w1, b1, w2, b2, mask=None) -> Tensor:
@@ -26,7 +40,11 @@ def frame_pointnet(points, origins, rotations, w1, b1, w2, b2, mask=None) -> Ten
         )
     inputs = (points, origins, rotations, w1, b1, w2, b2)
     winners = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    return _forward(*inputs, mask, winners)[0]
+    if torch.compiler.is_compiling() or winners:
+        return torch.ops.amt.frame_pointnet_triton.default(*inputs, mask, winners)[0]
+    # autograd registered in Python costs several launches on the host
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.amt.frame_pointnet_triton.default(*inputs, mask, False)[0]
 
 
 def padded_hidden(hidden: int) -> int:
@@ -37,89 +55,115 @@ def blocks(hidden: int, features: int, dtype: torch.dtype, winners: bool) -> tup
     """The forward's blocks and warps, from shape and dtype alone; tests/kernels/test_frames_triton.py checks that sm_90 holds
     them. Small blocks leave room for a second and third program on a multiprocessor."""
     padded, wide = padded_hidden(hidden), dtype == torch.float32
+    parts = {"COLUMNS": 32, "PARTS": 3} if wide else {"COLUMNS": 16, "PARTS": 2}
     if padded <= 64:
-        points, width, warps = (64, 64, 4) if wide else (64, 128, 8 if winners else 4)
+        points, width, warps = 64, 64 if wide or winners else 128, 4
     else:
-        points, width, warps = max(16, 4096 // padded) if wide else 64, 64, 8
+        points, width, warps = 64, 64, 8
     width = min(width, max(16, triton.next_power_of_2(features)))
-    return {"PADDED_D1": padded, "BLOCK_D2": width, "BLOCK_POINTS": points}, warps
+    return {**parts, "PADDED_D1": padded, "BLOCK_D2": width, "BLOCK_POINTS": points}, warps
 
 
 def backward_blocks(hidden: int, features: int) -> tuple[dict[str, int], int]:
+    """One warp a program: a frame has two dozen sums, and none then waits for another warp."""
     padded = padded_hidden(hidden)
     width = max(1, min(triton.next_power_of_2(features), 1024 // padded))
-    return {"PADDED_D1": padded, "BLOCK_D2": width}, 2
+    return {"PADDED_D1": padded, "BLOCK_D2": width}, 1 if padded <= 64 else 4
 
 
-@torch.library.custom_op("amt::frame_pointnet_triton", mutates_args=())
-def _forward(
-    points: Tensor,
-    origins: Tensor,
-    rotations: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    mask: Tensor | None,
-    need_winners: bool,
-) -> tuple[Tensor, Tensor]:
+@torch.library.impl(_OP, "CompositeExplicitAutograd")
+def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
     (batch, num_points), num_frames, (features, hidden) = points.shape[:2], origins.shape[1], w2.shape
     out = points.new_empty(batch, num_frames, features)
     winners = points.new_empty(out.shape if need_winners else (0,), dtype=torch.int32)
-    if out.numel():
-        block, warps = blocks(hidden, features, w2.dtype, need_winners)
-        with torch.cuda.device_of(points):
-            triton_kernels.forward_kernel[(batch * num_frames, triton.cdiv(features, block["BLOCK_D2"]))](
-                points,
-                *points.stride(),
-                points if mask is None else mask.contiguous(),
-                *(t.contiguous() for t in (origins, rotations, w1, b1, w2, b2)),
-                out,
-                winners,
-                num_points,
-                num_frames,
-                D1=hidden,
-                D2=features,
-                **block,
-                HAS_MASK=mask is not None,
-                WINNERS=need_winners,
-                UPCAST=_triton.INTERPRETED and w2.dtype == torch.bfloat16,
-                num_warps=warps,
-                num_stages=2,
-            )
+    if out.numel() == 0:
+        return out, winners
+    block, warps = blocks(hidden, features, w2.dtype, need_winners)
+    size = block["BLOCK_POINTS"]
+    rows = max(1, -(-num_points // size)) * size
+    origins, rotations, w1, b1, w2, b2 = (t.contiguous() for t in (origins, rotations, w1, b1, w2, b2))
+    has_mask = mask is not None
+    mask = mask.contiguous() if has_mask else points
+    prepared = points.new_empty(batch, rows, block["COLUMNS"], dtype=torch.bfloat16)
+    valid_point = points.new_empty(batch, dtype=torch.int32)
+    poison = points.new_empty(batch)
+    inputs = (points, mask, origins, rotations, w1, b1, w2, b2)
+    launch = _triton.launcher(("frame_pointnet", has_mask, need_winners, *map(_triton.signature, inputs)))
+    with torch.cuda.device_of(points):
+        launch(
+            triton_kernels.prepare_kernel,
+            (batch,),
+            points,
+            *points.stride(),
+            mask,
+            origins,
+            prepared,
+            valid_point,
+            poison,
+            num_points,
+            num_frames,
+            warps=PREPARE_WARPS,
+            ROWS=rows,
+            COLUMNS=block["COLUMNS"],
+            PARTS=block["PARTS"],
+            BLOCK=PREPARED_POINTS,
+            HAS_MASK=has_mask,
+        )
+        launch(
+            triton_kernels.forward_kernel,
+            (batch * num_frames, -(-features // block["BLOCK_D2"])),
+            prepared,
+            valid_point,
+            poison,
+            mask,
+            origins,
+            rotations,
+            w1,
+            b1,
+            w2,
+            b2,
+            out,
+            winners,
+            num_points,
+            num_frames,
+            warps=warps,
+            stages=3,
+            D1=hidden,
+            D2=features,
+            ROWS=rows,
+            **block,
+            HAS_MASK=has_mask,
+            WINNERS=need_winners,
+            UPCAST=_triton.INTERPRETED,
+        )
     return out, winners
 
 
-@torch.library.custom_op("amt::frame_pointnet_triton_backward", mutates_args=())
-def _backward(
-    grad_features: Tensor,
-    winners: Tensor,
-    points: Tensor,
-    origins: Tensor,
-    rotations: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    need_points: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.impl(_BACKWARD, "CompositeExplicitAutograd")
+def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, need_points):
     (batch, num_points), num_frames, (features, hidden) = points.shape[:2], origins.shape[1], w2.shape
     grad_points = points.new_zeros(batch, num_points, 3)
     block, warps = backward_blocks(hidden, features)
-    num_blocks = triton.cdiv(features, block["BLOCK_D2"])
-    winning = points.new_empty(batch, num_frames * features, 3)
+    num_blocks = -(-features // block["BLOCK_D2"])
+    winning = points.new_empty(batch, num_frames * features, 16, dtype=torch.bfloat16)
     to_origins = points.new_empty(num_blocks, batch, num_frames, 3)
     to_rotations = points.new_empty(num_blocks, batch, num_frames, 3, 3)
     to_w1 = points.new_empty(num_blocks, batch, hidden, 3)
     to_b1 = points.new_empty(num_blocks, batch, num_frames, hidden)
     to_w2 = points.new_empty(batch, features, hidden)
     if batch and features and hidden:
+        grad_features = grad_features.contiguous()
+        inputs = (grad_features, points, *(t.contiguous() for t in (origins, rotations, w1, b1, w2)))
+        launch = _triton.launcher(("frame_pointnet_backward", *map(_triton.signature, inputs)))
         with torch.cuda.device_of(points):
-            triton_kernels.backward_kernel[(batch, num_blocks)](
-                grad_features.contiguous(),
+            launch(
+                triton_kernels.backward_kernel,
+                (batch, num_blocks),
+                grad_features,
                 winners,
                 points,
                 *points.stride(),
-                *(t.contiguous() for t in (origins, rotations, w1, b1, w2)),
+                *inputs[2:],
                 winning,
                 to_origins,
                 to_rotations,
@@ -128,21 +172,25 @@ def _backward(
                 to_w2,
                 batch,
                 num_frames,
+                warps=warps,
                 D1=hidden,
                 D2=features,
                 **block,
-                num_warps=warps,
             )
             if need_points and num_points and num_frames:
-                triton_kernels.point_gradient_kernel[(batch, triton.cdiv(num_points, POINTS))](
+                launch(
+                    triton_kernels.point_gradient_kernel,
+                    (batch, -(-num_points // POINTS)),
                     winners,
                     winning,
                     grad_points,
                     num_frames * features,
                     num_points,
+                    warps=POINT_WARPS,
+                    stages=3,
                     BLOCK_POINTS=POINTS,
                     BLOCK_ENTRIES=ENTRIES,
-                    num_warps=POINT_WARPS,
+                    UPCAST=_triton.INTERPRETED,
                 )
     # sums over a leading axis run in a fixed order
     return (
@@ -155,13 +203,13 @@ def _backward(
     )
 
 
-@_forward.register_fake
+@torch.library.register_fake(_OP)
 def _(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
     shape = (*origins.shape[:2], w2.shape[0])
     return points.new_empty(shape), points.new_empty(shape if need_winners else (0,), dtype=torch.int32)
 
 
-@_backward.register_fake
+@torch.library.register_fake(_BACKWARD)
 def _(grad_features, winners, points, origins, rotations, w1, b1, w2, need_points):
     return tuple(t.new_empty(t.shape) for t in (points, origins, rotations, w1, b1, w2))
 
@@ -175,7 +223,9 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward_formula(ctx, grad_features: Tensor, _grad_winners) -> tuple[Tensor | None, ...]:
     winners = ctx.saved_tensors[0]
-    gradients = _backward(grad_features, *ctx.saved_tensors, ctx.needs_input_grad[0])
+    gradients = torch.ops.amt.frame_pointnet_triton_backward.default(
+        grad_features, *ctx.saved_tensors, ctx.needs_input_grad[0]
+    )
     to_b2 = torch.where(winners >= 0, grad_features, 0.0).sum((0, 1)).to(ctx.b2_dtype)
     return *gradients, to_b2, None, None
 
@@ -187,5 +237,5 @@ def _no_double_backward(ctx, *gradients):
     )
 
 
-_forward.register_autograd(_backward_formula, setup_context=_save)
-_backward.register_autograd(_no_double_backward)
+torch.library.register_autograd(_OP, _backward_formula, setup_context=_save)
+torch.library.register_autograd(_BACKWARD, _no_double_backward)

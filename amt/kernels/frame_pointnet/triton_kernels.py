@@ -1,6 +1,11 @@
-"""The kernels of ``frame_pointnet`` in Triton. The frame's rotation is folded into w1, so that a point costs three multiply-adds
-a hidden unit, and the second layer is one product [points, D1] x [D1, D2] on the tensor cores whose maximum over the points is
-taken before anything is written.
+"""The kernels of ``frame_pointnet`` in Triton: both layers on the tensor cores, the maximum over the points taken before anything
+is written.
+
+The frame's rotation and origin are folded into w1 and b1, so that the first layer is one product [points, x y z 1] x [4, D1].
+Its factors are sums of bfloat16 parts, two each where the weights have two bytes and three each in float32 (:func:`part`), and
+the products of the parts that count stand side by side in one short product: points as [x y z 1 in parts], prepared once an
+image for all frames, and the folded weights likewise. In float32 the second layer is a sum of six such products as well: 24 bits
+by 24 bits at the bfloat16 rate, three times that of tf32x3's accumulations with operands that never leave the registers.
 
 UPCAST: the interpreter's bfloat16 arithmetic is wrong, so there everything stays in float32.
 """
@@ -40,11 +45,104 @@ def load_offsets(points, axis_stride, origin, at, mask):
 
 
 @triton.jit
-def forward_kernel(
+def high_part(value):
+    """The upper 16 bits of a float32 number: a bfloat16 number, in float32. Cut off, not rounded: one instruction."""
+    return (value.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def part(value, i):
+    """The i-th bfloat16 part of a float32 number, in float32: value = part 0 + part 1 + part 2, all 24 bits."""
+    high = high_part(value)
+    middle = high_part(value - high)
+    return tl.where(i == 0, high, tl.where(i == 1, middle, high_part(value - high - middle)))
+
+
+@triton.jit
+def column_meaning(k, PARTS: tl.constexpr):
+    """Column k of the first product: its coordinate (3: the constant 1, 4: none), and which part of either factor it takes.
+
+    With two parts the columns of a coordinate are hh lh hl, with three hh hm mh hl lh mm (point's part, weight's part); the
+    constant is exact in one part and meets all parts of the bias.
+    """
+    if PARTS == 2:
+        coordinate = tl.minimum(k // 3, 3)
+        q = k % 3
+        of_point = tl.where(q == 1, 1, 0)
+        of_weight = tl.where(q == 2, 1, 0)
+        constant = k - 9
+    else:
+        coordinate = tl.minimum(k // 6, 3)
+        q = k % 6
+        of_point = tl.where((q == 2) | (q == 5), 1, tl.where(q == 4, 2, 0))
+        of_weight = tl.where((q == 1) | (q == 5), 1, tl.where(q == 3, 2, 0))
+        constant = k - 18
+    of_point = tl.where(coordinate == 3, 0, of_point)
+    of_weight = tl.where(coordinate == 3, constant, of_weight)
+    return tl.where(constant < PARTS, coordinate, 4), of_point, of_weight
+
+
+@triton.jit
+def prepare_kernel(
     points,
     image_stride,
     point_stride,
     axis_stride,
+    mask,  # bool [B, N], contiguous; not read unless HAS_MASK
+    origins,  # [B, F, 3]
+    prepared,  # bfloat16 [B, ROWS, COLUMNS], out: each point in parts, relative to the image's first origin
+    valid_point,  # int32 [B], out: the first point that counts, N if there is none
+    poison,  # float32 [B], out: NaN if a point that counts is not finite, else 0
+    num_points,
+    num_frames,
+    ROWS: tl.constexpr,  # N rounded up to whole blocks
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+):
+    """What does not count, and what rounds N up, becomes the first point that does: it changes no maximum."""
+    image = tl.program_id(0).to(tl.int64)
+    points += image * image_stride
+    found = tl.full([BLOCK], 2147483647, tl.int32)
+    spoiled = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, num_points, BLOCK):
+        n = start + tl.arange(0, BLOCK)
+        valid = n < num_points
+        if HAS_MASK:
+            valid = valid & (tl.load(mask + image * num_points + n, mask=valid, other=0) != 0)
+        at = points + n.to(tl.int64) * point_stride
+        x = tl.load(at, mask=valid, other=0.0)
+        y = tl.load(at + axis_stride, mask=valid, other=0.0)
+        z = tl.load(at + 2 * axis_stride, mask=valid, other=0.0)
+        spoiled += (x + y + z) * 0.0
+        found = tl.minimum(found, tl.where(valid, n, 2147483647))
+    first = tl.minimum(tl.min(found, axis=0), num_points)
+    tl.store(valid_point + image, first)
+    tl.store(poison + image, tl.sum(spoiled, axis=0))
+
+    origin = origins + image * num_frames * 3
+    coordinate, of_point, _ = column_meaning(tl.arange(0, COLUMNS), PARTS)
+    for start in range(0, ROWS, BLOCK):
+        n = start + tl.arange(0, BLOCK)
+        valid = n < num_points
+        if HAS_MASK:
+            valid = valid & (tl.load(mask + image * num_points + n, mask=valid, other=0) != 0)
+        source = tl.where(valid, n, first)
+        there = source < num_points
+        x, y, z = load_offsets(points, axis_stride, origin, source.to(tl.int64) * point_stride, there)
+        c = coordinate[None, :]
+        value = tl.where(c == 0, x[:, None], tl.where(c == 1, y[:, None], tl.where(c == 2, z[:, None], 1.0)))
+        value = tl.where(c < 4, part(value, of_point[None, :]), 0.0)
+        at = prepared + (image * ROWS + n)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+        tl.store(at, value.to(tl.bfloat16))
+
+
+@triton.jit
+def forward_kernel(
+    prepared,  # bfloat16 [B, ROWS, COLUMNS]
+    valid_point,  # int32 [B]
+    poison,  # float32 [B]
     mask,  # bool [B, N], contiguous; not read unless HAS_MASK
     origins,  # [B, F, 3]
     rotations,  # [B, F, 3, 3]
@@ -58,6 +156,9 @@ def forward_kernel(
     num_frames,
     D1: tl.constexpr,
     D2: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,  # 3: float32 by bfloat16 parts
     PADDED_D1: tl.constexpr,
     BLOCK_D2: tl.constexpr,
     BLOCK_POINTS: tl.constexpr,
@@ -73,58 +174,75 @@ def forward_kernel(
     in_units, in_features = unit < D1, feature < D2
     ax, ay, az = fold(rotations + pair * 9, w1, unit, in_units)
     bias = tl.load(b1 + frame * D1 + unit, mask=in_units, other=0.0).to(tl.float32)
+    # the points are relative to the image's first origin
+    first_origin, origin = origins + image * num_frames * 3, origins + pair * 3
+    bias -= ax * (tl.load(origin) - tl.load(first_origin))
+    bias -= ay * (tl.load(origin + 1) - tl.load(first_origin + 1))
+    bias -= az * (tl.load(origin + 2) - tl.load(first_origin + 2))
+    coordinate, _, of_weight = column_meaning(tl.arange(0, COLUMNS), PARTS)
+    c = coordinate[:, None]
+    folded = tl.where(c == 0, ax[None, :], tl.where(c == 1, ay[None, :], tl.where(c == 2, az[None, :], bias[None, :])))
+    folded = tl.where(c < 4, part(folded, of_weight[:, None]), 0.0)
     weights = tl.load(
         w2 + feature[None, :] * D1 + unit[:, None], mask=in_units[:, None] & in_features[None, :], other=0.0
     )
-    if UPCAST:
+    # NaN never wins a maximum: what would become NaN is found in the inputs
+    spoiled = tl.sum((ax + ay + az + bias) * 0.0, axis=0) + tl.sum(weights.to(tl.float32) * 0.0, axis=0)
+    spoiled += tl.load(poison + image)
+    if PARTS == 3:
+        high, middle, low = part(weights, 0), part(weights, 1), part(weights, 2)
+        if not UPCAST:
+            high, middle, low = high.to(tl.bfloat16), middle.to(tl.bfloat16), low.to(tl.bfloat16)
+    elif UPCAST:
         weights = weights.to(tl.float32)
+    if not UPCAST:
+        folded = folded.to(tl.bfloat16)
 
-    points += image * image_stride
     # Maxima stay where the product leaves them, one for every row of a block: the rows are compared once, at the end.
     best = tl.full([BLOCK_POINTS, BLOCK_D2], float("-inf"), tl.float32)
-    block_of_best = tl.full([BLOCK_POINTS, BLOCK_D2], -1, tl.int32)
+    block_of_best = tl.full([BLOCK_POINTS, BLOCK_D2], 0, tl.int32)
     row = tl.arange(0, BLOCK_POINTS)
-    # NaN never wins a maximum: what would become NaN is found in the inputs
-    poison = tl.zeros([BLOCK_POINTS], tl.float32)
-    any_valid = row < num_points
-    if HAS_MASK:
-        any_valid = row < 0
-    for start in range(0, num_points, BLOCK_POINTS):
-        n = tl.minimum(start + row, num_points - 1)  # the last point again changes no maximum
-        valid = n >= 0
-        if HAS_MASK:
-            valid = tl.load(mask + image * num_points + n) != 0
-            any_valid = any_valid | valid
-        x, y, z = load_offsets(points, axis_stride, origins + pair * 3, n.to(tl.int64) * point_stride, valid)
-        poison += tl.where(valid, (x + y + z) * 0.0, 0.0)
-        h = hidden_units(x, y, z, ax, ay, az, bias)
+    at = prepared + (image * ROWS + row)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    for start in range(0, ROWS, BLOCK_POINTS):
+        local = tl.load(at + start * COLUMNS)
         if UPCAST:
-            out = tl.dot(h, weights, input_precision="ieee")
-        elif weights.dtype == tl.float32:
-            out = tl.dot(h, weights, input_precision="tf32x3")
+            local = local.to(tl.float32)
+        hidden = tl.maximum(tl.dot(local, folded, input_precision="ieee"), 0.0)
+        if PARTS == 3:
+            h, m, l = part(hidden, 0), part(hidden, 1), part(hidden, 2)
+            if not UPCAST:
+                h, m, l = h.to(tl.bfloat16), m.to(tl.bfloat16), l.to(tl.bfloat16)
+            out = tl.dot(l, high, input_precision="ieee")
+            out = tl.dot(h, low, out, input_precision="ieee")
+            out = tl.dot(m, middle, out, input_precision="ieee")
+            out = tl.dot(m, high, out, input_precision="ieee")
+            out = tl.dot(h, middle, out, input_precision="ieee")
+            out = tl.dot(h, high, out, input_precision="ieee")
+        elif UPCAST:
+            out = tl.dot(hidden, weights, input_precision="ieee")
         else:
-            out = tl.dot(h.to(weights.dtype), weights)
-        if HAS_MASK:
-            out = tl.where(valid[:, None], out, float("-inf"))
+            out = tl.dot(hidden.to(weights.dtype), weights)
         if WINNERS:
             better = out > best
             block_of_best = tl.where(better, start, block_of_best)
-            best = tl.where(better, out, best)
-        else:
-            best = tl.maximum(best, out)
+        best = tl.maximum(best, out)
 
     most = tl.max(best, axis=0)
-    spoiled = tl.sum(poison, axis=0) + tl.sum((ax + ay + az + bias) * 0.0, axis=0)
-    spoiled += tl.sum(weights.to(tl.float32) * 0.0, axis=0)
     value = most + tl.load(b2 + feature, mask=in_features, other=0.0).to(tl.float32) + spoiled
-    at = pair * D2 + feature
-    counts = tl.max(any_valid.to(tl.int32), axis=0) > 0
-    tl.store(features + at, tl.where(counts, value, 0.0), mask=in_features)
+    first = tl.load(valid_point + image)
+    at_feature = pair * D2 + feature
+    tl.store(features + at_feature, tl.where(first < num_points, value, 0.0), mask=in_features)
     if WINNERS:
-        index = tl.minimum(block_of_best + row[:, None], num_points - 1)
-        wins = (best == most[None, :]) & (block_of_best >= 0)
-        first = tl.min(tl.where(wins, index, 2147483647), axis=0)
-        tl.store(winners + at, tl.where(first < num_points, first, -1), mask=in_features)
+        index = block_of_best + row[:, None]
+        winner = tl.min(tl.where(best == most[None, :], index, 2147483647), axis=0)
+        counts = winner < num_points
+        if HAS_MASK:
+            counts = counts & (tl.load(mask + image * num_points + winner, mask=counts, other=0) != 0)
+        winner = tl.where(
+            counts, winner, first
+        )  # what stood in for a point that does not count was the first that does
+        winner = tl.where((first < num_points) & (most > float("-inf")), winner, -1)
+        tl.store(winners + at_feature, winner, mask=in_features)
 
 
 @triton.jit
@@ -140,7 +258,7 @@ def backward_kernel(
     w1,
     b1,
     w2,
-    grad_winning,  # [B, F * D2, 3]: the gradient of the point that won each feature
+    grad_winning,  # bfloat16 [B, F * D2, 16], out: the gradient of the point that won each feature, x y z in three parts each, 9 numbers
     grad_origins,  # [D2 blocks, B, F, 3]
     grad_rotations,  # [D2 blocks, B, F, 3, 3]
     grad_w1,  # [D2 blocks, B, D1, 3]
@@ -187,10 +305,10 @@ def backward_kernel(
         gx = tl.sum(to_units * ax[None, :], axis=1)
         gy = tl.sum(to_units * ay[None, :], axis=1)
         gz = tl.sum(to_units * az[None, :], axis=1)
-        out = grad_winning + (pair * D2 + feature) * 3
-        tl.store(out, gx, mask=in_features)
-        tl.store(out + 1, gy, mask=in_features)
-        tl.store(out + 2, gz, mask=in_features)
+        out = grad_winning + (pair * D2 + feature) * 16
+        store_parts(out, gx, in_features)
+        store_parts(out + 3, gy, in_features)
+        store_parts(out + 6, gz, in_features)
         tl.store(grad_origins + mine * 3, -tl.sum(gx, axis=0))
         tl.store(grad_origins + mine * 3 + 1, -tl.sum(gy, axis=0))
         tl.store(grad_origins + mine * 3 + 2, -tl.sum(gz, axis=0))
@@ -215,6 +333,12 @@ def backward_kernel(
 
 
 @triton.jit
+def store_parts(at, value, mask):
+    for i in tl.static_range(3):
+        tl.store(at + i, part(value, i).to(tl.bfloat16), mask=mask)
+
+
+@triton.jit
 def store_products(at, gradient, wx, wy, wz):
     tl.store(at, tl.sum(gradient * wx, axis=0))
     tl.store(at + 1, tl.sum(gradient * wy, axis=0))
@@ -224,34 +348,34 @@ def store_products(at, gradient, wx, wy, wz):
 @triton.jit
 def point_gradient_kernel(
     winners,  # int32 [B, ENTRIES]
-    grad_winning,  # [B, ENTRIES, 3]
+    grad_winning,  # bfloat16 [B, ENTRIES, 16]
     grad_points,  # [B, N, 3]
     entries,  # F * D2
     num_points,
     BLOCK_POINTS: tl.constexpr,
     BLOCK_ENTRIES: tl.constexpr,
+    UPCAST: tl.constexpr,
 ):
-    """Each point collects what it won, in the order of the entries: no atomics, the same bits every time."""
+    """Each point collects what it won, as a product [points, entries] x [entries, parts] of zeros and ones with exact parts: no
+    atomics, the same bits every time."""
     image = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK_POINTS + tl.arange(0, BLOCK_POINTS)
-    sx = tl.zeros([BLOCK_ENTRIES, BLOCK_POINTS], tl.float32)
-    sy = tl.zeros([BLOCK_ENTRIES, BLOCK_POINTS], tl.float32)
-    sz = tl.zeros([BLOCK_ENTRIES, BLOCK_POINTS], tl.float32)
+    column = tl.arange(0, 16)
+    acc = tl.zeros([BLOCK_POINTS, 16], tl.float32)
     for start in range(0, entries, BLOCK_ENTRIES):
         entry = start + tl.arange(0, BLOCK_ENTRIES)
         inside = entry < entries
         at = image * entries + entry
-        hit = tl.load(winners + at, mask=inside, other=-1)[:, None] == n[None, :]
-        gx = tl.load(grad_winning + at * 3, mask=inside, other=0.0)
-        gy = tl.load(grad_winning + at * 3 + 1, mask=inside, other=0.0)
-        gz = tl.load(grad_winning + at * 3 + 2, mask=inside, other=0.0)
-        sx = tl.where(hit, sx + gx[:, None], sx)
-        sy = tl.where(hit, sy + gy[:, None], sy)
-        sz = tl.where(hit, sz + gz[:, None], sz)
-    sx = tl.sum(sx, axis=0)
-    sy = tl.sum(sy, axis=0)
-    sz = tl.sum(sz, axis=0)
+        winner = tl.load(winners + at, mask=inside, other=-1)
+        there = inside[:, None] & (column < 9)[None, :]
+        gradient = tl.load(grad_winning + at[:, None] * 16 + column[None, :], mask=there, other=0.0)
+        hit = tl.where(winner[None, :] == n[:, None], 1.0, 0.0)
+        if UPCAST:
+            acc = tl.dot(hit, gradient.to(tl.float32), acc, input_precision="ieee")
+        else:
+            acc = tl.dot(hit.to(tl.bfloat16), gradient, acc)
     out = grad_points + (image * num_points + n) * 3
-    tl.store(out, sx, mask=n < num_points)
-    tl.store(out + 1, sy, mask=n < num_points)
-    tl.store(out + 2, sz, mask=n < num_points)
+    inside = n < num_points
+    tl.store(out, tl.sum(tl.where(column[None, :] < 3, acc, 0.0), axis=1), mask=inside)
+    tl.store(out + 1, tl.sum(tl.where((column[None, :] >= 3) & (column[None, :] < 6), acc, 0.0), axis=1), mask=inside)
+    tl.store(out + 2, tl.sum(tl.where(column[None, :] >= 6, acc, 0.0), axis=1), mask=inside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from amt.kernels._triton import aligned
 from amt.kernels.refine.native import NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS
 from amt.kernels.refine.triton_backward import (
     feature_gradient_kernel,
@@ -14,7 +15,7 @@ from amt.kernels.refine.triton_backward import (
     weights_kernel,
 )
 from amt.kernels.refine.triton_map_gradient import link_kernel, locate_kernel, map_gradient_kernel
-from amt.kernels.refine.triton_problem import Problem, aligned, ceil_div, divisor, power_of_two
+from amt.kernels.refine.triton_problem import Problem, ceil_div, divisor, power_of_two
 from amt.kernels.refine.triton_single import single_kernel
 from amt.kernels.refine.triton_two_kernel import mlp_kernel
 
@@ -85,12 +86,12 @@ def forward(
             step_size / 2**k,
         )
         if two_kernel:
-            problem.gather(entering, (image_stride, 0), features, key=("forward", k))
-            problem.launch(mlp_kernel, grid, features, *step, blocks=blocks, key=(k,), **constants)
+            problem.gather(entering, (image_stride, 0), features, slot=("forward", k))
+            problem.launch(mlp_kernel, grid, features, *step, blocks=blocks, slot=(k,), **constants)
         else:
             arguments = (*problem.geometry, problem.intrinsics, *step)
             channels = {"CHANNELS": layout.channels}
-            problem.launch(single_kernel, grid, *arguments, blocks=blocks, key=(k,), **channels, **constants)
+            problem.launch(single_kernel, grid, *arguments, blocks=blocks, slot=(k,), **channels, **constants)
     return steps
 
 
@@ -153,7 +154,7 @@ class _Backward:
         self.problem, self.gradient, self.step_size = problem, gradient, step_size
         layout = problem.layout
         self.num_steps, self.rows, self.detach = layout.num_steps, problem.rows, detach
-        self.key = (aligned(gradient), detach)
+        self.slot = (aligned(gradient), detach)
         # the joints that enter each step, [B, S, J, 3]
         self.entering = torch.cat([problem.joints[:, None], steps[:, :-1]], dim=1)
         self.of_step = problem.num_joints * 3
@@ -176,7 +177,7 @@ class _Backward:
         return [(0, self.num_steps)] if self.detach else [(k, 1) for k in reversed(range(self.num_steps))]
 
     def _launch(self, kernel, grid, *arguments, k: int, **rest) -> None:
-        self.problem.launch(kernel, grid, *arguments, key=(*self.key, k), **rest)
+        self.problem.launch(kernel, grid, *arguments, slot=(*self.slot, k), **rest)
 
     def _carried(self, k: int) -> tuple[Tensor, bool]:
         carried = not self.detach and k + 1 < self.num_steps
@@ -187,7 +188,7 @@ class _Backward:
         problem, layout = self.problem, self.problem.layout
         blocks = problem.table["mlp_backward"]
         entering = self.entering[:, k:]
-        problem.gather(entering, (self.of_image, self.of_step), self.features_read, key=("backward", k))
+        problem.gather(entering, (self.of_image, self.of_step), self.features_read, slot=("backward", k))
         carried, has_carried = self._carried(k)
         self._launch(
             mlp_backward_kernel,

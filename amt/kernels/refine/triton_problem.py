@@ -1,8 +1,7 @@
 """What the launches of one call of ``refine`` in Triton share: block sizes from a table, the maps' geometry, packed weights.
 
 Nothing is tuned at run time: the same shapes take the same blocks, and give the same bits, on every machine. What follows from
-shapes and strides alone is worked out once (:class:`Layout`), and a kernel is looked up once: on the host, Triton's own look-up
-of a compiled kernel by its arguments costs more than the launch.
+shapes and strides alone is worked out once (:class:`Layout`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from amt.kernels._triton import INTERPRETED
+from amt.kernels import _triton
 from amt.kernels.refine.triton_two_kernel import gather_kernel
 
 
@@ -76,34 +75,6 @@ def ceil_div(value: int, size: int) -> int:
     return -(-value // size)
 
 
-MOST_CALLS = 256
-_compiled: dict[tuple, dict[tuple, object]] = {}  # of each kind of call: its compiled kernels
-
-
-def _compiled_of(key: tuple) -> dict[tuple, object]:
-    kernels = _compiled.get(key)
-    if kernels is None:
-        if len(_compiled) >= MOST_CALLS:
-            _compiled.clear()
-        kernels = _compiled[key] = {}
-    return kernels
-
-
-def launch(kernel, grid: tuple[int, int, int], *arguments, blocks: Blocks, **constants):
-    """Runs ``kernel`` through Triton's own look-up; returns the compiled kernel, in the interpreter ``None``."""
-    assert kernel.arg_names[len(arguments) :] == list(constants), "constants must be in the kernel's order"
-    return kernel[grid](*arguments, **constants, num_warps=blocks.warps, num_stages=blocks.stages)
-
-
-def signature(tensor: Tensor) -> tuple:
-    """What Triton specialises a kernel by, and the device."""
-    return tensor.dtype, tensor.shape, tensor.stride(), tensor.device, aligned(tensor)
-
-
-def aligned(tensor: Tensor) -> bool:
-    return tensor.data_ptr() % 16 == 0
-
-
 class Layout:
     """What follows from shapes and strides alone."""
 
@@ -116,7 +87,7 @@ class Layout:
         self.padded_channels = max(64, round_up(self.channels_total, 64))
         self.num_steps, self.hidden = w1_shape[:2]
         self.padded_hidden = power_of_two(self.hidden) if self.hidden <= 64 else round_up(self.hidden, 64)
-        self.upcast = INTERPRETED and dtype == torch.bfloat16
+        self.upcast = _triton.INTERPRETED and dtype == torch.bfloat16
 
 
 _layout = lru_cache(maxsize=256)(Layout)
@@ -139,7 +110,7 @@ class Problem:
         self.b1, self.w2, self.b2 = b1.contiguous(), w2.contiguous(), b2.contiguous()
         self.packed = self._pack(self.w1)
         inputs = (self.joints, self.intrinsics, *maps, self.w1, self.b1, self.w2, self.b2)
-        self.compiled = _compiled_of((height, width, *map(signature, inputs)))
+        self.launcher = _triton.launcher(("refine", height, width, *map(_triton.signature, inputs)))
 
     def _pack(self, w1: Tensor) -> Tensor:  # [S, PADDED_HIDDEN, PADDED_CHANNELS]
         """w1 without its relative columns: rows of aligned length, so that the GEMMs load 16 bytes at a time."""
@@ -156,14 +127,8 @@ class Problem:
             packed[:, : layout.hidden, : layout.channels_total] = samples
         return packed.expand(steps, -1, -1)
 
-    def launch(self, kernel, grid: tuple[int, ...], *arguments, blocks: Blocks, key: tuple = (), **constants) -> None:
-        """``key``: what else, beside the call's inputs, decides how the arguments are aligned, such as the step."""
-        grid = (*grid, 1, 1)[:3]
-        compiled = self.compiled.get((id(kernel), key))
-        if compiled is None:
-            self.compiled[id(kernel), key] = launch(kernel, grid, *arguments, blocks=blocks, **constants)
-        else:
-            compiled[grid](*arguments, *constants.values())
+    def launch(self, kernel, grid: tuple[int, ...], *arguments, blocks: Blocks, slot: tuple = (), **constants) -> None:
+        self.launcher(kernel, grid, *arguments, warps=blocks.warps, stages=blocks.stages, slot=slot, **constants)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.joints.device)
@@ -171,7 +136,7 @@ class Problem:
     def hidden_block(self, blocks: Blocks) -> int:
         return divisor(self.layout.padded_hidden, blocks.hidden)
 
-    def gather(self, entering: Tensor, strides: tuple[int, int], features: Tensor, key: tuple) -> None:
+    def gather(self, entering: Tensor, strides: tuple[int, int], features: Tensor, slot: tuple) -> None:
         """Samples at the joints of ``entering``, whose images and steps lie ``strides`` floats apart, into features [S', ...]."""
         blocks = self.table["gather"]
         self.launch(
@@ -185,7 +150,7 @@ class Problem:
             self.rows,
             self.num_joints,
             blocks=blocks,
-            key=key,
+            slot=slot,
             CHANNELS=self.layout.channels,
             PADDED_CHANNELS=self.layout.padded_channels,
             BLOCK_ROWS=blocks.rows,
