@@ -40,6 +40,10 @@ template <Vector T> AMT_INLINE T root(T x) {
   return x;
 }
 
+// What forward computes in, whatever the joints are: an arc of nearly half a turn amplifies every rounding along a finger, and in
+// float32 frames would not turn with the hand to 1e-5.
+using Exact = double;
+
 template <class T> struct Vec3 { T x, y, z; };
 template <class T> struct Frame { Vec3<T> x, y, z; };  // the columns of a rotation
 

@@ -26,12 +26,19 @@ template <class T> __device__ Frame<T> matrix(const T* hand, FrameStrides s, int
   return {{at[0], at[r], at[2 * r]}, {at[c], at[r + c], at[2 * r + c]}, {at[2 * c], at[r + 2 * c], at[2 * r + 2 * c]}};
 }
 
-template <class T> __device__ void put(T* at, Vec3<T> v) { at[0] = v.x, at[1] = v.y, at[2] = v.z; }
+template <class T, class C> __device__ void put(T* at, Vec3<C> v) {
+  at[0] = static_cast<T>(v.x), at[1] = static_cast<T>(v.y), at[2] = static_cast<T>(v.z);
+}
 
-template <class T> __device__ void put(T* at, const Frame<T>& f) {
-  at[0] = f.x.x, at[1] = f.y.x, at[2] = f.z.x;
-  at[3] = f.x.y, at[4] = f.y.y, at[5] = f.z.y;
-  at[6] = f.x.z, at[7] = f.y.z, at[8] = f.z.z;
+template <class T, class C> __device__ void put(T* at, const Frame<C>& f) {
+  put(at, Vec3<C>{f.x.x, f.y.x, f.z.x});
+  put(at + 3, Vec3<C>{f.x.y, f.y.y, f.z.y});
+  put(at + 6, Vec3<C>{f.x.z, f.y.z, f.z.z});
+}
+
+template <class T> __device__ Vec3<Exact> exact_point(const T* hand, FrameStrides s, int item) {
+  const Vec3<T> p = point(hand, s, item);
+  return {p.x, p.y, p.z};
 }
 
 template <class T>
@@ -43,21 +50,22 @@ __global__ void __launch_bounds__(threads_per_block)
   joints += hand * strides.hand;
   origins += hand * num_frames * 3;
   rotations += hand * num_frames * 9;
-  const Vec3<T> root_joint = point(joints, strides, wrist);
-  Frame<T> frame = palm_of(root_joint, point(joints, strides, index_base), point(joints, strides, little_base)).frame;
+  const Vec3<Exact> root_joint = exact_point(joints, strides, wrist);
+  Frame<Exact> frame =
+      palm_of(root_joint, exact_point(joints, strides, index_base), exact_point(joints, strides, little_base)).frame;
   if (lane == palm_lane) {
-    Vec3<T> sum = root_joint;
-    for (int finger = 0; finger < num_fingers; ++finger) sum = sum + point(joints, strides, joint_of(finger, 0));
+    Vec3<Exact> sum = root_joint;
+    for (int finger = 0; finger < num_fingers; ++finger) sum = sum + exact_point(joints, strides, joint_of(finger, 0));
     put(origins + 3 * wrist_frame, root_joint);
-    put(origins + 3 * palm_frame, sum * T(1.0 / (1 + num_fingers)));
+    put(origins + 3 * palm_frame, sum * (1.0 / (1 + num_fingers)));
     put(rotations + 9 * wrist_frame, frame);
     put(rotations + 9 * palm_frame, frame);
     return;
   }
-  Vec3<T> from = root_joint;
+  Vec3<Exact> from = root_joint;
 #pragma unroll
   for (int i = 0; i < bones_per_finger; ++i) {
-    const Vec3<T> to = point(joints, strides, joint_of(lane, i));
+    const Vec3<Exact> to = exact_point(joints, strides, joint_of(lane, i));
     transport(frame, to - from);
     put(origins + 3 * frame_of(lane, i), to);
     put(rotations + 9 * frame_of(lane, i), frame);

@@ -1,5 +1,5 @@
 // hand_frames on the CPU, one hand a vector lane. A last group that is not full repeats its last hand, so that every hand
-// goes through the same instructions wherever it stands in the batch.
+// goes through the same instructions wherever it stands in the batch. T is the tensors' type, C the arithmetic's.
 #include "hand_frames.h"
 #include "hand_frames_cpu.h"
 
@@ -23,25 +23,25 @@ template <class T, int Bytes> struct Lanes {
 };
 
 // One tensor as a group of `filled` hands reads it: hand i in lane i.
-template <class T, int Bytes> struct Reader {
-  using V = typename Lanes<T, Bytes>::Vector;
+template <class T, class C, int Bytes> struct Reader {
+  using V = typename Lanes<C, Bytes>::Vector;
   const T* first;
   FrameStrides strides;
   int filled;
 };
 
-template <class T, int Bytes> AMT_INLINE auto lanes(const Reader<T, Bytes>& r, const T* at) {
-  typename Lanes<T, Bytes>::Vector v;
-  for (int i = 0; i < Lanes<T, Bytes>::count; ++i) v[i] = at[(i < r.filled ? i : r.filled - 1) * r.strides.hand];
+template <class T, class C, int Bytes> AMT_INLINE auto lanes(const Reader<T, C, Bytes>& r, const T* at) {
+  typename Lanes<C, Bytes>::Vector v;
+  for (int i = 0; i < Lanes<C, Bytes>::count; ++i) v[i] = at[(i < r.filled ? i : r.filled - 1) * r.strides.hand];
   return v;
 }
 
-template <class T, int Bytes> AMT_INLINE auto point(const Reader<T, Bytes>& r, int item) {
+template <class T, class C, int Bytes> AMT_INLINE auto point(const Reader<T, C, Bytes>& r, int item) {
   const T* at = r.first + item * r.strides.item;
   return Vec3{lanes(r, at), lanes(r, at + r.strides.column), lanes(r, at + 2 * r.strides.column)};
 }
 
-template <class T, int Bytes> AMT_INLINE auto matrix(const Reader<T, Bytes>& r, int item) {
+template <class T, class C, int Bytes> AMT_INLINE auto matrix(const Reader<T, C, Bytes>& r, int item) {
   const T* at = r.first + item * r.strides.item;
   const int64_t row = r.strides.row, column = r.strides.column;
   return Frame{Vec3{lanes(r, at), lanes(r, at + row), lanes(r, at + 2 * row)},
@@ -52,7 +52,7 @@ template <class T, int Bytes> AMT_INLINE auto matrix(const Reader<T, Bytes>& r, 
 // Rows of a buffer [K][lanes] become the hands' contiguous records of K numbers.
 template <int K, class V, class T> AMT_INLINE void store_records(const V* buffer, T* records, int filled) {
   for (int lane = 0; lane < filled; ++lane)
-    for (int k = 0; k < K; ++k) records[lane * K + k] = buffer[k][lane];
+    for (int k = 0; k < K; ++k) records[lane * K + k] = static_cast<T>(buffer[k][lane]);
 }
 
 template <class V> AMT_INLINE void put(V* at, Vec3<V> v) { at[0] = v.x, at[1] = v.y, at[2] = v.z; }
@@ -63,8 +63,8 @@ template <class V> AMT_INLINE void put(V* at, Frame<V> f) {
 }
 template <class V> AMT_INLINE Vec3<V> take(const V* at) { return {at[0], at[1], at[2]}; }
 
-template <class T, int Bytes> void forward(Reader<T, Bytes> joints, T* origins, T* rotations) {
-  using V = typename Lanes<T, Bytes>::Vector;
+template <class T, int Bytes> void forward(Reader<T, Exact, Bytes> joints, T* origins, T* rotations) {
+  using V = typename Lanes<Exact, Bytes>::Vector;
   V origin[num_frames * 3], rotation[num_frames * 9];
   const Vec3<V> root_joint = point(joints, wrist);
   const Frame<V> palm = palm_of(root_joint, point(joints, index_base), point(joints, little_base)).frame;
@@ -90,7 +90,7 @@ template <class T, int Bytes> void forward(Reader<T, Bytes> joints, T* origins, 
 }
 
 template <class T, int Bytes>
-void backward(Reader<T, Bytes> grad_origins, Reader<T, Bytes> grad_rotations, Reader<T, Bytes> joints, T* grad_joints) {
+void backward(Reader<T, T, Bytes> grad_origins, Reader<T, T, Bytes> grad_rotations, Reader<T, T, Bytes> joints, T* grad_joints) {
   using V = typename Lanes<T, Bytes>::Vector;
   V gradient[num_joints * 3];
   const Vec3<V> root_joint = point(joints, wrist);
@@ -148,7 +148,7 @@ template <class T, class Function> AMT_INLINE void for_each_group(int64_t begin,
 
 template <class T>
 void hand_frames(const T* joints, FrameStrides strides, T* origins, T* rotations, int64_t begin, int64_t end) {
-  for_each_group<T>(begin, end, [&]<int Bytes>(int64_t first, int filled) {
+  for_each_group<Exact>(begin, end, [&]<int Bytes>(int64_t first, int filled) {
     forward<T, Bytes>({joints + first * strides.hand, strides, filled}, origins + first * num_frames * 3,
                       rotations + first * num_frames * 9);
   });

@@ -207,7 +207,7 @@ def test_pointnet_backward_on_sm90(dtype):
     winning = torch.empty(batch, frames * features, 16, dtype=torch.bfloat16, device="meta")
     sums = [winning, *(torch.empty(1024, device="meta") for _ in range(5))]
     arguments = (out, out.int(), cloud, *cloud.stride(), *a.tensors()[1:6], *sums, batch, frames)
-    blocks, warps = pointnet_triton.backward_blocks(hidden, features)
+    blocks, warps = pointnet_triton.backward_blocks(hidden, features, dtype)
     constants = {"D1": hidden, "D2": features, **blocks}
     kernel = pointnet_kernels.backward_kernel
     assert_no_spills(aot.compile_for_hopper(kernel, arguments, constants, warps, stages=1))

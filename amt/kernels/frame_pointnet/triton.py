@@ -64,11 +64,11 @@ def blocks(hidden: int, features: int, dtype: torch.dtype, winners: bool) -> tup
     return {**parts, "PADDED_D1": padded, "BLOCK_D2": width, "BLOCK_POINTS": points}, warps
 
 
-def backward_blocks(hidden: int, features: int) -> tuple[dict[str, int], int]:
-    """One warp a program: a frame has two dozen sums, and none then waits for another warp."""
+def backward_blocks(hidden: int, features: int, dtype: torch.dtype) -> tuple[dict[str, int], int]:
+    """One warp a program where its registers suffice: a frame has two dozen sums, and none then waits for another warp."""
     padded = padded_hidden(hidden)
     width = max(1, min(triton.next_power_of_2(features), 1024 // padded))
-    return {"PADDED_D1": padded, "BLOCK_D2": width}, 1 if padded <= 64 else 4
+    return {"PADDED_D1": padded, "BLOCK_D2": width}, 4 if padded > 64 else 2 if dtype == torch.float32 else 1
 
 
 @torch.library.impl(_OP, "CompositeExplicitAutograd")
@@ -143,7 +143,7 @@ def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
 def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, need_points):
     (batch, num_points), num_frames, (features, hidden) = points.shape[:2], origins.shape[1], w2.shape
     grad_points = points.new_zeros(batch, num_points, 3)
-    block, warps = backward_blocks(hidden, features)
+    block, warps = backward_blocks(hidden, features, w2.dtype)
     num_blocks = -(-features // block["BLOCK_D2"])
     winning = points.new_empty(batch, num_frames * features, 16, dtype=torch.bfloat16)
     to_origins = points.new_empty(num_blocks, batch, num_frames, 3)

@@ -258,7 +258,7 @@ def backward_kernel(
     w1,
     b1,
     w2,
-    grad_winning,  # bfloat16 [B, F * D2, 16], out: the gradient of the point that won each feature, x y z in three parts each, 9 numbers
+    grad_winning,  # bfloat16 [B, F * D2, 16], out: gradient of the point that won, 3 parts each of x y z
     grad_origins,  # [D2 blocks, B, F, 3]
     grad_rotations,  # [D2 blocks, B, F, 3, 3]
     grad_w1,  # [D2 blocks, B, D1, 3]

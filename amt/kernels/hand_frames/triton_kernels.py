@@ -65,6 +65,15 @@ def load3(at, mask):
 
 
 @triton.jit
+def load_joint(at, mask, EXACT: tl.constexpr):
+    """EXACT: in float64, as csrc/hand_frames.h says why."""
+    a = load3(at, mask)
+    if EXACT:
+        a = (a[0].to(tl.float64), a[1].to(tl.float64), a[2].to(tl.float64))
+    return a
+
+
+@triton.jit
 def store3(at, a, mask):
     tl.store(at, a[0], mask=mask)
     tl.store(at + 1, a[1], mask=mask)
@@ -96,10 +105,10 @@ def load_column(at, mask):
 
 
 @triton.jit
-def palm_of(joints, mask):
-    wrist = load3(joints, mask)
-    index = subtract(load3(joints + 15, mask), wrist)
-    little = subtract(load3(joints + 51, mask), wrist)
+def palm_of(joints, mask, EXACT: tl.constexpr):
+    wrist = load_joint(joints, mask, EXACT)
+    index = subtract(load_joint(joints + 15, mask, EXACT), wrist)
+    little = subtract(load_joint(joints + 51, mask, EXACT), wrist)
     scale = scale_for(size_of(index) + size_of(little))
     index, little = times(index, scale), times(little, scale)
     normal, middle = cross(index, little), add(index, little)
@@ -167,17 +176,17 @@ def forward_kernel(joints, origins, rotations, hands, BLOCK: tl.constexpr):
     joints += hand * 63 + lane * 0
     origins += hand * 66 + lane * 0
     rotations += hand * 198 + lane * 0
-    wrist, x, y, z, _, _, _, _, _, _ = palm_of(joints, there)
+    wrist, x, y, z, _, _, _, _, _, _ = palm_of(joints, there, True)
     once = there & (finger == 0)
     store3(origins + 3 * WRIST_FRAME, wrist, once)
     store_columns(rotations + 9 * WRIST_FRAME, x, y, z, once)
     store_columns(rotations + 9 * PALM_FRAME, x, y, z, once)
     base = joints + 3 + 12 * lane
-    center = over_fingers(load3(base, counts), finger)
+    center = over_fingers(load_joint(base, counts, True), finger)
     store3(origins + 3 * PALM_FRAME, times(add(center, wrist), 1.0 / 6.0), once)
     start = wrist
     for i in tl.static_range(4):
-        end = load3(base + 3 * i, there)
+        end = load_joint(base + 3 * i, there, True)
         x, y, z, _, _, _, _, _ = transport(x, y, z, subtract(end, start))
         frame = lane if i == 3 else (lane + FINGERS if i == 0 else lane * 2 + (2 * FINGERS + i - 1))
         store3(origins + 3 * frame, end, counts)
@@ -196,7 +205,7 @@ def backward_kernel(grad_origins, grad_rotations, joints, grad_joints, hands, BL
     grad_joints += hand * 63 + lane * 0
     grad_origins += hand * 66 + lane * 0
     grad_rotations += hand * 198 + lane * 0
-    wrist, x0, y0, z0, index, little, scale, per_normal, per_middle, flat = palm_of(joints, there)
+    wrist, x0, y0, z0, index, little, scale, per_normal, per_middle, flat = palm_of(joints, there, False)
     base = joints + 3 + 12 * lane
     j1, j2 = load3(base, there), load3(base + 3, there)
     j3, j4 = load3(base + 6, there), load3(base + 9, there)
