@@ -26,8 +26,8 @@ ROWS_PER_SPLIT = 1024  # of the weight gradient: by shape alone, so that every c
 def choose_form(rows: int) -> str:
     """The form that ``auto`` takes for ``rows`` = B J projections.
 
-    On an H200 the single kernel, in blocks of 16 rows, takes 32 to 36 µs for two steps up to 64 images, the two kernels 38; at 512
-    images it is 178 against 110.
+    On an H200 the single kernel, in blocks of 16 rows, takes 32 to 36 µs for two steps up to 64 images, the two kernels 38; at
+    512 images it is 178 against 110.
     """
     return "single" if rows <= 2048 else "two_kernel"
 
