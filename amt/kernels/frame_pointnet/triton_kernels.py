@@ -4,8 +4,8 @@ is written.
 The frame's rotation and origin are folded into w1 and b1, so that the first layer is one product [points, x y z 1] x [4, D1].
 Its factors are sums of bfloat16 parts, two each where the weights have two bytes and three each in float32 (:func:`part`), and
 the products of the parts that count stand side by side in one short product: points as [x y z 1 in parts], prepared once an
-image for all frames, and the folded weights likewise. In float32 the second layer is a sum of six such products as well: 24 bits
-by 24 bits at the bfloat16 rate, three times that of tf32x3's accumulations with operands that never leave the registers.
+image for all frames, and the folded weights likewise. In float32 the second layer is a sum of six products of parts as well: as
+much work for the tensor cores as three in tf32, but the first layer's result is its operand without leaving the registers.
 
 UPCAST: the interpreter's bfloat16 arithmetic is wrong, so there everything stays in float32.
 """
