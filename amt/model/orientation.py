@@ -17,7 +17,9 @@ from amt.model.precision import coordinates
 
 LENGTH_UNIT = 0.1  # m
 SQUARINGS = 8  # of Horn's matrix: its 256th power is the leading eigenvector's projector but for one part in thousands
-FIRST_PRIOR = 1.0  # as much as one wholly trusted point a length unit away
+# A tenth of what one wholly trusted point a length unit away weighs: early on where points show is known far better than how
+# the whole is turned, and a prior as heavy as one point turned the hand 23 degrees further off (NOTES.md).
+FIRST_PRIOR = 0.1
 
 
 class OrientationSolver(nn.Module):

@@ -19,7 +19,9 @@ class TrainConfig:
     steps: int = 20_000
     minutes: float | None = None  # end after this time at the latest, the learning rate's decay drawn in to fit
     batch_size: int = 32
-    lr: float = 1e-3
+    optimizer: str = "muon"  # for convolutions and transformer blocks that start from nothing, else AdamW; or "adamw"
+    lr: float = 1e-3  # AdamW's, at the top of the schedule
+    muon_lr: float = 2e-3  # Muon's, at the top of the same schedule
     min_lr: float = 1e-6
     warmup_steps: int = 100
     weight_decay: float = 0.02
@@ -36,7 +38,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "muon_lr", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} must be above 0; got {getattr(self, name)}")
         for name in ("min_lr", "warmup_steps", "weight_decay", "threads", "seed"):
@@ -44,6 +46,8 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} must not be negative; got {getattr(self, name)}")
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"train.minutes must be above 0; got {self.minutes}")
+        if self.optimizer not in ("muon", "adamw"):
+            raise ConfigError(f"train.optimizer must be muon or adamw; got {self.optimizer!r}")
         if self.precision not in ("float32", "bf16"):
             raise ConfigError(f"train.precision must be float32 or bf16; got {self.precision!r}")
 

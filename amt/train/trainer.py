@@ -20,8 +20,9 @@ from amt.hand.batch import Batch
 from amt.kernels import use
 from amt.model import AMT, save_checkpoint
 from amt.model.config import ConfigError
-from amt.train.config import Config, TrainConfig
+from amt.train.config import Config
 from amt.train.losses import LossConfig, compute_loss
+from amt.train.optimizers import make_optimizers
 from amt.train.records import StepLog, draw_curves
 from amt.train.schedule import learning_rate
 from amt.train.states import StateError, load_newest, save_state
@@ -43,9 +44,7 @@ class Trainer:
         self.device = choose_device(train.device)
         torch.manual_seed(train.seed)
         self.model = AMT(config.model).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, train), lr=train.lr, betas=(0.9, 0.98), fused=True
-        )
+        self.optimizers = make_optimizers(self.model, train)
         self.step = 0
         self.seconds = 0.0  # spent on steps, those before a resumption included
         self.bad_steps = 0  # in a row
@@ -61,19 +60,21 @@ class Trainer:
         train = self.config.train
         torch.manual_seed(train.seed * 1_000_003 + self.step)
         rate = learning_rate(self.position(), train.steps, train.lr, train.min_lr, train.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * optimizer.defaults["lr"] / train.lr
         self.model.train()
         batch = batch.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"):
             prediction = self.model(batch.inputs)
         loss = compute_loss(prediction, batch, train.loss)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm))
         finite = norm < float("inf")  # False for NaN too
         if finite:
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
         self.bad_steps = 0 if finite else self.bad_steps + 1
         if self.bad_steps >= MOST_BAD_STEPS:
             raise TrainingError(f"step {self.step}: {self.bad_steps} steps without a finite gradient; lower train.lr")
@@ -84,7 +85,7 @@ class Trainer:
     def state_dict(self) -> dict:
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
             "model_config": self.config.model.as_dict(),
@@ -97,7 +98,8 @@ class Trainer:
                 f"{self.config.train.output} holds the states of another model; choose another train.output or remove it"
             )
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 
 
@@ -166,14 +168,6 @@ def _batches(loader: Loader, first_step: int, steps: int) -> Iterator[tuple[int,
             step += 1
             if step == steps:
                 return
-
-
-def _parameter_groups(model: AMT, train: TrainConfig) -> list[dict]:
-    """Weight decay for matrices only: not for biases, norms and embeddings of position."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.dim() > 1]
-    others = [p for p in trained if p.dim() <= 1]
-    return [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,0 +1,42 @@
+"""Which weights are trained by what."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from amt.model import AMT
+from amt.model.layers import Block
+from amt.train.config import TrainConfig
+from amt.train.muon import Muon
+
+PIXELS = 3  # channels of the image: the first convolution's kernels are filters, not a map between features
+
+
+def make_optimizers(model: AMT, train: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the matrices of :func:`hidden_weights` and AdamW for the rest.
+
+    Weight decay is for matrices only: not for biases, norms and embeddings of position.
+    """
+    hidden = hidden_weights(model) if train.optimizer == "muon" else []
+    chosen = {id(p) for p in hidden}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    groups = [
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": train.weight_decay},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=train.lr, betas=(0.9, 0.98), fused=True)]
+    if hidden:
+        optimizers.append(Muon(hidden, lr=train.muon_lr, weight_decay=train.weight_decay))
+    return optimizers
+
+
+def hidden_weights(model: AMT) -> list[nn.Parameter]:
+    """The weights between features that start from nothing: of convolutions and of this package's transformer blocks.
+
+    Heads, embeddings and small networks over coordinates stay with AdamW, and so does a pretrained DINOv2.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.in_channels > PIXELS]
+    blocks = [m for m in model.modules() if isinstance(m, Block)]
+    layers += [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)]
+    return [layer.weight for layer in layers if layer.weight.requires_grad]
