@@ -21,7 +21,7 @@ class TrainConfig:
     batch_size: int = 32
     optimizer: str = "muon"  # for convolutions and transformer blocks that start from nothing, else AdamW; or "adamw"
     lr: float = 1e-3  # AdamW's, at the top of the schedule
-    muon_lr: float = 2e-3  # Muon's, at the top of the same schedule
+    muon_lr: float = 4e-3  # Muon's, at the top of the same schedule
     min_lr: float = 1e-6
     warmup_steps: int = 100
     weight_decay: float = 0.02

@@ -18,6 +18,9 @@ from torch import Tensor
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
 MOMENTUM = 0.95
+MUCH_WIDER = (
+    3  # times as wide as high: from there on rounds on the square of a matrix are cheaper, as of a 3 x 3 kernel's
+)
 UPDATE_RMS = 0.2  # about AdamW's (Liu et al., "Muon is scalable for LLM training", 2025)
 
 
@@ -72,7 +75,15 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     a, b, c = QUINTIC
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(matrices.dtype).tiny)
     x = x.to(torch.bfloat16) if x.is_cuda else x
-    for _ in range(ROUNDS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.to(matrices.dtype)
+    wide = x.shape[2] >= MUCH_WIDER * x.shape[1]
+    gram, product = x @ x.mT, None
+    for left in reversed(range(ROUNDS)):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # of the round x <- (a + b x x' + c (x x')^2) x
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        if wide:  # all polynomials of x x' commute: rounds on it alone, and its long side enters two products only
+            product = factor if product is None else factor @ product
+            gram = factor @ gram @ factor if left else gram
+        else:
+            x = factor @ x
+            gram = x @ x.mT if left else gram
+    return (product @ x if wide else x).to(matrices.dtype)
