@@ -20,7 +20,7 @@ from amt.model.outputs import Prediction
 from amt.model.pose import posed_points
 
 LENGTH_UNIT = 0.1  # m
-HAND_BALANCE, OBJECT_BALANCE = 0.5, 0.7  # see _balanced_bce
+HAND_BALANCE, OBJECT_BALANCE = 0.6, 0.9  # see _balanced_bce
 FARTHEST_KEYPOINT = 1.5  # half crops from the centre: nobody can tell where a corner far outside lies
 CHAMFER_POINTS = 128  # object points compared with each other: the term costs their square
 
