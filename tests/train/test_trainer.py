@@ -62,7 +62,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_a_picture(make_config, loader):
 
 
 def test_a_time_limit_ends_a_run_with_a_low_learning_rate(make_config, loader):
-    config = make_config("brief", steps=10_000, minutes=2 / 60, lr=1e-3, warmup_steps=1)
+    config = make_config("brief", steps=10_000, minutes=6 / 60, lr=1e-3, warmup_steps=1)
     folder = run(config, loader, progress=False)
     rows = read_log(Path(config.train.output) / "log.csv")
     assert 1 < len(rows) < 1000
