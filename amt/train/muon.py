@@ -18,9 +18,7 @@ from torch import Tensor
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
 MOMENTUM = 0.95
-MUCH_WIDER = (
-    3  # times as wide as high: from there on rounds on the square of a matrix are cheaper, as of a 3 x 3 kernel's
-)
+MUCH_WIDER = 3  # times as wide as high, as a 3 x 3 kernel: from there on rounds on a matrix's square are cheaper
 UPDATE_RMS = 0.2  # about AdamW's (Liu et al., "Muon is scalable for LLM training", 2025)
 
 

@@ -77,7 +77,9 @@ class Trainer:
                 optimizer.step()
         self.bad_steps = 0 if finite else self.bad_steps + 1
         if self.bad_steps >= MOST_BAD_STEPS:
-            raise TrainingError(f"step {self.step}: {self.bad_steps} steps without a finite gradient; lower train.lr")
+            raise TrainingError(
+                f"step {self.step}: {self.bad_steps} steps without a finite gradient; lower train.lr and train.muon_lr"
+            )
         self.step += 1
         terms = {name: float(value) for name, value in loss.terms.items()}
         return {"loss": float(loss.total.detach()), **terms, "grad_norm": norm, "lr": rate}
@@ -92,13 +94,19 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises StateError where the state belongs to another model."""
+        """Raises StateError where the state belongs to another model or optimizer."""
         if state["model_config"] != self.config.model.as_dict():
             raise StateError(
                 f"{self.config.train.output} holds the states of another model; choose another train.output or remove it"
             )
+        optimizers = state.get("optimizers", [])  # none: saved before there were two
+        if len(optimizers) != len(self.optimizers):
+            raise StateError(
+                f"{self.config.train.output} holds the states of another optimizer than "
+                f"train.optimizer={self.config.train.optimizer}; choose another train.output or remove it"
+            )
         self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+        for optimizer, saved in zip(self.optimizers, optimizers):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 

@@ -78,6 +78,19 @@ def test_states_of_another_model_are_refused(make_config, loader):
         run(make_config("same", model={"refine_steps": 1}, steps=2), loader, progress=False)
 
 
+def test_states_of_another_optimizer_are_refused(make_config, loader):
+    run(make_config("same", steps=1), loader, progress=False)
+    with pytest.raises(
+        StateError, match=r"another optimizer than train\.optimizer=adamw; choose another train\.output"
+    ):
+        run(make_config("same", optimizer="adamw", steps=2), loader, progress=False)
+    trainer = Trainer(make_config("older"))
+    state = trainer.state_dict()
+    state["optimizer"] = state.pop("optimizers")[0]  # as it was saved before Muon came
+    with pytest.raises(StateError, match="another optimizer"):
+        trainer.load_state_dict(state)
+
+
 def test_the_newest_readable_state_wins(tmp_path):
     device = torch.device("cpu")
     assert load_newest(tmp_path, device) is None
