@@ -109,7 +109,7 @@ void refine_chunk(const Problem<T>& p, const FixedWeights& fixed, int64_t chunk,
     }
     for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
       const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
-      const T *w1 = p.w1.get() + step * p.w1_step, *gains = nullptr;
+      const T *w1 = in_fixed ? nullptr : p.w1.get() + step * p.w1_step, *gains = nullptr;
       if constexpr (std::is_same_v<T, float>) {
         if (in_fixed) {
           w1 = fixed.rows(step);
