@@ -11,7 +11,7 @@
 
 namespace amt {
 
-enum class CpuIsa { baseline = 0, avx2 = 1, avx512 = 2, avx512bf16 = 3 };
+enum class CpuIsa { baseline = 0, avx2 = 1, avx512 = 2, avx512vnni = 3 };
 
 inline CpuIsa detect_cpu_isa() {
 #if defined(__x86_64__)
@@ -20,7 +20,7 @@ inline CpuIsa detect_cpu_isa() {
   if (isa == CpuIsa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     isa = CpuIsa::avx512;
-  if (isa == CpuIsa::avx512 && __builtin_cpu_supports("avx512bf16")) isa = CpuIsa::avx512bf16;
+  if (isa == CpuIsa::avx512 && __builtin_cpu_supports("avx512vnni")) isa = CpuIsa::avx512vnni;
   // Tests lower it to reach the code that other machines run; it never rises above what the machine has.
   if (const char* cap = std::getenv("AMT_CPU_ISA")) {
     const int wanted = std::atoi(cap);
@@ -37,22 +37,9 @@ inline CpuIsa cpu_isa() {
   return isa;
 }
 
-// Whether to multiply bfloat16 in pairs (vdpbf16ps). AMD's cores do as many pairs a cycle as float32 products (published, not
-// measured here), Intel's vector units a quarter. AMT_CPU_ISA=3 takes pairs on any machine, for tests: in software if need be.
-inline bool detect_bf16_pairs() {
-  const char* asked = std::getenv("AMT_CPU_ISA");
-  if (asked && std::atoi(asked) == static_cast<int>(CpuIsa::avx512bf16)) return true;
-#if defined(__x86_64__)
-  return cpu_isa() == CpuIsa::avx512bf16 && __builtin_cpu_is("amd");
-#else
-  return false;
-#endif
-}
-
-inline bool bf16_pairs() {
-  static const bool pairs = detect_bf16_pairs();
-  return pairs;
-}
+// Whether pairs of 16-bit integers are multiplied faster than floats. With AVX2 the products (vpmaddwd) go where floats go and
+// the sums elsewhere; with AVX-512 both go there, unless one instruction does both (vpdpwssd).
+inline bool fast_int16() { return cpu_isa() == CpuIsa::avx2 || cpu_isa() == CpuIsa::avx512vnni; }
 
 }  // namespace amt
 
@@ -61,9 +48,9 @@ inline bool bf16_pairs() {
   namespace amt::baseline { __VA_ARGS__; }       \
   namespace amt::avx2 { __VA_ARGS__; }           \
   namespace amt::avx512 { __VA_ARGS__; }         \
-  namespace amt::avx512bf16 { __VA_ARGS__; }
+  namespace amt::avx512vnni { __VA_ARGS__; }
 #define AMT_SIMD(function)                                                       \
-  (amt::cpu_isa() == amt::CpuIsa::avx512bf16 ? &amt::avx512bf16::function        \
+  (amt::cpu_isa() == amt::CpuIsa::avx512vnni ? &amt::avx512vnni::function        \
    : amt::cpu_isa() == amt::CpuIsa::avx512   ? &amt::avx512::function            \
    : amt::cpu_isa() == amt::CpuIsa::avx2     ? &amt::avx2::function              \
                                              : &amt::baseline::function)

@@ -1,5 +1,6 @@
 // refine on the CPU: schema of the native ops, checks, and the order of the work; the arithmetic is in refine_*_simd.cpp.
-#include <cstring>
+#include <atomic>
+#include <type_traits>
 
 #include "refine_problem.h"
 #include "team.h"
@@ -44,57 +45,58 @@ template <class T> class BiasPanels {
   Buffer<T> rows_, panels_;
 };
 
-// w1's rows as pairs of neighbouring bfloat16 weights, for inputs that are pairs too: those of the relative coordinates twice,
-// because what bfloat16 cuts off them follows, and a zero beside the last of an odd row. Empty where pairs don't pay, and where
-// a backward follows: rounded samples can move a joint across a cell's border, where the gradient jumps.
-class WeightPairs {
+// w1 in fixed point (refine_cpu.h). Empty where that does not pay, where a weight is not finite, and where a backward follows:
+// rounded samples can move a joint across a cell's border, where the gradient jumps.
+class FixedWeights {
  public:
-  WeightPairs(const Tensor& map, const Tensor& w1, bool backward) : count_(0), stride_(0), step_(0) {
-    if (backward || !bf16_pairs() || map.scalar_type() != ScalarType::BFloat16 || w1.scalar_type() != ScalarType::BFloat16) return;
-    const int64_t given = w1.size(2), inputs = given + 3, hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
-    count_ = (inputs + 1) / 2;
-    stride_ = round_up(inputs, 32) / 2;
+  FixedWeights(const std::vector<Tensor>& maps, const Tensor& w1, bool backward) {
+    if (backward || !fast_int16() || maps[0].scalar_type() != ScalarType::BFloat16 || w1.scalar_type() != ScalarType::BFloat16) return;
+    std::vector<int64_t> channels;
+    int64_t blocks = 0;
+    for (const Tensor& map : maps) {
+      channels.push_back(map.size(3));
+      blocks += fixed_blocks(map.size(3));
+    }
+    const int64_t hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
+    count_ = blocks * (fixed_words + 1) + 3;
     step_ = copies == 1 ? 0 : hidden * count_;
-    pairs_ = Buffer<uint32_t>(copies * hidden * count_);
-    const auto* from = static_cast<const uint16_t*>(w1.const_data_ptr());
-    torch::stable::parallel_for(0, copies * hidden, 64, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; row++) {
-        auto* to = reinterpret_cast<uint16_t*>(pairs_.get() + row * count_);
-        to[2 * count_ - 1] = 0;
-        std::memcpy(to, from + row / hidden * w1.stride(0) + row % hidden * w1.stride(1), given * sizeof *to);
-        for (int64_t i = given; i < inputs; i++) {
-          const bool finite = (to[i - 3] & 0x7f80) != 0x7f80;  // Inf times what was cut off, mostly 0, would be NaN
-          to[i] = finite ? to[i - 3] : 0;
-        }
-      }
+    rows_ = Buffer<float>(copies * hidden * count_);
+    gains_step_ = copies == 1 ? 0 : blocks * fixed_channels;
+    gains_ = Buffer<float>(copies * blocks * fixed_channels);
+    const FixWeights work{static_cast<const uint16_t*>(w1.const_data_ptr()), hidden, w1.stride(0), w1.stride(1),
+                          static_cast<int>(maps.size()), channels.data(), blocks, count_, rows_.get(), gains_.get()};
+    std::atomic<bool> finite{true};
+    torch::stable::parallel_for(0, copies * (blocks + 1), 1, [&](int64_t begin, int64_t end) {
+      if (!AMT_SIMD(refine_fix_weights)(work, begin, end)) finite = false;
     });
+    if (finite) blocks_ = blocks;
   }
-  explicit operator bool() const { return count_ > 0; }
-  int64_t count() const { return count_; }    // of an inputs' row
-  int64_t stride() const { return stride_; }  // of an inputs' row in memory
-  const uint32_t* of(int64_t step) const { return pairs_.get() + step * step_; }
+  int64_t blocks() const { return blocks_; }  // 0: empty
+  int64_t count() const { return count_; }    // of a unit's weights, and of a row's inputs
+  const float* rows(int64_t step) const { return rows_.get() + step * step_; }
+  const float* gains(int64_t step) const { return gains_.get() + step * gains_step_; }
 
  private:
-  int64_t count_, stride_, step_;
-  Buffer<uint32_t> pairs_;
+  int64_t blocks_ = 0, count_ = 0, step_ = 0, gains_step_ = 0;
+  Buffer<float> rows_, gains_;
 };
 
 template <class T> struct Scratch {
   Buffer<Sample<T>> samples;
   Buffer<T> relative, inputs, panels, offsets;
 
-  explicit Scratch(const Problem<T>& p)
-      : samples(block_rows(p) * p.num_maps()), relative(block_rows(p) * 3),
-        inputs(block_rows(p) * p.stride), panels(block_rows(p) * p.num_inputs),
+  Scratch(const Problem<T>& p, int64_t stride)  // of a row of inputs
+      : samples(block_rows(p) * p.num_maps()), relative(block_rows(p) * 3), inputs(block_rows(p) * stride), panels(block_rows(p) * stride),
         offsets(AMT_SIMD(refine_hidden_blocks)(p.num_hidden) * 3 * block_rows(p)) {}
 
   static int64_t block_rows(const Problem<T>& p) { return std::min(p.plan.lanes, most_panels * panel_rows); }
 };
 
 template <class T>
-void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, const BiasPanels<T>& bias, T* steps, T* kept,
+void refine_chunk(const Problem<T>& p, const FixedWeights& fixed, int64_t chunk, const BiasPanels<T>& bias, T* steps, T* kept,
                   const Scratch<T>& scratch, Team::Member& team) {
-  const int64_t stride = pairs ? pairs.stride() : p.stride, num_inputs = pairs ? pairs.count() : p.num_inputs;
+  const bool in_fixed = fixed.blocks() > 0;
+  const int64_t num_inputs = in_fixed ? fixed.count() : p.num_inputs, stride = round_up(num_inputs, 16);
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints;
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(p.num_hidden);
@@ -107,8 +109,15 @@ void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, 
     }
     for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
       const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
+      const T *w1 = in_fixed ? nullptr : p.w1.get() + step * p.w1_step, *gains = nullptr;
+      if constexpr (std::is_same_v<T, float>) {
+        if (in_fixed) {
+          w1 = fixed.rows(step);
+          gains = fixed.gains(step);
+        }
+      }
       const Gather<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get(), scratch.relative.get(), stride,
-                             scratch.inputs.get(), bool(pairs), nullptr, nullptr};
+                             scratch.inputs.get(), fixed.blocks(), gains, nullptr, nullptr};
       team.share(width, piece_rows, [&](int64_t b, int64_t e) {
         const int64_t filled = std::min(e, count);
         for (int64_t i = b; i < filled; i++) {
@@ -125,9 +134,8 @@ void refine_chunk(const Problem<T>& p, const WeightPairs& pairs, int64_t chunk, 
       const Transpose<T> transpose{scratch.inputs.get(), width, stride, num_inputs, scratch.panels.get()};
       team.share(stride / 16, piece_groups, [&](int64_t b, int64_t e) { AMT_SIMD(refine_transpose<T>)(transpose, b, e); });
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
-      const Hidden<T> hidden{scratch.panels.get(), width / panel_rows, count, num_inputs, p.num_hidden,
-                             pairs ? nullptr : p.w1.get() + step * p.w1_step, pairs ? pairs.of(step) : nullptr,
-                             pairs ? num_inputs : p.w1_row, bias.of(step, begin), bias.units(),
+      const Hidden<T> hidden{scratch.panels.get(), width / panel_rows, count, num_inputs, p.num_hidden, w1,
+                             in_fixed ? num_inputs : p.w1_row, fixed.blocks(), bias.of(step, begin), bias.units(),
                              p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes, scratch.offsets.get()};
       team.share(blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
@@ -162,14 +170,15 @@ template <class Run> void with_team(int64_t most, const Run& run) {
   });
 }
 
-template <class T> void refine_all(const Problem<T>& p, const WeightPairs& pairs, T* steps, T* kept) {
+template <class T> void refine_all(const Problem<T>& p, const FixedWeights& fixed, T* steps, T* kept) {
   const BiasPanels<T> bias(p);
+  const int64_t stride = round_up(fixed.blocks() > 0 ? fixed.count() : p.num_inputs, 16);
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(p.num_hidden);
   const auto chunks = [&](int64_t begin, int64_t end, const Scratch<T>& scratch, Team::Member& team) {
-    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, pairs, chunk, bias, steps, kept, scratch, team);
+    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, fixed, chunk, bias, steps, kept, scratch, team);
   };
   if (p.plan.chunks < 4 * static_cast<int64_t>(torch::stable::get_num_threads())) {  // few images: the threads share each chunk
-    const Scratch<T> scratch(p);
+    const Scratch<T> scratch(p, stride);
     with_team(blocks, [&](Team::Member& team) {
       bias.fill(team);
       chunks(0, p.plan.chunks, scratch, team);
@@ -178,7 +187,7 @@ template <class T> void refine_all(const Problem<T>& p, const WeightPairs& pairs
     with_team(blocks, [&](Team::Member& team) { bias.fill(team); });
     torch::stable::parallel_for(0, p.plan.chunks, 1, [&](int64_t begin, int64_t end) {
       Team::Member alone;
-      chunks(begin, end, Scratch<T>(p), alone);
+      chunks(begin, end, Scratch<T>(p, stride), alone);
     });
   }
 }
@@ -193,9 +202,9 @@ std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vec
   Tensor kept = amt::empty<1>({keep && !nothing ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0}, joints.scalar_type(), joints);
   if (nothing) return {steps, kept};
   const auto run = [&]<class T>(T) {
-    const WeightPairs pairs(maps[0], w1, keep);
-    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, !pairs);
-    refine_all(problem, pairs, static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
+    const FixedWeights fixed(maps, w1, keep);
+    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, fixed.blocks() == 0);
+    refine_all(problem, fixed, static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);

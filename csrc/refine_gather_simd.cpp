@@ -1,4 +1,5 @@
 // refine on the CPU: reading the taps of every map in one pass, and writing the maps' gradient back.
+#include <cmath>
 #include <type_traits>
 
 #include "refine_cpu.h"
@@ -9,12 +10,12 @@ namespace {
 
 using namespace amt::refine;
 
-// `ahead`: taps that are read next; they lie anywhere in memory, so ask for them now.
-template <class M, class T, bool WithDots, class Out>
-AMT_INLINE void gather_map(
-    const Sample<T>& sample, const Sample<T>* ahead, int64_t channels, Out* inputs, const T* gradient, T* dots) {
+// Channels [first, first + count) of one map. `ahead`: taps that are read next; they lie anywhere in memory, so ask for them now.
+template <class M, class T, bool WithDots>
+AMT_INLINE void gather_map(const Sample<T>& sample, const Sample<T>* ahead, int64_t first, int64_t count, T* inputs,
+                           const T* gradient, T* dots) {
   const M* taps[4];
-  for (int t = 0; t < 4; t++) taps[t] = static_cast<const M*>(sample.tap[t]);
+  for (int t = 0; t < 4; t++) taps[t] = static_cast<const M*>(sample.tap[t]) + first;
   constexpr int lanes = Lanes<T>::count;
   Vector<T> sums[4] = {};
   const auto one = [&](Vector<T> a, Vector<T> b, Vector<T> c, Vector<T> d, Vector<T> g) __attribute__((always_inline)) {
@@ -27,15 +28,15 @@ AMT_INLINE void gather_map(
     return a * sample.weight[0] + b * sample.weight[1] + c * sample.weight[2] + d * sample.weight[3];
   };
   int64_t c = 0;
-  for (; c + lanes <= channels; c += lanes) {
+  for (; c + lanes <= count; c += lanes) {
     if (ahead)
-      for (int t = 0; t < 4; t++) __builtin_prefetch(static_cast<const M*>(ahead->tap[t]) + c, 0, 2);
+      for (int t = 0; t < 4; t++) __builtin_prefetch(static_cast<const M*>(ahead->tap[t]) + first + c, 0, 2);
     Vector<T> g{};
     if constexpr (WithDots) g = load(gradient + c);
-    narrowing_store(inputs + c, one(widening_load(taps[0] + c), widening_load(taps[1] + c), widening_load(taps[2] + c),
-                                    widening_load(taps[3] + c), g));
+    store(inputs + c, one(widening_load(taps[0] + c), widening_load(taps[1] + c), widening_load(taps[2] + c),
+                          widening_load(taps[3] + c), g));
   }
-  if (const int64_t n = channels - c; n > 0) {
+  if (const int64_t n = count - c; n > 0) {
     Vector<T> g{};
     if constexpr (WithDots) g = partial_load<T>(gradient + c, n);
     partial_store<T>(inputs + c, one(partial_load<T>(taps[0] + c, n), partial_load<T>(taps[1] + c, n),
@@ -50,39 +51,82 @@ AMT_INLINE void gather_map(
   }
 }
 
-template <class T> AMT_INLINE void put_relative(T* inputs, int i, T value) { inputs[i] = value; }
-
-// A coordinate cut to bfloat16, and after all three what was cut off: 16 bits of it are left, where the weight has 8.
-AMT_INLINE void put_relative(bfloat16* inputs, int i, float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  inputs[i].bits = static_cast<uint16_t>(bits >> 16);
-  partial_store<float>(inputs + 3 + i, broadcast(value - widen(inputs[i])), 1);
-}
-
-template <class M, class T, bool WithDots, class Out> void gather_rows(const Gather<T>& work, int64_t begin, int64_t end) {
-  const int64_t length = work.stride * static_cast<int64_t>(sizeof(T) / sizeof(Out));
+template <class M, class T, bool WithDots> void gather_rows(const Gather<T>& work, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; row++) {
-    Out* inputs = reinterpret_cast<Out*>(work.inputs + row * work.stride);
+    T* inputs = work.inputs + row * work.stride;
     const T* gradient = WithDots ? work.gradient + row * work.stride : nullptr;
     int64_t c = 0;
     for (int m = 0; m < work.num_maps; m++) {
       const int64_t at = row * work.num_maps + m;
       const Sample<T>* ahead = row + 1 < end ? work.samples + at + work.num_maps : nullptr;
-      gather_map<M, T, WithDots>(work.samples[at], ahead, work.channels[m], inputs + c, WithDots ? gradient + c : nullptr,
+      gather_map<M, T, WithDots>(work.samples[at], ahead, 0, work.channels[m], inputs + c, WithDots ? gradient + c : nullptr,
                                  WithDots ? work.dots + at * 4 : nullptr);
       c += work.channels[m];
     }
-    for (int i = 0; i < 3; i++) put_relative(inputs + c, i, work.relative[row * 3 + i]);
-    for (c += std::is_same_v<Out, T> ? 3 : 6; c < length; c++) inputs[c] = Out{};
+    for (int i = 0; i < 3; i++) inputs[c++] = work.relative[row * 3 + i];
+    for (; c < work.stride; c++) inputs[c] = T(0);
+  }
+}
+
+float float_of(uint32_t bits) {
+  float out;
+  std::memcpy(&out, &bits, sizeof out);
+  return out;
+}
+
+// A block of `count` values, which lie in memory for fixed_channels, to integers of `bits` bits; returns what to multiply them by.
+// NaN where a value is not finite: an infinite sample would end as one too, by gelu(-Inf) or Inf - Inf.
+template <int bits> AMT_INLINE float fix_block(float* values, int64_t count, float* words) {
+  constexpr int lanes = Lanes<float>::count;
+  typedef int32_t Integer __attribute__((vector_size(refine_vector_bytes)));
+  for (; count < fixed_channels; count++) values[count] = 0;
+  Integer most{};
+  for (int c = 0; c < fixed_channels; c += lanes) {
+    const Integer magnitude = reinterpret_cast<Integer>(load(values + c)) & 0x7fffffff;
+    most = magnitude > most ? magnitude : most;
+  }
+  int32_t largest = 0;
+  for (int i = 0; i < lanes; i++) largest = most[i] > largest ? most[i] : largest;
+  // biased exponent of the largest value; below 2^-111 values lose bits, so that 2^(bits - 1) over the largest has an exponent
+  const int32_t exponent = largest >> 23 > 16 ? largest >> 23 : 16;
+  const Vector<float> scale = broadcast(float_of(static_cast<uint32_t>(bits + 253 - exponent) << 23));
+  // adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, as two's complement
+  const auto fixed = [&](const float* value) __attribute__((always_inline)) {
+    return reinterpret_cast<Integer>(load(value) * scale + 12582912.0f);
+  };
+  for (int c = 0; c < fixed_words; c += lanes) {
+    const Integer word = (fixed(values + c) & 0xffff) | (fixed(values + c + fixed_words) << 16);
+    store(words + c, reinterpret_cast<Vector<float>>(word));
+  }
+  return float_of(exponent == 255 ? 0x7fc00000u : static_cast<uint32_t>(exponent + 1 - bits) << 23);
+}
+
+void gather_fixed_rows(const Gather<float>& work, int64_t begin, int64_t end) {
+  constexpr int lanes = Lanes<float>::count;
+  float values[fixed_channels] = {};
+  for (int64_t row = begin; row < end; row++) {
+    float* words = work.inputs + row * work.stride;
+    float* scales = words + work.blocks * fixed_words;
+    const float* gains = work.gains;
+    for (int m = 0; m < work.num_maps; m++) {
+      const int64_t at = row * work.num_maps + m, channels = work.channels[m];
+      const Sample<float>* ahead = row + 1 < end ? work.samples + at + work.num_maps : nullptr;
+      for (int64_t first = 0; first < channels; first += fixed_channels, words += fixed_words) {
+        const int64_t count = channels - first < fixed_channels ? channels - first : fixed_channels;
+        gather_map<bfloat16, float, false>(work.samples[at], ahead, first, count, values, nullptr, nullptr);
+        for (int c = 0; c < fixed_channels; c += lanes) store(values + c, load(values + c) * load(gains + c));
+        gains += fixed_channels;
+        *scales++ = fix_block<fixed_input_bits>(values, count, words);
+      }
+    }
+    for (int i = 0; i < 3; i++) *scales++ = work.relative[row * 3 + i];
+    for (const float* last = work.inputs + (row + 1) * work.stride; scales < last;) *scales++ = 0;
   }
 }
 
 template <class M, class T> void gather_as(const Gather<T>& work, int64_t begin, int64_t end) {
-  if (work.gradient) return gather_rows<M, T, true, T>(work, begin, end);
-  if constexpr (std::is_same_v<M, bfloat16>)
-    if (work.narrow) return gather_rows<M, T, false, bfloat16>(work, begin, end);
-  gather_rows<M, T, false, T>(work, begin, end);
+  if (work.gradient) return gather_rows<M, T, true>(work, begin, end);
+  gather_rows<M, T, false>(work, begin, end);
 }
 
 #if defined(__AVX512F__)
@@ -179,6 +223,7 @@ template <class M, class T> void scatter_as(const Scatter<T>& work) {
 }  // namespace
 
 template <> void refine_gather(const Gather<float>& work, int64_t begin, int64_t end) {
+  if (work.blocks) return gather_fixed_rows(work, begin, end);
   switch (work.element) {
     case Element::bfloat16: return gather_as<bfloat16>(work, begin, end);
     case Element::float16: return gather_as<float16>(work, begin, end);
@@ -188,6 +233,66 @@ template <> void refine_gather(const Gather<float>& work, int64_t begin, int64_t
 
 template <> void refine_gather(const Gather<double>& work, int64_t begin, int64_t end) {
   gather_as<double>(work, begin, end);
+}
+
+void refine_widen(Element from, const void* values, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i++)
+    out[i] = from == Element::bfloat16 ? widen(static_cast<const bfloat16*>(values)[i])
+             : from == Element::float16 ? widen(static_cast<const float16*>(values)[i])
+                                        : static_cast<const float*>(values)[i];
+}
+
+// A power of two near the largest of each channel's `count` weights over all units, and one over it; 0, and 0, where all are 0.
+AMT_INLINE void find_gains(const FixWeights& work, const uint16_t* from, int64_t count, float* gains, float* inverses) {
+  float values[fixed_channels], largest[fixed_channels] = {};
+  for (int64_t unit = 0; unit < work.units; unit++) {
+    refine_widen(Element::bfloat16, from + unit * work.unit_stride, count, values);
+    for (int64_t c = 0; c < count; c++) largest[c] = std::fabs(values[c]) > largest[c] ? std::fabs(values[c]) : largest[c];
+  }
+  for (int64_t c = 0; c < fixed_channels; c++) {
+    uint32_t bits;
+    std::memcpy(&bits, &largest[c], sizeof bits);
+    // 2^-100 at least and 2^100 at most, so that both have a reciprocal
+    const uint32_t exponent = bits >> 23 < 27 ? 27 : bits >> 23 > 227 ? 227 : bits >> 23;
+    gains[c] = largest[c] == 0 ? 0 : float_of(exponent << 23);
+    inverses[c] = largest[c] == 0 ? 0 : float_of((254 - exponent) << 23);
+  }
+}
+
+bool refine_fix_weights(const FixWeights& work, int64_t begin, int64_t end) {
+  float values[fixed_channels], inverses[fixed_channels];
+  float sum = 0;
+  for (int64_t i = begin; i < end; i++) {
+    const int64_t step = i / (work.blocks + 1), block = i % (work.blocks + 1);
+    int64_t first = 0, count = 0;  // of the block's channels
+    for (int64_t m = 0, left = block; m < work.num_maps; m++) {
+      const int64_t here = fixed_blocks(work.channels[m]);
+      if (left < here) {
+        first += left * fixed_channels;
+        count = work.channels[m] - left * fixed_channels;
+        break;
+      }
+      left -= here;
+      first += work.channels[m];
+    }
+    if (count > fixed_channels) count = fixed_channels;
+    const uint16_t* from = work.w1 + step * work.step_stride + first;
+    float* gains = work.gains + (step * work.blocks + block) * fixed_channels;
+    if (block < work.blocks) find_gains(work, from, count, gains, inverses);
+    for (int64_t unit = 0; unit < work.units; unit++, from += work.unit_stride) {
+      float* out = work.out + (step * work.units + unit) * work.stride;
+      float* rest = out + work.blocks * fixed_words;
+      if (block == work.blocks) {
+        refine_widen(Element::bfloat16, from, 3, rest + work.blocks);
+        for (int c = 0; c < 3; c++) sum += rest[work.blocks + c] - rest[work.blocks + c];
+        continue;
+      }
+      refine_widen(Element::bfloat16, from, count, values);
+      for (int64_t c = 0; c < count; c++) values[c] *= inverses[c];
+      sum += rest[block] = fix_block<fixed_weight_bits>(values, count, out + block * fixed_words);
+    }
+  }
+  return sum == sum;
 }
 
 template <class T> void refine_transpose(const Transpose<T>& work, int64_t begin, int64_t end) {
@@ -217,13 +322,6 @@ template <> void refine_scatter(const Scatter<float>& work) {
 }
 
 template <> void refine_scatter(const Scatter<double>& work) { scatter_as<double>(work); }
-
-void refine_widen(Element from, const void* values, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; i++)
-    out[i] = from == Element::bfloat16 ? widen(static_cast<const bfloat16*>(values)[i])
-             : from == Element::float16 ? widen(static_cast<const float16*>(values)[i])
-                                        : static_cast<const float*>(values)[i];
-}
 
 template <class M, class T> static void narrow_as(const T* values, int64_t count, void* out) {
   constexpr int lanes = Lanes<T>::count;

@@ -1,4 +1,5 @@
-// refine on the CPU: the offset MLP at the machine's matrix rate, and the products of its backward.
+// refine on the CPU: the offset MLP at the machine's matrix rate, in floats or in fixed point (refine_cpu.h), and the products of
+// its backward.
 //
 // Rows lie across the vector lanes, so the first layer reads w1 as it is stored, one broadcast weight at a time, and the
 // activation and the second layer follow in registers. A row's result does not depend on the rows beside it.
@@ -64,39 +65,14 @@ AMT_INLINE void vector_gelu_slope(Vector<double> x, Vector<double>* value, Vecto
   for (int i = 0; i < Lanes<double>::count; i++) (*slope)[i] = gelu_backward(x[i]);
 }
 
-AMT_INLINE void add_product(Vector<float>& sum, Vector<float> input, float weight) { sum += input * weight; }
-AMT_INLINE void add_product(Vector<double>& sum, Vector<double> input, double weight) { sum += input * weight; }
-
-// Input and weight are pairs of bfloat16; both products are added in float32.
-AMT_INLINE void add_product(Vector<float>& sum, Vector<float> input, uint32_t weight) {
-#if defined(__AVX512BF16__)
-  sum = _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(input), reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(weight))));
-#else
-  typedef uint32_t Bits __attribute__((vector_size(refine_vector_bytes)));
-  const Bits bits = reinterpret_cast<Bits>(input);
-  sum += reinterpret_cast<Vector<float>>(bits & 0xffff0000u) * widen(bfloat16{static_cast<uint16_t>(weight >> 16)});
-  sum += reinterpret_cast<Vector<float>>(bits << 16) * widen(bfloat16{static_cast<uint16_t>(weight)});
-#endif
-}
-
-template <class Weight, class T> AMT_INLINE const Weight* weights(const Hidden<T>& work) {
-  if constexpr (std::is_same_v<Weight, T>)
-    return work.w1;
-  else
-    return work.pairs;
-}
-
-// `Count` hidden units from `unit` on, for `Vectors` vectors of a panel's rows from `lane` on. Weight: T, or uint32_t for a pair.
-// The units of a block are added to its offsets one after the other, however many are taken at once: same sum, same bits.
-template <class T, class Weight, int Count, int Vectors>
-void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t unit, bool first_of_block, T* offsets) {
+// The hidden layer before its bias: the products of `Count` units from `unit` on with `Vectors` vectors of rows.
+template <class T, int Count, int Vectors>
+AMT_INLINE void float_products(const Hidden<T>& work, const T* inputs, int64_t unit, Vector<T> (&sum)[Count][Vectors]) {
   constexpr int lanes = Lanes<T>::count;
   const int64_t stride = work.w1_stride;
-  const T* inputs = work.panels + panel * work.num_inputs * panel_rows + lane;
   // one pointer for three rows of w1: twelve would not fit the registers
-  const Weight* w1[(Count + 2) / 3];
-  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = weights<Weight>(work) + (unit + 3 * i) * stride;
-  Vector<T> sum[Count][Vectors];
+  const T* w1[(Count + 2) / 3];
+  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = work.w1 + (unit + 3 * i) * stride;
 #pragma GCC unroll 12
   for (int i = 0; i < Count; i++)
 #pragma GCC unroll 3
@@ -111,14 +87,100 @@ void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t un
       for (int v = 0; v < Vectors; v++) input[v] = load(inputs + v * lanes);
 #pragma GCC unroll 12
       for (int i = 0; i < Count; i++) {
-        const Weight weight = w1[i / 3][i % 3 * stride];
+        const T weight = w1[i / 3][i % 3 * stride];
 #pragma GCC unroll 3
-        for (int v = 0; v < Vectors; v++) add_product(sum[i][v], input[v], weight);
+        for (int v = 0; v < Vectors; v++) sum[i][v] += input[v] * weight;
       }
 #pragma GCC unroll 4
       for (int i = 0; i < (Count + 2) / 3; i++) w1[i]++;
     }
   }
+}
+
+// A vector of words, each of two 16-bit integers.
+typedef int32_t Words __attribute__((vector_size(refine_vector_bytes)));
+
+AMT_INLINE Words load_words(const float* from) { return reinterpret_cast<Words>(load(from)); }
+
+AMT_INLINE Words broadcast_word(const float* from) {
+  int32_t word;
+  std::memcpy(&word, from, sizeof word);
+  return word - Words{};
+}
+
+// sum + both products of each pair of words.
+AMT_INLINE Words add_products(Words sum, Words a, Words b) {
+#if defined(__AVX512VNNI__)
+  return reinterpret_cast<Words>(_mm512_dpwssd_epi32(
+      reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX512F__)
+  return sum + reinterpret_cast<Words>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return sum + reinterpret_cast<Words>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#else
+  return sum + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+// The same in fixed point.
+template <int Count, int Vectors>
+AMT_INLINE void fixed_products(const Hidden<float>& work, const float* inputs, int64_t unit, Vector<float> (&sum)[Count][Vectors]) {
+  constexpr int lanes = Lanes<float>::count;
+  const int64_t stride = work.w1_stride;
+  const float* w1[(Count + 2) / 3];
+  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = work.w1 + (unit + 3 * i) * stride;
+  const float* const rests = inputs + work.blocks * fixed_words * panel_rows;  // powers of two, then relative coordinates
+  const float* const unit_rests = w1[0] + work.blocks * fixed_words;
+  for (int i = 0; i < Count; i++)
+    for (int v = 0; v < Vectors; v++) sum[i][v] = Vector<float>{};
+  for (int c = 0; c < 3; c++)
+    for (int i = 0; i < Count; i++)
+      for (int v = 0; v < Vectors; v++)
+        sum[i][v] += load(rests + (work.blocks + c) * panel_rows + v * lanes) * unit_rests[i * stride + work.blocks + c];
+  for (int64_t block = 0; block < work.blocks; block++) {
+    Words whole[Count][Vectors];
+#pragma GCC unroll 12
+    for (int i = 0; i < Count; i++)
+#pragma GCC unroll 3
+      for (int v = 0; v < Vectors; v++) whole[i][v] = Words{};
+#pragma GCC unroll 12
+    for (int i = 0; i < Count; i++)
+      for (int line = 0; line < fixed_words; line += 16) __builtin_prefetch(w1[i / 3] + (Count + i % 3) * stride + line, 0, 3);
+#pragma GCC unroll 2
+    for (int k = 0; k < fixed_words; k++, inputs += panel_rows) {
+      Words input[Vectors];
+#pragma GCC unroll 3
+      for (int v = 0; v < Vectors; v++) input[v] = load_words(inputs + v * lanes);
+#pragma GCC unroll 12
+      for (int i = 0; i < Count; i++) {
+        const Words weight = broadcast_word(w1[i / 3] + i % 3 * stride + k);
+#pragma GCC unroll 3
+        for (int v = 0; v < Vectors; v++) whole[i][v] = add_products(whole[i][v], input[v], weight);
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < (Count + 2) / 3; i++) w1[i] += fixed_words;
+#pragma GCC unroll 12
+    for (int i = 0; i < Count; i++)
+#pragma GCC unroll 3
+      for (int v = 0; v < Vectors; v++) {
+        const Vector<float> scale = load(rests + block * panel_rows + v * lanes) * unit_rests[i * stride + block];
+        sum[i][v] += __builtin_convertvector(whole[i][v], Vector<float>) * scale;
+      }
+  }
+}
+
+// `Count` hidden units from `unit` on, for `Vectors` vectors of a panel's rows from `lane` on.
+// The units of a block are added to its offsets one after the other, however many are taken at once: same sum, same bits.
+template <class T, bool Fixed, int Count, int Vectors>
+void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t unit, bool first_of_block, T* offsets) {
+  constexpr int lanes = Lanes<T>::count;
+  const T* inputs = work.panels + panel * work.num_inputs * panel_rows + lane;
+  Vector<T> sum[Count][Vectors];
+  if constexpr (Fixed)
+    fixed_products<Count, Vectors>(work, inputs, unit, sum);
+  else
+    float_products<T, Count, Vectors>(work, inputs, unit, sum);
   const int64_t width = work.num_panels * panel_rows;
   const T* bias = work.bias + (panel * work.bias_units + unit) * panel_rows + lane;
   T* out = offsets + panel * panel_rows + lane;
@@ -152,10 +214,10 @@ void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t un
   }
 }
 
-template <class T, class Weight, int Count, int Vectors>
+template <class T, bool Fixed, int Count, int Vectors>
 AMT_INLINE void hidden_units_of(int64_t count, const Hidden<T>& work, int64_t panel, int64_t lane, int64_t unit, bool first_of_block, T* offsets) {
-  if (count == Count) return hidden_units<T, Weight, Count, Vectors>(work, panel, lane, unit, first_of_block, offsets);
-  if constexpr (Count > 1) hidden_units_of<T, Weight, Count - 1, Vectors>(count, work, panel, lane, unit, first_of_block, offsets);
+  if (count == Count) return hidden_units<T, Fixed, Count, Vectors>(work, panel, lane, unit, first_of_block, offsets);
+  if constexpr (Count > 1) hidden_units_of<T, Fixed, Count - 1, Vectors>(count, work, panel, lane, unit, first_of_block, offsets);
 }
 
 template <class T, int Rows, int Vectors>
@@ -213,7 +275,7 @@ AMT_INLINE int64_t blocks_of(int64_t count) { return (count + most_broadcast - 1
 
 int64_t refine_hidden_blocks(int64_t num_hidden) { return blocks_of(num_hidden); }
 
-template <class T, class Weight> static void hidden_blocks(const Hidden<T>& work, int64_t begin, int64_t end) {
+template <class T, bool Fixed> static void hidden_blocks(const Hidden<T>& work, int64_t begin, int64_t end) {
   constexpr int lanes = Lanes<T>::count;
   const int64_t blocks = blocks_of(work.num_hidden);
   for (int64_t block = begin; block < end; block++) {
@@ -227,20 +289,20 @@ template <class T, class Weight> static void hidden_blocks(const Hidden<T>& work
         if (used > 2 * lanes && used <= 3 * lanes) {
           constexpr int most = most_broadcast / 2;
           for (int64_t unit = first; unit < last; unit += most)
-            hidden_units_of<T, Weight, most, 3>(last - unit < most ? last - unit : most, work, panel, 0, unit, unit == first, offsets);
+            hidden_units_of<T, Fixed, most, 3>(last - unit < most ? last - unit : most, work, panel, 0, unit, unit == first, offsets);
           continue;
         }
       }
       for (int64_t lane = 0; lane < used; lane += 2 * lanes)
-        hidden_units_of<T, Weight, most_broadcast, 2>(last - first, work, panel, lane, first, true, offsets);
+        hidden_units_of<T, Fixed, most_broadcast, 2>(last - first, work, panel, lane, first, true, offsets);
     }
   }
 }
 
 template <class T> void refine_hidden(const Hidden<T>& work, int64_t begin, int64_t end) {
   if constexpr (std::is_same_v<T, float>)
-    if (work.pairs) return hidden_blocks<T, uint32_t>(work, begin, end);
-  hidden_blocks<T, T>(work, begin, end);
+    if (work.blocks) return hidden_blocks<T, true>(work, begin, end);
+  hidden_blocks<T, false>(work, begin, end);
 }
 template void refine_hidden(const Hidden<float>&, int64_t, int64_t);
 template void refine_hidden(const Hidden<double>&, int64_t, int64_t);

@@ -88,17 +88,12 @@ AMT_INLINE void narrowing_store(float* to, Vector<float> value) { store(to, valu
 AMT_INLINE void narrowing_store(double* to, Vector<double> value) { store(to, value); }
 
 AMT_INLINE void narrowing_store(bfloat16* to, Vector<float> value) {
-#if defined(__AVX512BF16__)
-  const __m256bh narrow = _mm512_cvtneps_pbh(value);
-  std::memcpy(to, &narrow, sizeof narrow);
-#else
   typedef uint32_t Full __attribute__((vector_size(refine_vector_bytes)));
   typedef uint16_t Half __attribute__((vector_size(refine_vector_bytes / 2), aligned(2), may_alias));
   const Full bits = reinterpret_cast<Full>(value);
   const Full rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Full nan = (bits >> 16) | 0x40u;  // rounding up could turn a NaN into an Inf
   *reinterpret_cast<Half*>(to) = __builtin_convertvector(value == value ? rounded : nan, Half);
-#endif
 }
 
 AMT_INLINE uint16_t narrow_to_half(float value) {

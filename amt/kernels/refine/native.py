@@ -26,11 +26,11 @@ def refine(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, deta
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (joints, intrinsics, *maps, w1, b1, w2, b2))
     height, width = image_size
     arguments = (w1, b1, w2, b2, height, width, step_size, detach)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return torch.ops.amt.refine.default(joints, intrinsics, list(maps), *arguments, keep)[0]
     # the op's own autograd, in Python over nested lists, costs several times the kernel where there are few images
     if keep:
-        return _Refine.apply(joints, intrinsics, *arguments, *maps)[0]
+        return _Refine.apply(joints, intrinsics, *arguments, *maps)
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.amt.refine.default(joints, intrinsics, maps, *arguments, False)[0]
 
@@ -80,6 +80,14 @@ def _fake_backward(
     )
 
 
+def below_autograd(op, arguments: tuple):
+    """Calls a backward's op without its own autograd, which costs more than a launch, unless a graph of it is asked for."""
+    if torch.is_grad_enabled():
+        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
+
+
 def _gradients(gradient, saved, height, width, step_size, detach, needed) -> tuple:
     """Gradients of joints, intrinsics, [maps], w1, b1, w2, b2; ``needed`` says of each whether it is."""
     steps, kept, joints, intrinsics, w1, b1, w2, b2, *maps = saved
@@ -87,10 +95,10 @@ def _gradients(gradient, saved, height, width, step_size, detach, needed) -> tup
     needs = (
         NEEDS_COORDINATES * (of_joints or of_intrinsics) | NEEDS_MAPS * any(of_maps) | NEEDS_WEIGHTS * any(of_weights)
     )
-    d_joints, d_intrinsics, d_maps, *d_weights = torch.ops.amt.refine_backward.default(
-        gradient.contiguous(), steps, kept, joints, intrinsics, maps, w1, b1, w2, b2,
-        height, width, step_size, detach, needs,
-    )  # fmt: skip
+    tensors = (gradient.contiguous(), steps, kept, joints, intrinsics, maps, w1, b1, w2, b2)
+    d_joints, d_intrinsics, d_maps, *d_weights = below_autograd(
+        torch.ops.amt.refine_backward.default, (*tensors, height, width, step_size, detach, needs)
+    )
     return (
         d_joints if of_joints else None,
         d_intrinsics if of_intrinsics else None,
@@ -100,33 +108,25 @@ def _gradients(gradient, saved, height, width, step_size, detach, needed) -> tup
 
 
 class _Refine(torch.autograd.Function):
-    """The op in eager mode."""
+    """The op in eager mode; without ``setup_context``, for which PyTorch would bind the arguments by name in 0.1 ms."""
 
     @staticmethod
-    def forward(joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, *maps):
+    def forward(ctx, joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, *maps):
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.amt.refine.default(
+            steps, kept = torch.ops.amt.refine.default(
                 joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, True
             )
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, *maps = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*output, joints, intrinsics, w1, b1, w2, b2, *maps)
+        ctx.save_for_backward(steps, kept, joints, intrinsics, w1, b1, w2, b2, *maps)
         ctx.rest = (height, width, step_size, detach)
+        return steps
 
     @staticmethod
-    def backward(ctx, gradient: Tensor, _):
+    def backward(ctx, gradient: Tensor):
         needed = ctx.needs_input_grad
         d_joints, d_intrinsics, d_maps, *d_weights = _gradients(
             gradient, ctx.saved_tensors, *ctx.rest, (*needed[:2], needed[10:], *needed[2:6])
         )
         return d_joints, d_intrinsics, *d_weights, None, None, None, None, *d_maps
-
-    @staticmethod
-    def vmap(info, in_dims, *args):
-        return _no_vmap(info, in_dims, *args)
 
 
 def _setup(ctx, inputs, output) -> None:

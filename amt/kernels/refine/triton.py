@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from amt.kernels.refine import triton_launch
-from amt.kernels.refine.native import NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS
+from amt.kernels.refine.native import NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS, below_autograd
 
 _MLP = "Tensor w1, Tensor b1, Tensor w2, Tensor b2, int height, int width, float step_size, bool detach"
 _OP, _BACKWARD = "amt::refine_triton", "amt::refine_triton_backward"
@@ -46,7 +46,7 @@ def refine(
         raise ValueError(f"refine: form must be auto, {' or '.join(triton_launch.FORMS)}, got {form!r}")
     height, width = image_size
     rest = (w1, b1, w2, b2, height, width, step_size, detach, form)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return torch.ops.amt.refine_triton.default(joints, intrinsics, list(maps), *rest)
     # the op's own autograd, in Python over nested lists, costs several times a launch on the host
     if torch.is_grad_enabled() and any(t.requires_grad for t in (joints, intrinsics, *maps, w1, b1, w2, b2)):
@@ -90,8 +90,9 @@ def _gradients(gradient, saved, height, width, step_size, detach, needed) -> tup
     of_joints, of_intrinsics, of_maps, *of_weights = needed
     needs = NEEDS_COORDINATES * (of_joints or of_intrinsics) | NEEDS_MAPS * any(of_maps)
     needs |= NEEDS_WEIGHTS * any(of_weights)
-    d_joints, d_intrinsics, d_maps, *d_weights = torch.ops.amt.refine_triton_backward.default(
-        gradient, steps, joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, needs
+    arguments = (gradient, steps, joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, needs)
+    d_joints, d_intrinsics, d_maps, *d_weights = below_autograd(
+        torch.ops.amt.refine_triton_backward.default, arguments
     )
     return (
         d_joints if of_joints else None,
@@ -102,20 +103,17 @@ def _gradients(gradient, saved, height, width, step_size, detach, needed) -> tup
 
 
 class _Refine(torch.autograd.Function):
-    """The op in eager mode."""
+    """The op in eager mode; without ``setup_context``, for which PyTorch would bind the arguments by name in 0.1 ms."""
 
     @staticmethod
-    def forward(joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, form, *maps):
+    def forward(ctx, joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, form, *maps):
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.amt.refine_triton.default(
+            steps = torch.ops.amt.refine_triton.default(
                 joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, form
             )
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, _, *maps = inputs
-        ctx.save_for_backward(output, joints, intrinsics, w1, b1, w2, b2, *maps)
+        ctx.save_for_backward(steps, joints, intrinsics, w1, b1, w2, b2, *maps)
         ctx.rest = (height, width, step_size, detach)
+        return steps
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -124,10 +122,6 @@ class _Refine(torch.autograd.Function):
             gradient, ctx.saved_tensors, *ctx.rest, (*needed[:2], needed[11:], *needed[2:6])
         )
         return d_joints, d_intrinsics, *d_weights, None, None, None, None, None, *d_maps
-
-    @staticmethod
-    def vmap(info, in_dims, *args):
-        return _no_vmap(info, in_dims, *args)
 
 
 def _setup(ctx, inputs, output) -> None:

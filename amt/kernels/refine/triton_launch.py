@@ -32,6 +32,11 @@ def choose_form(rows: int) -> str:
     return "single" if rows <= 2048 else "two_kernel"
 
 
+def at(tensor: Tensor, *index) -> Tensor:
+    """``tensor[index]`` for a launch, which reads its address alone: the tensor itself at step 0, since a view costs the host time."""
+    return tensor[index] if index[-1] else tensor
+
+
 def forward(
     joints: Tensor,
     intrinsics: Tensor,
@@ -72,14 +77,14 @@ def forward(
             (problem.joints, of_image) if k == 0 else (steps[:, k - 1], layout.num_steps * of_image)
         )
         step = (
-            problem.packed[k],
-            problem.w1[k],
-            problem.b1[k],
-            problem.w2[k],
-            problem.b2[k],
+            at(problem.packed, k),
+            at(problem.w1, k),
+            at(problem.b1, k),
+            at(problem.w2, k),
+            at(problem.b2, k),
             entering,
             image_stride,
-            steps[:, k],
+            at(steps, slice(None), k),
             layout.num_steps * of_image,
             problem.rows,
             num_joints,
@@ -187,28 +192,28 @@ class _Backward:
         """Features and pre-activations again; the gradient of the latter."""
         problem, layout = self.problem, self.problem.layout
         blocks = problem.table["mlp_backward"]
-        entering = self.entering[:, k:]
+        entering = at(self.entering, slice(None), k)
         problem.gather(entering, (self.of_image, self.of_step), self.features_read, slot=("backward", k))
         carried, has_carried = self._carried(k)
         self._launch(
             mlp_backward_kernel,
             (self.row_blocks, count),
             self.features_read,
-            problem.packed[k],
+            at(problem.packed, k),
             problem.packed.stride(0),
-            problem.w1[k],
+            at(problem.w1, k),
             problem.w1.stride(0),
-            problem.b1[k],
-            problem.w2[k],
+            at(problem.b1, k),
+            at(problem.w2, k),
             entering,
             self.of_image,
             self.of_step,
-            self.gradient[:, k:],
+            at(self.gradient, slice(None), k),
             carried,
             self.step_size / 2**k,
-            self.grad_hidden[k],
-            self.grad_relative[k],
-            self.partial[k],
+            at(self.grad_hidden, k),
+            at(self.grad_relative, k),
+            at(self.partial, k),
             self.rows,
             problem.num_joints,
             k=k,
@@ -236,9 +241,9 @@ class _Backward:
         self._launch(
             weight_gradient_kernel,
             (layout.padded_hidden // block_hidden, layout.padded_channels // block_channels, self.splits * count),
-            self.grad_hidden[k],
+            at(self.grad_hidden, k),
             self.features_read,
-            self.parts[k],
+            at(self.parts, k),
             self.rows,
             ROWS_PER_SPLIT,
             self.splits,
@@ -260,10 +265,10 @@ class _Backward:
         self._launch(
             feature_gradient_kernel,
             (ceil_div(self.rows, blocks.rows), layout.padded_channels // block_channels, count),
-            self.grad_hidden[k],
-            problem.packed[k],
+            at(self.grad_hidden, k),
+            at(problem.packed, k),
             problem.packed.stride(0),
-            self.grad_features[k],
+            at(self.grad_features, k),
             self.rows,
             k=k,
             blocks=blocks,
@@ -285,16 +290,16 @@ class _Backward:
             joint_gradient_kernel,
             (problem.batch, count),
             *problem.geometry,
-            self.entering[:, k:],
+            at(self.entering, slice(None), k),
             self.of_image,
             self.of_step,
             problem.intrinsics,
-            self.grad_features[k],
-            self.grad_relative[k],
-            self.gradient[:, k:],
+            at(self.grad_features, k),
+            at(self.grad_relative, k),
+            at(self.gradient, slice(None), k),
             carried,
-            self.grad_entering[k],
-            self.grad_intrinsics[k],
+            at(self.grad_entering, k),
+            at(self.grad_intrinsics, k),
             problem.num_joints,
             k=k,
             blocks=blocks,
@@ -331,8 +336,9 @@ class _Backward:
             BLOCK_CHANNELS=blocks.channels,
         )
         shape = (self.num_steps, problem.batch, problem.num_joints, layout.padded_hidden)
-        of_b1 = self.grad_hidden.view(shape)[..., : layout.hidden].sum(dim=1, dtype=torch.float32)
-        return of_w1, of_b1.to(b1.dtype), of_w2, of_b2
+        # adds in float32, whatever b1 is, and rounds once
+        of_b1 = self.grad_hidden.view(shape)[..., : layout.hidden].sum(dim=1, dtype=b1.dtype)
+        return of_w1, of_b1, of_w2, of_b2
 
     def maps(self, of_maps: list[Tensor]) -> None:
         """Writes the maps' gradients over their zeros."""
@@ -365,16 +371,17 @@ class _Backward:
         self._launch(link_kernel, grid, cells, owned, following, num_taps, k=0, blocks=blocks, BLOCK=blocks.rows)
         blocks = problem.table["map_gradient"]
         first = 0
-        for l, of_map in enumerate(of_maps):
+        of_each = zip(of_maps, owned.unbind(), following.unbind(), weights.unbind())
+        for l, (of_map, map_owned, map_following, map_weights) in enumerate(of_each):
             channels = layout.channels[l]
             block_channels = min(blocks.channels, power_of_two(channels))
             if of_map.numel() > 0:
                 self._launch(
                     map_gradient_kernel,
                     (problem.batch, ceil_div(num_taps, blocks.rows), ceil_div(channels, block_channels)),
-                    owned[l],
-                    following[l],
-                    weights[l],
+                    map_owned,
+                    map_following,
+                    map_weights,
                     self.grad_features,
                     of_map,
                     of_map.shape[1] * of_map.shape[2],
