@@ -244,22 +244,25 @@ void refine_widen(Element from, const void* values, int64_t count, float* out) {
 
 // A power of two near the largest of each channel's `count` weights over all units, and one over it; 0, and 0, where all are 0.
 AMT_INLINE void find_gains(const FixWeights& work, const uint16_t* from, int64_t count, float* gains, float* inverses) {
-  float values[fixed_channels], largest[fixed_channels] = {};
-  for (int64_t unit = 0; unit < work.units; unit++) {
-    refine_widen(Element::bfloat16, from + unit * work.unit_stride, count, values);
-    for (int64_t c = 0; c < count; c++) largest[c] = std::fabs(values[c]) > largest[c] ? std::fabs(values[c]) : largest[c];
-  }
+  uint16_t largest[fixed_channels] = {};  // without their signs the bits of bfloat16 have its order
+  const auto compare = [&](const uint16_t* weights, int64_t n) __attribute__((always_inline)) {
+    for (int64_t c = 0; c < n; c++) {
+      const uint16_t magnitude = weights[c] & 0x7fffu;
+      largest[c] = magnitude > largest[c] ? magnitude : largest[c];
+    }
+  };
+  for (int64_t unit = 0; unit < work.units; unit++, from += work.unit_stride)
+    count == fixed_channels ? compare(from, fixed_channels) : compare(from, count);
   for (int64_t c = 0; c < fixed_channels; c++) {
-    uint32_t bits;
-    std::memcpy(&bits, &largest[c], sizeof bits);
     // 2^-100 at least and 2^100 at most, so that both have a reciprocal
-    const uint32_t exponent = bits >> 23 < 27 ? 27 : bits >> 23 > 227 ? 227 : bits >> 23;
+    const uint32_t given = largest[c] >> 7, exponent = given < 27 ? 27 : given > 227 ? 227 : given;
     gains[c] = largest[c] == 0 ? 0 : float_of(exponent << 23);
     inverses[c] = largest[c] == 0 ? 0 : float_of((254 - exponent) << 23);
   }
 }
 
 bool refine_fix_weights(const FixWeights& work, int64_t begin, int64_t end) {
+  constexpr int lanes = Lanes<float>::count;
   float values[fixed_channels], inverses[fixed_channels];
   float sum = 0;
   for (int64_t i = begin; i < end; i++) {
@@ -287,8 +290,10 @@ bool refine_fix_weights(const FixWeights& work, int64_t begin, int64_t end) {
         for (int c = 0; c < 3; c++) sum += rest[work.blocks + c] - rest[work.blocks + c];
         continue;
       }
-      refine_widen(Element::bfloat16, from, count, values);
-      for (int64_t c = 0; c < count; c++) values[c] *= inverses[c];
+      const auto* weights = reinterpret_cast<const bfloat16*>(from);
+      int64_t c = 0;
+      for (; c + lanes <= count; c += lanes) store(values + c, widening_load(weights + c) * load(inverses + c));
+      for (; c < count; c++) values[c] = widen(weights[c]) * inverses[c];
       sum += rest[block] = fix_block<fixed_weight_bits>(values, count, out + block * fixed_words);
     }
   }
