@@ -145,7 +145,7 @@ part_tests() {
     [[ -n $dry ]]
     return
   fi
-  local options=(-q -p no:cacheprovider)
+  local options=(-v --tb=short -p no:cacheprovider) # -v names a failure at once: the summary is lost where time runs out
   if "$python" -c 'import xdist' 2> /dev/null; then options+=(-n 8 --dist load); fi # most of the time goes into compiling
   if [[ -n $dry ]]; then options+=(--collect-only); fi
   timeout -k 5 "$1" "$python" -m pytest "${options[@]}" -m gpu "${files[@]}"
