@@ -134,7 +134,8 @@ def test_error_rule_on_other_machines(isa):
     """The code for the instruction sets below this machine's."""
     if isa >= torch.ops.amt.cpu_isa():
         pytest.skip("this machine runs that set, or an older one, in the other tests")
-    chosen = "(test_error_rule and (detached or C71 or 1x1 or J21 or behind) and (float32 or bfloat16 or float16)) or large_samples"
+    chosen = "(test_error_rule and (detached or C71 or 1x1 or J21 or behind) and (float32 or bfloat16 or float16))"
+    chosen += " or large_samples"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, __file__]
     done = subprocess.run(command, env={**os.environ, "AMT_CPU_ISA": str(isa)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

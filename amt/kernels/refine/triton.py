@@ -91,9 +91,7 @@ def _gradients(gradient, saved, height, width, step_size, detach, needed) -> tup
     needs = NEEDS_COORDINATES * (of_joints or of_intrinsics) | NEEDS_MAPS * any(of_maps)
     needs |= NEEDS_WEIGHTS * any(of_weights)
     arguments = (gradient, steps, joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, needs)
-    d_joints, d_intrinsics, d_maps, *d_weights = below_autograd(
-        torch.ops.amt.refine_triton_backward.default, arguments
-    )
+    d_joints, d_intrinsics, d_maps, *d_weights = below_autograd(torch.ops.amt.refine_triton_backward.default, arguments)
     return (
         d_joints if of_joints else None,
         d_intrinsics if of_intrinsics else None,
