@@ -33,7 +33,7 @@ def choose_form(rows: int) -> str:
 
 
 def at(tensor: Tensor, *index) -> Tensor:
-    """``tensor[index]`` for a launch, which reads its address alone: at step 0 the tensor itself, since views cost the host time."""
+    """``tensor[index]`` for a launch, which reads its address alone: the tensor itself at step 0, views cost the host time."""
     return tensor[index] if index[-1] else tensor
 
 
