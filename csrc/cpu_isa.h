@@ -9,9 +9,30 @@
 
 #include <cstdlib>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace amt {
 
-enum class CpuIsa { baseline = 0, avx2 = 1, avx512 = 2, avx512vnni = 3 };
+enum class CpuIsa { baseline = 0, avx2 = 1, avx512 = 2, amx = 3 };
+
+#if defined(__x86_64__)
+// Whether there are matrix tiles of bfloat16 that this process may use: Linux saves them only where it was asked to.
+inline bool ask_for_tiles() {
+#if defined(__linux__)
+  constexpr long ask_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  constexpr unsigned bfloat16 = 1u << 22, tile = 1u << 24;
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & bfloat16 && d & tile &&
+         syscall(SYS_arch_prctl, ask_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 inline CpuIsa detect_cpu_isa() {
 #if defined(__x86_64__)
@@ -20,7 +41,7 @@ inline CpuIsa detect_cpu_isa() {
   if (isa == CpuIsa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     isa = CpuIsa::avx512;
-  if (isa == CpuIsa::avx512 && __builtin_cpu_supports("avx512vnni")) isa = CpuIsa::avx512vnni;
+  if (isa == CpuIsa::avx512 && __builtin_cpu_supports("avx512bf16") && ask_for_tiles()) isa = CpuIsa::amx;
   // Tests lower it to reach the code that other machines run; it never rises above what the machine has.
   if (const char* cap = std::getenv("AMT_CPU_ISA")) {
     const int wanted = std::atoi(cap);
@@ -38,8 +59,11 @@ inline CpuIsa cpu_isa() {
 }
 
 // Whether pairs of 16-bit integers are multiplied faster than floats. With AVX2 the products (vpmaddwd) go where floats go and
-// the sums elsewhere; with AVX-512 both go there, unless one instruction does both (vpdpwssd).
-inline bool fast_int16() { return cpu_isa() == CpuIsa::avx2 || cpu_isa() == CpuIsa::avx512vnni; }
+// the sums elsewhere; with AVX-512 both go there, and where one instruction does both (vpdpwssd) floats were still faster.
+inline bool fast_int16() { return cpu_isa() == CpuIsa::avx2; }
+
+// Whether bfloat16 is multiplied by matrix tiles, at many times the rate of floats.
+inline bool has_tiles() { return cpu_isa() == CpuIsa::amx; }
 
 }  // namespace amt
 
@@ -48,12 +72,12 @@ inline bool fast_int16() { return cpu_isa() == CpuIsa::avx2 || cpu_isa() == CpuI
   namespace amt::baseline { __VA_ARGS__; }       \
   namespace amt::avx2 { __VA_ARGS__; }           \
   namespace amt::avx512 { __VA_ARGS__; }         \
-  namespace amt::avx512vnni { __VA_ARGS__; }
-#define AMT_SIMD(function)                                                       \
-  (amt::cpu_isa() == amt::CpuIsa::avx512vnni ? &amt::avx512vnni::function        \
-   : amt::cpu_isa() == amt::CpuIsa::avx512   ? &amt::avx512::function            \
-   : amt::cpu_isa() == amt::CpuIsa::avx2     ? &amt::avx2::function              \
-                                             : &amt::baseline::function)
+  namespace amt::amx { __VA_ARGS__; }
+#define AMT_SIMD(function)                                          \
+  (amt::cpu_isa() == amt::CpuIsa::amx      ? &amt::amx::function    \
+   : amt::cpu_isa() == amt::CpuIsa::avx512 ? &amt::avx512::function \
+   : amt::cpu_isa() == amt::CpuIsa::avx2   ? &amt::avx2::function   \
+                                           : &amt::baseline::function)
 #else
 #define AMT_DECLARE_SIMD(...) namespace amt::baseline { __VA_ARGS__; }
 #define AMT_SIMD(function) (&amt::baseline::function)

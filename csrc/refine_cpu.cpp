@@ -1,6 +1,5 @@
 // refine on the CPU: schema of the native ops, checks, and the order of the work; the arithmetic is in refine_*_simd.cpp.
 #include <atomic>
-#include <type_traits>
 
 #include "refine_problem.h"
 #include "team.h"
@@ -45,61 +44,74 @@ template <class T> class BiasPanels {
   Buffer<T> rows_, panels_;
 };
 
-// w1 in fixed point (refine_cpu.h). Empty where that does not pay, where a weight is not finite, and where a backward follows:
-// rounded samples can move a joint across a cell's border, where the gradient jumps.
-class FixedWeights {
+// How a row's inputs lie (refine_cpu.h), and bfloat16 weights w1 to match where that form is not floats. Where a backward follows
+// it is: rounded samples can move a joint across a cell's border, where the gradient jumps.
+class NarrowWeights {
  public:
-  FixedWeights(const std::vector<Tensor>& maps, const Tensor& w1, bool backward) {
-    if (backward || !fast_int16() || maps[0].scalar_type() != ScalarType::BFloat16 || w1.scalar_type() != ScalarType::BFloat16) return;
-    std::vector<int64_t> channels;
-    int64_t blocks = 0;
-    for (const Tensor& map : maps) {
-      channels.push_back(map.size(3));
-      blocks += fixed_blocks(map.size(3));
-    }
-    const int64_t hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
-    count_ = blocks * (fixed_words + 1) + 3;
-    step_ = copies == 1 ? 0 : hidden * count_;
-    rows_ = Buffer<float>(copies * hidden * count_);
-    gains_step_ = copies == 1 ? 0 : blocks * fixed_channels;
+  NarrowWeights(const std::vector<Tensor>& maps, const Tensor& w1, bool backward) {
+    for (const Tensor& map : maps) channels_.push_back(map.size(3));
+    const bool narrow = !backward && maps[0].scalar_type() == ScalarType::BFloat16 && w1.scalar_type() == ScalarType::BFloat16;
+    layout_ = layout_of(narrow && has_tiles() ? Form::pairs : narrow && fast_int16() ? Form::fixed : Form::floats);
+    if (layout_.form == Form::floats) return;
+    data_ = w1.const_data_ptr();
+    step_ = w1.stride(0) * 2;
+    row_ = w1.stride(1);
+    if (layout_.form == Form::fixed && !fix(w1)) layout_ = layout_of(Form::floats);
+  }
+  const Layout& layout() const { return layout_; }
+  const void* of(int64_t step) const { return static_cast<const char*>(data_) + step * step_; }
+  int64_t row() const { return row_; }  // from one unit's to the next
+  const float* gains(int64_t step) const { return gains_.get() + step * gains_step_; }
+
+ private:
+  std::vector<int64_t> channels_;
+  Layout layout_;
+  const void* data_ = nullptr;
+  int64_t step_ = 0, row_ = 0, gains_step_ = 0;  // step_: in bytes
+  Buffer<float> fixed_, gains_;
+
+  Layout layout_of(Form form) const { return refine::layout_of(form, static_cast<int>(channels_.size()), channels_.data()); }
+
+  bool fix(const Tensor& w1) {  // false where a weight is not finite
+    const int64_t blocks = layout_.blocks, hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
+    fixed_ = Buffer<float>(copies * hidden * layout_.count);
     gains_ = Buffer<float>(copies * blocks * fixed_channels);
     const FixWeights work{static_cast<const uint16_t*>(w1.const_data_ptr()), hidden, w1.stride(0), w1.stride(1),
-                          static_cast<int>(maps.size()), channels.data(), blocks, count_, rows_.get(), gains_.get()};
+                          static_cast<int>(channels_.size()), channels_.data(), blocks, layout_.count, fixed_.get(), gains_.get()};
     std::atomic<bool> finite{true};
     torch::stable::parallel_for(0, copies * (blocks + 1), 1, [&](int64_t begin, int64_t end) {
       if (!AMT_SIMD(refine_fix_weights)(work, begin, end)) finite = false;
     });
-    if (finite) blocks_ = blocks;
+    data_ = fixed_.get();
+    row_ = layout_.count;
+    step_ = copies == 1 ? 0 : hidden * row_ * sizeof(float);
+    gains_step_ = copies == 1 ? 0 : blocks * fixed_channels;
+    return finite;
   }
-  int64_t blocks() const { return blocks_; }  // 0: empty
-  int64_t count() const { return count_; }    // of a unit's weights, and of a row's inputs
-  const float* rows(int64_t step) const { return rows_.get() + step * step_; }
-  const float* gains(int64_t step) const { return gains_.get() + step * gains_step_; }
-
- private:
-  int64_t blocks_ = 0, count_ = 0, step_ = 0, gains_step_ = 0;
-  Buffer<float> rows_, gains_;
 };
 
 template <class T> struct Scratch {
   Buffer<Sample<T>> samples;
   Buffer<T> relative, inputs, panels, offsets;
 
-  Scratch(const Problem<T>& p, int64_t stride)  // of a row of inputs
-      : samples(block_rows(p) * p.num_maps()), relative(block_rows(p) * 3), inputs(block_rows(p) * stride), panels(block_rows(p) * stride),
-        offsets(AMT_SIMD(refine_hidden_blocks)(p.num_hidden) * 3 * block_rows(p)) {}
+  Scratch(const Problem<T>& p, const Layout& layout)
+      : samples(block_rows(p) * p.num_maps()), relative(block_rows(p) * 3), inputs(block_rows(p) * stride_of(layout)),
+        panels(block_rows(p) * stride_of(layout)),
+        offsets(AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden) * 3 * block_rows(p)) {}
 
+  static int64_t stride_of(const Layout& layout) { return round_up(layout.count, 16); }  // of a row of inputs
   static int64_t block_rows(const Problem<T>& p) { return std::min(p.plan.lanes, most_panels * panel_rows); }
 };
 
 template <class T>
-void refine_chunk(const Problem<T>& p, const FixedWeights& fixed, int64_t chunk, const BiasPanels<T>& bias, T* steps, T* kept,
+void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chunk, const BiasPanels<T>& bias, T* steps, T* kept,
                   const Scratch<T>& scratch, Team::Member& team) {
-  const bool in_fixed = fixed.blocks() > 0;
-  const int64_t num_inputs = in_fixed ? fixed.count() : p.num_inputs, stride = round_up(num_inputs, 16);
+  const Layout& layout = narrow.layout();
+  const bool floats = layout.form == Form::floats;
+  const int64_t stride = scratch.stride_of(layout);
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints;
-  const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(p.num_hidden);
+  const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden);
   for (int64_t step = 0; step < p.num_steps; step++) {
     if (const int64_t used = round_up(rows, panel_rows); kept && used < p.plan.lanes) {  // the last chunk of few images
       T* keep = kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes;
@@ -109,15 +121,8 @@ void refine_chunk(const Problem<T>& p, const FixedWeights& fixed, int64_t chunk,
     }
     for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
       const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
-      const T *w1 = in_fixed ? nullptr : p.w1.get() + step * p.w1_step, *gains = nullptr;
-      if constexpr (std::is_same_v<T, float>) {
-        if (in_fixed) {
-          w1 = fixed.rows(step);
-          gains = fixed.gains(step);
-        }
-      }
       const Gather<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get(), scratch.relative.get(), stride,
-                             scratch.inputs.get(), fixed.blocks(), gains, nullptr, nullptr};
+                             scratch.inputs.get(), layout, narrow.gains(step), nullptr, nullptr};
       team.share(width, piece_rows, [&](int64_t b, int64_t e) {
         const int64_t filled = std::min(e, count);
         for (int64_t i = b; i < filled; i++) {
@@ -131,12 +136,13 @@ void refine_chunk(const Problem<T>& p, const FixedWeights& fixed, int64_t chunk,
         AMT_SIMD(refine_gather<T>)(gather, b, filled);
         if (e > filled) std::fill(scratch.inputs.get() + std::max(b, filled) * stride, scratch.inputs.get() + e * stride, T(0));
       });
-      const Transpose<T> transpose{scratch.inputs.get(), width, stride, num_inputs, scratch.panels.get()};
+      const Transpose<T> transpose{scratch.inputs.get(), width, stride, layout.count, scratch.panels.get()};
       team.share(stride / 16, piece_groups, [&](int64_t b, int64_t e) { AMT_SIMD(refine_transpose<T>)(transpose, b, e); });
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
-      const Hidden<T> hidden{scratch.panels.get(), width / panel_rows, count, num_inputs, p.num_hidden, w1,
-                             in_fixed ? num_inputs : p.w1_row, fixed.blocks(), bias.of(step, begin), bias.units(),
-                             p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes, scratch.offsets.get()};
+      const Hidden<T> hidden{layout, scratch.panels.get(), width / panel_rows, count, p.num_hidden,
+                             floats ? p.w1.get() + step * p.w1_step : narrow.of(step), floats ? p.w1_row : narrow.row(),
+                             bias.of(step, begin), bias.units(), p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes,
+                             scratch.offsets.get()};
       team.share(blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
       const T scale = p.scale_of(step);
@@ -170,15 +176,14 @@ template <class Run> void with_team(int64_t most, const Run& run) {
   });
 }
 
-template <class T> void refine_all(const Problem<T>& p, const FixedWeights& fixed, T* steps, T* kept) {
+template <class T> void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* kept) {
   const BiasPanels<T> bias(p);
-  const int64_t stride = round_up(fixed.blocks() > 0 ? fixed.count() : p.num_inputs, 16);
-  const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(p.num_hidden);
+  const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(narrow.layout().form, p.num_hidden);
   const auto chunks = [&](int64_t begin, int64_t end, const Scratch<T>& scratch, Team::Member& team) {
-    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, fixed, chunk, bias, steps, kept, scratch, team);
+    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, team);
   };
   if (p.plan.chunks < 4 * static_cast<int64_t>(torch::stable::get_num_threads())) {  // few images: the threads share each chunk
-    const Scratch<T> scratch(p, stride);
+    const Scratch<T> scratch(p, narrow.layout());
     with_team(blocks, [&](Team::Member& team) {
       bias.fill(team);
       chunks(0, p.plan.chunks, scratch, team);
@@ -187,7 +192,7 @@ template <class T> void refine_all(const Problem<T>& p, const FixedWeights& fixe
     with_team(blocks, [&](Team::Member& team) { bias.fill(team); });
     torch::stable::parallel_for(0, p.plan.chunks, 1, [&](int64_t begin, int64_t end) {
       Team::Member alone;
-      chunks(begin, end, Scratch<T>(p, stride), alone);
+      chunks(begin, end, Scratch<T>(p, narrow.layout()), alone);
     });
   }
 }
@@ -202,9 +207,10 @@ std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vec
   Tensor kept = amt::empty<1>({keep && !nothing ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0}, joints.scalar_type(), joints);
   if (nothing) return {steps, kept};
   const auto run = [&]<class T>(T) {
-    const FixedWeights fixed(maps, w1, keep);
-    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, fixed.blocks() == 0);
-    refine_all(problem, fixed, static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
+    const NarrowWeights narrow(maps, w1, keep);
+    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size,
+                             narrow.layout().form == Form::floats);
+    refine_all(problem, narrow, static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);

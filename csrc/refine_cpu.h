@@ -15,8 +15,25 @@ constexpr int64_t most_panels = 4;  // of a block whose inputs lie in the cache 
 
 enum class Element { float32, bfloat16, float16, float64 };
 
-// Two-byte maps and weights are multiplied as 16-bit integers where the machine is faster at that. A row's inputs, and a unit's
-// weights, are then blocks of fixed_channels values of one map, the last filled up with zeros:
+// How a row's inputs lie, and how they meet w1. The last two are for maps and weights in bfloat16.
+enum class Form {
+  floats,  // [channels of all maps, 3 relative coordinates] in T
+  pairs,   // [words of two bfloat16: the channels of all maps], [3] floats: the relative coordinates. w1 is read as it is
+           // stored, by matrix tiles as far as the channels fill them.
+  fixed,   // 16-bit integers, below
+};
+
+struct Layout {
+  Form form;
+  int64_t channels;  // of all maps
+  int64_t blocks;    // of a row, if in fixed point
+  int64_t count;     // of a row's inputs: words and floats, or T
+};
+
+constexpr int64_t pair_words(int64_t channels) { return (channels + 1) / 2; }
+
+// A row's inputs, and a unit's weights, in fixed point are blocks of fixed_channels values of one map, the last filled up with
+// zeros:
 //
 //   [blocks, fixed_words] words of two integers (value c of a block below value c + fixed_words),
 //   [blocks] powers of two, what a block's integers are multiplied by,
@@ -30,6 +47,17 @@ constexpr int64_t fixed_channels = 64, fixed_words = fixed_channels / 2;
 // |integer| <= 2^bits, and a weight's is 2^bits - 2^(bits - 8) at most: two products a word add up in 32 bits
 constexpr int fixed_input_bits = 13, fixed_weight_bits = 12;
 constexpr int64_t fixed_blocks(int64_t channels) { return (channels + fixed_channels - 1) / fixed_channels; }
+
+inline Layout layout_of(Form form, int num_maps, const int64_t* channels) {
+  Layout layout{form, 0, 0, 3};
+  for (int m = 0; m < num_maps; m++) {
+    layout.channels += channels[m];
+    layout.blocks += fixed_blocks(channels[m]);
+  }
+  layout.count += form == Form::fixed ? layout.blocks * (fixed_words + 1)
+                  : form == Form::pairs ? pair_words(layout.channels) : layout.channels;
+  return layout;
+}
 
 // One row's taps in one map: where each begins (a run of zeros for a tap outside the map) and its weight.
 template <class T> struct Sample {
@@ -45,9 +73,9 @@ template <class T> struct Gather {
   const Sample<T>* samples; // [rows, num_maps]
   const T* relative;        // [rows, 3]
   int64_t stride;           // of a row of inputs, gradient
-  T* inputs;                // [rows, stride]: samples of every map, relative, zeros
-  int64_t blocks;           // of inputs in fixed point; 0: they are as above
-  const T* gains;           // [blocks, fixed_channels]
+  T* inputs;                // [rows, stride]: samples of every map, relative, zeros, in floats
+  Layout layout;            // of a row of inputs; where its form is not floats they are as above
+  const float* gains;       // [blocks, fixed_channels], of inputs in fixed point
   const T* gradient;        // [rows, stride] or null
   T* dots;                  // [rows, num_maps, 4] or null
 };
@@ -72,11 +100,11 @@ template <class T> struct Transpose {
 
 // The hidden layer of some panels, and each block of hidden units' share of the offsets. Works on ranges of blocks.
 template <class T> struct Hidden {
-  const T* panels;      // [num_panels, num_inputs, panel_rows]
-  int64_t num_panels, rows, num_inputs, num_hidden;  // rows: of the panels, without what fills up the last
-  const T* w1;          // [num_hidden, num_inputs], rows w1_stride apart
+  Layout layout;
+  const T* panels;      // [num_panels, layout.count, panel_rows]
+  int64_t num_panels, rows, num_hidden;  // rows: of the panels, without what fills up the last
+  const void* w1;       // [num_hidden, layout.count], rows w1_stride apart; pairs: bfloat16 [num_hidden, channels + 3]
   int64_t w1_stride;
-  int64_t blocks;       // of panels and w1 in fixed point, or 0
   const T* bias;        // [num_panels, bias_units, panel_rows]: b1 of each panel's rows
   int64_t bias_units;
   const T* w2;          // [3, num_hidden]
@@ -136,7 +164,7 @@ AMT_DECLARE_SIMD(
   bool refine_fix_weights(const refine::FixWeights&, int64_t begin, int64_t end);
   template <class T> void refine_transpose(const refine::Transpose<T>&, int64_t begin, int64_t end);
   template <class T> void refine_scatter(const refine::Scatter<T>&);
-  int64_t refine_hidden_blocks(int64_t num_hidden);
+  int64_t refine_hidden_blocks(refine::Form, int64_t num_hidden);
   template <class T> void refine_hidden(const refine::Hidden<T>&, int64_t begin, int64_t end);
   template <class T> void refine_hidden_backward(const refine::HiddenBackward<T>&, int64_t begin, int64_t end);
   template <class T> void refine_product(const refine::Product<T>&, int64_t begin, int64_t end);

@@ -10,9 +10,20 @@ namespace {
 
 using namespace amt::refine;
 
+// What samples are written as.
+template <class T> AMT_INLINE void put(T* to, Vector<T> value) { store(to, value); }
+AMT_INLINE void put(bfloat16* to, Vector<float> value) {
+#if defined(__AVX512BF16__)
+  // in one instruction, which takes numbers below 2^-126 for 0, as the matrix tiles do
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
+#else
+  narrowing_store(to, value);
+#endif
+}
+
 // Channels [first, first + count) of one map. `ahead`: taps that are read next; they lie anywhere in memory, so ask for them now.
-template <class M, class T, bool WithDots>
-AMT_INLINE void gather_map(const Sample<T>& sample, const Sample<T>* ahead, int64_t first, int64_t count, T* inputs,
+template <class M, class T, bool WithDots, class Out>
+AMT_INLINE void gather_map(const Sample<T>& sample, const Sample<T>* ahead, int64_t first, int64_t count, Out* inputs,
                            const T* gradient, T* dots) {
   const M* taps[4];
   for (int t = 0; t < 4; t++) taps[t] = static_cast<const M*>(sample.tap[t]) + first;
@@ -33,8 +44,8 @@ AMT_INLINE void gather_map(const Sample<T>& sample, const Sample<T>* ahead, int6
       for (int t = 0; t < 4; t++) __builtin_prefetch(static_cast<const M*>(ahead->tap[t]) + first + c, 0, 2);
     Vector<T> g{};
     if constexpr (WithDots) g = load(gradient + c);
-    store(inputs + c, one(widening_load(taps[0] + c), widening_load(taps[1] + c), widening_load(taps[2] + c),
-                          widening_load(taps[3] + c), g));
+    put(inputs + c, one(widening_load(taps[0] + c), widening_load(taps[1] + c), widening_load(taps[2] + c),
+                        widening_load(taps[3] + c), g));
   }
   if (const int64_t n = count - c; n > 0) {
     Vector<T> g{};
@@ -65,6 +76,22 @@ template <class M, class T, bool WithDots> void gather_rows(const Gather<T>& wor
     }
     for (int i = 0; i < 3; i++) inputs[c++] = work.relative[row * 3 + i];
     for (; c < work.stride; c++) inputs[c] = T(0);
+  }
+}
+
+void gather_pair_rows(const Gather<float>& work, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; row++) {
+    float* words = work.inputs + row * work.stride;
+    auto* inputs = reinterpret_cast<bfloat16*>(words);
+    for (int m = 0; m < work.num_maps; m++) {
+      const int64_t at = row * work.num_maps + m;
+      const Sample<float>* ahead = row + 1 < end ? work.samples + at + work.num_maps : nullptr;
+      gather_map<bfloat16, float, false>(work.samples[at], ahead, 0, work.channels[m], inputs, nullptr, nullptr);
+      inputs += work.channels[m];
+    }
+    float* rest = words + pair_words(work.layout.channels);
+    for (int i = 0; i < 3; i++) *rest++ = work.relative[row * 3 + i];
+    while (rest < words + work.stride) *rest++ = 0;
   }
 }
 
@@ -106,7 +133,7 @@ void gather_fixed_rows(const Gather<float>& work, int64_t begin, int64_t end) {
   float values[fixed_channels] = {};
   for (int64_t row = begin; row < end; row++) {
     float* words = work.inputs + row * work.stride;
-    float* scales = words + work.blocks * fixed_words;
+    float* scales = words + work.layout.blocks * fixed_words;
     const float* gains = work.gains;
     for (int m = 0; m < work.num_maps; m++) {
       const int64_t at = row * work.num_maps + m, channels = work.channels[m];
@@ -223,7 +250,8 @@ template <class M, class T> void scatter_as(const Scatter<T>& work) {
 }  // namespace
 
 template <> void refine_gather(const Gather<float>& work, int64_t begin, int64_t end) {
-  if (work.blocks) return gather_fixed_rows(work, begin, end);
+  if (work.layout.form == Form::fixed) return gather_fixed_rows(work, begin, end);
+  if (work.layout.form == Form::pairs) return gather_pair_rows(work, begin, end);
   switch (work.element) {
     case Element::bfloat16: return gather_as<bfloat16>(work, begin, end);
     case Element::float16: return gather_as<float16>(work, begin, end);

@@ -1,8 +1,8 @@
-// refine on the CPU: the offset MLP at the machine's matrix rate, in floats or in fixed point (refine_cpu.h), and the products of
-// its backward.
+// refine on the CPU: the offset MLP at the machine's matrix rate, in floats, in fixed point or by tiles of bfloat16 (refine_cpu.h),
+// and the products of its backward.
 //
-// Rows lie across the vector lanes, so the first layer reads w1 as it is stored, one broadcast weight at a time, and the
-// activation and the second layer follow in registers. A row's result does not depend on the rows beside it.
+// Rows lie across the vector lanes, so the first layer reads w1 as it is stored, one broadcast weight or one tile at a time, and
+// the activation and the second layer follow. A row's result does not depend on the rows beside it.
 #include <cmath>
 #include <type_traits>
 
@@ -72,13 +72,14 @@ AMT_INLINE void float_products(const Hidden<T>& work, const T* inputs, int64_t u
   const int64_t stride = work.w1_stride;
   // one pointer for three rows of w1: twelve would not fit the registers
   const T* w1[(Count + 2) / 3];
-  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = work.w1 + (unit + 3 * i) * stride;
+  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = static_cast<const T*>(work.w1) + (unit + 3 * i) * stride;
 #pragma GCC unroll 12
   for (int i = 0; i < Count; i++)
 #pragma GCC unroll 3
     for (int v = 0; v < Vectors; v++) sum[i][v] = Vector<T>{};
-  for (int64_t start = 0; start < work.num_inputs; start += 16) {
-    const int64_t end = start + 16 < work.num_inputs ? start + 16 : work.num_inputs;
+  const int64_t count = work.layout.count;
+  for (int64_t start = 0; start < count; start += 16) {
+    const int64_t end = start + 16 < count ? start + 16 : count;
 #pragma GCC unroll 12
     for (int i = 0; i < Count; i++) __builtin_prefetch(w1[i / 3] + (Count + i % 3) * stride, 0, 3);
     for (int64_t k = start; k < end; k++, inputs += panel_rows) {
@@ -110,12 +111,7 @@ AMT_INLINE Words broadcast_word(const float* from) {
 
 // sum + both products of each pair of words.
 AMT_INLINE Words add_products(Words sum, Words a, Words b) {
-#if defined(__AVX512VNNI__)
-  return reinterpret_cast<Words>(_mm512_dpwssd_epi32(
-      reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
-#elif defined(__AVX512F__)
-  return sum + reinterpret_cast<Words>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
-#elif defined(__AVX2__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
   return sum + reinterpret_cast<Words>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
 #else
   return sum + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
@@ -127,17 +123,18 @@ template <int Count, int Vectors>
 AMT_INLINE void fixed_products(const Hidden<float>& work, const float* inputs, int64_t unit, Vector<float> (&sum)[Count][Vectors]) {
   constexpr int lanes = Lanes<float>::count;
   const int64_t stride = work.w1_stride;
+  const int64_t blocks = work.layout.blocks;
   const float* w1[(Count + 2) / 3];
-  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = work.w1 + (unit + 3 * i) * stride;
-  const float* const rests = inputs + work.blocks * fixed_words * panel_rows;  // powers of two, then relative coordinates
-  const float* const unit_rests = w1[0] + work.blocks * fixed_words;
+  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = static_cast<const float*>(work.w1) + (unit + 3 * i) * stride;
+  const float* const rests = inputs + blocks * fixed_words * panel_rows;  // powers of two, then relative coordinates
+  const float* const unit_rests = w1[0] + blocks * fixed_words;
   for (int i = 0; i < Count; i++)
     for (int v = 0; v < Vectors; v++) sum[i][v] = Vector<float>{};
   for (int c = 0; c < 3; c++)
     for (int i = 0; i < Count; i++)
       for (int v = 0; v < Vectors; v++)
-        sum[i][v] += load(rests + (work.blocks + c) * panel_rows + v * lanes) * unit_rests[i * stride + work.blocks + c];
-  for (int64_t block = 0; block < work.blocks; block++) {
+        sum[i][v] += load(rests + (blocks + c) * panel_rows + v * lanes) * unit_rests[i * stride + blocks + c];
+  for (int64_t block = 0; block < blocks; block++) {
     Words whole[Count][Vectors];
 #pragma GCC unroll 12
     for (int i = 0; i < Count; i++)
@@ -170,48 +167,60 @@ AMT_INLINE void fixed_products(const Hidden<float>& work, const float* inputs, i
   }
 }
 
+// `Vectors` vectors of a panel's rows from `lane` on, on their way from the hidden layer to the offsets.
+template <class T, int Vectors> struct OffsetSums {
+  static constexpr int lanes = Lanes<T>::count;
+  const Hidden<T>& work;
+  const int64_t panel, lane;
+  T* const offsets;  // [3, rows of all panels]
+  Vector<T> sums[3][Vectors] = {};
+
+  T* at(int c, int v) const { return offsets + (c * work.num_panels + panel) * panel_rows + lane + v * lanes; }
+
+  [[gnu::always_inline]] void resume() {
+#pragma GCC unroll 3
+    for (int c = 0; c < 3; c++)
+#pragma GCC unroll 3
+      for (int v = 0; v < Vectors; v++) sums[c][v] = load(at(c, v));
+  }
+
+  // One unit, its products without their bias.
+  [[gnu::always_inline]] void add(int64_t unit, const Vector<T> (&products)[Vectors]) {
+    const T* bias = work.bias + (panel * work.bias_units + unit) * panel_rows + lane;
+    const T* w2 = work.w2 + unit;
+#pragma GCC unroll 3
+    for (int v = 0; v < Vectors; v++) {
+      const Vector<T> h = products[v] + load(bias + v * lanes);
+      if (work.kept) store(work.kept + unit * work.kept_stride + panel * panel_rows + lane + v * lanes, h);
+      const Vector<T> g = vector_gelu(h);
+#pragma GCC unroll 3
+      for (int c = 0; c < 3; c++) sums[c][v] += g * w2[c * work.num_hidden];
+    }
+  }
+
+  [[gnu::always_inline]] void finish() const {
+#pragma GCC unroll 3
+    for (int c = 0; c < 3; c++)
+#pragma GCC unroll 3
+      for (int v = 0; v < Vectors; v++) store(at(c, v), sums[c][v]);
+  }
+};
+
 // `Count` hidden units from `unit` on, for `Vectors` vectors of a panel's rows from `lane` on.
 // The units of a block are added to its offsets one after the other, however many are taken at once: same sum, same bits.
 template <class T, bool Fixed, int Count, int Vectors>
 void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t unit, bool first_of_block, T* offsets) {
-  constexpr int lanes = Lanes<T>::count;
-  const T* inputs = work.panels + panel * work.num_inputs * panel_rows + lane;
-  Vector<T> sum[Count][Vectors];
+  const T* inputs = work.panels + panel * work.layout.count * panel_rows + lane;
+  Vector<T> products[Count][Vectors];
   if constexpr (Fixed)
-    fixed_products<Count, Vectors>(work, inputs, unit, sum);
+    fixed_products<Count, Vectors>(work, inputs, unit, products);
   else
-    float_products<T, Count, Vectors>(work, inputs, unit, sum);
-  const int64_t width = work.num_panels * panel_rows;
-  const T* bias = work.bias + (panel * work.bias_units + unit) * panel_rows + lane;
-  T* out = offsets + panel * panel_rows + lane;
-  Vector<T> x[Vectors] = {}, y[Vectors] = {}, z[Vectors] = {};
-  if (!first_of_block) {
-#pragma GCC unroll 3
-    for (int v = 0; v < Vectors; v++) {
-      x[v] = load(out + v * lanes);
-      y[v] = load(out + width + v * lanes);
-      z[v] = load(out + 2 * width + v * lanes);
-    }
-  }
+    float_products<T, Count, Vectors>(work, inputs, unit, products);
+  OffsetSums<T, Vectors> sums{work, panel, lane, offsets};
+  if (!first_of_block) sums.resume();
 #pragma GCC unroll 12
-  for (int i = 0; i < Count; i++) {
-    const T* w2 = work.w2 + unit + i;
-#pragma GCC unroll 3
-    for (int v = 0; v < Vectors; v++) {
-      const Vector<T> h = sum[i][v] + load(bias + i * panel_rows + v * lanes);
-      if (work.kept) store(work.kept + (unit + i) * work.kept_stride + panel * panel_rows + lane + v * lanes, h);
-      const Vector<T> g = vector_gelu(h);
-      x[v] += g * w2[0];
-      y[v] += g * w2[work.num_hidden];
-      z[v] += g * w2[2 * work.num_hidden];
-    }
-  }
-#pragma GCC unroll 3
-  for (int v = 0; v < Vectors; v++) {
-    store(out + v * lanes, x[v]);
-    store(out + width + v * lanes, y[v]);
-    store(out + 2 * width + v * lanes, z[v]);
-  }
+  for (int i = 0; i < Count; i++) sums.add(unit + i, products[i]);
+  sums.finish();
 }
 
 template <class T, bool Fixed, int Count, int Vectors>
@@ -271,9 +280,109 @@ AMT_INLINE void product_rows_of(int64_t count, const Product<T>& work, int64_t r
 
 AMT_INLINE int64_t blocks_of(int64_t count) { return (count + most_broadcast - 1) / most_broadcast; }
 
+#if defined(__AMX_TILE__)
+constexpr int64_t tile_units = 16, tile_words = 16, tile_lanes = 16;  // a tile: 16 rows of 64 bytes
+constexpr int64_t block_units = 2 * tile_units;
+
+// Shapes of the tiles for a block of `units`: products 0 to 3, weights 4 and 5, inputs 6 and 7.
+void shape_tiles(int64_t units) {
+  struct alignas(64) {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {};
+    uint8_t rows[16] = {};
+  } shapes;
+  const int64_t upper = units < tile_units ? units : tile_units, lower = units - upper;
+  const int64_t rows[] = {upper, upper, lower, lower, upper, lower, tile_words, tile_words};
+  for (int tile = 0; tile < 8; tile++) {
+    shapes.rows[tile] = static_cast<uint8_t>(rows[tile]);
+    shapes.bytes[tile] = rows[tile] > 0 ? 64 : 0;
+  }
+  _tile_loadconfig(&shapes);
+}
+
+// out [units, panel_rows]: the products of a block's units with a panel, over whole tiles of inputs. Lower: the units fill more
+// than a tile. Right: the rows do.
+template <bool Lower, bool Right>
+void tile_products(const uint16_t* w1, int64_t w1_stride, const float* inputs, int64_t blocks, float* out) {
+  _tile_zero(0);
+  if constexpr (Right) _tile_zero(1);
+  if constexpr (Lower) _tile_zero(2);
+  if constexpr (Lower && Right) _tile_zero(3);
+  for (int64_t k = 0; k < blocks; k++, w1 += 2 * tile_words, inputs += tile_words * panel_rows) {
+    _tile_loadd(4, w1, w1_stride * 2);
+    _tile_loadd(6, inputs, panel_rows * 4);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (Right) {
+      _tile_loadd(7, inputs + tile_lanes, panel_rows * 4);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (Lower) {
+      _tile_loadd(5, w1 + tile_units * w1_stride, w1_stride * 2);
+      _tile_dpbf16ps(2, 5, 6);
+      if constexpr (Right) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, out, panel_rows * 4);
+  if constexpr (Right) _tile_stored(1, out + tile_lanes, panel_rows * 4);
+  if constexpr (Lower) _tile_stored(2, out + tile_units * panel_rows, panel_rows * 4);
+  if constexpr (Lower && Right) _tile_stored(3, out + tile_units * panel_rows + tile_lanes, panel_rows * 4);
+}
+
+// A block's units from their products to the offsets, for `Vectors` vectors of a panel's rows.
+template <int Vectors>
+void finish_pairs(const Hidden<float>& work, int64_t panel, int64_t first, int64_t units, const float* products, float* offsets) {
+  constexpr int lanes = Lanes<float>::count;
+  const int64_t whole = work.layout.channels / (2 * tile_words) * (2 * tile_words), rest = work.layout.channels - whole;
+  const float* inputs = work.panels + (panel * work.layout.count + whole / 2) * panel_rows;
+  const float* relative = inputs + pair_words(rest) * panel_rows;
+  OffsetSums<float, Vectors> sums{work, panel, 0, offsets};
+  for (int64_t unit = 0; unit < units; unit++) {
+    const auto* w1 = static_cast<const bfloat16*>(work.w1) + (first + unit) * work.w1_stride + whole;
+    Vector<float> sum[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) {
+      sum[v] = load(products + unit * panel_rows + v * lanes);
+      for (int64_t c = 0; c < rest; c++) {  // a word's lower half comes first
+        const Words pair = load_words(inputs + c / 2 * panel_rows + v * lanes);
+        sum[v] += reinterpret_cast<Vector<float>>(c % 2 ? pair & -65536 : pair << 16) * widen(w1[c]);
+      }
+#pragma GCC unroll 3
+      for (int c = 0; c < 3; c++) sum[v] += load(relative + c * panel_rows + v * lanes) * widen(w1[rest + c]);
+    }
+    sums.add(first + unit, sum);
+  }
+  sums.finish();
+}
+
+void pair_blocks(const Hidden<float>& work, int64_t begin, int64_t end) {
+  alignas(64) float products[block_units * panel_rows];
+  const int64_t whole = work.layout.channels / (2 * tile_words);
+  for (int64_t block = begin; block < end; block++) {
+    const int64_t first = block * block_units, left = work.num_hidden - first, units = left < block_units ? left : block_units;
+    const auto* w1 = static_cast<const uint16_t*>(work.w1) + first * work.w1_stride;
+    float* offsets = work.offsets + block * 3 * work.num_panels * panel_rows;
+    shape_tiles(units);
+    for (int64_t panel = 0; panel < work.num_panels; panel++) {
+      const float* inputs = work.panels + panel * work.layout.count * panel_rows;
+      const bool lower = units > tile_units, right = work.rows - panel * panel_rows > tile_lanes;
+      const auto tiles = lower ? right ? tile_products<true, true> : tile_products<true, false>
+                               : right ? tile_products<false, true> : tile_products<false, false>;
+      tiles(w1, work.w1_stride, inputs, whole, products);
+      (right ? finish_pairs<2> : finish_pairs<1>)(work, panel, first, units, products, offsets);
+    }
+  }
+  _tile_release();
+}
+#endif
+
 }  // namespace
 
-int64_t refine_hidden_blocks(int64_t num_hidden) { return blocks_of(num_hidden); }
+int64_t refine_hidden_blocks([[maybe_unused]] Form form, int64_t num_hidden) {
+#if defined(__AMX_TILE__)
+  if (form == Form::pairs) return (num_hidden + block_units - 1) / block_units;
+#endif
+  return blocks_of(num_hidden);
+}
 
 template <class T, bool Fixed> static void hidden_blocks(const Hidden<T>& work, int64_t begin, int64_t end) {
   constexpr int lanes = Lanes<T>::count;
@@ -300,8 +409,12 @@ template <class T, bool Fixed> static void hidden_blocks(const Hidden<T>& work, 
 }
 
 template <class T> void refine_hidden(const Hidden<T>& work, int64_t begin, int64_t end) {
-  if constexpr (std::is_same_v<T, float>)
-    if (work.blocks) return hidden_blocks<T, true>(work, begin, end);
+  if constexpr (std::is_same_v<T, float>) {
+    if (work.layout.form == Form::fixed) return hidden_blocks<T, true>(work, begin, end);
+#if defined(__AMX_TILE__)
+    if (work.layout.form == Form::pairs) return pair_blocks(work, begin, end);
+#endif
+  }
   hidden_blocks<T, false>(work, begin, end);
 }
 template void refine_hidden(const Hidden<float>&, int64_t, int64_t);

@@ -32,7 +32,7 @@ def main() -> None:
 def _library() -> str:
     if _native._reason is not None:
         return f"off, {_native._reason}"
-    sets = ("baseline", "AVX2", "AVX-512", "AVX-512 with VNNI")
+    sets = ("baseline", "AVX2", "AVX-512", "AVX-512 with AMX")
     cuda = "with" if torch.ops.amt.built_with_cuda() else "without"
     return f"built {cuda} CUDA kernels, vector instructions here: {sets[torch.ops.amt.cpu_isa()]}"
 

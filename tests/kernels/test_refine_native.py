@@ -44,7 +44,7 @@ def test_error_rule(name, dtype):
 @dtypes
 @pytest.mark.parametrize("name", [*CASES, *LARGE])
 def test_error_rule_of_the_forward_alone(name, dtype):
-    """Without a backward to follow, bfloat16 may be multiplied in fixed point: other numbers than above, the same rule."""
+    """Without a backward to follow, bfloat16 may be multiplied in fixed point or by tiles: other numbers than above, the same rule."""
     if dtype == torch.float16 and name in OVERFLOW:
         pytest.skip("nothing of PyTorch's to compare with: see test_float16_where_pytorch_overflows")
     check_forward(native.refine, (CASES | LARGE)[name]().to("cpu", dtype))
@@ -60,6 +60,30 @@ def test_large_samples_under_small_weights_cost_the_others_nothing(large, of, we
     case.maps[0][..., channels] *= large
     case.weights[0][..., channels] *= 1 / large if weight == "small" else 0
     check_forward(native.refine, case.to("cpu", torch.bfloat16))
+
+
+@pytest.mark.parametrize("joints", [16, 17, 33])
+@pytest.mark.parametrize("hidden", [16, 17, 32, 33])
+@pytest.mark.parametrize("channels", [31, 32, 33])
+def test_error_rule_where_tiles_end(joints, hidden, channels):
+    case = make(batch=1, joints=joints, hidden=hidden, sizes=((5, 4, channels), (3, 6, channels)))
+    check_forward(native.refine, case.to("cpu", torch.bfloat16))
+
+
+def test_each_channel_meets_its_own_weight():
+    """A unit for each channel; gelu is the identity on values as large as these. bfloat16's last bit is 2^-8 of them."""
+    sizes = (45, 22)  # channels: odd, and across the end of a block
+    count = sum(sizes)
+    values = 100 + torch.randperm(count, generator=torch.Generator().manual_seed(0)).float()
+    maps = tuple(part.expand(1, 2, 2, -1).bfloat16() for part in values.split(sizes))
+    w1 = torch.eye(count, count + 3)[None].bfloat16()
+    zeros = torch.zeros(1, 1, count).bfloat16(), torch.zeros(1, 3).bfloat16()
+    joint, camera = torch.tensor([[[0.0, 0.0, 1.0]]]), torch.tensor([[[100.0, 0, 112], [0, 100, 112], [0, 0, 1]]])
+    for channel in range(count):
+        w2 = torch.zeros(1, 3, count).bfloat16()
+        w2[:, 0, channel] = 1
+        steps = native.refine(joint, camera, maps, w1, zeros[0], w2, zeros[1], (224, 224), 1.0, True)
+        assert abs(steps[0, 0, 0, 0] - values[channel]) <= 2**-10 * values[channel]
 
 
 @pytest.mark.parametrize("name", OVERFLOW)
@@ -135,7 +159,7 @@ def test_error_rule_on_other_machines(isa):
     if isa >= torch.ops.amt.cpu_isa():
         pytest.skip("this machine runs that set, or an older one, in the other tests")
     chosen = "(test_error_rule and (detached or C71 or 1x1 or J21 or behind) and (float32 or bfloat16 or float16))"
-    chosen += " or large_samples"
+    chosen += " or large_samples or own_weight"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, __file__]
     done = subprocess.run(command, env={**os.environ, "AMT_CPU_ISA": str(isa)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
