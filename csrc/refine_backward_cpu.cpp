@@ -179,7 +179,7 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
     if (coordinates || needs.maps) packed_w1.multiply(p, step, scratch.hidden.get(), rows, lanes, d_inputs);
     if (coordinates || needs.weights) {
       const Gather<T> gather{p.element, num_maps, p.channels.data(), scratch.samples.get(), scratch.relative.get(), p.stride,
-                             scratch.inputs.get(), layout_of(Form::floats, num_maps, p.channels.data()), nullptr, coordinates ? d_inputs : nullptr, scratch.dots.get()};
+                             scratch.inputs.get(), coordinates ? d_inputs : nullptr, scratch.dots.get()};
       torch::stable::parallel_for(0, rows, least_rows, [&](int64_t b, int64_t e) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
     }
     if (needs.weights) {

@@ -9,39 +9,30 @@ namespace amt::refine {
 namespace {
 
 // What a thread, or a team, takes at a time: enough that taking it costs nothing beside the work.
-constexpr int64_t piece_rows = 3, piece_groups = 4, piece_units = 16, piece_bias_rows = 8;  // groups: of 16 inputs
+constexpr int64_t piece_rows = 3, piece_groups = 4, piece_units = 16, piece_bias_groups = 2;  // groups: of 16 inputs, or units
+static_assert(piece_groups % groups_together == 0);
 
-// b1 of every step as a chunk's panels read it: [panels, hidden units, panel_rows].
-template <class T> class BiasPanels {
+// b1 of every step as a chunk's panels read it: [steps, panels, units, panel_rows].
+template <class T> class Biases {
  public:
-  explicit BiasPanels(const Problem<T>& problem)
+  explicit Biases(const Problem<T>& problem)
       : p_(problem), lanes_(std::min(p_.plan.lanes, round_up(p_.batch * p_.num_joints, panel_rows))), units_(round_up(p_.num_hidden, 16)),
-        rows_(p_.num_steps * lanes_ * units_), panels_(p_.num_steps * lanes_ * units_) {}
+        panels_(p_.num_steps * lanes_ * units_) {}
   int64_t units() const { return units_; }  // of a panel, with what fills up the last group
   const T* of(int64_t step, int64_t row) const { return panels_.get() + (step * lanes_ + row) * units_; }  // row: a panel's first
 
   void fill(Team::Member& team) const {
-    team.share(p_.num_steps * lanes_, piece_bias_rows, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
-        T* row = std::copy_n(p_.b1.get() + (i / lanes_ * p_.num_joints + i % lanes_ % p_.num_joints) * p_.num_hidden, p_.num_hidden,
-                             rows_.get() + i * units_);
-        std::fill(row, rows_.get() + (i + 1) * units_, T(0));
-      }
-    });
-    const int64_t groups = units_ / 16;
-    team.share(p_.num_steps * groups, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
-        const int64_t step = i / groups * lanes_ * units_, group = i % groups;
-        const Transpose<T> transpose{rows_.get() + step, lanes_, units_, units_, panels_.get() + step};
-        AMT_SIMD(refine_transpose<T>)(transpose, group, group + 1);
-      }
-    });
+    for (int64_t step = 0; step < p_.num_steps; step++) {
+      const BiasPanels<T> work{p_.b1.get() + step * p_.num_joints * p_.num_hidden, p_.num_joints, p_.num_hidden, lanes_, units_,
+                               panels_.get() + step * lanes_ * units_};
+      team.share(units_ / 16, piece_bias_groups, [&](int64_t b, int64_t e) { AMT_SIMD(refine_bias_panels<T>)(work, b, e); });
+    }
   }
 
  private:
   const Problem<T>& p_;
   int64_t lanes_, units_;
-  Buffer<T> rows_, panels_;
+  Buffer<T> panels_;
 };
 
 // How a row's inputs lie (refine_cpu.h), and bfloat16 weights w1 to match where that form is not floats. Where a backward follows
@@ -92,23 +83,20 @@ class NarrowWeights {
 
 template <class T> struct Scratch {
   Buffer<Sample<T>> samples;
-  Buffer<T> relative, inputs, panels, offsets;
+  Buffer<T> panels, offsets;
 
   Scratch(const Problem<T>& p, const Layout& layout)
-      : samples(block_rows(p) * p.num_maps()), relative(block_rows(p) * 3), inputs(block_rows(p) * stride_of(layout)),
-        panels(block_rows(p) * stride_of(layout)),
+      : samples(block_rows(p) * p.num_maps()), panels(block_rows(p) * layout.count),
         offsets(AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden) * 3 * block_rows(p)) {}
 
-  static int64_t stride_of(const Layout& layout) { return round_up(layout.count, 16); }  // of a row of inputs
   static int64_t block_rows(const Problem<T>& p) { return std::min(p.plan.lanes, most_panels * panel_rows); }
 };
 
 template <class T>
-void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chunk, const BiasPanels<T>& bias, T* steps, T* kept,
+void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chunk, const Biases<T>& bias, T* steps, T* kept,
                   const Scratch<T>& scratch, Team::Member& team) {
   const Layout& layout = narrow.layout();
   const bool floats = layout.form == Form::floats;
-  const int64_t stride = scratch.stride_of(layout);
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints;
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden);
@@ -121,23 +109,26 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
     }
     for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
       const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
-      const Gather<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get(), scratch.relative.get(), stride,
-                             scratch.inputs.get(), layout, narrow.gains(step), nullptr, nullptr};
+      const GatherPanels<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get(), layout, narrow.gains(step),
+                                   count, scratch.panels.get()};
       team.share(width, piece_rows, [&](int64_t b, int64_t e) {
-        const int64_t filled = std::min(e, count);
-        for (int64_t i = b; i < filled; i++) {
+        for (int64_t i = b; i < e; i++) {
+          T* relatives = gather.at(i, layout.count - 3);
+          if (i >= count) {
+            for (int c = 0; c < 3; c++) relatives[c * panel_rows] = 0;
+            continue;
+          }
           const int64_t row = begin + i, image = first + row / p.num_joints;
           const T* wrist = p.entering(steps, image, step);
           const T* joint = wrist + row % p.num_joints * 3;
           const Pixel<T> pixel = project(joint, p.intrinsics + image * 9);
           for (int m = 0; m < p.num_maps(); m++) p.locate_sample(pixel, image, m, &scratch.samples[i * p.num_maps() + m]);
-          for (int c = 0; c < 3; c++) scratch.relative[i * 3 + c] = relative(joint[c], wrist[c]);
+          for (int c = 0; c < 3; c++) relatives[c * panel_rows] = relative(joint[c], wrist[c]);
         }
-        AMT_SIMD(refine_gather<T>)(gather, b, filled);
-        if (e > filled) std::fill(scratch.inputs.get() + std::max(b, filled) * stride, scratch.inputs.get() + e * stride, T(0));
       });
-      const Transpose<T> transpose{scratch.inputs.get(), width, stride, layout.count, scratch.panels.get()};
-      team.share(stride / 16, piece_groups, [&](int64_t b, int64_t e) { AMT_SIMD(refine_transpose<T>)(transpose, b, e); });
+      team.share(round_up(layout.sampled, 16) / 16, piece_groups, [&](int64_t b, int64_t e) {
+        AMT_SIMD(refine_gather_panels<T>)(gather, b, e);
+      });
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
       const Hidden<T> hidden{layout, scratch.panels.get(), width / panel_rows, count, p.num_hidden,
                              floats ? p.w1.get() + step * p.w1_step : narrow.of(step), floats ? p.w1_row : narrow.row(),
@@ -177,7 +168,7 @@ template <class Run> void with_team(int64_t most, const Run& run) {
 }
 
 template <class T> void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* kept) {
-  const BiasPanels<T> bias(p);
+  const Biases<T> bias(p);
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(narrow.layout().form, p.num_hidden);
   const auto chunks = [&](int64_t begin, int64_t end, const Scratch<T>& scratch, Team::Member& team) {
     for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, team);

@@ -27,7 +27,8 @@ struct Layout {
   Form form;
   int64_t channels;  // of all maps
   int64_t blocks;    // of a row, if in fixed point
-  int64_t count;     // of a row's inputs: words and floats, or T
+  int64_t sampled;   // of a row's inputs (words and floats, or T): these come from samples,
+  int64_t count;     // then powers of two, then the relative coordinates
 };
 
 constexpr int64_t pair_words(int64_t channels) { return (channels + 1) / 2; }
@@ -49,13 +50,14 @@ constexpr int fixed_input_bits = 13, fixed_weight_bits = 12;
 constexpr int64_t fixed_blocks(int64_t channels) { return (channels + fixed_channels - 1) / fixed_channels; }
 
 inline Layout layout_of(Form form, int num_maps, const int64_t* channels) {
-  Layout layout{form, 0, 0, 3};
+  Layout layout{form, 0, 0, 0, 0};
   for (int m = 0; m < num_maps; m++) {
     layout.channels += channels[m];
-    layout.blocks += fixed_blocks(channels[m]);
+    if (form == Form::fixed) layout.blocks += fixed_blocks(channels[m]);
   }
-  layout.count += form == Form::fixed ? layout.blocks * (fixed_words + 1)
-                  : form == Form::pairs ? pair_words(layout.channels) : layout.channels;
+  layout.sampled = form == Form::fixed ? layout.blocks * fixed_words
+                   : form == Form::pairs ? pair_words(layout.channels) : layout.channels;
+  layout.count = layout.sampled + layout.blocks + 3;
   return layout;
 }
 
@@ -65,7 +67,33 @@ template <class T> struct Sample {
   T weight[4];
 };
 
-// Reads the taps of rows [begin, end): writes the MLP's inputs, and with `gradient` the taps' products with it.
+// The inputs that samples fill, as the hidden layer reads them. Works on ranges of groups of 16 inputs, in fixed point of whole
+// blocks: groups_together at a time do.
+constexpr int64_t groups_together = fixed_words / 16;
+template <class T> struct GatherPanels {
+  Element element;
+  int num_maps;
+  const int64_t* channels;   // [num_maps]
+  const Sample<T>* samples;  // [rows, num_maps]
+  Layout layout;             // of a row
+  const float* gains;        // [layout.blocks, fixed_channels], in fixed point
+  int64_t rows;
+  T* panels;                 // [panels, layout.count, panel_rows]; 0 for the rows that fill up the last
+
+  T* at(int64_t row, int64_t input) const {
+    return panels + (row / panel_rows * layout.count + input) * panel_rows + row % panel_rows;
+  }
+  T* power_of_two(int64_t row, int64_t input) const { return at(row, layout.sampled + input / fixed_words); }  // of its block
+};
+
+// b1 as the hidden layer reads it. Works on ranges of groups of 16 hidden units.
+template <class T> struct BiasPanels {
+  const T* b1;  // [num_joints, num_hidden]
+  int64_t num_joints, num_hidden, lanes, units;  // units: num_hidden rounded up to whole groups
+  T* panels;    // [lanes / panel_rows, units, panel_rows]
+};
+
+// Reads the taps of rows [begin, end): writes the MLP's inputs in floats, and with `gradient` the taps' products with it.
 template <class T> struct Gather {
   Element element;
   int num_maps;
@@ -73,9 +101,7 @@ template <class T> struct Gather {
   const Sample<T>* samples; // [rows, num_maps]
   const T* relative;        // [rows, 3]
   int64_t stride;           // of a row of inputs, gradient
-  T* inputs;                // [rows, stride]: samples of every map, relative, zeros, in floats
-  Layout layout;            // of a row of inputs; where its form is not floats they are as above
-  const float* gains;       // [blocks, fixed_channels], of inputs in fixed point
+  T* inputs;                // [rows, stride]: samples of every map, relative, zeros
   const T* gradient;        // [rows, stride] or null
   T* dots;                  // [rows, num_maps, 4] or null
 };
@@ -89,13 +115,6 @@ struct FixWeights {
   int64_t blocks, stride;   // stride: of a unit's weights
   float* out;               // [steps, units, stride]
   float* gains;             // [steps, blocks, fixed_channels]
-};
-
-// Inputs [rows, stride], whole panels of rows, to [panels, num_inputs, panel_rows]. Works on ranges of 16 inputs.
-template <class T> struct Transpose {
-  const T* inputs;
-  int64_t rows, stride, num_inputs;
-  T* panels;
 };
 
 // The hidden layer of some panels, and each block of hidden units' share of the offsets. Works on ranges of blocks.
@@ -162,7 +181,8 @@ inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1)
 AMT_DECLARE_SIMD(
   template <class T> void refine_gather(const refine::Gather<T>&, int64_t begin, int64_t end);
   bool refine_fix_weights(const refine::FixWeights&, int64_t begin, int64_t end);
-  template <class T> void refine_transpose(const refine::Transpose<T>&, int64_t begin, int64_t end);
+  template <class T> void refine_gather_panels(const refine::GatherPanels<T>&, int64_t begin, int64_t end);
+  template <class T> void refine_bias_panels(const refine::BiasPanels<T>&, int64_t begin, int64_t end);
   template <class T> void refine_scatter(const refine::Scatter<T>&);
   int64_t refine_hidden_blocks(refine::Form, int64_t num_hidden);
   template <class T> void refine_hidden(const refine::Hidden<T>&, int64_t begin, int64_t end);

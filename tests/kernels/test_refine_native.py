@@ -44,7 +44,7 @@ def test_error_rule(name, dtype):
 @dtypes
 @pytest.mark.parametrize("name", [*CASES, *LARGE])
 def test_error_rule_of_the_forward_alone(name, dtype):
-    """Without a backward to follow, bfloat16 may be multiplied in fixed point or by tiles: other numbers than above, the same rule."""
+    """bfloat16 is multiplied in fixed point or by tiles where no backward follows: other numbers than above, the same rule."""
     if dtype == torch.float16 and name in OVERFLOW:
         pytest.skip("nothing of PyTorch's to compare with: see test_float16_where_pytorch_overflows")
     check_forward(native.refine, (CASES | LARGE)[name]().to("cpu", dtype))
