@@ -11,6 +11,8 @@ namespace {
 // What a thread, or a team, takes at a time: enough that taking it costs nothing beside the work.
 constexpr int64_t piece_rows = 3, piece_groups = 4, piece_units = 16, piece_bias_groups = 2;  // groups: of 16 inputs, or units
 static_assert(piece_groups % groups_together == 0);
+// Products for each thread below which one less is faster.
+constexpr int64_t least_products = 1 << 20, least_pair_products = 1 << 21;
 
 // b1 of every step as a chunk's panels read it: [steps, panels, units, panel_rows].
 template <class T> class Biases {
@@ -22,11 +24,15 @@ template <class T> class Biases {
   const T* of(int64_t step, int64_t row) const { return panels_.get() + (step * lanes_ + row) * units_; }  // row: a panel's first
 
   void fill(Team::Member& team) const {
-    for (int64_t step = 0; step < p_.num_steps; step++) {
-      const BiasPanels<T> work{p_.b1.get() + step * p_.num_joints * p_.num_hidden, p_.num_joints, p_.num_hidden, lanes_, units_,
-                               panels_.get() + step * lanes_ * units_};
-      team.share(units_ / 16, piece_bias_groups, [&](int64_t b, int64_t e) { AMT_SIMD(refine_bias_panels<T>)(work, b, e); });
-    }
+    const int64_t groups = units_ / 16;
+    team.share(p_.num_steps * groups, piece_bias_groups, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t step = i / groups, group = i % groups;
+        const BiasPanels<T> work{p_.b1.get() + step * p_.num_joints * p_.num_hidden, p_.num_joints, p_.num_hidden, lanes_, units_,
+                                 panels_.get() + step * lanes_ * units_};
+        AMT_SIMD(refine_bias_panels<T>)(work, group, group + 1);
+      }
+    });
   }
 
  private:
@@ -85,11 +91,16 @@ template <class T> struct Scratch {
   Buffer<Sample<T>> samples;
   Buffer<T> panels, offsets;
 
-  Scratch(const Problem<T>& p, const Layout& layout)
-      : samples(block_rows(p) * p.num_maps()), panels(block_rows(p) * layout.count),
-        offsets(AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden) * 3 * block_rows(p)) {}
+  Scratch(const Problem<T>& p, const Layout& layout, bool used) : Scratch(p, layout, used ? block_rows(p) : 0) {}
 
-  static int64_t block_rows(const Problem<T>& p) { return std::min(p.plan.lanes, most_panels * panel_rows); }
+ private:
+  Scratch(const Problem<T>& p, const Layout& layout, int64_t rows)
+      : samples(rows * p.num_maps()), panels(rows * layout.count),
+        offsets(AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden) * 3 * rows) {}
+
+  static int64_t block_rows(const Problem<T>& p) {
+    return std::min({p.plan.lanes, most_panels * panel_rows, round_up(p.batch * p.num_joints, panel_rows)});
+  }
 };
 
 template <class T>
@@ -153,14 +164,13 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
   }
 }
 
-// run(member) by the threads that there are, at most `most`, as one team.
-template <class Run> void with_team(int64_t most, const Run& run) {
-  const int64_t members = std::min<int64_t>(most, torch::stable::get_num_threads());
+// run(member) by `members` threads as one team.
+template <class Run> void with_team(int64_t members, const Run& run) {
   if (members <= 1) {
     Team::Member alone;
     return run(alone);
   }
-  Team team;
+  Team team(members);
   torch::stable::parallel_for(0, members, 1, [&](int64_t, int64_t) {
     Team::Member member(team);
     run(member);
@@ -168,24 +178,27 @@ template <class Run> void with_team(int64_t most, const Run& run) {
 }
 
 template <class T> void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* kept) {
+  const Layout& layout = narrow.layout();
   const Biases<T> bias(p);
-  const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(narrow.layout().form, p.num_hidden);
+  const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden);
+  const int64_t products = p.num_steps * p.batch * p.num_joints * p.num_hidden * p.num_inputs;
+  const int64_t worth_it = products / (layout.form == Form::pairs ? least_pair_products : least_products);
+  const int64_t members = std::clamp<int64_t>(worth_it, 1, std::min<int64_t>(torch::stable::get_num_threads(), std::max(blocks, p.plan.chunks)));
   const auto chunks = [&](int64_t begin, int64_t end, const Scratch<T>& scratch, Team::Member& team) {
     for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, team);
   };
-  if (p.plan.chunks < 4 * static_cast<int64_t>(torch::stable::get_num_threads())) {  // few images: the threads share each chunk
-    const Scratch<T> scratch(p, narrow.layout());
-    with_team(blocks, [&](Team::Member& team) {
-      bias.fill(team);
-      chunks(0, p.plan.chunks, scratch, team);
-    });
-  } else {
-    with_team(blocks, [&](Team::Member& team) { bias.fill(team); });
-    torch::stable::parallel_for(0, p.plan.chunks, 1, [&](int64_t begin, int64_t end) {
+  // each its own chunks as long as there is one for every member; those that are left by all together, if they are few
+  const int64_t left = p.plan.chunks % members, shared = 2 * left <= members ? left : 0, own = p.plan.chunks - shared;
+  const Scratch<T> of_all(p, layout, shared > 0);
+  with_team(members, [&](Team::Member& team) {
+    bias.fill(team);
+    const Scratch<T> scratch(p, layout, own > 0);
+    team.share(own, 1, [&](int64_t begin, int64_t end) {
       Team::Member alone;
-      chunks(begin, end, Scratch<T>(p, narrow.layout()), alone);
+      chunks(begin, end, scratch, alone);
     });
-  }
+    chunks(own, p.plan.chunks, of_all, team);
+  });
 }
 
 std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1, Tensor w2,

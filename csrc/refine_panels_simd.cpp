@@ -260,11 +260,14 @@ template <> void refine_gather_panels(const GatherPanels<double>& work, int64_t 
 template <class T> void refine_bias_panels(const BiasPanels<T>& work, int64_t begin, int64_t end) {
   alignas(64) T square[16 * 16];
   for (int64_t unit = begin * 16; unit < end * 16; unit += 16) {
-    const int64_t left = work.num_hidden - unit, count = left < 16 ? left : 16;
+    const int64_t left = work.num_hidden - unit;
     for (int64_t row = 0; row < work.lanes; row += 16) {
       for (int64_t i = 0; i < 16; i++) {
         const T* from = work.b1 + (row + i) % work.num_joints * work.num_hidden + unit;
-        for (int64_t c = 0; c < 16; c++) square[i * 16 + c] = c < count ? from[c] : T(0);
+        if (left >= 16)
+          std::memcpy(square + i * 16, from, 16 * sizeof(T));
+        else
+          for (int64_t c = 0; c < 16; c++) square[i * 16 + c] = c < left ? from[c] : T(0);
       }
       turn(square, 16, work.panels + (row / panel_rows * work.units + unit) * panel_rows + row % panel_rows, panel_rows);
     }

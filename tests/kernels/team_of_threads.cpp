@@ -18,6 +18,8 @@ std::vector<std::vector<int64_t>> run(int64_t members, int64_t grain, bool late,
   const auto work = [&](amt::Team::Member& member) {
     for (int64_t p = 0; p < phases; p++)
       member.share(count, grain, [&](int64_t begin, int64_t end) {
+        // a piece that begins or ends elsewhere than at a multiple of the grain counts as taken twice
+        if (begin % grain || (end % grain && end != count)) (*taken)[p][begin]++;
         for (int64_t i = begin; i < end; i++) {
           (*taken)[p][i]++;
           values[p + 1][i] = (values[p][(i + 1) % count] * 31 + values[p][(i + count - 1) % count] * 17 + p) % 1000003;
@@ -29,7 +31,7 @@ std::vector<std::vector<int64_t>> run(int64_t members, int64_t grain, bool late,
     work(alone);
     return values;
   }
-  amt::Team team;
+  amt::Team team(members);
   std::vector<std::thread> threads;
   for (int64_t t = 0; t < members; t++)
     threads.emplace_back([&, t] {

@@ -44,8 +44,9 @@ def refine(
     Sampling is bilinear with ``align_corners=False`` and zeros outside. A joint at z <= 1 mm, or whose projection is not
     finite, samples zeros and sends no gradient through its projection.
 
-    Sums are in float32 at least. bfloat16 maps and weights may be multiplied otherwise where no backward follows, on the CPU in
-    fixed point: the results then differ from those of a forward with a graph, by less than rounding the samples would.
+    Sums are in float32 at least. Where no backward follows, the CPU may multiply bfloat16 maps and weights otherwise, by matrix
+    tiles or in fixed point: the results then differ from those of a forward with a graph, by no more than samples rounded to
+    bfloat16 make.
 
     Args:
         joints: float32 or float64 [B, J, 3], metres, camera frame; joint 0 is the wrist.
