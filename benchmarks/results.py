@@ -19,18 +19,26 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 SCHEMA = 1
+# flags of /proc/cpuinfo, the widest first
+INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def machine_name(device: torch.device) -> str:
-    """The card's name, or the processor's with the number of threads that PyTorch uses."""
+    """The card's name, or the processor's, its widest instructions (a hypervisor may hide the model) and the threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{model or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+    def first(key: str) -> str:
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+
+    flags = first("flags").split()
+    widest = next((f" with {name}" for flag, name in INSTRUCTIONS.items() if flag in flags), "")
+    model = first("model name") or platform.processor() or platform.machine()
+    return f"{model}{widest}, {torch.get_num_threads()} threads"
 
 
 def slug(name: str) -> str:

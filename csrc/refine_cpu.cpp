@@ -41,8 +41,8 @@ template <class T> class Biases {
   Buffer<T> panels_;
 };
 
-// How a row's inputs lie (refine_cpu.h), and bfloat16 weights w1 to match where that form is not floats. Where a backward follows
-// it is: rounded samples can move a joint across a cell's border, where the gradient jumps.
+// How a row's inputs lie (refine_cpu.h), and bfloat16 weights w1 to match where that form is not floats. It is floats where a
+// backward follows: rounded samples can move a joint across a cell's border, where the gradient jumps.
 class NarrowWeights {
  public:
   NarrowWeights(const std::vector<Tensor>& maps, const Tensor& w1, bool backward) {
@@ -183,12 +183,14 @@ template <class T> void refine_all(const Problem<T>& p, const NarrowWeights& nar
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden);
   const int64_t products = p.num_steps * p.batch * p.num_joints * p.num_hidden * p.num_inputs;
   const int64_t worth_it = products / (layout.form == Form::pairs ? least_pair_products : least_products);
-  const int64_t members = std::clamp<int64_t>(worth_it, 1, std::min<int64_t>(torch::stable::get_num_threads(), std::max(blocks, p.plan.chunks)));
+  const int64_t busy = std::max(blocks, p.plan.chunks);  // members that would find anything to do
+  const int64_t members = std::clamp<int64_t>(worth_it, 1, std::min<int64_t>(torch::stable::get_num_threads(), busy));
   const auto chunks = [&](int64_t begin, int64_t end, const Scratch<T>& scratch, Team::Member& team) {
     for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, team);
   };
-  // each its own chunks as long as there is one for every member; those that are left by all together, if they are few
-  const int64_t left = p.plan.chunks % members, shared = 2 * left <= members ? left : 0, own = p.plan.chunks - shared;
+  // Each its own chunks as long as there is one for every member. One or two that are left by all together: their threads wait
+  // for each other and for lines that another has written, so that a team is no faster than two or three threads alone.
+  const int64_t left = p.plan.chunks % members, shared = left <= 2 && 2 * left <= members ? left : 0, own = p.plan.chunks - shared;
   const Scratch<T> of_all(p, layout, shared > 0);
   with_team(members, [&](Team::Member& team) {
     bias.fill(team);
