@@ -98,11 +98,6 @@ AMT_INLINE void float_products(const Hidden<T>& work, const T* inputs, int64_t u
   }
 }
 
-// A vector of words, each of two 16-bit integers.
-typedef int32_t Words __attribute__((vector_size(refine_vector_bytes)));
-
-AMT_INLINE Words load_words(const float* from) { return reinterpret_cast<Words>(load(from)); }
-
 AMT_INLINE Words broadcast_word(const float* from) {
   int32_t word;
   std::memcpy(&word, from, sizeof word);

@@ -118,7 +118,35 @@ template <int bits> AMT_INLINE float fix_block(float* values, int64_t count, flo
 
 constexpr int64_t slice_inputs = 256, slice_stride = slice_inputs + 16;  // of 16 rows that are turned while they lie in the cache
 
-constexpr int64_t rows_ahead = 2;  // whose taps are asked for while a row's are read
+constexpr int64_t rows_ahead = 8;  // whose taps are asked for while a row's are read
+
+#if defined(__AVX512BF16__)
+// gather_map from bfloat16 to bfloat16, the same sums: whole lines at a time, channels of even and of odd place apart until they
+// are rounded.
+AMT_INLINE void gather_pairs(const Sample<float>& sample, const Sample<float>* ahead, int64_t first, int64_t count, bfloat16* out) {
+  typedef uint16_t Halves __attribute__((vector_size(refine_vector_bytes)));
+  const bfloat16* taps[4];
+  for (int t = 0; t < 4; t++) taps[t] = static_cast<const bfloat16*>(sample.tap[t]) + first;
+  int64_t c = 0;
+  for (; c + 32 <= count; c += 32) {
+    if (ahead)
+      for (int t = 0; t < 4; t++) __builtin_prefetch(static_cast<const bfloat16*>(ahead->tap[t]) + first + c, 0, 2);
+    Words words[4];
+    for (int t = 0; t < 4; t++) words[t] = load_words(reinterpret_cast<const float*>(taps[t] + c));
+    const auto sum = [&](auto part) __attribute__((always_inline)) {
+      return part(words[0]) * sample.weight[0] + part(words[1]) * sample.weight[1] + part(words[2]) * sample.weight[2] +
+             part(words[3]) * sample.weight[3];
+    };
+    const Vector<float> even = sum([](Words w) { return reinterpret_cast<Vector<float>>(w << 16); });
+    const Vector<float> odd = sum([](Words w) { return reinterpret_cast<Vector<float>>(w & -65536); });
+    const Halves apart = reinterpret_cast<Halves>(_mm512_cvtne2ps_pbh(odd, even));
+    const Halves paired = __builtin_shufflevector(apart, apart, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25,
+                                                  10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    _mm512_storeu_si512(out + c, reinterpret_cast<__m512i>(paired));
+  }
+  if (c < count) gather_map<bfloat16, float, false>(sample, nullptr, first + c, count - c, out + c, nullptr, nullptr);
+}
+#endif
 
 // Inputs [first, last) of one row.
 template <Form form, class M, class T>
@@ -134,6 +162,12 @@ AMT_INLINE void gather_slice(const GatherPanels<T>& work, int64_t row, int64_t f
     if (from >= end) continue;
     const Sample<T>* sample = work.samples + row * work.num_maps + m;
     const Sample<T>* later = row + rows_ahead < work.rows ? sample + rows_ahead * work.num_maps : nullptr;
+#if defined(__AVX512BF16__)
+    if constexpr (form == Form::pairs) {
+      gather_pairs(*sample, later, from, end - from, to + (begin + from - first));
+      continue;
+    }
+#endif
     gather_map<M, T, false>(*sample, later, from, end - from, to + (begin + from - first), nullptr, nullptr);
   }
 }

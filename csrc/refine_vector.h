@@ -36,6 +36,10 @@ template <class T> AMT_INLINE Vector<T> load(const T* from) { return *reinterpre
 template <class T> AMT_INLINE void store(T* to, Vector<T> value) { *reinterpret_cast<typename Lanes<T>::unaligned*>(to) = value; }
 template <class T> AMT_INLINE Vector<T> broadcast(T value) { return value - Vector<T>{}; }
 
+// A vector of words, each of two 16-bit numbers.
+typedef int32_t Words __attribute__((vector_size(refine_vector_bytes)));
+AMT_INLINE Words load_words(const float* from) { return reinterpret_cast<Words>(load(from)); }
+
 AMT_INLINE float widen(bfloat16 value) {
   const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
   float out;
