@@ -1,5 +1,6 @@
 // refine on the CPU: schema of the native ops, checks, and the order of the work; the arithmetic is in refine_*_simd.cpp.
 #include <atomic>
+#include <cstring>
 
 #include "refine_problem.h"
 #include "team.h"
@@ -45,7 +46,7 @@ template <class T> class Biases {
 // backward follows: rounded samples can move a joint across a cell's border, where the gradient jumps.
 class NarrowWeights {
  public:
-  NarrowWeights(const std::vector<Tensor>& maps, const Tensor& w1, bool backward) {
+  NarrowWeights(const std::vector<Tensor>& maps, const Tensor& w1, bool backward, int64_t chunks) {
     for (const Tensor& map : maps) channels_.push_back(map.size(3));
     const bool narrow = !backward && maps[0].scalar_type() == ScalarType::BFloat16 && w1.scalar_type() == ScalarType::BFloat16;
     layout_ = layout_of(narrow && has_tiles() ? Form::pairs : narrow && fast_int16() ? Form::fixed : Form::floats);
@@ -54,20 +55,45 @@ class NarrowWeights {
     step_ = w1.stride(0) * 2;
     row_ = w1.stride(1);
     if (layout_.form == Form::fixed && !fix(w1)) layout_ = layout_of(Form::floats);
+    if (layout_.form == Form::pairs && chunks >= chunks_worth_tiles) copy_tiles(w1);
   }
   const Layout& layout() const { return layout_; }
   const void* of(int64_t step) const { return static_cast<const char*>(data_) + step * step_; }
   int64_t row() const { return row_; }  // from one unit's to the next
+  const uint16_t* tiles(int64_t step) const { return tiles_.get() ? tiles_.get() + step * tiles_step_ : nullptr; }
   const float* gains(int64_t step) const { return gains_.get() + step * gains_step_; }
 
  private:
+  static constexpr int64_t chunks_worth_tiles = 8;
+
   std::vector<int64_t> channels_;
   Layout layout_;
   const void* data_ = nullptr;
-  int64_t step_ = 0, row_ = 0, gains_step_ = 0;  // step_: in bytes
+  int64_t step_ = 0, row_ = 0, gains_step_ = 0, tiles_step_ = 0;  // step_: in bytes
   Buffer<float> fixed_, gains_;
+  Buffer<uint16_t> tiles_;
 
   Layout layout_of(Form form) const { return refine::layout_of(form, static_cast<int>(channels_.size()), channels_.data()); }
+
+  // Tiles as they are read, each in lines of its own: strided rows cost the matrix unit half its time.
+  void copy_tiles(const Tensor& w1) {
+    const int64_t hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
+    const int64_t blocks = (hidden + block_units - 1) / block_units, tiles = layout_.channels / (2 * tile_words);
+    const int64_t of_block = tiles * 2 * tile_weights;
+    tiles_ = Buffer<uint16_t>(copies * blocks * of_block);
+    tiles_step_ = copies == 1 ? 0 : blocks * of_block;
+    const auto* weights = static_cast<const uint16_t*>(w1.const_data_ptr());
+    torch::stable::parallel_for(0, copies * blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t step = i / blocks, first = i % blocks * block_units;
+        for (int64_t unit = first; unit < std::min(first + block_units, hidden); unit++) {
+          const uint16_t* from = weights + step * w1.stride(0) + unit * w1.stride(1);
+          uint16_t* to = tiles_.get() + i * of_block + (unit - first) * 2 * tile_words;
+          for (int64_t k = 0; k < tiles; k++) std::memcpy(to + k * 2 * tile_weights, from + k * 2 * tile_words, 2 * tile_words * sizeof *to);
+        }
+      }
+    });
+  }
 
   bool fix(const Tensor& w1) {  // false where a weight is not finite
     const int64_t blocks = layout_.blocks, hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
@@ -89,13 +115,14 @@ class NarrowWeights {
 
 template <class T> struct Scratch {
   Buffer<Sample<T>> samples;
-  Buffer<T> panels, offsets;
+  Buffer<T> panels, products, offsets;
 
   Scratch(const Problem<T>& p, const Layout& layout, bool used) : Scratch(p, layout, used ? block_rows(p) : 0) {}
 
  private:
   Scratch(const Problem<T>& p, const Layout& layout, int64_t rows)
       : samples(rows * p.num_maps()), panels(rows * layout.count),
+        products(layout.form == Form::pairs ? round_up(p.num_hidden, block_units) * rows : 0),
         offsets(AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden) * 3 * rows) {}
 
   static int64_t block_rows(const Problem<T>& p) {
@@ -143,7 +170,7 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
       const Hidden<T> hidden{layout, scratch.panels.get(), width / panel_rows, count, p.num_hidden,
                              floats ? p.w1.get() + step * p.w1_step : narrow.of(step), floats ? p.w1_row : narrow.row(),
-                             bias.of(step, begin), bias.units(), p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes,
+                             narrow.tiles(step), scratch.products.get(), bias.of(step, begin), bias.units(), p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes,
                              scratch.offsets.get()};
       team.share(blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
@@ -213,7 +240,7 @@ std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vec
   Tensor kept = amt::empty<1>({keep && !nothing ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0}, joints.scalar_type(), joints);
   if (nothing) return {steps, kept};
   const auto run = [&]<class T>(T) {
-    const NarrowWeights narrow(maps, w1, keep);
+    const NarrowWeights narrow(maps, w1, keep, plan.chunks);
     const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size,
                              narrow.layout().form == Form::floats);
     refine_all(problem, narrow, static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);

@@ -32,6 +32,8 @@ struct Layout {
 };
 
 constexpr int64_t pair_words(int64_t channels) { return (channels + 1) / 2; }
+// A tile of weights: units x words of two channels. A block of hidden units has two.
+constexpr int64_t tile_units = 16, tile_words = 16, tile_weights = tile_units * tile_words * 2, block_units = 2 * tile_units;
 
 // A row's inputs, and a unit's weights, in fixed point are blocks of fixed_channels values of one map, the last filled up with
 // zeros:
@@ -124,6 +126,8 @@ template <class T> struct Hidden {
   int64_t num_panels, rows, num_hidden;  // rows: of the panels, without what fills up the last
   const void* w1;       // [num_hidden, layout.count], rows w1_stride apart; pairs: bfloat16 [num_hidden, channels + 3]
   int64_t w1_stride;
+  const uint16_t* w1_tiles;  // pairs: [blocks, tiles of channels, 2, tile_units, 2 * tile_words], or null: read from w1
+  T* products;          // pairs: scratch [blocks, num_panels, block_units, panel_rows]
   const T* bias;        // [num_panels, bias_units, panel_rows]: b1 of each panel's rows
   int64_t bias_units;
   const T* w2;          // [3, num_hidden]

@@ -276,8 +276,8 @@ AMT_INLINE void product_rows_of(int64_t count, const Product<T>& work, int64_t r
 AMT_INLINE int64_t blocks_of(int64_t count) { return (count + most_broadcast - 1) / most_broadcast; }
 
 #if defined(__AMX_TILE__)
-constexpr int64_t tile_units = 16, tile_words = 16, tile_lanes = 16;  // a tile: 16 rows of 64 bytes
-constexpr int64_t block_units = 2 * tile_units;
+constexpr int64_t tile_lanes = 16;                 // rows of a tile of inputs
+constexpr int64_t tiles_together = 8;              // of a row's inputs: with them a panel's and a block's lie in the cache together
 
 // Shapes of the tiles for a block of `units`: products 0 to 3, weights 4 and 5, inputs 6 and 7.
 void shape_tiles(int64_t units) {
@@ -292,35 +292,51 @@ void shape_tiles(int64_t units) {
     shapes.rows[tile] = static_cast<uint8_t>(rows[tile]);
     shapes.bytes[tile] = rows[tile] > 0 ? 64 : 0;
   }
+  __asm__ volatile("" ::"r"(&shapes) : "memory");  // gcc's header tells the compiler of eight of the 64 bytes only
   _tile_loadconfig(&shapes);
 }
 
-// out [units, panel_rows]: the products of a block's units with a panel, over whole tiles of inputs. Lower: the units fill more
-// than a tile. Right: the rows do.
+// Where a block's tiles of weights lie.
+struct TilesOfWeights {
+  const char* first;
+  int64_t row, lower, next;  // bytes from a row to the next, from the upper tile to the lower, from both to the next inputs' two
+};
+
+// The products of a block's units with a panel over `count` tiles of inputs: into out [units, panel_rows] where they are the first,
+// else added to it. Lower: the units fill more than a tile. Right: the rows do.
 template <bool Lower, bool Right>
-void tile_products(const uint16_t* w1, int64_t w1_stride, const float* inputs, int64_t blocks, float* out) {
-  _tile_zero(0);
-  if constexpr (Right) _tile_zero(1);
-  if constexpr (Lower) _tile_zero(2);
-  if constexpr (Lower && Right) _tile_zero(3);
-  for (int64_t k = 0; k < blocks; k++, w1 += 2 * tile_words, inputs += tile_words * panel_rows) {
-    _tile_loadd(4, w1, w1_stride * 2);
-    _tile_loadd(6, inputs, panel_rows * 4);
+void tile_products(TilesOfWeights w1, const float* inputs, int64_t count, bool are_first, float* out) {
+  float *const right = out + tile_lanes, *const lower = out + tile_units * panel_rows, *const lower_right = lower + tile_lanes;
+  constexpr int64_t stride = panel_rows * sizeof(float);
+  if (are_first) {
+    _tile_zero(0);
+    if constexpr (Right) _tile_zero(1);
+    if constexpr (Lower) _tile_zero(2);
+    if constexpr (Lower && Right) _tile_zero(3);
+  } else {
+    _tile_loadd(0, out, stride);
+    if constexpr (Right) _tile_loadd(1, right, stride);
+    if constexpr (Lower) _tile_loadd(2, lower, stride);
+    if constexpr (Lower && Right) _tile_loadd(3, lower_right, stride);
+  }
+  for (int64_t k = 0; k < count; k++, w1.first += w1.next, inputs += tile_words * panel_rows) {
+    _tile_loadd(4, w1.first, w1.row);
+    _tile_loadd(6, inputs, stride);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (Right) {
-      _tile_loadd(7, inputs + tile_lanes, panel_rows * 4);
+      _tile_loadd(7, inputs + tile_lanes, stride);
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (Lower) {
-      _tile_loadd(5, w1 + tile_units * w1_stride, w1_stride * 2);
+      _tile_loadd(5, w1.first + w1.lower, w1.row);
       _tile_dpbf16ps(2, 5, 6);
       if constexpr (Right) _tile_dpbf16ps(3, 5, 7);
     }
   }
-  _tile_stored(0, out, panel_rows * 4);
-  if constexpr (Right) _tile_stored(1, out + tile_lanes, panel_rows * 4);
-  if constexpr (Lower) _tile_stored(2, out + tile_units * panel_rows, panel_rows * 4);
-  if constexpr (Lower && Right) _tile_stored(3, out + tile_units * panel_rows + tile_lanes, panel_rows * 4);
+  _tile_stored(0, out, stride);
+  if constexpr (Right) _tile_stored(1, right, stride);
+  if constexpr (Lower) _tile_stored(2, lower, stride);
+  if constexpr (Lower && Right) _tile_stored(3, lower_right, stride);
 }
 
 // A block's units from their products to the offsets, for `Vectors` vectors of a panel's rows.
@@ -350,23 +366,37 @@ void finish_pairs(const Hidden<float>& work, int64_t panel, int64_t first, int64
 }
 
 void pair_blocks(const Hidden<float>& work, int64_t begin, int64_t end) {
-  alignas(64) float products[block_units * panel_rows];
-  const int64_t whole = work.layout.channels / (2 * tile_words);
-  for (int64_t block = begin; block < end; block++) {
-    const int64_t first = block * block_units, left = work.num_hidden - first, units = left < block_units ? left : block_units;
-    const auto* w1 = static_cast<const uint16_t*>(work.w1) + first * work.w1_stride;
-    float* offsets = work.offsets + block * 3 * work.num_panels * panel_rows;
-    shape_tiles(units);
-    for (int64_t panel = 0; panel < work.num_panels; panel++) {
-      const float* inputs = work.panels + panel * work.layout.count * panel_rows;
-      const bool lower = units > tile_units, right = work.rows - panel * panel_rows > tile_lanes;
-      const auto tiles = lower ? right ? tile_products<true, true> : tile_products<true, false>
-                               : right ? tile_products<false, true> : tile_products<false, false>;
-      tiles(w1, work.w1_stride, inputs, whole, products);
-      (right ? finish_pairs<2> : finish_pairs<1>)(work, panel, first, units, products, offsets);
+  const int64_t tiles = work.layout.channels / (2 * tile_words);
+  const auto each = [&](const auto& run) {  // run(block, its first unit, units, panel, products, whether more than a tile of rows)
+    for (int64_t block = begin; block < end; block++) {
+      const int64_t first = block * block_units, left = work.num_hidden - first, units = left < block_units ? left : block_units;
+      for (int64_t panel = 0; panel < work.num_panels; panel++)
+        run(block, first, units, panel, work.products + (block * work.num_panels + panel) * block_units * panel_rows,
+            work.rows - panel * panel_rows > tile_lanes);
     }
-  }
+  };
+  int64_t shaped = 0;
+  int64_t k = 0;
+  do {
+    const int64_t count = tiles - k < tiles_together ? tiles - k : tiles_together;
+    each([&](int64_t block, int64_t first, int64_t units, int64_t panel, float* products, bool right) {
+      if (shaped != units) shape_tiles(shaped = units);
+      TilesOfWeights w1;
+      if (work.w1_tiles)
+        w1 = {reinterpret_cast<const char*>(work.w1_tiles + (block * tiles + k) * tile_weights * 2), 64, tile_weights * 2, tile_weights * 4};
+      else
+        w1 = {reinterpret_cast<const char*>(static_cast<const uint16_t*>(work.w1) + first * work.w1_stride + k * 2 * tile_words),
+              work.w1_stride * 2, work.w1_stride * 2 * tile_units, 64};
+      const auto run = units > tile_units ? right ? tile_products<true, true> : tile_products<true, false>
+                                          : right ? tile_products<false, true> : tile_products<false, false>;
+      run(w1, work.panels + (panel * work.layout.count + k * tile_words) * panel_rows, count, k == 0, products);
+    });
+    k += tiles_together;
+  } while (k < tiles);
   _tile_release();
+  each([&](int64_t block, int64_t first, int64_t units, int64_t panel, const float* products, bool right) {
+    (right ? finish_pairs<2> : finish_pairs<1>)(work, panel, first, units, products, work.offsets + block * 3 * work.num_panels * panel_rows);
+  });
 }
 #endif
 

@@ -64,9 +64,10 @@ def test_large_samples_under_small_weights_cost_the_others_nothing(large, of, we
 
 @pytest.mark.parametrize("joints", [16, 17, 33])
 @pytest.mark.parametrize("hidden", [16, 17, 32, 33])
-@pytest.mark.parametrize("channels", [31, 32, 33])
-def test_error_rule_where_tiles_end(joints, hidden, channels):
-    case = make(batch=1, joints=joints, hidden=hidden, sizes=((5, 4, channels), (3, 6, channels)))
+@pytest.mark.parametrize("channels", [31, 32, 33, 150])
+@pytest.mark.parametrize("batch", [1, 40])  # many images: weights are copied into tiles first
+def test_error_rule_where_tiles_end(batch, channels, hidden, joints):
+    case = make(batch=batch, joints=joints, hidden=hidden, sizes=((5, 4, channels), (3, 6, channels)))
     check_forward(native.refine, case.to("cpu", torch.bfloat16))
 
 
