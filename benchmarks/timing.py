@@ -81,9 +81,8 @@ def interleaved(
         if i >= 3 and time.perf_counter() - begin > limit:
             break
         for name in order[i % len(order) :] + order[: i % len(order)]:  # nobody always follows the same neighbour
-            if (
-                device.type == "cpu"
-            ):  # clears the traces of its predecessor: workers asleep (2 ms to wake), memory given back
+            # clears the traces of its predecessor: workers asleep (2 ms to wake), memory given back
+            if device.type == "cpu":
                 runs[name]()
             synchronize(device)
             samples[name].append(seconds(runs[name], calls[name], device))
