@@ -1,5 +1,5 @@
-// refine on the CPU: the offset MLP at the machine's matrix rate, in floats, in fixed point or by tiles of bfloat16 (refine_cpu.h),
-// and the products of its backward.
+// refine on the CPU: the offset MLP at the machine's matrix rate, in floats, in fixed point or by tiles of bfloat16
+// (refine_cpu.h), and the products of its backward.
 //
 // Rows lie across the vector lanes, so the first layer reads w1 as it is stored, one broadcast weight or one tile at a time, and
 // the activation and the second layer follow. A row's result does not depend on the rows beside it.
@@ -276,8 +276,8 @@ AMT_INLINE void product_rows_of(int64_t count, const Product<T>& work, int64_t r
 AMT_INLINE int64_t blocks_of(int64_t count) { return (count + most_broadcast - 1) / most_broadcast; }
 
 #if defined(__AMX_TILE__)
-constexpr int64_t tile_lanes = 16;                 // rows of a tile of inputs
-constexpr int64_t tiles_together = 8;              // of a row's inputs: with them a panel's and a block's lie in the cache together
+constexpr int64_t tile_lanes = 16;     // rows of a tile of inputs
+constexpr int64_t tiles_together = 8;  // of a row's inputs: a panel's and a block's part lie in the cache together
 
 // Shapes of the tiles for a block of `units`: products 0 to 3, weights 4 and 5, inputs 6 and 7.
 void shape_tiles(int64_t units) {
@@ -302,8 +302,8 @@ struct TilesOfWeights {
   int64_t row, lower, next;  // bytes from a row to the next, from the upper tile to the lower, from both to the next inputs' two
 };
 
-// The products of a block's units with a panel over `count` tiles of inputs: into out [units, panel_rows] where they are the first,
-// else added to it. Lower: the units fill more than a tile. Right: the rows do.
+// The products of a block's units with a panel over `count` tiles of inputs: into out [units, panel_rows] where they are the
+// first, else added to it. Lower: the units fill more than a tile. Right: the rows do.
 template <bool Lower, bool Right>
 void tile_products(TilesOfWeights w1, const float* inputs, int64_t count, bool are_first, float* out) {
   float *const right = out + tile_lanes, *const lower = out + tile_units * panel_rows, *const lower_right = lower + tile_lanes;
@@ -383,7 +383,8 @@ void pair_blocks(const Hidden<float>& work, int64_t begin, int64_t end) {
       if (shaped != units) shape_tiles(shaped = units);
       TilesOfWeights w1;
       if (work.w1_tiles)
-        w1 = {reinterpret_cast<const char*>(work.w1_tiles + (block * tiles + k) * tile_weights * 2), 64, tile_weights * 2, tile_weights * 4};
+        w1 = {reinterpret_cast<const char*>(work.w1_tiles + (block * tiles + k) * tile_weights * 2), 64, tile_weights * 2,
+              tile_weights * 4};
       else
         w1 = {reinterpret_cast<const char*>(static_cast<const uint16_t*>(work.w1) + first * work.w1_stride + k * 2 * tile_words),
               work.w1_stride * 2, work.w1_stride * 2 * tile_units, 64};
@@ -395,7 +396,8 @@ void pair_blocks(const Hidden<float>& work, int64_t begin, int64_t end) {
   } while (k < tiles);
   _tile_release();
   each([&](int64_t block, int64_t first, int64_t units, int64_t panel, const float* products, bool right) {
-    (right ? finish_pairs<2> : finish_pairs<1>)(work, panel, first, units, products, work.offsets + block * 3 * work.num_panels * panel_rows);
+    float* offsets = work.offsets + block * 3 * work.num_panels * panel_rows;
+    (right ? finish_pairs<2> : finish_pairs<1>)(work, panel, first, units, products, offsets);
   });
 }
 #endif
