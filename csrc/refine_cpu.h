@@ -18,8 +18,8 @@ enum class Element { float32, bfloat16, float16, float64 };
 // How a row's inputs lie, and how they meet w1. The last two are for maps and weights in bfloat16.
 enum class Form {
   floats,  // [channels of all maps, 3 relative coordinates] in T
-  pairs,   // [words of two bfloat16: the channels of all maps], [3] floats: the relative coordinates. w1 is read as it is
-           // stored, by matrix tiles as far as the channels fill them.
+  pairs,   // [words of two bfloat16: the channels of all maps], [3] floats: the relative coordinates. w1 stays bfloat16: matrix
+           // tiles take it as far as channels fill them, as it is stored or, for many rows, copied into whole tiles.
   fixed,   // 16-bit integers, below
 };
 

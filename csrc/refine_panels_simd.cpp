@@ -117,7 +117,6 @@ template <int bits> AMT_INLINE float fix_block(float* values, int64_t count, flo
 }
 
 constexpr int64_t slice_inputs = 256, slice_stride = slice_inputs + 16;  // of 16 rows that are turned while they lie in the cache
-
 constexpr int64_t rows_ahead = 8;  // whose taps are asked for while a row's are read
 
 #if defined(__AVX512BF16__)
