@@ -51,7 +51,8 @@ def without_compiler(tmp_path):
 
 
 def test_sdist_holds_all_of_csrc_and_what_builds_it(sdist):
-    names = {name.split("/", 1)[1] for name in tarfile.open(sdist).getnames() if "/" in name}
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     tracked = subprocess.run(
         ["git", "ls-files", "csrc", "amt"], cwd=ROOT, capture_output=True, text=True
     ).stdout.split()

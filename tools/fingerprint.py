@@ -1,7 +1,7 @@
-"""``python -m tools.fingerprint [FILE]`` writes a digest of what every op computes, to compare two states of the code bit by bit.
+"""``python -m tools.fingerprint [FILE]`` writes a digest of every op's results, to compare two states of the code bit by bit.
 
-Each op runs forward and backward on inputs drawn from a fixed seed, in every dtype that it takes, once for each instruction set of
-this machine and once with one and with two threads. A refactoring must leave every line as it is::
+Each op runs forward and backward on inputs drawn from a fixed seed, in every dtype that it takes. It does so once for each
+instruction set of this machine, with one and with two threads. A refactoring must leave every line as it is::
 
     python -m tools.fingerprint before.txt
     git switch my-change && pip install -e . --no-build-isolation
