@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from benchmarks.compare import like_with_like
+
 Metric = Callable[[dict, list[dict]], float | None]
 
 
@@ -25,8 +27,8 @@ def _over_float32(record: dict, records: list[dict]) -> float | None:
     """The fastest rival in float32 or in the record's own dtype, over ours."""
     wanted = {**{key: record[key] for key in ("op", "pass", "shape", "device")}, "dtype": "float32"}
     twins = [r for r in records if all(r[key] == value for key, value in wanted.items())] or [{}]
-    rivals = [r["times_ms"][r["best_rival"]]["median"] for r in (record, twins[0]) if r.get("best_rival")]
-    return min(rivals) / record["ours_ms"] if len(rivals) == 2 else None
+    found = [c for r in (record, twins[0]) if (c := like_with_like(r)) is not None]
+    return min(c.rival_ms for c in found) / found[0].ours_ms if len(found) == 2 else None
 
 
 def _ms_a_sample(record: dict, records: list[dict]) -> float | None:
@@ -41,7 +43,12 @@ def _over_bf16(record: dict, records: list[dict]) -> float | None:
     return min(times) / record["ours_ms"] if times else None
 
 
-TIMES_EAGER, TIMES_BEST = _field("ratio_eager"), _field("ratio_best")
+def _over_best(record: dict, records: list[dict]) -> float | None:
+    found = like_with_like(record)
+    return found and found.ratio
+
+
+TIMES_EAGER, TIMES_BEST = _field("ratio_eager"), _over_best
 
 
 @dataclass(frozen=True)

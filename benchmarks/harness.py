@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from benchmarks import ceilings as machine
 from benchmarks import memory, timing
+from benchmarks.compare import like_with_like
 
 ROUNDS, QUICK_ROUNDS = 30, 3
 MAX_SETS = 8  # sets of inputs that rotate
@@ -288,10 +289,8 @@ def _relative(x: torch.Tensor | None, truth: torch.Tensor | None) -> float:
 
 
 def _derive(record: dict, case: Case, ceilings: dict) -> None:
-    """The columns of the tables: ratios, rates and shares. Graphs are compared with graphs as well as with plain calls."""
+    """The columns of the tables: ratios, rates and shares."""
     median = {name: spread["median"] for name, spread in record["times_ms"].items()}
-    bases = ["eager", "compiled", *case.rivals]
-    rivals = {n: median[n] for b in bases for n in (b, f"{b} graph") if n in median}
     ours = min(time for name, time in median.items() if name.startswith("ours"))
     for name, column in (("eager", "eager_ms"), ("compiled", "compiled_ms"), ("eager graph", "graph_ms")):
         record[column] = median.get(name)
@@ -299,9 +298,9 @@ def _derive(record: dict, case: Case, ceilings: dict) -> None:
     record["ours_plain_ms"] = median["ours"]
     if "eager" in median:
         record["ratio_eager"] = round(median["eager"] / median["ours"], 3)
-    if rivals:
-        record["best_rival"] = min(rivals, key=rivals.get)
-        record["ratio_best"] = round(rivals[record["best_rival"]] / ours, 3)
+    found = like_with_like(record)
+    if found:
+        record["best_rival"], record["ratio_best"] = found.rival, round(found.ratio, 3)
     if case.samples:
         record["samples_s"] = round(case.samples / (ours / 1e3), 2)
     record["gb_s"] = round(case.bytes / (ours / 1e3) / machine.GIGA, 3)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from benchmarks import demo
-from benchmarks.goals import GOALS
+from benchmarks.compare import like_with_like
+from benchmarks.goals import BOTH, GOALS, PYRAMID
 
 UNMEASURED = "not yet measured"
 KINDS = {"cuda": "GPU", "cpu": "CPU"}
@@ -14,13 +15,24 @@ OPS = {
     "model": ("encoder", "encoder fp8", "model"),
     "train": ("training step",),
 }
-NAMES = ("demo", "goals", "goals-gpu", "goals-cpu", "machines", *OPS)
+NAMES = ("demo", "headline", "goals", "goals-gpu", "goals-cpu", "machines", *OPS)
+# What the README shows: a record's device, op, pass, dtype and sizes. Each is looked up in the newest file that holds it.
+HEADLINE = (
+    ("cuda", "refine", "forward", "bfloat16", PYRAMID | {"B": 512}),
+    ("cuda", "refine", BOTH, "bfloat16", PYRAMID | {"B": 512}),
+    ("cuda", "frame_pointnet", "forward", "bfloat16", {"B": 512, "N": 778}),
+    ("cuda", "frame_pointnet", BOTH, "bfloat16", {"B": 512, "N": 778}),
+    ("cpu", "refine", "forward", "float32", PYRAMID | {"B": 256}),
+    ("cpu", "hand_frames", "forward", "float32", {"B": 512}),
+)
 
 
 def render(name: str, files: list[dict]) -> str:
     """The block of that name from the results files. Raises KeyError for a name that is none of :data:`NAMES`."""
     if name == "demo":
         return demo.table()
+    if name == "headline":
+        return _headline(files)
     if name == "machines":
         return _machines(files)
     if name.startswith("goals"):
@@ -37,6 +49,34 @@ def measured(files: list[dict]) -> list[tuple[dict, dict]]:
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _headline(files: list[dict]) -> str:
+    rows = []
+    for device, op, label, dtype, sizes in HEADLINE:
+        found = [
+            (file, record)
+            for file, record in measured(files)
+            if "failed" not in record
+            and (record["device"], record["op"], record["pass"], record["dtype"]) == (device, op, label, dtype)
+            and all(record["shape"].get(name) == size for name, size in sizes.items())
+            and like_with_like(record)
+        ]
+        what = [f"`{op}`, {label}", " ".join(f"{n} {size}" for n, size in sizes.items()) + f", {dtype}"]
+        if not found:
+            rows.append([*what, KINDS[device], UNMEASURED, "", ""])
+            continue
+        file, record = max(found, key=lambda pair: pair[1]["date"])
+        compared = like_with_like(record)
+        machine = file["environment"]["machine"]
+        # times on a CPU belong to one machine and one moment: only their ratio is quoted
+        ours, rival = f"{number(compared.ours_ms)} ms", f" {number(compared.rival_ms)} ms"
+        where = f"{machine}, {compared.calls}"
+        if device == "cpu":
+            ours, rival, where = "–", "", machine
+        name = {"compiled": "torch.compile", "eager": "eager PyTorch"}.get(compared.rival, compared.rival)
+        rows.append([*what, where, ours, name + rival, f"{number(compared.ratio)} ×"])
+    return _table(["op", "shape", "device", "ours", "best rival", "ratio"], rows)
 
 
 def _goals(files: list[dict], kinds: tuple[str, ...]) -> str:
@@ -89,7 +129,7 @@ def _row(file: dict, record: dict) -> list[str]:
         *start,
         *(number(record.get(column)) for column in ("eager_ms", "compiled_ms", "graph_ms", "ours_ms")),
         number(record.get("ratio_eager")),
-        number(record.get("ratio_best")),
+        number(compared.ratio if (compared := like_with_like(record)) else None),
         _rate(record, "gb_s", "copy_share"),
         _rate(record, "tflop_s", "matrix_share"),
         f"{number(peak.get('ours'))} ({number(peak.get('eager'))})",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import plot, report, tables
+from benchmarks import compare, plot, report, tables
 from benchmarks.goals import GOALS, PYRAMID
 
 
@@ -22,8 +22,9 @@ def record(batch, ratio, **others):
 @pytest.fixture
 def house(tmp_path):
     """A README with every table, a results folder with one file, and a call of the report on both."""
-    folder, readme = tmp_path / "results", tmp_path / "README.md"
+    folder, readme, second = tmp_path / "results", tmp_path / "README.md", tmp_path / "benchmarks.md"
     folder.mkdir()
+    second.write_text("<!-- benchmarks:begin machines -->\n<!-- benchmarks:end machines -->\n")
     blocks = "".join(f"<!-- benchmarks:begin {n} -->\n<!-- benchmarks:end {n} -->\n\n" for n in tables.NAMES)
     readme.write_text(f"# Title\n\n{blocks}![speed](results/plot.png)\n")
 
@@ -40,7 +41,7 @@ def house(tmp_path):
         (folder / f"{device}.json").write_text(json.dumps(data))
 
     def run(*options):
-        return report.main(["--readme", str(readme), "--results", str(folder), *options])
+        return report.main(["--pages", str(readme), str(second), "--results", str(folder), *options])
 
     write(record(1, 4.0), record(256, 3.0))
     return readme, write, run
@@ -127,6 +128,9 @@ def test_without_any_results_every_cell_says_so(house, tmp_path):
     assert run() == 0
     text = readme.read_text()
     assert text.count("| not yet measured |  |\n") == 2 * len(GOALS)  # once in "goals", once in the device's own
+    headline = [(device, dtype) for device, _, _, dtype, _ in tables.HEADLINE]
+    assert text.count("bfloat16 | GPU | not yet measured |  |  |") == headline.count(("cuda", "bfloat16"))
+    assert text.count("float32 | CPU | not yet measured |  |  |") == headline.count(("cpu", "float32"))
     assert "GPU: not yet measured.\n\nCPU: not yet measured." in text
     assert run("--check") == 0
 
@@ -134,7 +138,10 @@ def test_without_any_results_every_cell_says_so(house, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<!-- benchmarks:begin nothing -->\n<!-- benchmarks:end nothing -->", "no table 'nothing'"),
+        (
+            "<!-- benchmarks:begin nothing -->\n<!-- benchmarks:end nothing -->",
+            "README.md: there is no table 'nothing'",
+        ),
         ("<!-- benchmarks:begin goals -->\n", "do not pair up"),
         ("<!-- benchmarks:begin goals -->\n<!-- benchmarks:end refine -->", "do not pair up"),
     ],
@@ -177,3 +184,35 @@ def test_every_goal_says_what_it_wants():
 )
 def test_numbers_have_three_digits(value, text):
     assert tables.number(value) == text
+
+
+def test_graphs_stand_beside_graphs_and_single_calls_beside_single_calls():
+    times = {"ours": 4.0, "eager": 9.0, "compiled": 7.0, "ours graph": 1.0, "eager graph": 3.0, "triton graph": 0.5}
+    both = record(512, 3.0, times_ms={n: {"median": t} for n, t in times.items()}, variants=["triton"])
+    assert compare.like_with_like(both) == ("CUDA graph", "eager", 1.0, 3.0)
+    times = {"ours": 4.0, "ours compiled": 3.5, "eager": 9.0, "compiled": 7.0, "ours graph": 0.1}
+    lone = record(512, 3.0, times_ms={n: {"median": t} for n, t in times.items()})  # no rival could be captured
+    assert compare.like_with_like(lone) == ("single calls", "compiled", 3.5, 7.0)
+    assert compare.like_with_like(record(1, 1.0, times_ms={"ours": {"median": 1.0}})) is None
+
+
+def test_headline_takes_the_newest_file_and_quotes_no_absolute_time_of_a_cpu(house):
+    readme, write, run = house
+    times = {"ours": 4.0, "eager": 9.0, "ours graph": 1.0, "compiled graph": 3.0}
+    card = {n: {"median": t} for n, t in times.items()}
+    write(record(512, 3.0, device="cuda", dtype="bfloat16", times_ms=card), device="cuda", machine="A card")
+    run()
+    text = readme.read_text()
+    sizes = "maps pyramid C 256 B 512, bfloat16"
+    assert f"| `refine`, forward | {sizes} | A card, CUDA graph | 1 ms | torch.compile 3 ms | 3 × |" in text
+    assert "| maps pyramid C 256 B 256, float32 | A processor | – | eager PyTorch | 3 × |" in text
+
+
+def test_every_page_is_written_and_checked(house, tmp_path, capsys):
+    _, _, run = house
+    run()
+    second = tmp_path / "benchmarks.md"
+    assert "A processor" in second.read_text()
+    second.write_text(second.read_text().replace("fp32 0.25", "fp32 0.26"))
+    assert run("--check") == 1
+    assert "benchmarks.md: the table 'machines' is not what the results files give" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.ablation DATA` trains size tiny without one part after another, and says what each is worth.
+"""`python -m tools.ablation DATA` trains size tiny without one part after another, and says what each is worth.
 
 Every variant is trained on DATA (a set in DexYCB's layout, split s1) with the demo's settings over a fixed number of steps,
 once a seed, and evaluated on people it never saw. Runs that are finished are kept in OUT and not repeated; runs are made by
@@ -43,7 +43,7 @@ COLUMNS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.ablation", description=__doc__.split("\n\n")[0])
     parser.add_argument("data", type=Path, help="folder that python -m amt.data.synthetic wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=FOLDER / "ablation", help="folder of the table and the JSON")

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from amt.train.cli import register_schema, to_config
-from benchmarks import ablation
+from tools import ablation
 
 
 def metrics(value):
