@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from amt.kernels import frame_pointnet, hand_frames
 from amt.kernels.frame_pointnet import reference as pointnet_reference
 from amt.kernels.hand_frames import NUM_FRAMES, NUM_JOINTS
 from amt.kernels.hand_frames import reference as frames_reference
+from amt.kernels.hand_frames.reference import INDEX_BASE, LITTLE_BASE
 from benchmarks.harness import Case, Rival
 
 PART = "ops"
@@ -33,7 +35,8 @@ def frames_case(batch: int, device: torch.device, backward: bool) -> Case:
         device=device,
         inputs=inputs,
         ours=hand_frames,
-        eager=frames_reference.hand_frames,
+        eager=composed_frames,
+        truth=frames_reference.hand_frames,
         flops=float(passes * batch * 20 * OPERATIONS_PER_BONE),
         bytes=4.0 * batch * (3 * NUM_JOINTS + 12 * NUM_FRAMES) * (2 if backward else 1),
         backward=backward,
@@ -64,7 +67,7 @@ def pointnet_case(batch: int, points: int, dtype: torch.dtype, device: torch.dev
         inputs=inputs,
         check=lambda generator: inputs(generator, min(batch, 2)),
         ours=frame_pointnet,
-        eager=composed,
+        eager=composed_pointnet,
         truth=pointnet_reference.frame_pointnet,
         # weights of two bytes in float32 arithmetic: faster than bf16 where a CPU has no matrix unit
         rivals={} if dtype == torch.float32 else {"eager in float32": Rival(pointnet_reference.frame_pointnet)},
@@ -74,7 +77,33 @@ def pointnet_case(batch: int, points: int, dtype: torch.dtype, device: torch.dev
     )
 
 
-def composed(points, origins, rotations, w1, b1, w2, b2):
+def composed_frames(joints: Tensor) -> tuple[Tensor, Tensor]:
+    """The frames as a user would write them: all five fingers at once, four bones one after the other, no degenerate cases."""
+    wrist, index, little = joints[:, 0], joints[:, INDEX_BASE], joints[:, LITTLE_BASE]
+    z = normalize((index - wrist) + (little - wrist), dim=-1)
+    x = torch.linalg.cross(z, normalize(torch.linalg.cross(index - wrist, little - wrist), dim=-1))
+    palm = torch.stack([x, torch.linalg.cross(z, x), z], dim=-1)
+    fingers = joints[:, 1:].unflatten(1, (5, 4))  # from base to tip
+    parents = torch.cat([wrist[:, None, None].expand(-1, 5, 1, 3), fingers[:, :, :-1]], dim=2)
+    bones = normalize(fingers - parents, dim=-1)
+    frame, chain = palm[:, None].expand(-1, 5, -1, -1), []
+    for k in range(4):
+        half = normalize(frame[..., 2] + bones[:, :, k], dim=-1)
+        reflected = frame - 2 * half[..., None] * (half[..., None, :] @ frame)
+        frame = torch.cat([reflected[..., :2], -reflected[..., 2:]], dim=-1)
+        chain.append(frame)
+    base, lower, upper, tip = chain
+    rotations = torch.cat(
+        [tip, base, torch.stack([lower, upper], dim=2).flatten(1, 2), palm[:, None], palm[:, None]], dim=1
+    )
+    bases = fingers[:, :, 0]
+    center = torch.cat([wrist[:, None], bases], dim=1).mean(dim=1, keepdim=True)
+    return torch.cat(
+        [fingers[:, :, 3], bases, fingers[:, :, 1:3].flatten(1, 2), wrist[:, None], center], dim=1
+    ), rotations
+
+
+def composed_pointnet(points, origins, rotations, w1, b1, w2, b2):
     """Local coordinates of every point in every frame, two layers, the maximum: in the weights' dtype."""
     local = ((points[:, None] - origins[:, :, None]) @ rotations / pointnet_reference.UNIT).to(w1.dtype)
     return (torch.relu(local @ w1.T + b1[:, None]) @ w2.T + b2).amax(dim=2).to(points.dtype)
