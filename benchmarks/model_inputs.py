@@ -42,6 +42,7 @@ def has_size(size: str) -> bool:
 def inputs(size: int, batch: int, generator: torch.Generator) -> Inputs:
     """Noise crops of ``size`` px, a hand half a metre away, both sides, objects of 10 cm."""
     from amt.hand.batch import Inputs
+    from amt.hand.objects import NUM_CLASSES
 
     device = generator.device
     focal = float(size) * 2
@@ -55,7 +56,7 @@ def inputs(size: int, batch: int, generator: torch.Generator) -> Inputs:
         frame_intrinsics=intrinsics.repeat(batch, 1, 1),
         frame_size=torch.tensor([480.0, 640.0], device=device).repeat(batch, 1),
         right=torch.arange(batch, device=device) % 4 != 1,
-        object_class=torch.arange(batch, device=device) % 22,
+        object_class=torch.arange(batch, device=device) % NUM_CLASSES,
         object_points=0.05 * torch.nn.functional.normalize(points, dim=-1),
     )
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from amt.hand.batch import Batch, Inputs
 from amt.hand.mirror import mirror_inputs, mirror_points, mirror_rotations, mirror_targets
+from amt.hand.objects import NUM_CLASSES
 from amt.model.placement import locate, place
 
-NUM_CLASSES = 22
 THRESHOLDS = torch.linspace(0.02, 0.98, 49)
 
 

@@ -2,6 +2,6 @@
 
 from amt.infer.inputs import InputError
 from amt.infer.predictor import Predictor, Request, load
-from amt.infer.result import Result, Scene, errors
+from amt.infer.result import HandObject, Result, errors
 
-__all__ = ["InputError", "Predictor", "Request", "Result", "Scene", "errors", "load"]
+__all__ = ["HandObject", "InputError", "Predictor", "Request", "Result", "errors", "load"]

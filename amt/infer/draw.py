@@ -12,8 +12,8 @@ import numpy as np
 
 from amt.hand.camera import crop_camera
 from amt.infer.locate import centred_square, square_around
-from amt.infer.paint import DARK, Colour, Layer, box_corners, text_width, write
-from amt.infer.result import Scene, errors
+from amt.infer.paint import DARK, Colour, Layer, text_width, write
+from amt.infer.result import HandObject, errors
 from amt.infer.scene import GREY, camera_view, draw_scene, draw_shadow, extent_points
 
 PAPER: Colour = (255, 255, 255)
@@ -23,7 +23,7 @@ GRID_STEP = 0.05  # m
 CAPTION = 44  # px of height under each strip
 
 
-def overlay(image: np.ndarray, scene: Scene, truth: Scene | None = None, *, scale: float = 1.0) -> np.ndarray:
+def overlay(image: np.ndarray, scene: HandObject, truth: HandObject | None = None, *, scale: float = 1.0) -> np.ndarray:
     """A copy of the image with the scene drawn over it; with the truth, a second one to its right.
 
     Drawn are the hand's mesh (translucent, with its contour), the skeleton in the fingers' colours, the object's oriented
@@ -42,7 +42,7 @@ def overlay(image: np.ndarray, scene: Scene, truth: Scene | None = None, *, scal
     return np.concatenate((picture, overlay(image, truth, scale=scale)), axis=1)
 
 
-def close_up(image: np.ndarray, scene: Scene, box: np.ndarray, size: int = 480) -> np.ndarray:
+def close_up(image: np.ndarray, scene: HandObject, box: np.ndarray, size: int = 480) -> np.ndarray:
     """``overlay`` of the square ``box`` (cx, cy, side in px) alone, enlarged to size x size px before it is drawn on."""
     intrinsics, warp = crop_camera(np.asarray(scene.intrinsics, np.float64), np.asarray(box, np.float64), size)
     picture = _enlarge(image, warp.numpy(), size)
@@ -50,7 +50,9 @@ def close_up(image: np.ndarray, scene: Scene, box: np.ndarray, size: int = 480) 
     return picture
 
 
-def side_view(scene: Scene, truth: Scene | None = None, size: int = 480, span: float | None = None) -> np.ndarray:
+def side_view(
+    scene: HandObject, truth: HandObject | None = None, size: int = 480, span: float | None = None
+) -> np.ndarray:
     """The scene from the camera's right, without perspective: depth runs to the right, on a grid of 5 cm.
 
     The truth is drawn in grey in the same place, so that an error in depth is seen as what it is. ``span`` is the width
@@ -81,8 +83,8 @@ def side_view(scene: Scene, truth: Scene | None = None, size: int = 480, span: f
 
 def panel(
     image: np.ndarray,
-    scene: Scene,
-    truth: Scene | None = None,
+    scene: HandObject,
+    truth: HandObject | None = None,
     *,
     box: np.ndarray | None = None,
     title: str = "",
@@ -109,14 +111,14 @@ def panel(
     return np.concatenate((strip, _caption(strip.shape[1], title, scene, truth)))
 
 
-def film(image: np.ndarray, scene: Scene, truth: Scene | None = None) -> np.ndarray:
+def film(image: np.ndarray, scene: HandObject, truth: HandObject | None = None) -> np.ndarray:
     """A frame of a video: the whole image with the scene over it, and the view from the side, 40 cm wide, at its right."""
     height = image.shape[0]
     side = _label(side_view(scene, truth, height, span=0.4), "from the side", dark=True)
     return np.concatenate((overlay(image, scene, scale=max(1.0, height / 640)), side), axis=1)
 
 
-def shown_box(scenes: Sequence[Scene], shape: tuple[int, ...]) -> np.ndarray:
+def shown_box(scenes: Sequence[HandObject], shape: tuple[int, ...]) -> np.ndarray:
     """A square (cx, cy, side; px) that shows the hands, and the objects as far as they need no more than twice the space.
 
     ``shape`` is the image's; the square is not larger than the image is high or wide.
@@ -127,7 +129,7 @@ def shown_box(scenes: Sequence[Scene], shape: tuple[int, ...]) -> np.ndarray:
         cx, cy, side = square_around(view(scene.joints)[0])
         hands += [(cx - side / 2, cy - side / 2), (cx + side / 2, cy + side / 2)]
         if scene.has_object:
-            all_ += list(view(scene.in_camera(box_corners(scene.object_points)))[0])
+            all_ += list(view(scene.object_box)[0])
     square, both = _square(hands), _square(hands + all_)
     share = min(1.0, square[2] / max(both[2] - square[2], 1e-6)) if np.isfinite(both).all() else 0.0
     if share:
@@ -209,7 +211,7 @@ def _join(tiles: Sequence[np.ndarray], axis: int, gap: int = 4) -> np.ndarray:
     return np.concatenate(spaced, axis=axis)
 
 
-def _caption(width: int, title: str, scene: Scene, truth: Scene | None) -> np.ndarray:
+def _caption(width: int, title: str, scene: HandObject, truth: HandObject | None) -> np.ndarray:
     """A white strip with the title and, where the truth is known, the errors."""
     words = [title] if title else []
     if truth is not None:

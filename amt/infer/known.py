@@ -14,7 +14,7 @@ from amt.data.dexycb import DexYCB, Frame
 from amt.data.layout import SERIALS, SUBJECTS, SUBSETS, DataError, color_name
 from amt.hand.contact import contact_labels
 from amt.infer.objects import HeldObject
-from amt.infer.result import Scene
+from amt.infer.result import HandObject
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class KnownFrame:
     box: (
         np.ndarray | None
     )  # float32 [3], px: the training's rule on the true joints; None where the hand is not annotated
-    truth: Scene | None  # None where the hand is not annotated
+    truth: HandObject | None  # None where the hand is not annotated
 
 
 class KnownSets:
@@ -79,7 +79,7 @@ class KnownSets:
         box = joint_box(frame.joints_2d, CropConfig().box_scale)
         return KnownFrame(frame.intrinsics, sequence.side, held, box, self._truth(reader, frame, held))
 
-    def _truth(self, reader: DexYCB, frame: Frame, held: HeldObject) -> Scene:
+    def _truth(self, reader: DexYCB, frame: Frame, held: HeldObject) -> HandObject:
         layer = reader.layers[frame.sequence.side]
         with torch.no_grad():
             pose, betas, place = (torch.from_numpy(a)[None] for a in (frame.pose, frame.betas, frame.translation))
@@ -98,7 +98,7 @@ class KnownSets:
                 "hand_contact": contact[0].astype(np.float32),
                 "object_contact": contact[1][reader.objects.choice(held.class_id, self.num_points)].astype(np.float32),
             }
-        return Scene(
+        return HandObject(
             side=frame.sequence.side,
             intrinsics=frame.intrinsics,
             joints=frame.joints,

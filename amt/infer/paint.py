@@ -154,15 +154,9 @@ def paint_skeleton(layer: Layer, pixels: np.ndarray, scale: float = 1.0, colour:
         layer.dot(pixel, colour or JOINT_COLOURS[joint], 2.5 * scale)
 
 
-# Corners of a box are numbered by their bits, x + 2 y + 4 z; each face's corners go around it.
-BOX_FACES = np.array(((0, 4, 6, 2), (1, 3, 7, 5), (0, 1, 5, 4), (2, 6, 7, 3), (0, 2, 3, 1), (4, 5, 7, 6)))
-BOX_EDGES = tuple((a, a | bit) for bit in (1, 2, 4) for a in range(8) if not a & bit)
-
-
-def box_corners(points: np.ndarray) -> np.ndarray:
-    """[8, 3]: corners of the axis-aligned box around points [N, 3], numbered by bits (x + 2 y + 4 z)."""
-    low, high = points.min(0), points.max(0)
-    return np.array([[(high if corner >> axis & 1 else low)[axis] for axis in range(3)] for corner in range(8)])
+# Faces of a box by the corners of amt.hand.objects.box_corners, which go around each face.
+BOX_FACES = np.array(((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)))
+BOX_EDGES = tuple((a, a | bit) for bit in (4, 2, 1) for a in range(8) if not a & bit)
 
 
 def paint_box(layer: Layer, pixels: np.ndarray, colour: Colour, scale: float = 1.0, front: bool = True) -> None:

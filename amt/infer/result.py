@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from amt.hand.objects import box_corners
+
 CONTACT_THRESHOLD = 0.5  # probability from which on a point counts as touching
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class HandObject:
     """One hand and, where known, the object in it: what a picture shows, predicted or true.
 
     Camera frame of the full image: metres, x right, y down, z forward.
@@ -33,13 +35,18 @@ class Scene:
         return points @ self.object_rotation.T + self.object_translation
 
     @property
+    def object_box(self) -> np.ndarray:
+        """[8, 3], m: corners of the box around the object's points in the camera's frame, in the order of ``box_corners``."""
+        return self.in_camera(box_corners(self.object_points))
+
+    @property
     def has_object(self) -> bool:
         """Whether there is an object with a pose."""
         return self.object_points is not None and self.object_rotation is not None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result(Scene):
+class Result(HandObject):
     """A prediction for one image."""
 
     joints_2d: np.ndarray  # float32 [21, 2], px of the full image
@@ -91,7 +98,7 @@ class Result(Scene):
         }
 
 
-def errors(result: Scene, truth: Scene) -> dict[str, float]:
+def errors(result: HandObject, truth: HandObject) -> dict[str, float]:
     """How far a prediction lies from the truth, in millimetres.
 
     ``absolute_mm`` and ``wrist_aligned_mm`` are mean distances over the 21 joints, as they are and with the wrists put on

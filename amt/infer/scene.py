@@ -8,8 +8,8 @@ import numpy as np
 
 from amt.hand.camera import project
 from amt.hand.skeleton import BONES
-from amt.infer.paint import DARK, Colour, Layer, box_corners, paint_box, paint_mesh, paint_skeleton
-from amt.infer.result import CONTACT_THRESHOLD, Scene
+from amt.infer.paint import DARK, Colour, Layer, paint_box, paint_mesh, paint_skeleton
+from amt.infer.result import CONTACT_THRESHOLD, HandObject
 
 SKIN: Colour = (196, 222, 250)
 TOUCHING: Colour = (255, 40, 105)
@@ -21,7 +21,7 @@ GREY: Colour = (120, 124, 134)
 View = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def draw_scene(picture: np.ndarray, scene: Scene, view: View, scale: float, outline: Colour = OUTLINE) -> None:
+def draw_scene(picture: np.ndarray, scene: HandObject, view: View, scale: float, outline: Colour = OUTLINE) -> None:
     """Draws a scene over ``picture`` (uint8 [H, W, 3]) in place; ``scale`` widens strokes and dots.
 
     What cannot be seen, because it is not finite or lies behind the viewer, is left out.
@@ -33,7 +33,7 @@ def draw_scene(picture: np.ndarray, scene: Scene, view: View, scale: float, outl
 
     corners = None
     if scene.has_object:
-        corners = view(scene.in_camera(box_corners(scene.object_points)))[0]
+        corners = view(scene.object_box)[0]
         behind = layer()
         paint_box(behind, corners, OBJECT, scale, front=False)
         behind.over(picture, 0.6)
@@ -56,7 +56,7 @@ def draw_scene(picture: np.ndarray, scene: Scene, view: View, scale: float, outl
     bones.over(picture, 0.95)
 
 
-def draw_shadow(picture: np.ndarray, scene: Scene, view: View, scale: float) -> None:
+def draw_shadow(picture: np.ndarray, scene: HandObject, view: View, scale: float) -> None:
     """A scene in grey: contour of the hand, bones, and the object's box."""
     mesh, lines = Layer(*picture.shape[:2]), Layer(*picture.shape[:2])
     pixels, seen = view(scene.vertices)
@@ -65,7 +65,7 @@ def draw_shadow(picture: np.ndarray, scene: Scene, view: View, scale: float) -> 
     for start, end in BONES:
         lines.line(joints[start], joints[end], GREY, 1.5 * scale)
     if scene.has_object:
-        corners = view(scene.in_camera(box_corners(scene.object_points)))[0]
+        corners = view(scene.object_box)[0]
         for front in (False, True):
             paint_box(lines, corners, GREY, 0.8 * scale, front)
     mesh.over(picture, 0.45)
@@ -85,7 +85,7 @@ def camera_view(intrinsics: np.ndarray) -> View:
 
 
 def _draw_object_points(
-    layer: Layer, picture: np.ndarray, scene: Scene, view: View, scale: float, touching: bool
+    layer: Layer, picture: np.ndarray, scene: HandObject, view: View, scale: float, touching: bool
 ) -> None:
     """The object's points that touch the hand, large and red, or all the others."""
     pixels = view(scene.in_camera(scene.object_points))[0]
@@ -99,7 +99,7 @@ def _draw_object_points(
     layer.over(picture, 0.9 if touching else 0.7)
 
 
-def _vertex_colours(scene: Scene) -> np.ndarray:
+def _vertex_colours(scene: HandObject) -> np.ndarray:
     """[778, 3]: skin, running into red where the hand touches the object."""
     if scene.hand_contact is None:
         return np.tile(np.array(SKIN, float), (len(scene.vertices), 1))
@@ -107,9 +107,9 @@ def _vertex_colours(scene: Scene) -> np.ndarray:
     return (1 - weight) * np.array(SKIN, float) + weight * np.array(TOUCHING, float)
 
 
-def extent_points(scene: Scene) -> np.ndarray:
+def extent_points(scene: HandObject) -> np.ndarray:
     """[N, 3], m: all that a picture of the scene should hold."""
     points = [scene.joints, scene.vertices]
     if scene.has_object:
-        points.append(scene.in_camera(box_corners(scene.object_points)))
+        points.append(scene.object_box)
     return np.concatenate(points)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from amt.hand.batch import Inputs
 from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.mirror import mirror_inputs
+from amt.hand.objects import box_corners
 from amt.hand.rotations import matrix_to_six_d
 from amt.kernels import hand_frames
 from amt.model.backbone import Normalize, build_backbone
@@ -33,7 +34,7 @@ from amt.model.encoders import (
     vertex_distances,
 )
 from amt.model.fusion import Fusion
-from amt.model.keypoints import KeypointHead, box_corners
+from amt.model.keypoints import KeypointHead
 from amt.model.neck import Neck
 from amt.model.outputs import Prediction
 from amt.model.placement import camera_features, view_rotation

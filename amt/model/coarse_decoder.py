@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from amt.hand.mano import NUM_BETAS, NUM_MANO_JOINTS
+from amt.hand.objects import NUM_CLASSES
 from amt.model.config import ModelConfig
 from amt.model.keypoints import NUM_KEYPOINTS, Keypoints
 from amt.model.layers import Block, Mlp, small_output
 from amt.model.placement import NUM_CAMERA_FEATURES
 
-NUM_CLASSES = 22  # YCB's 21 and 0 for an unknown object
 HAND, OBJECT, CAMERA = range(3)
 
 

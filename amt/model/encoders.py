@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amt.hand.mano import ManoLayer
+from amt.hand.objects import NUM_CLASSES
 from amt.kernels import frame_pointnet
 from amt.kernels.hand_frames import NUM_FRAMES
-from amt.model.coarse_decoder import NUM_CLASSES, Parameters
+from amt.model.coarse_decoder import Parameters
 from amt.model.config import ModelConfig
 from amt.model.layers import Mlp
 from amt.model.mesh import vertex_frames

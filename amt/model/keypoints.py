@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from amt.hand.objects import NUM_CORNERS
 from amt.hand.skeleton import NUM_JOINTS
 from amt.model.config import ModelConfig
 from amt.model.precision import coordinates
 
-NUM_CORNERS = 8
 CENTRE, FIRST_CORNER = NUM_JOINTS, NUM_JOINTS + 1
 NUM_KEYPOINTS = FIRST_CORNER + NUM_CORNERS  # the joints, the object's origin, the corners of the box around its points
 # the same box seen in a mirror: corner i of box_corners has its x in bit 2
@@ -72,11 +72,3 @@ class KeypointHead(nn.Module):
 @coordinates
 def _mean_position(weights: Tensor, grid: Tensor) -> Tensor:  # [B, N, cells], [cells, 2] -> [B, N, 2]
     return weights @ grid
-
-
-@coordinates
-def box_corners(points: Tensor) -> Tensor:
-    """Corners [B, 8, 3] of the box around points [B, P, 3] in their own frame, number 4x + 2y + z with 1 for far."""
-    ends = torch.stack((points.amin(dim=1), points.amax(dim=1)), dim=1)  # [B, 2, 3]
-    far = torch.tensor([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(NUM_CORNERS)], device=points.device)
-    return ends.gather(1, far.expand(points.shape[0], -1, -1))

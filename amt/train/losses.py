@@ -12,9 +12,10 @@ from torch import Tensor
 from amt.hand.autocast import no_autocast
 from amt.hand.batch import Batch, Inputs, Targets
 from amt.hand.camera import project
+from amt.hand.objects import box_corners
 from amt.hand.rotations import axis_angle_to_matrix
 from amt.hand.skeleton import NUM_JOINTS
-from amt.model.keypoints import NUM_KEYPOINTS, box_corners
+from amt.model.keypoints import NUM_KEYPOINTS
 from amt.model.latent import kl_to_standard_normal
 from amt.model.outputs import Prediction
 from amt.model.pose import posed_points

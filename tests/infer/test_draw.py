@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from amt.infer.draw import close_up, film, overlay, panel, sheet, shown_box, side_view
-from amt.infer.paint import Layer, box_corners
+from amt.infer.paint import Layer
 from amt.infer.result import errors
 from amt.infer.scene import TOUCHING, camera_view
 
@@ -25,7 +25,7 @@ def test_only_pixels_at_the_hand_and_the_object_change(photo, result):
     _, changed = drawn_on(photo, result)
     np.testing.assert_array_equal(photo, before)
     view = camera_view(result.intrinsics)
-    shown = np.concatenate([view(result.vertices)[0], view(result.in_camera(box_corners(result.object_points)))[0]])
+    shown = np.concatenate([view(result.vertices)[0], view(result.object_box)[0]])
     low, high = shown.min(0) - 5, shown.max(0) + 5
     ys, xs = np.nonzero(changed)
     assert xs.min() >= low[0]
@@ -124,7 +124,7 @@ def test_a_sheet_joins_pictures_and_needs_one(photo, result):
 def test_the_shown_square_holds_hand_and_object(photo, result):
     square = shown_box([result], photo.shape)
     view = camera_view(result.intrinsics)
-    for pixels in (result.joints_2d, view(result.in_camera(box_corners(result.object_points)))[0]):
+    for pixels in (result.joints_2d, view(result.object_box)[0]):
         assert (np.abs(pixels - square[:2]) <= square[2] / 2 + 1e-6).all()
     lost = replace(result, joints=np.full((21, 3), np.nan))
     assert np.isfinite(shown_box([lost], photo.shape)).all()

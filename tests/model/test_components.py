@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from amt.hand.camera import project
+from amt.hand.objects import box_corners
 from amt.model import ConfigError, ModelConfig
 from amt.model.encoders import nearest_distances, vertex_distances
-from amt.model.keypoints import MIRRORED, NUM_KEYPOINTS, KeypointHead, box_corners
+from amt.model.keypoints import MIRRORED, NUM_KEYPOINTS, KeypointHead
 from amt.model.latent import Latent, kl_to_standard_normal
 from amt.model.orientation import OrientationSolver
 from amt.model.placement import camera_features, locate, place, view_rotation

@@ -7,8 +7,8 @@ import torch
 
 from amt.hand.camera import project
 from amt.hand.mirror import mirror_inputs, mirror_targets
+from amt.hand.objects import box_corners
 from amt.model import AMT, ModelConfig
-from amt.model.keypoints import box_corners
 from amt.model.pose import posed_points
 from amt.train.losses import LossConfig, _dice, compute_loss, mean_where
 

@@ -75,7 +75,7 @@ class Body:
     painter: object = None  # callable: points [N, 3] of the table's frame -> albedo [N, 3]
 
 
-class Scene:
+class BodyTree:
     """Bodies in an Embree tree."""
 
     def __init__(self, bodies: list[Body]):
@@ -124,7 +124,7 @@ class Picture:
 
 
 def static_layer(
-    camera: Camera, scene: Scene, light: Light, top: np.ndarray, table_size, backdrop: np.ndarray, rng
+    camera: Camera, scene: BodyTree, light: Light, top: np.ndarray, table_size, backdrop: np.ndarray, rng
 ) -> Layer:
     """The table of ``table_size`` (m, x and y) with texture ``top`` [S, S, 3] and the bodies of ``scene`` upon it."""
     import cv2
@@ -150,7 +150,7 @@ def static_layer(
     return Layer(image, depth, segment, table)
 
 
-def shadow_map(scene: Scene, light: Light, rng, span: float = SHADOW_SPAN, cells: int = SHADOW_CELLS) -> np.ndarray:
+def shadow_map(scene: BodyTree, light: Light, rng, span: float = SHADOW_SPAN, cells: int = SHADOW_CELLS) -> np.ndarray:
     """float32 [cells, cells]: the part of the lamp's light that bodies keep from a square of the table (0-1)."""
     import cv2
 
@@ -162,7 +162,7 @@ def shadow_map(scene: Scene, light: Light, rng, span: float = SHADOW_SPAN, cells
 
 
 def draw(
-    camera: Camera, scene: Scene, layer: Layer, light: Light, shadow: np.ndarray, rng, sensor_noise: float
+    camera: Camera, scene: BodyTree, layer: Layer, light: Light, shadow: np.ndarray, rng, sensor_noise: float
 ) -> Picture:
     """One frame: ``scene``'s bodies over ``layer``, with their shadow on the table, lens blur and sensor noise."""
     import cv2
@@ -184,7 +184,7 @@ def draw(
     return Picture(image, millimetres, segment)
 
 
-def _cast(camera: Camera, scene: Scene, light: Light, image, depth, segment, table, rng) -> None:
+def _cast(camera: Camera, scene: BodyTree, light: Light, image, depth, segment, table, rng) -> None:
     """Casts the pixels that the scene's bodies may cover and writes what is nearer than ``depth`` in place."""
     import cv2
 

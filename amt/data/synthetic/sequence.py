@@ -15,7 +15,7 @@ from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.grasps import Hand, find_grasp
 from amt.data.synthetic.objects import Shape
 from amt.data.synthetic.primitives import sweep
-from amt.data.synthetic.render import Body, Camera, Picture, Scene, draw, shadow_map, static_layer
+from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, shadow_map, static_layer
 from amt.hand.mano import HandModel
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
@@ -129,7 +129,7 @@ class Sequence:
         table_size = rng.uniform([0.9, 0.7], [2.2, 2.0])
         top = appearance.table_top(rng)
         sensor_noise = float(rng.uniform(1.0, 4.0))
-        still = Scene([self._object_body(c.class_id, c.rotation, c.translation) for c in self.clutter])
+        still = BodyTree([self._object_body(c.class_id, c.rotation, c.translation) for c in self.clutter])
         sleeve, bare = appearance.sleeve(rng), float(rng.uniform(0.03, 0.2))
         tilt = rng.normal(0, 0.25, 3)
         skin = self._skin()
@@ -145,7 +145,7 @@ class Sequence:
                 HAND_SEGMENT,
                 0.06,
             )
-            scene_now = Scene([hand, self._arm(frame, tilt, bare, sleeve, skin), body])
+            scene_now = BodyTree([hand, self._arm(frame, tilt, bare, sleeve, skin), body])
             moving.append((scene_now, shadow_map(scene_now, light, rng)))
         for index, camera in enumerate(self.cameras):
             around = appearance.backdrop(rng, camera.height, camera.width)
