@@ -6,42 +6,16 @@ draws it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from amt.data.config import AugmentConfig
 from amt.hand.batch import Targets
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Ranges of variation; a zero turns one off."""
-
-    turn: float = 30.0  # degrees: in-plane turn of the camera, either way; 180 for any
-    zoom: float = 0.15  # log2-ish: side of the box times 2 ** uniform(-zoom, zoom)
-    shift: float = 0.08  # of the box's side, along x and y
-    brightness: float = 0.35  # gain 2 ** uniform(-b, b) on all channels
-    contrast: float = 0.25
-    gamma: float = 0.25
-    tint: float = 0.12  # gain of each channel by itself
-    hue: float = 20.0  # degrees about the grey axis
-    blur: float = 0.25  # share of samples
-    noise: float = 8.0  # grey levels, at most
-    erase: float = 0.25  # share of samples that lose a rectangle
-
-    def __post_init__(self):
-        for name in ("blur", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share, 0-1; got {getattr(self, name)}")
-        for name in ("turn", "zoom", "shift", "brightness", "contrast", "gamma", "tint", "hue", "noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        if self.shift > 0.5:
-            raise ValueError(f"shift is a part of the box, at most 0.5; got {self.shift}")
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:

@@ -11,12 +11,12 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from amt.data.config import CropConfig
 from amt.data.dexycb import BrokenFrame, DexYCB, Frame
 from amt.data.layout import DataError
 from amt.hand.camera import crop_camera
@@ -24,57 +24,6 @@ from amt.hand.contact import contact_labels
 
 FORMAT = 1  # counts changes of what a cache holds
 _CHUNK = 64
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """How frames are cut."""
-
-    size: int = 112  # px: side of what the model sees
-    box_scale: float = 1.5  # side of the box over the longest side of the tight box around the true joints
-    margin: float = 1.4  # how much wider the cached cut is
-    num_points: int = 256  # of the object's surface
-
-    def __post_init__(self):
-        if self.size < 16:
-            raise ValueError(f"size must be at least 16 px; got {self.size}")
-        if self.box_scale < 1:
-            raise ValueError(f"box_scale must be at least 1 (the box holds all joints); got {self.box_scale}")
-        if not 1 <= self.margin <= 3:
-            raise ValueError(f"margin must be 1-3; got {self.margin}")
-        if self.num_points < 1:
-            raise ValueError(f"num_points must be at least 1; got {self.num_points}")
-
-    @property
-    def cut_size(self) -> int:
-        """px: side of the cached cut."""
-        return round(self.size * self.margin)
-
-    def fields(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape a frame and dtype of every cached array."""
-        cut = self.cut_size
-        return {
-            "index": ((), "int64"),  # in the reader
-            "image": ((cut, cut, 3), "uint8"),
-            "intrinsics": ((3, 3), "float32"),  # of the cut
-            "box": ((3,), "float32"),  # px of the frame, without the margin
-            "frame_intrinsics": ((3, 3), "float32"),
-            "frame_size": ((2,), "float32"),
-            "right": ((), "bool"),
-            "object_class": ((), "int64"),
-            "joints": ((21, 3), "float32"),
-            "pose": ((48,), "float32"),
-            "betas": ((10,), "float32"),
-            "translation": ((3,), "float32"),
-            "vertices": ((778, 3), "float32"),
-            "object_rotation": ((3, 3), "float32"),
-            "object_translation": ((3,), "float32"),
-            "hand_contact": ((778,), "bool"),
-            "object_contact": ((self.num_points,), "bool"),
-            "hand_valid": ((), "bool"),
-            "object_valid": ((), "bool"),
-            "contact_valid": ((), "bool"),
-        }
 
 
 def joint_box(joints_2d: np.ndarray, scale: float) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
-
 SUBJECTS = (
     "20200709-subject-01",
     "20200813-subject-02",
@@ -74,6 +72,8 @@ SUBSETS = ("train", "val", "test")
 
 def hand_digest(model) -> str:
     """Tells hands apart: a set's poses mean something only with the HandModel that it was made with."""
+    import numpy as np  # here: the configuration needs this module's names, and not NumPy
+
     digest = hashlib.sha256()
     for name in ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "hands_components", "hands_mean"):
         digest.update(np.ascontiguousarray(getattr(model, name), np.float32).tobytes())

@@ -6,65 +6,19 @@ training process itself; with workers, each of them puts whole batches together.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from amt.data.augment import AugmentConfig, draw_geometry, sample_rng, turn_targets, vary_colour
-from amt.data.crops import CropCache, CropConfig, build_cache, cut
+from amt.data.augment import draw_geometry, sample_rng, turn_targets, vary_colour
+from amt.data.config import AugmentConfig, CropConfig, DataConfig
+from amt.data.crops import CropCache, build_cache, cut
 from amt.data.dexycb import DexYCB
-from amt.data.layout import SPLITS, DataError
+from amt.data.layout import DataError
 from amt.hand.batch import Batch, Inputs, Targets
 from amt.hand.camera import camera_roll, crop_camera, project, unproject
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where frames come from and how they become batches."""
-
-    root: str | None = None  # a set in DexYCB's layout; None: a synthetic one, rendered once into the cache folder
-    split: str = "s1"
-    mano: str | None = None  # folder of MANO's files, for sets that need them
-    cache: str | None = None  # where crops go; None: the user's cache folder
-    crop: CropConfig = field(default_factory=CropConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    workers: int = 0  # processes that put batches together; 0: the training process itself
-    render_sequences: int = 12  # of the synthetic set that stands in for ``root`` None
-    render_frames: int = 3
-    render_workers: int = 2
-
-    def __post_init__(self):
-        if self.split not in SPLITS:
-            raise DataError(f"split must be one of {', '.join(SPLITS)}; got {self.split!r}")
-        if self.workers < 0:
-            raise ValueError(f"workers must not be negative; got {self.workers}")
-        for name in ("render_sequences", "render_frames", "render_workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-
-    def cache_folder(self) -> Path:
-        return Path(self.cache).expanduser() if self.cache else default_cache_folder()
-
-    def root_folder(self) -> Path:
-        """The set's folder; renders the synthetic one first if no root is named."""
-        if self.root is not None:
-            return Path(self.root).expanduser()
-        from amt.data.synthetic.write import SetConfig, write_set
-
-        config = SetConfig(sequences=self.render_sequences, frames=self.render_frames)
-        name = f"synthetic-{config.sequences}x{config.frames}"
-        return write_set(self.cache_folder() / name, config, self.render_workers)
-
-
-def default_cache_folder() -> Path:
-    """$XDG_CACHE_HOME/amt, or ~/.cache/amt."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base) / "amt" if base else Path.home() / ".cache" / "amt"
 
 
 class CropDataset:

@@ -3,18 +3,23 @@
 ``AMT(ModelConfig(size="tiny"))(inputs)`` returns a :class:`Prediction`. ``amt.py`` is the whole data flow in one file.
 """
 
-from amt.model.amt import AMT
-from amt.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from amt.model.config import BackboneConfig, ConfigError, ModelConfig
-from amt.model.outputs import Prediction
+from importlib import import_module
 
-__all__ = [
-    "AMT",
-    "BackboneConfig",
-    "CheckpointError",
-    "ConfigError",
-    "ModelConfig",
-    "Prediction",
-    "load_checkpoint",
-    "save_checkpoint",
-]
+_HOMES = {
+    "AMT": "amt",
+    "BackboneConfig": "config",
+    "CheckpointError": "checkpoint",
+    "ConfigError": "config",
+    "ModelConfig": "config",
+    "Prediction": "outputs",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    """Imports a public name at its first use: ``amt.model.config`` is read by programs that have not loaded PyTorch yet."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

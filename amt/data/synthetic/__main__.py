@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from amt.data.synthetic.write import SetConfig, write_set
+from amt.data.synthetic.config import SetConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     a = parser.parse_args(arguments)
     try:
         config = SetConfig(a.sequences, a.frames, a.subjects, a.seed, tuple(a.objects), a.mano)
+        from amt.data.synthetic.write import write_set  # loads PyTorch: only once the words are known good
+
         write_set(a.out, config, a.workers, progress=not a.quiet)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import cache
 from multiprocessing import get_context
@@ -20,7 +20,6 @@ import torch
 from amt.data.layout import (
     FRAME_HEIGHT,
     FRAME_WIDTH,
-    FULL_SEQUENCES,
     SERIALS,
     SUBJECTS,
     SYNTHETIC_RECORD,
@@ -31,49 +30,16 @@ from amt.data.layout import (
     labels_name,
 )
 from amt.data.synthetic import appearance, scene
+from amt.data.synthetic.config import SetConfig
 from amt.data.synthetic.objects import Shape, load_shapes
 from amt.data.synthetic.sequence import Sequence, SequenceSpec, model_points
 from amt.hand.camera import project
 from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
-from amt.hand.stand_in import stand_in_hand
 
 FORMAT = 1  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
 JPEG_QUALITY = 93
-
-
-@dataclass(frozen=True)
-class SetConfig:
-    """What determines a set. Two runs with equal values write equal files."""
-
-    sequences: int = 12  # a subject; DexYCB has 100
-    frames: int = 3  # a sequence and camera; DexYCB has about 72
-    subjects: int = 10
-    seed: int = 0
-    objects: tuple[str, ...] = ()  # mesh files of the user's; () for the built-in shapes
-    mano: str | None = None  # folder with MANO_RIGHT.pkl and MANO_LEFT.pkl; None for the stand-in hand
-
-    def __post_init__(self):
-        if not 1 <= self.subjects <= len(SUBJECTS):
-            raise ValueError(f"subjects must be 1-{len(SUBJECTS)} (the layout's); got {self.subjects}")
-        if not 1 <= self.sequences <= FULL_SEQUENCES:
-            raise ValueError(f"sequences must be 1-{FULL_SEQUENCES} a subject; got {self.sequences}")
-        if not 1 <= self.frames <= 100_000:
-            raise ValueError(f"frames must be at least 1; got {self.frames}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative; got {self.seed}")
-
-    @property
-    def num_pictures(self) -> int:
-        return self.subjects * self.sequences * self.frames * len(SERIALS)
-
-    def hand(self, side: str) -> HandModel:
-        if self.mano is None:
-            return stand_in_hand(side)
-        from amt.hand.mano_file import load_mano
-
-        return load_mano(Path(self.mano) / f"MANO_{side.upper()}.pkl", side)
 
 
 def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progress: bool = True) -> Path:

@@ -1,0 +1,131 @@
+"""What can be chosen about the data. Imports neither PyTorch nor NumPy: a command line is checked before they load."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from amt.data.layout import SPLITS, DataError
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """How frames are cut."""
+
+    size: int = 112  # px: side of what the model sees
+    box_scale: float = 1.5  # side of the box over the longest side of the tight box around the true joints
+    margin: float = 1.4  # how much wider the cached cut is
+    num_points: int = 256  # of the object's surface
+
+    def __post_init__(self):
+        if self.size < 16:
+            raise ValueError(f"size must be at least 16 px; got {self.size}")
+        if self.box_scale < 1:
+            raise ValueError(f"box_scale must be at least 1 (the box holds all joints); got {self.box_scale}")
+        if not 1 <= self.margin <= 3:
+            raise ValueError(f"margin must be 1-3; got {self.margin}")
+        if self.num_points < 1:
+            raise ValueError(f"num_points must be at least 1; got {self.num_points}")
+
+    @property
+    def cut_size(self) -> int:
+        """px: side of the cached cut."""
+        return round(self.size * self.margin)
+
+    def fields(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape a frame and dtype of every cached array."""
+        cut = self.cut_size
+        return {
+            "index": ((), "int64"),  # in the reader
+            "image": ((cut, cut, 3), "uint8"),
+            "intrinsics": ((3, 3), "float32"),  # of the cut
+            "box": ((3,), "float32"),  # px of the frame, without the margin
+            "frame_intrinsics": ((3, 3), "float32"),
+            "frame_size": ((2,), "float32"),
+            "right": ((), "bool"),
+            "object_class": ((), "int64"),
+            "joints": ((21, 3), "float32"),
+            "pose": ((48,), "float32"),
+            "betas": ((10,), "float32"),
+            "translation": ((3,), "float32"),
+            "vertices": ((778, 3), "float32"),
+            "object_rotation": ((3, 3), "float32"),
+            "object_translation": ((3,), "float32"),
+            "hand_contact": ((778,), "bool"),
+            "object_contact": ((self.num_points,), "bool"),
+            "hand_valid": ((), "bool"),
+            "object_valid": ((), "bool"),
+            "contact_valid": ((), "bool"),
+        }
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Ranges of variation; a zero turns one off."""
+
+    turn: float = 30.0  # degrees: in-plane turn of the camera, either way; 180 for any
+    zoom: float = 0.15  # log2-ish: side of the box times 2 ** uniform(-zoom, zoom)
+    shift: float = 0.08  # of the box's side, along x and y
+    brightness: float = 0.35  # gain 2 ** uniform(-b, b) on all channels
+    contrast: float = 0.25
+    gamma: float = 0.25
+    tint: float = 0.12  # gain of each channel by itself
+    hue: float = 20.0  # degrees about the grey axis
+    blur: float = 0.25  # share of samples
+    noise: float = 8.0  # grey levels, at most
+    erase: float = 0.25  # share of samples that lose a rectangle
+
+    def __post_init__(self):
+        for name in ("blur", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share, 0-1; got {getattr(self, name)}")
+        for name in ("turn", "zoom", "shift", "brightness", "contrast", "gamma", "tint", "hue", "noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        if self.shift > 0.5:
+            raise ValueError(f"shift is a part of the box, at most 0.5; got {self.shift}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where frames come from and how they become batches."""
+
+    root: str | None = None  # a set in DexYCB's layout; None: a synthetic one, rendered once into the cache folder
+    split: str = "s1"
+    mano: str | None = None  # folder of MANO's files, for sets that need them
+    cache: str | None = None  # where crops go; None: the user's cache folder
+    crop: CropConfig = field(default_factory=CropConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    workers: int = 0  # processes that put batches together; 0: the training process itself
+    render_sequences: int = 12  # of the synthetic set that stands in for ``root`` None
+    render_frames: int = 3
+    render_workers: int = 2
+
+    def __post_init__(self):
+        if self.split not in SPLITS:
+            raise DataError(f"split must be one of {', '.join(SPLITS)}; got {self.split!r}")
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative; got {self.workers}")
+        for name in ("render_sequences", "render_frames", "render_workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+    def cache_folder(self) -> Path:
+        return Path(self.cache).expanduser() if self.cache else default_cache_folder()
+
+    def root_folder(self) -> Path:
+        """The set's folder; renders the synthetic one first if no root is named."""
+        if self.root is not None:
+            return Path(self.root).expanduser()
+        from amt.data.synthetic.write import SetConfig, write_set
+
+        config = SetConfig(sequences=self.render_sequences, frames=self.render_frames)
+        name = f"synthetic-{config.sequences}x{config.frames}"
+        return write_set(self.cache_folder() / name, config, self.render_workers)
+
+
+def default_cache_folder() -> Path:
+    """$XDG_CACHE_HOME/amt, or ~/.cache/amt."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base) / "amt" if base else Path.home() / ".cache" / "amt"
