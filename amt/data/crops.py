@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from amt.data.config import CropConfig
-from amt.data.dexycb import BrokenFrame, DexYCB, Frame
-from amt.data.layout import DataError
+from amt.data.dexycb import DexYCB
+from amt.data.errors import BrokenFrame, DataError
+from amt.data.set_folder import count_by_reason
 from amt.hand.camera import crop_camera
-from amt.hand.contact import contact_labels
 
-FORMAT = 1  # counts changes of what a cache holds
+FORMAT = 2  # counts changes of what a cache holds
 _CHUNK = 64
 
 
@@ -82,7 +82,7 @@ class CropCache:
         if i["unlabelled"]:
             text += f", {i['unlabelled']} without a hand left out"
         if i["broken"]:
-            text += f", {len(i['broken'])} broken skipped (the first: {i['broken'][0]})"
+            text += f", {count_by_reason(i['broken'])}"
         return text
 
 
@@ -159,7 +159,7 @@ def _fill(reader: DexYCB, config: CropConfig, folder: Path, progress: bool) -> N
         "subset": reader.subset,
         "frames": used,
         "unlabelled": unlabelled,
-        "broken": sorted(reader.broken),
+        "broken": {reason: [len(files), str(next(iter(files)))] for reason, files in reader.broken.items()},
         "fields": list(fields),
     }
     (folder / "info.json").write_text(json.dumps(info, indent=1))
@@ -201,7 +201,7 @@ def _cut_frame(reader: DexYCB, config: CropConfig, index: int) -> dict | BrokenF
 
 def _add_meshes(reader: DexYCB, config: CropConfig, rows: list[dict]) -> None:
     """Adds vertices, by one pass of the hand layer a side, and contacts."""
-    for side, layer in reader.layers.items():
+    for side in ("right", "left"):
         mine = [row for row in rows if row["frame"].sequence.side == side]
         if not mine:
             continue
@@ -209,27 +209,10 @@ def _add_meshes(reader: DexYCB, config: CropConfig, rows: list[dict]) -> None:
             torch.from_numpy(np.stack([r[k] for r in mine])) for k in ("pose", "betas", "translation")
         )
         with torch.no_grad():
-            vertices = layer(pose, betas, translation).vertices.numpy()
+            vertices = reader.layer(side)(pose, betas, translation).vertices.numpy()
         for row, mesh in zip(mine, vertices):
             row["vertices"] = mesh
     for row in rows:
-        row["hand_contact"], row["object_contact"] = _contacts(reader, config, row["frame"], row["vertices"])
-
-
-def _contacts(reader: DexYCB, config: CropConfig, frame: Frame, vertices: np.ndarray):
-    """Contacts (hand [778], chosen object points [P]) as the set knows them, or else by distance."""
-    class_id = frame.sequence.class_id
-    choice = reader.objects.choice(class_id, config.num_points)
-    cloud = reader.objects.cloud(class_id)
-    try:
-        known = reader.contact(frame)
-    except BrokenFrame as error:
-        reader.note_broken(error)
-        known = None
-    if known is not None and known[1].shape == cloud.shape[:1]:
-        return known[0], known[1][choice]
-    if not frame.object_valid:
-        return np.zeros(778, bool), np.zeros(config.num_points, bool)
-    posed = torch.from_numpy(cloud @ frame.object_rotation.T + frame.object_translation)
-    hand, points = contact_labels(torch.from_numpy(vertices), posed)
-    return hand.numpy(), points.numpy()[choice]
+        sequence = row["frame"].sequence
+        row["hand_contact"], cloud_contact = reader.contacts(row["frame"], row["vertices"])
+        row["object_contact"] = cloud_contact[reader.objects.choice(sequence.class_id, config.num_points)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from amt.data.errors import DataError
+
 SUBJECTS = (
     "20200709-subject-01",
     "20200813-subject-02",
@@ -60,10 +62,6 @@ HAND_SEGMENT = 255
 FRAME_HEIGHT, FRAME_WIDTH = 480, 640
 FULL_SEQUENCES = 100  # a subject, in the recorded data set
 SYNTHETIC_RECORD = "synthetic.json"
-
-
-class DataError(ValueError):
-    """A set, a folder or a file that cannot be used; the message names it and says what to do."""
 
 
 SPLITS = ("s0", "s1", "s2", "s3")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amt.data.dexycb import BrokenFrame
+from amt.data.errors import BrokenFrame
 from amt.infer.draw import film, panel, sheet
 from amt.infer.inputs import Images, InputError, Picture
 from amt.infer.known import KnownFrame, KnownSets

@@ -193,7 +193,7 @@ def test_a_broken_or_unlabelled_frame_is_left_out_and_said(own_set, tmp_path):
     assert indices == [i for i in range(total) if i not in (3, 8)]
     report = loader.dataset.cache.report()
     assert "1 without a hand left out" in report
-    assert "1 broken skipped" in report
+    assert "1 skipped: the picture breaks off before its end" in report
     made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npy")}
     make_loader(config, "train", 8, progress=False)
     assert made == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npy")}  # reused, not made again

@@ -1,13 +1,18 @@
 """Splits and sample order by the data set's rules; missing annotations, broken files and wrong folders."""
 
 import json
+import pickle
+import shutil
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 
-from amt.data.dexycb import BrokenFrame, DexYCB
-from amt.data.layout import GRASPED_CLASSES, SERIALS, SUBJECTS, DataError, hand_digest
+from amt.data.dexycb import DexYCB
+from amt.data.errors import BrokenFrame, DataError, EmptySubset, MissingHand
+from amt.data.files import load_npz
+from amt.data.layout import GRASPED_CLASSES, SERIALS, SUBJECTS, hand_digest, labels_name
 from amt.data.objects import ObjectModels, farthest_points, read_obj
 from amt.hand.stand_in import stand_in_hand
 
@@ -126,9 +131,108 @@ def test_a_broken_frame_is_named_counted_and_replaced_by_the_next(own_set, caplo
     assert replaced.index == 10
     assert image.shape == (480, 640, 3)
     reader.readable(9)
-    assert list(reader.broken) == [str(path)]
+    assert [list(files) for files in reader.broken.values()] == [[path]]
     assert [r.getMessage().count(str(path)) for r in caplog.records] == [1]
-    assert "1 broken file(s)" in reader.report()
+    assert reader.report().startswith("1 skipped: ")
+    assert f"(the first: {path})" in reader.report()
+
+
+def test_a_missing_camera_is_one_warning_and_one_count(own_set, caplog):
+    reader = DexYCB(own_set, "s0", "train")
+    for folder in own_set.glob(f"*/*/{SERIALS[2]}"):
+        shutil.rmtree(folder)
+    cut = reader[0].image_path
+    cut.write_bytes(cut.read_bytes()[:5000])
+    for index in range(len(reader)):
+        reader.readable(index)
+    assert len(caplog.records) == 2  # one a reason
+    lost = sum(1 for index in range(len(reader)) if reader.locate(index)[1] == 2)
+    assert f"{lost} skipped: is missing (the first: " in reader.report()
+    assert "1 skipped: the picture breaks off" in reader.report()
+
+
+def test_a_picture_of_another_size_than_the_calibrations_is_refused(own_set):
+    reader = DexYCB(own_set, "s0", "train")
+    path = reader[4].image_path
+    cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (320, 240)))
+    with pytest.raises(BrokenFrame, match="is 320 x 240 px, and its camera's calibration is for 640 x 480 px"):
+        reader[4].image()
+    for path in own_set.rglob("color_*.jpg"):
+        path.write_bytes(reader[4].image_path.read_bytes())
+    with pytest.raises(DataError, match=r"not one of .* can be used: .* skipped: is 320 x 240 px"):
+        reader.readable(0)
+
+
+@pytest.mark.parametrize("name", ["pose_m", "joint_3d", "joint_2d", "pose_y"])
+def test_labels_of_a_wrong_shape_or_with_nan_are_no_labels(own_set, name):
+    reader = DexYCB(own_set, "s0", "train")
+    path = reader[5].folder / labels_name(reader[5].number)
+    found = load_npz(path, ("pose_y", "pose_m", "joint_3d", "joint_2d"))
+    np.savez_compressed(path, **found | {name: np.full_like(found[name], np.nan)})
+    frame = reader[5]
+    assert frame.object_valid if name != "pose_y" else frame.hand_valid
+    assert not (frame.hand_valid and frame.object_valid)
+    for array in (frame.joints, frame.joints_2d, frame.pose, frame.translation, frame.object_rotation):
+        assert np.isfinite(array).all()
+    np.savez_compressed(path, **found | {name: found[name].ravel()[:7]})
+    with pytest.raises(BrokenFrame, match=f"{path.name}: an array has a wrong shape"):
+        reader[5]
+
+
+@pytest.mark.parametrize("file", ["meta.yml", "intrinsics", "extrinsics.yml", "mano.yml"])
+@pytest.mark.parametrize("content", ["latin-1", "utf-16", "no yaml", "a list", "empty", "wrong fields", "missing"])
+def test_a_broken_yml_is_one_line_that_names_it(own_set, file, content):
+    info = DexYCB(own_set).sequences[0]
+    path = {
+        "meta.yml": info.folder / "meta.yml",
+        "intrinsics": own_set / "calibration" / "intrinsics" / f"{SERIALS[0]}_640x480.yml",
+        "extrinsics.yml": own_set / "calibration" / f"extrinsics_{info.extrinsics}" / "extrinsics.yml",
+        "mano.yml": own_set / "calibration" / f"mano_{info.mano_calib}" / "mano.yml",
+    }[file]
+    text = path.read_text()
+
+    def read():
+        reader = DexYCB(own_set)
+        return reader[0], reader.extrinsics(reader.sequences[0], 0)
+
+    if content == "missing":
+        path.unlink()
+    else:
+        spoilt = {
+            "latin-1": ("# Kamera für Gr\u00f6\u00dfen\n" + text).encode("latin-1"),
+            "utf-16": text.encode("utf-16"),
+            "no yaml": b"{a: [1, 2",
+            "a list": b"[1, 2]",
+            "empty": b"",
+            "wrong fields": b"color: 3\nextrinsics: [1]\nbetas: [a, b]\n",
+        }
+        path.write_bytes(spoilt[content])
+    if content == "utf-16":
+        read()  # its byte order mark tells
+        return
+    if (file, content) == ("meta.yml", "missing"):
+        assert info.folder not in [sequence.folder for sequence in DexYCB(own_set).sequences]  # it is no sequence
+        return
+    with pytest.raises(DataError) as error:
+        read()
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"mano_sides": ["both"]}, {"ycb_grasp_ind": 9}, {"ycb_ids": [77]}, {"num_frames": -1}]
+)
+def test_impossible_fields_of_a_sequence_are_named(own_set, change):
+    path = DexYCB(own_set).sequences[0].folder / "meta.yml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    with pytest.raises(DataError, match=f"meta.yml: {next(iter(change))} is"):
+        DexYCB(own_set)
+
+
+def test_errors_survive_the_way_out_of_a_worker_process():
+    error = BrokenFrame("a/b.jpg", "is missing")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.reason) == (BrokenFrame, str(error), "is missing")
 
 
 def test_wrong_folders_and_splits_say_what_to_do(own_set, tmp_path):
@@ -151,7 +255,7 @@ def test_wrong_folders_and_splits_say_what_to_do(own_set, tmp_path):
         DexYCB(own_set, "s9")
     with pytest.raises(DataError, match="subset must be one of"):
         DexYCB(own_set, "s0", "training")
-    with pytest.raises(DataError, match="s1 test holds no frame"):
+    with pytest.raises(EmptySubset, match="s1 test holds no frame"):
         DexYCB(own_set, "s1", "test")
     (own_set / "calibration").rename(own_set / "moved")
     with pytest.raises(DataError, match="calibration: is missing"):
@@ -169,7 +273,7 @@ def test_a_bad_focal_length_is_named(own_set):
 
 def test_a_recorded_set_asks_for_mano(own_set):
     (own_set / "synthetic.json").unlink()
-    with pytest.raises(DataError, match="mano"):
+    with pytest.raises(MissingHand, match="mano"):
         DexYCB(own_set)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from infer_files import write_image, write_video
 
+from amt.data.errors import BrokenFrame
 from amt.infer.__main__ import main
 from amt.infer.inputs import read_image
 
@@ -135,8 +136,8 @@ def test_the_truth_of_a_set_is_the_annotated_hand(small_set):
         assert known.truth.hand_contact.shape == (778,)
         assert known.truth.object_contact.shape == (64,)
     assert sets.find(small_set / "calibration" / "x.jpg") is None
-    elsewhere = image.parent / "color_000009.jpg"
-    assert sets.find(elsewhere) is None
+    with pytest.raises(BrokenFrame, match=r"labels_000009\.npz: is missing"):
+        sets.find(image.parent / "color_000009.jpg")
 
 
 @pytest.fixture

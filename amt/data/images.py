@@ -1,0 +1,198 @@
+"""The one reader of pictures. It decodes what is whole, refuses what is cut short, and says what it had to choose.
+
+OpenCV decodes; it fills the rest of a file that is cut short with grey, or takes it for black, so the file's end is checked
+here first. Pillow counts the pictures of an animation.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from amt.data.errors import ImageError
+
+FORMATS = "jpg, png, bmp, webp, tif, gif or ppm"
+DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras store in samples of 16 bits
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
+_BREAKS_OFF = "the picture breaks off before its end (truncated file)"
+
+
+def read_image(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Reads a picture from a file.
+
+    - EXIF's orientation is applied.
+    - Grey becomes three equal channels; an alpha channel is dropped.
+    - Samples of 16 bits are shifted to 8 by the depth that they really use: the smallest of 8, 10, 12, 14 and 16 bits
+      that holds the largest sample.
+    - Of an animation, or of a file with several pages, the first picture is taken.
+    - A JPEG file that lacks only its end marker is read; one that lacks more is refused.
+
+    Returns:
+        The picture, uint8 [H, W, 3], RGB, and notes: one short sentence for each choice that changes what is seen.
+
+    Raises:
+        ImageError: the file is missing, empty, cut short or not a picture.
+    """
+    path = Path(path)
+    data, notes = _read(path), []
+    if data.startswith(_JPEG) and not _jpeg_ends(data):
+        data = _with_end(data, path)
+        notes.append("the JPEG file lacks its end marker; all of the picture is there")
+    if data.startswith(_PNG) and not _png_ends(data):
+        raise ImageError(path, _BREAKS_OFF, "copy or export it again")
+    image = _decode(data)
+    if image is None:
+        raise ImageError(path, "is not an image that can be decoded", f"give a whole {FORMATS} file")
+    if image.dtype == np.uint16:
+        image, depth = _to_8_bits(image)
+        if depth < 16:
+            notes.append(f"samples of 16 bits use only {depth}; they are scaled from {depth} bits to 8")
+    elif image.dtype != np.uint8:
+        raise ImageError(path, f"holds {image.dtype} samples", "export it with 8 or 16 bits a channel")
+    count = _count(data)
+    if count > 1:
+        notes.append(f"the file holds {count} pictures; the first is taken")
+    if _is_grey(image):
+        notes.append("the picture is grey; colour pictures give better results")
+    return np.ascontiguousarray(image[..., ::-1]), tuple(notes)
+
+
+class quiet:
+    """Context in which OpenCV prints nothing: what goes wrong is told in our own line. Threads may overlap."""
+
+    _lock, _depth, _level = threading.Lock(), 0, 0
+
+    def __enter__(self):
+        import cv2
+
+        with quiet._lock:
+            if not quiet._depth:
+                quiet._level = cv2.utils.logging.getLogLevel()
+                cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            quiet._depth += 1
+
+    def __exit__(self, *_):
+        import cv2
+
+        with quiet._lock:
+            quiet._depth -= 1
+            if not quiet._depth:
+                cv2.utils.logging.setLogLevel(quiet._level)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(path, "no such file", "check the path") from None
+    except OSError as error:
+        raise ImageError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from None
+    if not data:
+        raise ImageError(path, "the file is empty", "copy or export it again")
+    return data
+
+
+def _decode(data: bytes) -> np.ndarray | None:
+    """uint8, uint16 or float32 [H, W, 3], BGR."""
+    import cv2
+
+    # IMREAD_COLOR alone keeps the upper 8 of 16 bits: a picture of 10 bits would be black.
+    with quiet():
+        try:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        except cv2.error:
+            return None
+
+
+def _to_8_bits(image: np.ndarray) -> tuple[np.ndarray, int]:
+    """uint8 picture of a uint16 one, and the depth in bits that was assumed."""
+    depth = next(bits for bits in DEPTHS if int(image.max()) < 1 << bits)
+    return (image >> (depth - 8)).astype(np.uint8), depth
+
+
+def _is_grey(image: np.ndarray) -> bool:
+    def equal(part: np.ndarray) -> bool:
+        return bool((part == part[..., :1]).all())
+
+    return equal(image[::16, ::16]) and equal(image)  # a few pixels tell a coloured picture, which is the usual case
+
+
+def _count(data: bytes) -> int:
+    """Pictures in the file."""
+    animated = data[:4] == b"RIFF" and b"ANIM" in data[:64]
+    if not (animated or data[:3] == b"GIF" or data[:4] in (b"II*\0", b"MM\0*") or _png_is_animated(data)):
+        return 1
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return getattr(picture, "n_frames", 1)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 1  # OpenCV could decode it, which is what counts
+
+
+def _jpeg_scan(data: bytes) -> tuple[int, bool]:
+    """Where a JPEG file's first scan begins, and whether that one scan holds the whole picture."""
+    at, channels = 2, 0
+    # Segment by segment: a thumbnail within the headers has an end marker of its own.
+    while at + 10 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] in (0xC0, 0xC1):  # not progressive
+            channels = data[at + 9]
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
+    return at, 0 < channels == (data[at + 4] if at + 4 < len(data) else 0)
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether an end marker follows the picture."""
+    return _JPEG_END in data[-64:] or _JPEG_END in data[_jpeg_scan(data)[0] :]
+
+
+def _with_end(data: bytes, path: Path) -> bytes:
+    """A JPEG file without its end marker, with one; raises ImageError where a part of the picture is missing, too.
+
+    The decoder goes on with whatever bytes follow as long as pixels are missing. So the picture is whole if bytes that are
+    added behind the file do not change it. Files of several scans (progressive ones) are refused: a whole scan can be missing.
+    """
+    from PIL import Image
+
+    whole = False
+    if _jpeg_scan(data)[1] and not data.endswith(bytes(16)):  # a run of zeros is what broken copies leave
+        data = data.rstrip(b"\xff")
+        pictures = []
+        for added in (b"", bytes(range(1, 255)), bytes([0xA5] * 256)):
+            try:
+                with Image.open(io.BytesIO(data + added + _JPEG_END)) as picture:
+                    pictures.append(np.asarray(picture))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                break
+        whole = len(pictures) == 3 and all(np.array_equal(pictures[0], other) for other in pictures[1:])
+    if not whole:
+        raise ImageError(path, _BREAKS_OFF, "copy or export it again")
+    return data + _JPEG_END
+
+
+def _png_chunks(data: bytes):
+    """(name, end) of a PNG file's chunks, as far as the file goes."""
+    at = len(_PNG)
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], end
+        at = end
+
+
+def _png_ends(data: bytes) -> bool:
+    return any(name == b"IEND" and end <= len(data) for name, end in _png_chunks(data))
+
+
+def _png_is_animated(data: bytes) -> bool:
+    if not data.startswith(_PNG):
+        return False
+    for name, _ in _png_chunks(data):  # what announces an animation stands before the first picture
+        if name in (b"acTL", b"IDAT"):
+            return name == b"acTL"
+    return False
