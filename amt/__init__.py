@@ -6,8 +6,14 @@
 __version__ = "0.1.0"
 
 
-def load(checkpoint, device=None):
-    """The predictor of a checkpoint folder (model.safetensors and config.json); see :func:`amt.infer.load`."""
+def load(checkpoint, device=None, hand=None):
+    """The predictor of a checkpoint folder (model.safetensors and config.json); see :func:`amt.infer.load`.
+
+    Args:
+        checkpoint: the folder.
+        device: "cpu", "cuda" or "cuda:N"; None takes the GPU where there is one.
+        hand: path of MANO_RIGHT.pkl on this machine, for a model that was trained with MANO; None takes the path of training.
+    """
     from amt.infer.predictor import load
 
-    return load(checkpoint, device=device)
+    return load(checkpoint, device=device, **({} if hand is None else {"hand": str(hand)}))

@@ -20,9 +20,10 @@ LARGEST_DIFFERENCE = 0.02  # of the losses that ours and plain PyTorch give for 
 
 @functools.lru_cache(maxsize=1)
 def _trainer(size: str, batch: int, device: torch.device):
-    from amt.data.loader import DataConfig
+    from amt.config import KernelsConfig
+    from amt.data.config import CropConfig, DataConfig
     from amt.model.config import ModelConfig
-    from amt.train.config import Config, KernelsConfig, TrainConfig
+    from amt.train.config import Config, TrainConfig
     from amt.train.trainer import Trainer
 
     train = TrainConfig(
@@ -30,7 +31,9 @@ def _trainer(size: str, batch: int, device: torch.device):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # random weights are what is wanted here
-        return Trainer(Config(ModelConfig(size=size), DataConfig(), train, KernelsConfig()))
+        model = ModelConfig(size=size)
+        data = DataConfig(crop=CropConfig(size=model.crop_size))
+        return Trainer(Config(model, data, train, KernelsConfig()))
 
 
 def _case(size: str, count: int, device: torch.device) -> Case:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from amt.data.layout import SPLITS, DataError
@@ -20,13 +22,13 @@ class CropConfig:
 
     def __post_init__(self):
         if self.size < 16:
-            raise ValueError(f"size must be at least 16 px; got {self.size}")
+            raise ValueError(f"data.crop.size must be at least 16 px; got {self.size}")
         if self.box_scale < 1:
-            raise ValueError(f"box_scale must be at least 1 (the box holds all joints); got {self.box_scale}")
+            raise ValueError(f"data.crop.box_scale must be at least 1 (the box holds all joints); got {self.box_scale}")
         if not 1 <= self.margin <= 3:
-            raise ValueError(f"margin must be 1-3; got {self.margin}")
+            raise ValueError(f"data.crop.margin must be 1-3; got {self.margin}")
         if self.num_points < 1:
-            raise ValueError(f"num_points must be at least 1; got {self.num_points}")
+            raise ValueError(f"data.crop.num_points must be at least 1; got {self.num_points}")
 
     @property
     def cut_size(self) -> int:
@@ -79,12 +81,12 @@ class AugmentConfig:
     def __post_init__(self):
         for name in ("blur", "erase"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share, 0-1; got {getattr(self, name)}")
+                raise ValueError(f"data.augment.{name} is a share, 0-1; got {getattr(self, name)}")
         for name in ("turn", "zoom", "shift", "brightness", "contrast", "gamma", "tint", "hue", "noise"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+                raise ValueError(f"data.augment.{name} must not be negative; got {getattr(self, name)}")
         if self.shift > 0.5:
-            raise ValueError(f"shift is a part of the box, at most 0.5; got {self.shift}")
+            raise ValueError(f"data.augment.shift is a part of the box, at most 0.5; got {self.shift}")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class DataConfig:
     """Where frames come from and how they become batches."""
 
     root: str | None = None  # a set in DexYCB's layout; None: a synthetic one, rendered once into the cache folder
-    split: str = "s1"
+    split: str = "s1"  # s0 (seen subjects), s1 (unseen subjects), s2 (unseen cameras) or s3 (unseen objects)
     mano: str | None = None  # folder of MANO's files, for sets that need them
     cache: str | None = None  # where crops go; None: the user's cache folder
     crop: CropConfig = field(default_factory=CropConfig)
@@ -104,12 +106,12 @@ class DataConfig:
 
     def __post_init__(self):
         if self.split not in SPLITS:
-            raise DataError(f"split must be one of {', '.join(SPLITS)}; got {self.split!r}")
+            raise DataError(f"data.split must be one of {', '.join(SPLITS)}; got {self.split!r}")
         if self.workers < 0:
-            raise ValueError(f"workers must not be negative; got {self.workers}")
+            raise ValueError(f"data.workers must not be negative; got {self.workers}")
         for name in ("render_sequences", "render_frames", "render_workers"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+                raise ValueError(f"data.{name} must be at least 1; got {getattr(self, name)}")
 
     def cache_folder(self) -> Path:
         return Path(self.cache).expanduser() if self.cache else default_cache_folder()
@@ -121,8 +123,14 @@ class DataConfig:
         from amt.data.synthetic.write import SetConfig, write_set
 
         config = SetConfig(sequences=self.render_sequences, frames=self.render_frames)
-        name = f"synthetic-{config.sequences}x{config.frames}"
-        return write_set(self.cache_folder() / name, config, self.render_workers)
+        folder = self.cache_folder() / f"synthetic-{config.sequences}x{config.frames}"
+        _say_once(f"data.root is not given: the synthetic set {folder} serves; what is missing of it is rendered")
+        return write_set(folder, config, self.render_workers)
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def default_cache_folder() -> Path:

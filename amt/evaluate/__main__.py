@@ -1,43 +1,51 @@
-"""``python -m amt.evaluate CHECKPOINT [data.root=FOLDER] [evaluate.subset=val] [key=value ...]``
+"""``python -m amt.evaluate CHECKPOINT [key=value ...]``: scores a checkpoint beside the mean pose of its training set.
 
-Scores a checkpoint on a subset that it did not learn from, beside the mean pose of the training set. Data settings that are
-not given are those of the training.
+    python -m amt.evaluate CHECKPOINT                                      on the test set of the data that it was trained on
+    python -m amt.evaluate CHECKPOINT data.root=FOLDER evaluate.subset=val
+    python -m amt.evaluate CHECKPOINT model.hand=MANO_RIGHT.pkl            where MANO's files lie elsewhere than in training
+
+Data settings that are not given are those of the training.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from amt.config import choose_device, compose, help_text, set_threads
+from amt.evaluate.config import PROGRAM
+from amt.model.checkpoint import CheckpointError, read_record
+from amt.model.config import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluates; 0, or 2 after one line that names what was wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if arguments else 2
-    from omegaconf.errors import OmegaConfBaseException
-
-    from amt.kernels import BackendUnavailable
-    from amt.model import CheckpointError
-    from amt.train.cli import one_line
+    if {"-h", "--help"} & set(arguments):
+        print(f"{__doc__}\n{help_text(PROGRAM)}")
+        return 0
+    try:
+        if not arguments:
+            raise ConfigError("expected the folder of a checkpoint; see python -m amt.evaluate --help")
+        folder = Path(arguments[0])
+        settings = compose(PROGRAM, arguments[1:], read_record(folder))
+    except (CheckpointError, ValueError, OSError) as error:
+        return _tell(error)
+    from amt.kernels import BackendUnavailable  # loads PyTorch: only once the words are known to be good
 
     try:
-        run(Path(arguments[0]), arguments[1:])
-    except (OmegaConfBaseException, CheckpointError, BackendUnavailable, ValueError, OSError) as error:
-        print(f"amt.evaluate: {one_line(error)}", file=sys.stderr)
-        return 2
+        run(folder, settings)
+    except (CheckpointError, BackendUnavailable, ValueError, OSError) as error:
+        return _tell(error)
     except KeyboardInterrupt:
-        print("amt.evaluate: interrupted", file=sys.stderr)
-        return 130
+        return _tell("interrupted", 130)
     return 0
 
 
-def run(checkpoint: Path, overrides: list[str]) -> dict:
-    """Evaluates a checkpoint folder with ``key=value`` overrides, prints the table, writes metrics.json, returns its content."""
-    import torch
+def run(checkpoint: Path, settings: dict[str, Any]) -> dict:
+    """Evaluates a checkpoint folder with composed settings, prints the table, writes metrics.json, returns its content."""
     from tqdm import tqdm
 
     from amt.data.loader import make_loader, open_reader
@@ -45,20 +53,17 @@ def run(checkpoint: Path, overrides: list[str]) -> dict:
     from amt.evaluate.evaluate import collect, score
     from amt.evaluate.report import table, write_json
     from amt.kernels import use
-    from amt.model import load_checkpoint
-    from amt.train.trainer import choose_device
+    from amt.model.checkpoint import load_checkpoint
 
-    model, record = load_checkpoint(checkpoint)
-    data, settings, kernels = _settings(record.get("data", {}), overrides)
-    data = replace(data, crop=replace(data.crop, size=model.config.crop_size))
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = choose_device(settings.device)
-    reader = open_reader(data, settings.subset)
-    test = make_loader(data, settings.subset, settings.batch_size, augment=False, shuffle=False)
-    train = make_loader(data, "train", settings.batch_size, augment=False, shuffle=False)
+    data, chosen = settings["data"], settings["evaluate"]
+    set_threads(chosen.threads)
+    device = choose_device(chosen.device, "evaluate.device")
+    model, _ = load_checkpoint(checkpoint, hand=settings["model"].hand)
+    reader = open_reader(data, chosen.subset)
+    test = make_loader(data, chosen.subset, chosen.batch_size, augment=False, shuffle=False)
+    train = make_loader(data, "train", chosen.batch_size, augment=False, shuffle=False)
     mean_pose = MeanPose.of(tqdm(train, desc="mean pose of the training set", unit="batch"))
-    with use(kernels.use):
+    with use(settings["kernels"].use):
         start = time.perf_counter()
         collected = collect(model.to(device), tqdm(test, desc="predicting", unit="batch"), mean_pose, device)
         seconds = time.perf_counter() - start
@@ -66,33 +71,22 @@ def run(checkpoint: Path, overrides: list[str]) -> dict:
         "checkpoint": str(checkpoint),
         "data": "synthetic" if reader.record else "recorded",
         "split": data.split,
-        "subset": settings.subset,
+        "subset": chosen.subset,
         "protocol": "V",
         "box": "true",
         "images_per_second": round(len(collected.joints) / seconds, 1),
         **score(collected, mean_pose),
     }
-    path = Path(settings.output) if settings.output else checkpoint / "metrics.json"
+    path = Path(chosen.output) if chosen.output else checkpoint / "metrics.json"
     write_json(path, figures)
     print(table(figures))
     print(path)
     return figures
 
 
-def _settings(trained_on: dict, overrides: list[str]):
-    from omegaconf import OmegaConf
-
-    from amt.data.loader import DataConfig
-    from amt.evaluate.config import EvaluateConfig
-    from amt.train.cli import schema
-    from amt.train.config import KernelsConfig
-
-    wrong = [word for word in overrides if "=" not in word]
-    if wrong:
-        raise ValueError(f"expected key=value, got {wrong[0]!r}; see python -m amt.evaluate --help")
-    node = schema({"data": DataConfig, "evaluate": EvaluateConfig, "kernels": KernelsConfig})
-    node = OmegaConf.merge(node, {"data": trained_on}, OmegaConf.from_dotlist(overrides))
-    return (OmegaConf.to_object(node[name]) for name in ("data", "evaluate", "kernels"))
+def _tell(problem: object, status: int = 2) -> int:
+    print(f"amt.evaluate: {' '.join(str(problem).split())}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

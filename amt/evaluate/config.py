@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from amt.config import Program
 from amt.data.layout import SUBSETS
+from amt.model.config import ConfigError
 
 
 @dataclass
 class EvaluateConfig:
     """Which frames are scored, and where the figures go."""
 
-    subset: str = "test"
-    batch_size: int = 64
+    subset: str = "test"  # train, val or test
+    batch_size: int = 64  # crops that go through the model at once
     output: str | None = None  # the file of the figures; None: metrics.json in the checkpoint's folder
-    device: str = "auto"
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
 
     def __post_init__(self):
         if self.subset not in SUBSETS:
-            raise ValueError(f"evaluate.subset must be one of {', '.join(SUBSETS)}; got {self.subset!r}")
+            raise ConfigError(f"evaluate.subset must be one of {', '.join(SUBSETS)}; got {self.subset!r}")
         if self.batch_size < 1:
-            raise ValueError(f"evaluate.batch_size must be at least 1; got {self.batch_size}")
+            raise ConfigError(f"evaluate.batch_size must be at least 1; got {self.batch_size}")
         if self.threads < 0:
-            raise ValueError(f"evaluate.threads must not be negative; got {self.threads}")
+            raise ConfigError(f"evaluate.threads must not be negative; got {self.threads}")
+
+
+# Crops are shown as they were cut, and the checkpoint decides the model but for the place of MANO's file.
+PROGRAM = Program(
+    "evaluate",
+    {"evaluate": EvaluateConfig},
+    takes=("model.hand", "data*", "evaluate.*", "kernels*"),
+    without=("data.augment*",),
+)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import warnings
 
-import torch
-
-from amt.model.amt import AMT
 from amt.model.config import SIZES, ModelConfig
 
 
@@ -23,6 +20,10 @@ def main(words: list[str] | None = None) -> int:
     for name in ("batch_size", "points"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(arguments, name)}")
+    import torch  # only once the words are known to be good
+
+    from amt.model.amt import AMT
+
     for i, size in enumerate(arguments.size or SIZES):
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that DINOv2 starts at random does not matter here

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from amt.model.amt import AMT
-from amt.model.config import ConfigError, ModelConfig
+from amt.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from amt.model.amt import AMT
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -39,6 +41,27 @@ def save_checkpoint(folder: str | Path, model: AMT, **record: Any) -> Path:
     return folder
 
 
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """The whole of config.json, read without PyTorch: a wrong path is told at once.
+
+    Raises:
+        CheckpointError: the folder or one of its files is missing, or config.json cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder; python -m amt.train writes one")
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing: a checkpoint holds {WEIGHTS} and {CONFIG}; copy both")
+    try:
+        record = json.loads((folder / CONFIG).read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG} is not JSON ({error}); copy the folder again") from error
+    if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
+        raise CheckpointError(f'{folder / CONFIG} is not a configuration of this version: it has no section "model"')
+    return record
+
+
 def load_checkpoint(folder: str | Path, **overrides: Any) -> tuple[AMT, dict[str, Any]]:
     """The model in evaluation mode, on the CPU, and the whole of config.json.
 
@@ -52,16 +75,12 @@ def load_checkpoint(folder: str | Path, **overrides: Any) -> tuple[AMT, dict[str
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder; python -m amt.train writes one")
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing: a checkpoint holds {WEIGHTS} and {CONFIG}; copy both")
+    from amt.model.amt import AMT
+
+    folder, record = Path(folder), read_record(folder)
     try:
-        record = json.loads((folder / CONFIG).read_text())
         config = ModelConfig.from_dict({**record["model"], **overrides})
-    except (ValueError, KeyError, TypeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG} is not a configuration of this version: {error}") from error
     # its own weights come from the checkpoint: looking for pretrained ones would only warn or fail
     config.backbone.weights, config.backbone.require_pretrained = "none", False

@@ -1,60 +1,79 @@
-"""``python -m amt.train [experiment=demo] [group=choice] [key=value ...]``; ``--help`` lists groups and keys."""
+"""``python -m amt.train [group=choice] [key=value ...]``: trains a model; the same command resumes a run that was stopped.
+
+    python -m amt.train                                       tiny, on a synthetic set that is rendered first
+    python -m amt.train data=dexycb data.root=FOLDER data.mano=FOLDER model=base
+    python -m amt.train experiment=demo train.output=FOLDER
+    python -m amt.train --multirun train.seed=0,1,2           run K writes into train.output/K
+
+``--config-name FILE``, ``--cfg job`` and ``--hydra-help`` are Hydra's.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
+from collections.abc import Callable
+
+from amt.config import finish, help_text, one_line_errors, prepare
+from amt.train.config import PROGRAM, Config, check_one_process
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Trains; 0, or 2 after one line that says what was wrong with the command, the data or the run."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to the handler below instead of Hydra's own report
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(arguments):
+        print(f"{__doc__}\n{help_text(PROGRAM)}")
+        return 0
+    statuses = []
+    try:
+        with one_line_errors(PROGRAM):
+            check_one_process()
+            _compose(arguments, lambda composed: statuses.append(_train(composed)))
+    except (ValueError, OSError) as error:
+        return _tell(error)
+    except KeyboardInterrupt:
+        return _tell("interrupted; the same command continues from the newest state", 130)
+    return max(statuses, default=0)
 
+
+def _compose(arguments: list[str], job: Callable) -> None:
+    """Calls ``job`` with what Hydra composes; several times in a multirun."""
+    sys.argv[1:] = prepare(PROGRAM, arguments, multirun=bool({"-m", "--multirun"} & set(arguments)))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, not printed and turned into an exit
+    import hydra
+
+    hydra.main(version_base=None, config_path="pkg://amt.configs", config_name="train")(job)()
+
+
+def _train(composed) -> int:
+    """One run; its errors are told here, because Hydra would add lines of its own."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        with one_line_errors(PROGRAM):
+            config = Config(**finish(PROGRAM, composed))
+    except ValueError as error:
+        return _tell(error)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        config.train.output = HydraConfig.get().runtime.output_dir
+
+    # PyTorch loads only now that the words are known to be good
     from amt.kernels import BackendUnavailable
-    from amt.train.cli import one_line, register_schema, to_config
     from amt.train.states import StateError
     from amt.train.trainer import TrainingError, run
 
-    mistakes = (
-        HydraException,
-        OmegaConfBaseException,
-        ValueError,
-        OSError,
-        StateError,
-        TrainingError,
-        BackendUnavailable,
-    )
-    failed = []
-    register_schema()
-
-    @hydra.main(version_base=None, config_path="pkg://amt.configs", config_name="train")
-    def job(composed) -> None:
-        try:
-            folder = run(to_config(composed))
-        except mistakes as error:  # told here, because Hydra would add lines of its own
-            failed.append(error)
-            _tell(one_line(error))
-        else:
-            print(f"{folder}: the trained model; score it with python -m amt.evaluate {folder}")
-
     try:
-        job()
-    except mistakes as error:
-        failed.append(error)
-        _tell(one_line(error))
-    except KeyboardInterrupt:
-        _tell("interrupted; the same command continues from the newest state")
-        return 130
-    return 2 if failed else 0
+        folder = run(config)
+    except (ValueError, OSError, StateError, TrainingError, BackendUnavailable) as error:
+        return _tell(error)
+    print(f"{folder}: the trained model; score it with python -m amt.evaluate {folder}")
+    return 0
 
 
-def _tell(line: str) -> None:
-    logging.getLogger(__name__).debug("full error", exc_info=True)
-    print(f"amt.train: {line}", file=sys.stderr)
+def _tell(problem: object, status: int = 2) -> int:
+    print(f"amt.train: {' '.join(str(problem).split())}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import os
+from dataclasses import dataclass, field
 
-from amt.data.loader import DataConfig
-from amt.kernels._backend import CHOICES
+from amt.config import KernelsConfig, Program, check_crop_size
+from amt.data.config import DataConfig
 from amt.model.config import ConfigError, ModelConfig
-from amt.train.losses import LossConfig
+
+
+@dataclass
+class LossConfig:
+    """The weight of each term; 0 turns it off."""
+
+    keypoints: float = 4.0  # joints, object's origin and box corners in the crop, and their depths from the wrist
+    keypoint_maps: float = 8.0  # cross-entropy of the maps with the four cells around each of them
+    joints: float = 4.0  # wrist-relative: coarse, decoded and every refinement step
+    vertices: float = 1.0  # wrist-relative: coarse and decoded
+    pose: float = 1.0  # rotation matrices: coarse and decoded
+    betas: float = 0.05
+    projection: float = 2.0  # joints in the crop: coarse and every refinement step
+    depth: float = 4.0  # relative error of the wrist's depth
+    object_translation: float = 2.0  # from the wrist: coarse and final
+    object_points: float = 1.0  # symmetric chamfer distance of the points turned by the two rotations
+    object_rotation: float = 0.3  # the same points compared one by one: right only without symmetries, so weak
+    contact: float = 0.5  # cross-entropy and overlap (soft Dice) on hand vertices and object points
+    diversity: float = 0.0  # how far the batch's joints spread less than its labels
+    object_class: float = 0.1
+    kl: float = 1e-3
+
+    def __post_init__(self):
+        for name, weight in vars(self).items():
+            if not weight >= 0:
+                raise ConfigError(f"train.loss.{name} must not be negative; got {weight}")
 
 
 @dataclass
@@ -53,19 +79,8 @@ class TrainConfig:
 
 
 @dataclass
-class KernelsConfig:
-    """Which implementation of the ops runs."""
-
-    use: str = "auto"
-
-    def __post_init__(self):
-        if self.use not in CHOICES:
-            raise ConfigError(f"kernels.use must be one of {', '.join(CHOICES)}; got {self.use!r}")
-
-
-@dataclass
 class Config:
-    """Everything. ``data.crop.size`` follows ``model.crop_size``."""
+    """Everything about a run. Raises ConfigError where ``data.crop.size`` is not ``model.crop_size``."""
 
     model: ModelConfig
     data: DataConfig
@@ -73,4 +88,16 @@ class Config:
     kernels: KernelsConfig
 
     def __post_init__(self):
-        self.data = replace(self.data, crop=replace(self.data.crop, size=self.model.crop_size))
+        check_crop_size(self.model, self.data.crop.size)
+
+
+PROGRAM = Program("train", {"train": TrainConfig})
+
+
+def check_one_process() -> None:
+    """Raises ConfigError where a launcher started several processes: each would train the whole run in the same folder."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1":
+        raise ConfigError(
+            f"WORLD_SIZE={world}: amt.train runs in one process; start python -m amt.train without torchrun"
+        )

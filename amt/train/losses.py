@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import NamedTuple
 
 import torch
@@ -19,37 +19,12 @@ from amt.model.keypoints import NUM_KEYPOINTS
 from amt.model.latent import kl_to_standard_normal
 from amt.model.outputs import Prediction
 from amt.model.pose import posed_points
+from amt.train.config import LossConfig
 
 LENGTH_UNIT = 0.1  # m
 HAND_BALANCE, OBJECT_BALANCE = 0.6, 0.9  # see _balanced_bce
 FARTHEST_KEYPOINT = 1.5  # half crops from the centre: nobody can tell where a corner far outside lies
 CHAMFER_POINTS = 128  # object points compared with each other: the term costs their square
-
-
-@dataclass
-class LossConfig:
-    """The weight of each term; 0 turns it off."""
-
-    keypoints: float = 4.0  # joints, object's origin and box corners in the crop, and their depths from the wrist
-    keypoint_maps: float = 8.0  # cross-entropy of the maps with the four cells around each of them
-    joints: float = 4.0  # wrist-relative: coarse, decoded and every refinement step
-    vertices: float = 1.0  # wrist-relative: coarse and decoded
-    pose: float = 1.0  # rotation matrices: coarse and decoded
-    betas: float = 0.05
-    projection: float = 2.0  # joints in the crop: coarse and every refinement step
-    depth: float = 4.0  # relative error of the wrist's depth
-    object_translation: float = 2.0  # from the wrist: coarse and final
-    object_points: float = 1.0  # symmetric chamfer distance of the points turned by the two rotations
-    object_rotation: float = 0.3  # the same points compared one by one: right only without symmetries, so weak
-    contact: float = 0.5  # cross-entropy and overlap (soft Dice) on hand vertices and object points
-    diversity: float = 0.0  # how far the batch's joints spread less than its labels
-    object_class: float = 0.1
-    kl: float = 1e-3
-
-    def __post_init__(self):
-        for field in fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise ValueError(f"loss.{field.name} must not be negative; got {getattr(self, field.name)}")
 
 
 class Loss(NamedTuple):

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
+from amt.config import choose_device, set_threads
 from amt.data.loader import Loader, make_loader
 from amt.hand.batch import Batch
 from amt.kernels import use
 from amt.model import AMT, save_checkpoint
-from amt.model.config import ConfigError
-from amt.train.config import Config
-from amt.train.losses import LossConfig, compute_loss
+from amt.train.config import Config, LossConfig
+from amt.train.losses import compute_loss
 from amt.train.optimizers import make_optimizers
 from amt.train.records import StepLog, draw_curves
 from amt.train.schedule import learning_rate
@@ -41,7 +41,7 @@ class Trainer:
 
     def __init__(self, config: Config):
         self.config, train = config, config.train
-        self.device = choose_device(train.device)
+        self.device = choose_device(train.device, "train.device")
         torch.manual_seed(train.seed)
         self.model = AMT(config.model).to(self.device)
         self.optimizers = make_optimizers(self.model, train)
@@ -125,8 +125,7 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
 
     train = config.train
     output = Path(train.output)
-    if train.threads:
-        torch.set_num_threads(train.threads)
+    set_threads(train.threads)
     with use(config.kernels.use):
         trainer = Trainer(config)
         if loader is None:
@@ -176,16 +175,3 @@ def _batches(loader: Loader, first_step: int, steps: int) -> Iterator[tuple[int,
             step += 1
             if step == steps:
                 return
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA where there is one. Raises ConfigError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"train.device must be auto, cpu, cuda or cuda:N; got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"train.device={name}: PyTorch sees no CUDA device here; take cpu")
-    return device

@@ -118,10 +118,10 @@ def test_the_table_and_the_file(collected, tmp_path):
     [
         (["/nowhere"], "/nowhere: no such checkpoint folder"),
         (["{checkpoint}", "evaluate.subset=some"], "evaluate.subset must be one of train, val, test; got 'some'"),
-        (["{checkpoint}", "evaluate.subzet=val"], "Key 'subzet' not in 'EvaluateConfig'"),
-        (["{checkpoint}", "data.root=/nowhere"], "/nowhere: no such folder"),
-        (["{checkpoint}", "data.split=s7"], "split must be one of s0, s1, s2, s3; got 's7'"),
-        (["{checkpoint}", "val"], "expected key=value, got 'val'"),
+        (["{checkpoint}", "evaluate.subzet=val"], "evaluate.subzet: no such key; there are subset, batch_size"),
+        (["{checkpoint}", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
+        (["{checkpoint}", "data.split=s7"], "data.split must be one of s0, s1, s2, s3; got 's7'"),
+        (["{checkpoint}", "val"], "cannot read 'val': expected key=value"),
     ],
 )
 def test_one_clear_line_and_status_2(words, message, tmp_path, capsys):

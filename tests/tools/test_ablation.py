@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from hydra import compose, initialize_config_module
 
-from amt.train.cli import register_schema, to_config
+from amt.config import compose
+from amt.train.config import PROGRAM
 from tools import ablation
 
 
@@ -63,7 +63,5 @@ def test_a_run_that_fails_is_named_and_its_exit_status_kept(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", list(ablation.VARIANTS))
 def test_every_variant_is_a_configuration(name):
-    register_schema()
-    with initialize_config_module("amt.configs", version_base=None):
-        config = to_config(compose("train", ["experiment=demo", *ablation.VARIANTS[name]]))
-    assert config.train.steps > 0
+    settings = compose(PROGRAM, ["experiment=demo", *ablation.VARIANTS[name]])
+    assert settings["train"].steps > 0

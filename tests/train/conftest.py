@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from amt.data.loader import DataConfig
+from amt.config import KernelsConfig
+from amt.data.config import DataConfig
 from amt.model import ModelConfig
-from amt.train.config import Config, KernelsConfig, TrainConfig
+from amt.train.config import Config, TrainConfig
 
 
 class FixedLoader:

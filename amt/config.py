@@ -1,0 +1,345 @@
+"""Composes and checks the configuration of every program: ``key=value`` means the same in each.
+
+The keys are fields of dataclasses that stand beside what they configure, in modules that import neither PyTorch nor NumPy: a
+wrong word is told before those load. Hydra composes YAML groups (``amt/configs``) and words of the command line over the
+dataclasses' defaults, or over the configuration of a checkpoint.
+
+A program describes itself by a :class:`Program`; :func:`compose` gives it its sections as checked dataclasses::
+
+    program = Program("evaluate", {"evaluate": EvaluateConfig}, takes=("model.hand", "data*", "evaluate.*", "kernels*"))
+    arguments, words = split_words(sys.argv[1:])
+    settings = compose(program, words, checkpoint=read_record(folder))
+    settings["data"].root, settings["kernels"].use
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from amt.data.config import DataConfig
+from amt.model.config import ConfigError, ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+
+CHOICES = ("auto", "reference", "native", "triton", "cuda")  # amt.kernels.use's
+OWNERS = {"train": "amt.train", "evaluate": "amt.evaluate"}  # sections that belong to one program
+PATHS = {  # keys whose path must exist, and the remedy
+    "data.root": "give the folder of a set in DexYCB's layout",
+    "data.mano": "give the folder of MANO_RIGHT.pkl and MANO_LEFT.pkl",
+    "model.hand": "give the path of MANO_RIGHT.pkl on this machine",
+}
+GROUPS = ("model", "data", "train", "kernels", "experiment")
+
+
+@dataclass(frozen=True)
+class KernelsConfig:
+    """Which implementation of the ops runs."""
+
+    use: str = "auto"  # auto, reference, native, triton or cuda
+
+    def __post_init__(self):
+        if self.use not in CHOICES:
+            raise ConfigError(f"kernels.use must be one of {', '.join(CHOICES)}; got {self.use!r}")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a program can be told.
+
+    Args:
+        name: ``python -m amt.<name>``.
+        own: its own sections beside model, data and kernels: name and dataclass.
+        takes: patterns (``fnmatch``) of the keys and groups that have an effect in it; others are refused.
+        without: patterns of keys that are refused all the same.
+    """
+
+    name: str
+    own: Mapping[str, type] = field(default_factory=dict)
+    takes: tuple[str, ...] = ("*",)
+    without: tuple[str, ...] = ()
+
+    @property
+    def sections(self) -> dict[str, type]:
+        return {"model": ModelConfig, "data": DataConfig, **self.own, "kernels": KernelsConfig}
+
+    def takes_key(self, key: str) -> bool:
+        return _matches(key, self.takes) and not _matches(key, self.without)
+
+
+def split_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divides a command line into other arguments and words of the configuration, by what stands before the first ``=``."""
+    key = re.compile(rf"[+~]*({'|'.join((*GROUPS, *OWNERS))})(\.\w+)*=")
+    words = [word for word in arguments if key.match(word)]
+    return [word for word in arguments if not key.match(word)], words
+
+
+def compose(program: Program, words: Sequence[str], checkpoint: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The sections of ``program`` by name, as checked dataclasses.
+
+    Args:
+        words: ``key=value`` and ``group=choice``, as on the command line.
+        checkpoint: a checkpoint's config.json: its "model" and "data" take the place of the defaults.
+
+    Raises:
+        ConfigError: one line that names the key and the remedy.
+    """
+    with one_line_errors(program):
+        words = prepare(program, words)
+        from hydra import compose as hydra_compose
+        from hydra import initialize_config_module
+        from hydra.core.config_store import ConfigStore
+
+        ConfigStore.instance().store(name="checkpoint_values", node=_known_values(checkpoint or {}))
+        with initialize_config_module("amt.configs", version_base=None):
+            return finish(program, hydra_compose("train" if checkpoint is None else "checkpoint", overrides=words))
+
+
+def prepare(program: Program, words: Sequence[str], multirun: bool = False) -> list[str]:
+    """Tells Hydra the program's keys, refuses words that have no effect in it, and quotes text for Hydra's grammar."""
+    for word in words:
+        key, value = _key(word), word.partition("=")[2]
+        section = key.partition(".")[0]
+        if section in OWNERS and section not in program.sections:
+            known = ", ".join(program.sections)
+            raise ConfigError(f"{word}: {section} is a section of {OWNERS[section]}; amt.{program.name} has {known}")
+        known = section in program.sections or section in GROUPS
+        if "=" in word and known and not program.takes_key(key):
+            raise ConfigError(
+                f"{word}: {key} has no effect in amt.{program.name}; see python -m amt.{program.name} --help"
+            )
+        if key in PATHS and not multirun and _is_plain(value):
+            _check_path(key, value)  # here, too: Hydra takes longer to load than a wrong path should take
+
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=_schema(program))
+    texts = _texts(program)
+    return [_quoted(word, multirun) if _key(word) in texts else word for word in words]
+
+
+def finish(program: Program, composed) -> dict[str, Any]:
+    """The dataclasses of what Hydra composed; their own checks run here. Raises ConfigError."""
+    from omegaconf import OmegaConf
+
+    strangers = sorted(set(composed) - set(program.sections))
+    if strangers:
+        raise ConfigError(f"{strangers[0]}: no such section; amt.{program.name} has {', '.join(program.sections)}")
+    for key in _texts(program):
+        _check_path(key, OmegaConf.select(composed, key))
+    model = OmegaConf.to_object(composed.model)
+    given = None if OmegaConf.is_missing(composed.data.crop, "size") else composed.data.crop.size
+    check_crop_size(model, model.crop_size if given is None else given)
+    composed.data.crop.size = model.crop_size
+    others = {name: OmegaConf.to_object(composed[name]) for name in program.sections if name != "model"}
+    return {"model": model, **others}
+
+
+def check_crop_size(model: ModelConfig, size: int) -> None:
+    """Raises ConfigError unless crops of ``size`` px are what the model reads."""
+    if size != model.crop_size:
+        raise ConfigError(
+            f"data.crop.size={size} contradicts model.crop_size={model.crop_size}: leave data.crop.size out, it follows the model"
+        )
+
+
+class one_line_errors:
+    """A context in which errors of Hydra, OmegaConf and the dataclasses' checks become a ConfigError of one line."""
+
+    def __init__(self, program: Program):
+        self.program = program
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        line = None if error is None or isinstance(error, ConfigError) else _one_line(error, self.program)
+        if line is not None:
+            raise ConfigError(line) from error
+
+
+def choose_device(name: str, key: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA where there is one. Raises ConfigError, naming ``key``."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"{key} must be auto, cpu, cuda or cuda:N; got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{key}={name}: PyTorch sees no CUDA device here; take cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"{key}={name}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0")
+    return device
+
+
+def set_threads(count: int) -> None:
+    """Gives PyTorch ``count`` CPU threads; 0 leaves its choice."""
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+
+
+def help_text(program: Program) -> str:
+    """The groups and keys that ``program`` takes, with their defaults."""
+    lines = ["groups (group=choice):"]
+    for group in GROUPS:
+        if program.takes_key(group):
+            choices = sorted(
+                entry.name.removesuffix(".yaml") for entry in files("amt.configs").joinpath(group).iterdir()
+            )
+            lines.append(f"  {group:12} {', '.join(choices)}")
+    lines = lines if len(lines) > 1 else []
+    lines.append("keys (key=value):")
+    for name, section in program.sections.items():
+        lines += _described(program, section, name)
+    return "\n".join(lines)
+
+
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _described(program: Program, section: type, prefix: str) -> list[str]:
+    comments = dict(re.findall(r"^    (\w+): [^#\n]*?#\s*(.+)$", inspect.getsource(section), re.MULTILINE))
+    lines = []
+    for entry in fields(section):
+        key = f"{prefix}.{entry.name}"
+        kind = get_type_hints(section)[entry.name]
+        if is_dataclass(kind):
+            lines += _described(program, kind, key)
+        elif program.takes_key(key):
+            default = (
+                "" if entry.default is MISSING else "null" if entry.default is None else str(entry.default).lower()
+            )
+            lines.append(f"  {f'{key}={default}':40} {comments.get(entry.name, '')}".rstrip())
+    return lines
+
+
+def _keys(program: Program) -> list[tuple[str, Any]]:
+    """Every key with its type."""
+
+    def walk(section: type, prefix: str):
+        for name, kind in get_type_hints(section).items():
+            yield from walk(kind, f"{prefix}.{name}") if is_dataclass(kind) else [(f"{prefix}.{name}", kind)]
+
+    return [pair for name, section in program.sections.items() for pair in walk(section, name)]
+
+
+def _texts(program: Program) -> list[str]:
+    """The keys whose values are text."""
+    return [key for key, kind in _keys(program) if kind in (str, str | None)]
+
+
+def _schema(program: Program):
+    """OmegaConf's node of all sections. A frozen dataclass makes it read-only, which ends here: it is being composed."""
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.create({name: OmegaConf.structured(section) for name, section in program.sections.items()})
+    _unlock(node)
+    node.data.crop.size = "???"  # follows the model unless somebody gives it
+    return node
+
+
+def _unlock(node) -> None:
+    from omegaconf import OmegaConf
+
+    OmegaConf.set_readonly(node, False)
+    for child in node.values():
+        if OmegaConf.is_dict(child):
+            _unlock(child)
+
+
+def _known_values(checkpoint: Mapping[str, Any]) -> dict[str, dict]:
+    """What a checkpoint says of the model and of its training data; keys that this version does not know are left out."""
+
+    def known(section: type, values: Mapping[str, Any]) -> dict[str, Any]:
+        hints = get_type_hints(section)
+        return {
+            name: known(hints[name], value) if is_dataclass(hints[name]) else value
+            for name, value in values.items()
+            if name in hints
+        }
+
+    sections = {"model": ModelConfig, "data": DataConfig}
+    return {name: known(section, checkpoint.get(name) or {}) for name, section in sections.items()}
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def _is_plain(value: str) -> bool:
+    """Whether a value is the text itself: not null, in quotes, or made of other keys."""
+    return not (value.lower() == "null" or "${" in value or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL))
+
+
+def _quoted(word: str, multirun: bool) -> str:
+    """The word with its value in quotes, so that no letter of a path means something in Hydra's grammar."""
+    key, sign, value = word.partition("=")
+    if not sign or not (_is_plain(value) or "${" in value):
+        return word
+    if multirun and re.fullmatch(r"(choice|glob|range|sort|shuffle|tag)\(.*\)", value):
+        return word
+    values = value.split(",") if multirun else [value]
+    # a backslash only means something before a quote, and the end is one
+    escaped = [re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), v) for v in values]
+    return f"{key}=" + ",".join(f"'{v}'" for v in escaped)
+
+
+def _check_path(key: str, value: str | None) -> None:
+    """Raises ConfigError for text that names nothing, or a path that is not there."""
+    if value == "":
+        raise ConfigError(f"{key} is empty (is its variable set?): {PATHS.get(key, 'give a value, or leave it out')}")
+    if key not in PATHS or value is None or (key, value) == ("model.hand", "stand-in"):
+        return
+    path = Path(value).expanduser()
+    if not (path.is_file() if key == "model.hand" else path.is_dir()):
+        kind = "file" if key == "model.hand" else "folder"
+        raise ConfigError(f"{key}={value}: no such {kind}; {PATHS[key]}")
+
+
+def _one_line(error: BaseException, program: Program) -> str | None:
+    """What an error of Hydra, OmegaConf or a check says of the words; ``None`` for any other error."""
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return str(error) if isinstance(error, ValueError) else None  # a dataclass's own check
+    for cause in reversed(chain):
+        if isinstance(cause, OverrideParseException):
+            return (
+                f"cannot read {cause.override!r}: expected key=value; a value with a special character stands in two pairs of "
+                f"quotes, \"{_key(cause.override) or 'key'}='value'\""
+            )
+        if isinstance(cause, MissingConfigException):
+            choices = f"; there are {', '.join(cause.options)}" if cause.options else ""
+            return f"no configuration {cause.missing_cfg_file!r}{choices}"
+        if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+            return _unknown_key(cause, program)
+        if isinstance(cause, OmegaConfBaseException):
+            return (
+                f"{cause.full_key}: {str(cause).partition(chr(10))[0]}"
+                if cause.full_key
+                else str(cause).partition("\n")[0]
+            )
+    return " ".join(str(error).split())
+
+
+def _unknown_key(error, program: Program) -> str:
+    parent = error.full_key.rpartition(".")[0]
+    siblings = {key[len(parent) + 1 :].partition(".")[0]: None for key, _ in _keys(program) if key.startswith(parent)}
+    return f"{error.full_key}: no such key; there are {', '.join(siblings) if parent else ', '.join(program.sections)}"
