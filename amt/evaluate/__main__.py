@@ -49,11 +49,11 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict:
     from tqdm import tqdm
 
     from amt.data.loader import make_loader, open_reader
-    from amt.evaluate.baseline import MeanPose
     from amt.evaluate.evaluate import collect, score
     from amt.evaluate.report import table, write_json
     from amt.kernels import use
-    from amt.model.checkpoint import load_checkpoint
+    from amt.model.checkpoint import load_checkpoint, load_mean_pose
+    from amt.model.mean_pose import MeanPose
 
     data, chosen = settings["data"], settings["evaluate"]
     set_threads(chosen.threads)
@@ -61,8 +61,14 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict:
     model, _ = load_checkpoint(checkpoint, hand=settings["model"].hand)
     reader = open_reader(data, chosen.subset)
     test = make_loader(data, chosen.subset, chosen.batch_size, augment=False, shuffle=False)
-    train = make_loader(data, "train", chosen.batch_size, augment=False, shuffle=False)
-    mean_pose = MeanPose.of(tqdm(train, desc="mean pose of the training set", unit="batch"))
+    mean_pose = load_mean_pose(checkpoint)
+    if mean_pose is None:
+        print(
+            "the checkpoint holds no mean pose: it is computed from the training set; newer ones hold it",
+            file=sys.stderr,
+        )
+        train = make_loader(data, "train", chosen.batch_size, augment=False, shuffle=False)
+        mean_pose = MeanPose.of(tqdm(train, desc="mean pose of the training set", unit="batch"))
     with use(settings["kernels"].use):
         start = time.perf_counter()
         collected = collect(model.to(device), tqdm(test, desc="predicting", unit="batch"), mean_pose, device)

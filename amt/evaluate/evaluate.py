@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amt.evaluate.baseline import MeanPose
 from amt.evaluate.metrics import (
     absolute_error_mm,
     adds_mm,
@@ -20,6 +19,7 @@ from amt.evaluate.metrics import (
 )
 from amt.hand.batch import Batch
 from amt.model import AMT
+from amt.model.mean_pose import MeanPose
 from amt.model.pose import posed_points
 
 

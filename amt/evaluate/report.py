@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from amt.files import write_text
 
 _ROWS = (
     ("wrist-aligned MPJPE, mm", "wrist_aligned_mpjpe_mm"),
@@ -37,10 +38,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def write_json(path: Path, figures: dict[str, Any]) -> None:
     """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".tmp")
-    part.write_text(json.dumps(figures, indent=2) + "\n")
-    os.replace(part, path)
+    write_text(path, json.dumps(figures, indent=2) + "\n")
 
 
 def _number(value: float | None) -> str:

@@ -3,42 +3,56 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amt.files import new_folder
 from amt.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from amt.model.amt import AMT
+    from amt.model.mean_pose import MeanPose
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FILES = (WEIGHTS, CONFIG, "metrics.json")  # amt.evaluate writes the last
+MEAN_POSE = "mean_pose."  # in front of the names of the mean pose's tensors, which lie beside the weights
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint folder that cannot be read; the message names the file and the remedy."""
 
 
-def save_checkpoint(folder: str | Path, model: AMT, **record: Any) -> Path:
-    """Writes the model's weights and configuration; each file appears whole or not at all.
+def save_checkpoint(folder: str | Path, model: AMT, mean_pose: MeanPose | None = None, **record: Any) -> Path:
+    """Writes the model's weights and configuration. Both appear in one rename: a folder never holds files of two models.
 
     Args:
-        folder: made where it does not exist.
+        folder: made where it does not exist; a checkpoint that is there is replaced, with all that lies in it.
         model: its configuration goes under "model" in config.json.
+        mean_pose: of the training set, what evaluation compares with; None leaves it out.
         record: further JSON values for config.json (what it was trained on, and how).
+
+    Raises:
+        CheckpointError: the folder holds files of something else.
     """
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    part = folder / (WEIGHTS + ".tmp")
-    save_file(state, part)
-    _publish(part, folder / WEIGHTS)
-    part = folder / (CONFIG + ".tmp")
-    part.write_text(json.dumps({"model": model.config.as_dict(), **record}, indent=2) + "\n")
-    _publish(part, folder / CONFIG)
+    check_free(folder)
+    state = dict(model.state_dict())
+    state |= {MEAN_POSE + name: tensor for name, tensor in (mean_pose.tensors() if mean_pose else {}).items()}
+    with new_folder(folder) as part:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, part / WEIGHTS)
+        (part / CONFIG).write_text(json.dumps({"model": model.config.as_dict(), **record}, indent=2) + "\n")
     return folder
+
+
+def check_free(folder: str | Path) -> None:
+    """Raises CheckpointError where a checkpoint cannot be written to ``folder`` without losing other files."""
+    folder = Path(folder)
+    others = sorted(p.name for p in folder.iterdir() if p.name not in FILES) if folder.is_dir() else []
+    if others or (folder.exists() and not folder.is_dir()):
+        what = f"holds other files ({others[0]})" if others else "is a file"
+        raise CheckpointError(f"{folder}: {what}; name a new folder for the checkpoint")
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -86,14 +100,20 @@ def load_checkpoint(folder: str | Path, **overrides: Any) -> tuple[AMT, dict[str
     config.backbone.weights, config.backbone.require_pretrained = "none", False
     model = AMT(config)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        state = load_file(folder / WEIGHTS)
+        model.load_state_dict({name: value for name, value in state.items() if not name.startswith(MEAN_POSE)})
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{folder / WEIGHTS} cannot be loaded: {reason}; copy the folder again") from error
     return model.eval(), record
 
 
-def _publish(part: Path, target: Path) -> None:
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, target)
+def load_mean_pose(folder: str | Path) -> MeanPose | None:
+    """The mean pose of the training set; None where the checkpoint is older than this entry."""
+    from safetensors import safe_open
+
+    from amt.model.mean_pose import MeanPose
+
+    with safe_open(Path(folder) / WEIGHTS, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(MEAN_POSE)]  # noqa: SIM118  (not a dict)
+        return MeanPose(**{name.removeprefix(MEAN_POSE): file.get_tensor(name) for name in names}) if names else None

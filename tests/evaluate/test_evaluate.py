@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from amt.evaluate.__main__ import main
-from amt.evaluate.baseline import MeanPose, _best_mask
 from amt.evaluate.evaluate import Collected, collect, score
 from amt.evaluate.metrics import f1, wrist_aligned_error_mm
 from amt.evaluate.report import table, write_json
 from amt.model import AMT, ModelConfig
+from amt.model.mean_pose import MeanPose, _best_mask
 
 
 @pytest.fixture(scope="module")

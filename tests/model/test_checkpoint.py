@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from amt.model import AMT, CheckpointError, ModelConfig, load_checkpoint, save_checkpoint
+from amt.model.checkpoint import load_mean_pose
+from amt.model.mean_pose import MeanPose
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,30 @@ def test_broken_folders_are_named(saved, tmp_path):
     (strange / "config.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_checkpoint(strange)
+
+
+def test_the_mean_pose_comes_back_bit_identical_and_older_checkpoints_have_none(saved, tmp_path, make_batch):
+    model, folder = saved
+    assert load_mean_pose(folder) is None
+    mean_pose = MeanPose.of([make_batch(6, left=True)])
+    with_it = save_checkpoint(tmp_path / "checkpoint", model, mean_pose)
+    again = load_mean_pose(with_it).tensors()
+    assert {name: value.dtype for name, value in again.items() if value.dtype != torch.float32} == {
+        "hand_contact": torch.bool
+    }
+    assert all(torch.equal(value, again[name]) for name, value in mean_pose.tensors().items())
+    state = load_checkpoint(with_it)[0].state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_checkpoint_replaces_a_checkpoint_and_nothing_else(saved, tmp_path):
+    model, _ = saved
+    folder = save_checkpoint(tmp_path / "checkpoint", model, steps=1)
+    (folder / "metrics.json").write_text("{}")
+    save_checkpoint(folder, model, steps=2)
+    assert load_checkpoint(folder)[1]["steps"] == 2
+    assert not (folder / "metrics.json").exists()  # the figures of other weights
+    (folder / "thesis.tex").touch()
+    with pytest.raises(CheckpointError, match=r"holds other files \(thesis\.tex\); name a new folder"):
+        save_checkpoint(folder, model, steps=3)
+    assert load_checkpoint(folder)[1]["steps"] == 2

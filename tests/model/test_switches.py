@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from amt.evaluate.baseline import MeanPose
 from amt.evaluate.evaluate import collect, score
 from amt.evaluate.report import table
 from amt.hand.mirror import mirror_inputs
 from amt.kernels import hand_frames
 from amt.model import AMT, ModelConfig, load_checkpoint, save_checkpoint
+from amt.model.mean_pose import MeanPose
 from amt.train.losses import LossConfig, compute_loss
 
 WITHOUT = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class MeanPose:
 
     @classmethod
     def of(cls, batches: Iterable[Batch]) -> MeanPose:
-        """The means over all valid samples of ``batches``. Raises ValueError where there is none."""
+        """The means over all valid samples of ``batches``, which are not augmented. Raises ValueError where there is none."""
         parts: dict[str, list[Tensor]] = {
             name: [] for name in ("joints", "position", "offset", "turn", "kind", "contact")
         }
@@ -59,6 +59,10 @@ class MeanPose:
             object_rotation=torch.stack(turns),
             hand_contact=_best_mask(joined["contact"]),
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The means by name; ``MeanPose(**tensors)`` is the inverse."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def predict(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """Joints [B, 21, 3], object rotation [B, 3, 3] and translation [B, 3]: the means, placed by each crop's box and K."""
