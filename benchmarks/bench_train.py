@@ -55,10 +55,10 @@ def _case(size: str, count: int, device: torch.device) -> Case:
         """The first step's loss from the same weights, batch and noise, by both."""
         batch = draw(torch.Generator(device).manual_seed(0))
         _trainer.cache_clear()
-        loss = _trainer(size, count, device).train_step(batch)["loss"]
+        loss = float(_trainer(size, count, device).train_step(batch)["loss"])
         _trainer.cache_clear()
         with model_inputs.plain_pytorch():
-            expected = _trainer(size, count, device).train_step(batch)["loss"]
+            expected = float(_trainer(size, count, device).train_step(batch)["loss"])
         difference = abs(loss - expected) / abs(expected)
         if not difference <= LARGEST_DIFFERENCE:
             raise Incorrect(f"training at size {size}: loss {loss:.6g}, plain PyTorch's {expected:.6g}")

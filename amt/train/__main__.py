@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _tell(error)
     except KeyboardInterrupt:
         return _tell("interrupted; the same command continues from the newest state", 130)
+    except SystemExit as end:
+        return int(end.code or 0)
     return max(statuses, default=0)
 
 
@@ -60,13 +62,18 @@ def _train(composed) -> int:
 
     # PyTorch loads only now that the words are known to be good
     from amt.kernels import BackendUnavailable
+    from amt.model.checkpoint import CheckpointError
+    from amt.train.signals import Stopped
     from amt.train.states import StateError
     from amt.train.trainer import TrainingError, run
 
     try:
         folder = run(config)
-    except (ValueError, OSError, StateError, TrainingError, BackendUnavailable) as error:
+    except (ValueError, OSError, CheckpointError, StateError, TrainingError, BackendUnavailable) as error:
         return _tell(error)
+    except Stopped as stopped:  # ends a multirun, too
+        _tell(stopped)
+        raise
     print(f"{folder}: the trained model; score it with python -m amt.evaluate {folder}")
     return 0
 

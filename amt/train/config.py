@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from amt.config import KernelsConfig, Program, check_crop_size
+from amt.config import PATHS, KernelsConfig, Program, check_crop_size
 from amt.data.config import DataConfig
 from amt.model.config import ConfigError, ModelConfig
+
+MAY_DIFFER = {  # between a run and its continuation, because it does not change what is learned
+    "train.output": "a folder may have been moved",
+    "train.checkpoint": "where the result goes",
+    "train.resume": "how a run continues",
+    "train.device": "where it is computed: rounding differs",
+    "train.threads": "how many threads compute it: rounding differs",
+    "kernels.use": "what computes the ops: rounding differs",
+    "train.save_every": "how often it is saved",
+    "train.keep": "how many states stay",
+    "train.log_every": "how often it is written down",
+    "data.cache": "where crops lie",
+    "data.workers": "batches are the same for any number",
+    "data.render_workers": "sets are the same for any number",
+}
 
 
 @dataclass
@@ -57,11 +74,13 @@ class TrainConfig:
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
     save_every: int = 500  # steps between resumable states
-    keep: int = 2  # resumable states kept
+    keep: int = 2  # resumable states that stay
+    log_every: int = 10  # steps between the moments when losses are read from the device and written to log.csv
+    resume: str = "same"  # only the same run continues in its folder; "force": one with another configuration, too
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "save_every", "keep"):
+        for name in ("steps", "batch_size", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1; got {getattr(self, name)}")
         for name in ("lr", "muon_lr", "clip_norm"):
@@ -76,6 +95,8 @@ class TrainConfig:
             raise ConfigError(f"train.optimizer must be muon or adamw; got {self.optimizer!r}")
         if self.precision not in ("float32", "bf16"):
             raise ConfigError(f"train.precision must be float32 or bf16; got {self.precision!r}")
+        if self.resume not in ("same", "force"):
+            raise ConfigError(f"train.resume must be same or force; got {self.resume!r}")
 
 
 @dataclass
@@ -89,6 +110,31 @@ class Config:
 
     def __post_init__(self):
         check_crop_size(self.model, self.data.crop.size)
+
+    def checkpoint_folder(self) -> Path:
+        return Path(self.train.checkpoint or Path(self.train.output) / "checkpoint").expanduser()
+
+
+def identity(values: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run another than any other: its configuration as plain values by key, without :data:`MAY_DIFFER`."""
+    flat = {key: value for key, value in _flat(values).items() if key not in MAY_DIFFER}
+    for key in PATHS:
+        if flat.get(key) is not None and (key, flat[key]) != ("model.hand", "stand-in"):
+            flat[key] = str(Path(flat[key]).expanduser().resolve())
+    return flat
+
+
+def differences(saved: dict[str, Any], now: dict[str, Any]) -> str:
+    """How two identities differ, "train.lr is 0.01, was 0.001; ..."; "" where they do not."""
+    keys = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
+    return "; ".join(f"{key} is {now.get(key)}, was {saved.get(key)}" for key in keys)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 PROGRAM = Program("train", {"train": TrainConfig})

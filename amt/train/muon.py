@@ -44,7 +44,12 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step, from the gradients of the parameters that have one."""
+        """One step, from the gradients of the parameters that have one.
+
+        Where the attribute ``found_inf`` is set (a number on the device, as gradient scalers and PyTorch's fused optimizers have
+        it) and not 0, weights and momentum stay as they are; the host does not wait to know.
+        """
+        found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for p in group["params"]:
@@ -53,14 +58,20 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
-                momentum = state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
+                momentum = state["momentum"].lerp(p.grad, 1 - MOMENTUM)
                 update = p.grad.lerp(momentum, MOMENTUM).flatten(1)
+                _assign(state["momentum"], momentum, found_inf)
                 alike[tuple(update.shape)].append((p, update))
             for (rows, columns), members in alike.items():
                 updates = orthogonalized(torch.stack([update for _, update in members]))
                 rate = group["lr"] * UPDATE_RMS * max(rows, columns) ** 0.5
                 for (p, _), update in zip(members, updates):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(p.shape), alpha=-rate)
+                    moved = (p * (1 - group["lr"] * group["weight_decay"])).add_(update.view(p.shape), alpha=-rate)
+                    _assign(p, moved, found_inf)
+
+
+def _assign(target: Tensor, value: Tensor, found_inf: Tensor | None) -> None:
+    target.copy_(value if found_inf is None else torch.where(found_inf > 0, target, value))
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 import csv
+import io
+import time
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amt.files import write_text
 
 
 class StepLog:
-    """``log.csv``, one line a step. A resumed run drops the lines of the steps that it does again."""
+    """``log.csv``, one line a step. Values may be tensors: they stay on their device until :meth:`flush` reads all at once.
 
-    def __init__(self, path: Path, columns: list[str], first_step: int):
-        self.path, self.columns = path, columns
-        kept = [row for row in read_log(path) if int(row["step"]) < first_step] if path.is_file() else []
-        self.file = path.open("w", newline="")
-        self.writer = csv.DictWriter(self.file, columns, extrasaction="ignore", restval="")
-        self.writer.writeheader()
-        self.writer.writerows(kept)
+    A resumed run drops the lines of the steps that it does again; the rest of the file is copied, and replaced by one rename.
+    """
 
-    def write(self, **values) -> None:
-        self.writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
-        self.file.flush()
+    def __init__(self, path: Path, columns: list[str], first_step: int, batch_size: int):
+        self.path, self.columns, self.batch_size = path, columns, batch_size
+        self.waiting: list[dict[str, Any]] = []
+        rows = read_log(path) if path.is_file() else []
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(row for row in rows if int(row["step"]) < first_step)
+        write_text(path, text.getvalue())
+        self.start = time.perf_counter()
 
-    def close(self) -> None:
-        self.file.close()
+    def add(self, **values: Any) -> None:
+        """Notes one step."""
+        self.waiting.append(values)
+
+    def flush(self) -> list[dict[str, Any]]:
+        """Appends the noted steps to the file and returns them, tensors as numbers: here training waits for its device.
+
+        Their time and throughput are means since the last call.
+        """
+        rows, self.waiting = self.waiting, []
+        places = [(row, name) for row in rows for name, value in row.items() if isinstance(value, Tensor)]
+        if places:
+            numbers = torch.stack([row[name] for row, name in places]).tolist()
+            for (row, name), number in zip(places, numbers):
+                row[name] = number
+        seconds, self.start = (time.perf_counter() - self.start) / max(1, len(rows)), time.perf_counter()
+        rows = [{**row, "seconds": seconds, "images_per_second": self.batch_size / seconds} for row in rows]
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="")
+            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        return rows
 
 
 def read_log(path: Path) -> list[dict[str, str]]:

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
-import os
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from amt.files import new_folder, recover, remove
+
 log = logging.getLogger(__name__)
-STATE = "state.pt"
+STATE, LOCK = "state.pt", ".lock"
 
 
 class StateError(RuntimeError):
     """No state can be continued from; the message names the folder and the remedy."""
 
 
+@contextmanager
+def only_run_in(output: Path) -> Iterator[None]:
+    """Keeps other processes from training in the same folder, until this one leaves the block or ends. Raises StateError."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateError(f"{output}: another process trains in it; choose another train.output, or wait") from None
+        yield
+
+
 def save_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Writes ``state`` (tensors and plain values) as ``folder/step-N`` and removes all but the newest ``keep`` states."""
-    final, part = folder / f"step-{step:08d}", folder / f".tmp-{step:08d}"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    with (part / STATE).open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    shutil.rmtree(final, ignore_errors=True)  # a state of this step that could not be read
-    os.replace(part, final)
-    _sync(folder)
+    final = folder / f"step-{step:08d}"
+    with new_folder(final) as part:
+        torch.save(state, part / STATE)
     for old in states(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove(old)
     return final
 
 
@@ -41,6 +49,8 @@ def load_newest(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]
     Raises:
         StateError: there are states and not one can be read: starting from scratch must be somebody's decision.
     """
+    for final in {folder / path.name.split("-", 1)[1].rpartition("-")[0] for path in folder.glob(".*-step-*-*")}:
+        recover(final)
     found = states(folder)
     for path in reversed(found):
         try:
@@ -56,11 +66,3 @@ def load_newest(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]
 def states(folder: Path) -> list[Path]:
     """All whole states, oldest first."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

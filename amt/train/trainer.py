@@ -6,29 +6,36 @@ resumed ends with the same weights, bit by bit, as one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from amt.config import choose_device, set_threads
 from amt.data.loader import Loader, make_loader
+from amt.files import recover
 from amt.hand.batch import Batch
 from amt.kernels import use
 from amt.model import AMT, save_checkpoint
-from amt.train.config import Config, LossConfig
+from amt.model.checkpoint import check_free, read_record
+from amt.model.mean_pose import MeanPose
+from amt.train.config import Config, LossConfig, check_one_process, differences, identity
 from amt.train.losses import compute_loss
 from amt.train.optimizers import make_optimizers
 from amt.train.records import StepLog, draw_curves
 from amt.train.schedule import learning_rate
-from amt.train.states import StateError, load_newest, save_state
+from amt.train.signals import Stopped, StopRequest
+from amt.train.states import StateError, load_newest, only_run_in, save_state
 
 log = logging.getLogger(__name__)
 TERMS = [field.name for field in fields(LossConfig)]
+REMEDY = "choose another train.output, or remove the folder to start from scratch"
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MOST_BAD_STEPS = 20  # steps without a finite gradient, one after the other, before a run gives up
 
 
@@ -43,11 +50,13 @@ class Trainer:
         self.config, train = config, config.train
         self.device = choose_device(train.device, "train.device")
         torch.manual_seed(train.seed)
-        self.model = AMT(config.model).to(self.device)
+        self.model = AMT(deepcopy(config.model)).to(self.device)  # a copy: pretrained weights change some of its values
         self.optimizers = make_optimizers(self.model, train)
+        norms = [module for module in self.model.modules() if isinstance(module, BATCH_NORMS)]
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers()]  # what a forward pass changes
         self.step = 0
         self.seconds = 0.0  # spent on steps, those before a resumption included
-        self.bad_steps = 0  # in a row
+        self.bad_steps = torch.zeros((), device=self.device)  # without a finite gradient, in a row
 
     def position(self) -> float:
         """Where the run stands between 0 and ``train.steps``: its steps, or its share of ``train.minutes`` if that is more."""
@@ -55,8 +64,11 @@ class Trainer:
         spent = 0.0 if train.minutes is None else self.seconds / (60 * train.minutes) * train.steps
         return max(float(self.step), spent)
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step. Returns the loss, its terms and the gradient's norm; an infinite one changes no weight."""
+    def train_step(self, batch: Batch) -> dict[str, Tensor | float]:
+        """One optimiser step. Returns the loss, its terms, the gradient's norm and the bad steps in a row; the host never waits.
+
+        A gradient that is not finite changes nothing: no weight, no moment, no running statistic of a batch norm.
+        """
         train = self.config.train
         torch.manual_seed(train.seed * 1_000_003 + self.step)
         rate = learning_rate(self.position(), train.steps, train.lr, train.min_lr, train.warmup_steps)
@@ -65,24 +77,28 @@ class Trainer:
                 group["lr"] = rate * optimizer.defaults["lr"] / train.lr
         self.model.train()
         batch = batch.to(self.device, non_blocking=True)
+        before = [buffer.clone() for buffer in self.statistics]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"):
             prediction = self.model(batch.inputs)
         loss = compute_loss(prediction, batch, train.loss)
         self.model.zero_grad(set_to_none=True)
         loss.total.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm))
-        finite = norm < float("inf")  # False for NaN too
-        if finite:
-            for optimizer in self.optimizers:
-                optimizer.step()
-        self.bad_steps = 0 if finite else self.bad_steps + 1
-        if self.bad_steps >= MOST_BAD_STEPS:
-            raise TrainingError(
-                f"step {self.step}: {self.bad_steps} steps without a finite gradient; lower train.lr and train.muon_lr"
-            )
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        found_inf = (~norm.isfinite()).float()  # stays on the device
+        for optimizer in self.optimizers:
+            optimizer.found_inf = found_inf
+            optimizer.step()
+        for buffer, value in zip(self.statistics, before):
+            buffer.copy_(torch.where(found_inf > 0, value, buffer))
+        self.bad_steps = (self.bad_steps + 1) * found_inf
         self.step += 1
-        terms = {name: float(value) for name, value in loss.terms.items()}
-        return {"loss": float(loss.total.detach()), **terms, "grad_norm": norm, "lr": rate}
+        return {
+            "loss": loss.total.detach(),
+            **loss.terms,
+            "grad_norm": norm,
+            "lr": rate,
+            "bad_steps": self.bad_steps,
+        }
 
     def state_dict(self) -> dict:
         return {
@@ -90,24 +106,18 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
-            "model_config": self.config.model.as_dict(),
+            "run": identity(asdict(self.config)),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises StateError where the state belongs to another model or optimizer."""
-        if state["model_config"] != self.config.model.as_dict():
-            raise StateError(
-                f"{self.config.train.output} holds the states of another model; choose another train.output or remove it"
-            )
-        optimizers = state.get("optimizers", [])  # none: saved before there were two
-        if len(optimizers) != len(self.optimizers):
-            raise StateError(
-                f"{self.config.train.output} holds the states of another optimizer than "
-                f"train.optimizer={self.config.train.optimizer}; choose another train.output or remove it"
-            )
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, optimizers):
-            optimizer.load_state_dict(saved)
+        """Raises StateError where the state does not fit the model or the optimizers."""
+        try:
+            self.model.load_state_dict(state["model"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise StateError(f"the state does not fit this model and optimizer ({reason}); {REMEDY}") from error
         self.step, self.seconds = state["step"], state["seconds"]
 
 
@@ -119,49 +129,115 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
         progress: show a bar with the loss and the time left.
 
     Raises:
-        ConfigError, DataError, StateError, TrainingError: each names what is wrong and the remedy.
+        ConfigError, DataError, CheckpointError, StateError, TrainingError: each names what is wrong and the remedy.
+        Stopped: SIGTERM or SIGINT came, and the state is saved.
     """
-    from tqdm import tqdm
-
-    train = config.train
-    output = Path(train.output)
+    check_one_process()
+    train, output = config.train, Path(config.train.output).expanduser()
     set_threads(train.threads)
-    with use(config.kernels.use):
+    with only_run_in(output), use(config.kernels.use):
+        _check_checkpoint(config)
+        newest = load_newest(output / "states", choose_device(train.device, "train.device"))
+        if newest is not None:
+            _check_same_run(config, newest[1], output)
         trainer = Trainer(config)
-        if loader is None:
-            loader = make_loader(config.data, "train", train.batch_size, seed=train.seed, progress=progress)
-        output.mkdir(parents=True, exist_ok=True)
-        newest = load_newest(output / "states", trainer.device)
         if newest is not None:
             trainer.load_state_dict(newest[1])
-            log.info("continuing from step %d of %s", trainer.step, output)
-        log_path = output / "log.csv"
-        columns = ["step", "epoch", "loss", *TERMS, "grad_norm", "lr", "images_per_second", "seconds"]
-        steps = StepLog(log_path, columns, trainer.step)
-        bar = tqdm(total=train.steps, initial=trainer.step, unit="step", desc="training", disable=not progress)
-        with contextlib.closing(steps), bar:
-            start, smoothed = time.perf_counter(), None
-            last_step = train.steps if trainer.position() < train.steps else trainer.step
-            for epoch, batch in _batches(loader, trainer.step, last_step):
-                result = trainer.train_step(batch)
-                end = time.perf_counter()
-                seconds, start = end - start, end
-                trainer.seconds += seconds
-                rate = train.batch_size / seconds
-                steps.write(step=trainer.step - 1, epoch=epoch, **result, images_per_second=rate, seconds=seconds)
-                smoothed = result["loss"] if smoothed is None else 0.95 * smoothed + 0.05 * result["loss"]
-                bar.set_postfix(loss=f"{smoothed:.3f}", images_per_s=f"{rate:.0f}", refresh=False)
-                bar.update()
-                done = trainer.position() >= train.steps
-                if done or trainer.step % train.save_every == 0:
-                    save_state(output / "states", trainer.step, trainer.state_dict(), train.keep)
-                if done:
-                    break
+        if trainer.position() < train.steps:
+            if newest is not None:
+                log.info("continuing from step %d of %s", trainer.step, output)
+            if loader is None:
+                loader = make_loader(config.data, "train", train.batch_size, seed=train.seed, progress=progress)
+            _train(trainer, loader, output, progress)
+        elif config.checkpoint_folder().is_dir():
+            log.info("%s: this run is finished after %d steps; nothing is left to train", output, trainer.step)
+            return config.checkpoint_folder()
         if trainer.step < train.steps:
-            log.warning("stopped at step %d of %d after train.minutes=%g", trainer.step, train.steps, train.minutes)
-        draw_curves(log_path, output / "loss.png", [name for name in TERMS if getattr(train.loss, name) > 0])
+            log.warning("ended at step %d of %d after train.minutes=%g", trainer.step, train.steps, train.minutes)
+        draw_curves(output / "log.csv", output / "loss.png", [t for t in TERMS if getattr(train.loss, t) > 0])
         record = {"train": asdict(train), "data": asdict(config.data), "steps": trainer.step}
-        return save_checkpoint(train.checkpoint or output / "checkpoint", trainer.model, **record)
+        mean_pose = _mean_pose(config, loader, progress)
+        return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, **record)
+
+
+def _train(trainer: Trainer, loader: Loader, output: Path, progress: bool) -> None:
+    """All steps that are left, with a log and resumable states in ``output``."""
+    from tqdm import tqdm
+
+    train = trainer.config.train
+    columns = ["step", "epoch", "loss", *TERMS, "grad_norm", "lr", "images_per_second", "seconds"]
+    steps = StepLog(output / "log.csv", columns, trainer.step, train.batch_size)
+    bar = tqdm(total=train.steps, initial=trainer.step, unit="step", desc="training", disable=not progress)
+    with StopRequest() as stop, bar:
+        start, smoothed = time.perf_counter(), None
+        for epoch, batch in _batches(loader, trainer.step, train.steps):
+            steps.add(step=trainer.step, epoch=epoch, **trainer.train_step(batch))
+            trainer.seconds, start = trainer.seconds + time.perf_counter() - start, time.perf_counter()
+            bar.update()
+            last = trainer.position() >= train.steps or stop.signum is not None
+            save = last or trainer.step % train.save_every == 0
+            if save or trainer.step % train.log_every == 0:
+                for row in steps.flush():
+                    _check_progress(row)
+                    smoothed = row["loss"] if smoothed is None else 0.95 * smoothed + 0.05 * row["loss"]
+                bar.set_postfix(loss=f"{smoothed:.3f}", images_per_s=f"{row['images_per_second']:.0f}", refresh=False)
+            if save:
+                save_state(output / "states", trainer.step, trainer.state_dict(), train.keep)
+            if stop.signum is not None and trainer.position() < train.steps:
+                raise Stopped(stop.signum, trainer.step)
+            if last:
+                return
+
+
+def _check_progress(row: dict) -> None:
+    """Raises TrainingError where too many steps in a row had no finite gradient."""
+    if row["bad_steps"] >= MOST_BAD_STEPS:
+        raise TrainingError(
+            f"step {row['step']}: {MOST_BAD_STEPS} steps without a finite gradient; lower train.lr and train.muon_lr"
+        )
+
+
+def _check_same_run(config: Config, state: dict, output: Path) -> None:
+    """Raises StateError where the states in ``output`` are of a run with another configuration."""
+    if "run" not in state:
+        difference = "its states are older than this version and do not say of which run they are"
+    else:
+        difference = differences(state["run"], identity(asdict(config)))
+    if difference and config.train.resume != "force":
+        raise StateError(f"{output} holds another run ({difference}); {REMEDY}, or accept this with train.resume=force")
+    if difference:
+        log.warning("%s: continuing all the same: %s", output, difference)
+
+
+def _check_checkpoint(config: Config) -> None:
+    """Raises CheckpointError or StateError where the result's folder holds other files, or the model of another run."""
+    folder = config.checkpoint_folder()
+    recover(folder)
+    check_free(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    saved, now = identity(read_record(folder)), identity(asdict(config))
+    shared = [
+        key for key in now if key in saved and not key.startswith("model.backbone.")
+    ]  # weights may have changed those
+    difference = differences({key: saved[key] for key in shared}, {key: now[key] for key in shared})
+    if difference and config.train.resume != "force":
+        raise StateError(
+            f"{folder} holds the model of another run ({difference}); choose another train.output or train.checkpoint, remove "
+            "it, or accept this with train.resume=force"
+        )
+
+
+def _mean_pose(config: Config, loader: Loader | None, progress: bool) -> MeanPose:
+    """Of the training set without augmentation: what evaluation compares the model with."""
+    from tqdm import tqdm
+
+    if loader is None or isinstance(loader, Loader):
+        loader = make_loader(
+            config.data, "train", config.train.batch_size, augment=False, shuffle=False, progress=progress
+        )
+    loader.set_epoch(0)
+    return MeanPose.of(tqdm(loader, desc="mean pose of the training set", unit="batch", disable=not progress))
 
 
 def _batches(loader: Loader, first_step: int, steps: int) -> Iterator[tuple[int, Batch]]:
