@@ -1,5 +1,5 @@
 // Runs CUDA kernels on the CPU, one fiber a thread, so that barriers, shuffles, shared memory and indices are tried without a GPU.
-// Threads change places at barriers only: no proof that there are no races. csrc/cuda_team.cuh includes it where
+// Threads change places at barriers only: no proof that there are no races. csrc/common/cuda_team.cuh includes it where
 // AMT_CUDA_ON_HOST is defined.
 #pragma once
 

@@ -1,5 +1,5 @@
 // hand_frames' CUDA kernels, run on the CPU by cuda_on_host.h behind C functions. Everything is contiguous.
-#include "hand_frames_cuda.cuh"
+#include "hand_frames/cuda_frames.cuh"
 
 namespace cuda = amt::frames::cuda;
 

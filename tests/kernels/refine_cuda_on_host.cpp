@@ -1,6 +1,6 @@
-// refine's CUDA kernels, run on the CPU by cuda_on_host.h: the same launches as csrc/refine_cuda.cu makes, behind a C function.
-#include "refine_cuda_forward.cuh"
-#include "refine_cuda_gradients.cuh"
+// refine's CUDA kernels, run on the CPU by cuda_on_host.h: the same launches as csrc/refine/cuda_refine.cu makes, behind a C function.
+#include "refine/cuda_forward.cuh"
+#include "refine/cuda_gradients.cuh"
 
 namespace cuda = amt::refine::cuda;
 

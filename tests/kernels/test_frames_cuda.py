@@ -76,7 +76,7 @@ def test_nvcc_compiles_without_warnings_or_spills(tmp_path):
         nvcc, "-std=c++20", "-O3", "-isystem", include, f"-I{CSRC}", "-DTORCH_TARGET_VERSION=0x020b000000000000",
         "-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90a,code=sm_90a", "--threads=2",
         "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-Wall", "-Werror=all-warnings", "-Xptxas=-v",
-        "-c", CSRC / "hand_frames_cuda.cu", "-o", tmp_path / "hand_frames.o",
+        "-c", CSRC / "hand_frames" / "cuda_frames.cu", "-o", tmp_path / "hand_frames.o",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -124,7 +124,7 @@ def test_nvcc_compiles_without_warnings_or_spills(tmp_path):
     command = [
         nvcc, "-std=c++20", "-O3", "-isystem", include, f"-I{CSRC}", "-DTORCH_TARGET_VERSION=0x020b000000000000",
         "-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-Wall", "-Werror=all-warnings",
-        "-Xptxas=-v", "-c", CSRC / "refine_cuda.cu", "-o", tmp_path / "refine.o",
+        "-Xptxas=-v", "-c", CSRC / "refine" / "cuda_refine.cu", "-o", tmp_path / "refine.o",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

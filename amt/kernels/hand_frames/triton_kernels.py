@@ -1,6 +1,6 @@
 """The arithmetic of ``hand_frames`` in Triton: a block of hands by eight lanes, one for each finger.
 
-The same steps as csrc/hand_frames.h, where the derivation of the backward stands. A vector is a tuple of three blocks.
+The same steps as csrc/hand_frames/math.h, where the derivation of the backward stands. A vector is a tuple of three blocks.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def load3(at, mask):
 
 @triton.jit
 def load_joint(at, mask, EXACT: tl.constexpr):
-    """EXACT: in float64, as csrc/hand_frames.h says why."""
+    """EXACT: in float64, as csrc/hand_frames/math.h says why."""
     a = load3(at, mask)
     if EXACT:
         a = (a[0].to(tl.float64), a[1].to(tl.float64), a[2].to(tl.float64))

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from amt.kernels import _native
 
-# csrc/refine_cpu.h: rows a panel, panels a block
+# csrc/refine/simd_kernels.h: rows a panel, panels a block
 PANEL_ROWS, MOST_PANELS = 32, 4
-CUDA_MOST_JOINTS = 128  # csrc/refine_cuda_problem.cuh
-# csrc/refine.h: bits of refine_backward's `needs`
+CUDA_MOST_JOINTS = 128  # csrc/refine/cuda_problem.cuh
+# csrc/refine/math.h: bits of refine_backward's `needs`
 NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS = 1, 2, 4
 
 
@@ -45,7 +45,7 @@ def _kept_shape(joints: Tensor, w1: Tensor) -> tuple[int, ...]:
 
 
 def plan(num_joints: int) -> tuple[int, int]:
-    """Images of a chunk, and its rows rounded up to whole panels: ``Plan`` of csrc/refine_problem.h."""
+    """Images of a chunk, and its rows rounded up to whole panels: ``Plan`` of csrc/refine/cpu_problem.h."""
 
     def padded(images: int) -> int:
         return -(-images * num_joints // PANEL_ROWS) * PANEL_ROWS

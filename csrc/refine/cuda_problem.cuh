@@ -2,8 +2,8 @@
 // a warp.
 #pragma once
 
-#include "cuda_team.cuh"
-#include "refine.h"
+#include "common/cuda_team.cuh"
+#include "refine/math.h"
 
 namespace amt::refine::cuda {
 

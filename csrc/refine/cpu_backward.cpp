@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "refine_problem.h"
+#include "refine/cpu_problem.h"
 
 namespace amt::refine {
 namespace {

@@ -4,8 +4,8 @@
 // list is at most the whole layer, so a network without zeros costs the dense product and no more.
 #include <bit>
 
-#include "frame_pointnet_cpu.h"
-#include "host_device.h"
+#include "frame_pointnet/simd_pointnet.h"
+#include "common/host_device.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>

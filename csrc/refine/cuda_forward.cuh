@@ -4,7 +4,7 @@
 // own share of the hidden units (bias, gelu, w2) and, after a second one, adds up the offsets of all. Sums run in a fixed order.
 #pragma once
 
-#include "refine_cuda_problem.cuh"
+#include "refine/cuda_problem.cuh"
 
 namespace amt::refine::cuda {
 

@@ -8,8 +8,8 @@
 #include "cuda_on_host.h"
 #endif
 
-#include "hand_frames.h"
-#include "hand_frames_strides.h"
+#include "hand_frames/math.h"
+#include "hand_frames/strides.h"
 
 namespace amt::frames::cuda {
 

@@ -11,7 +11,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "refine_cpu.h"
+#include "refine/simd_kernels.h"
 
 namespace amt::refine {
 

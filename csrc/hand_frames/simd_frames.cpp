@@ -1,7 +1,7 @@
 // hand_frames on the CPU, one hand a vector lane. A last group that is not full repeats its last hand, so that every hand
 // goes through the same instructions wherever it stands in the batch. T is the tensors' type, C the arithmetic's.
-#include "hand_frames.h"
-#include "hand_frames_cpu.h"
+#include "hand_frames/math.h"
+#include "hand_frames/simd_frames.h"
 
 namespace amt::AMT_ISA {
 namespace {

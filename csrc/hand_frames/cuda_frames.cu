@@ -4,9 +4,9 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
-#include "cuda_call.h"
-#include "hand_frames_cuda.cuh"
-#include "hand_frames_tensors.h"
+#include "common/cuda_call.h"
+#include "hand_frames/cuda_frames.cuh"
+#include "hand_frames/checks.h"
 
 namespace {
 

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "cpu_isa.h"
-#include "refine.h"
+#include "common/cpu_isa.h"
+#include "refine/math.h"
 
 namespace amt::refine {
 

@@ -2,7 +2,7 @@
 // number has one owner, who adds its parts in a fixed order.
 #pragma once
 
-#include "refine_cuda_backward.cuh"
+#include "refine/cuda_backward.cuh"
 
 namespace amt::refine::cuda {
 

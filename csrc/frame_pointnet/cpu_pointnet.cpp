@@ -1,4 +1,4 @@
-// frame_pointnet: schema, and the CPU kernel's door: checks, threads, and the order in which gradients are added up.
+// frame_pointnet on the CPU: checks, threads, and the order in which gradients are added up.
 #include <algorithm>
 #include <optional>
 #include <tuple>
@@ -7,10 +7,10 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "aligned_buffer.h"
-#include "frame_pointnet_cpu.h"
-#include "point_order.h"
-#include "tensors.h"
+#include "common/aligned_buffer.h"
+#include "frame_pointnet/simd_pointnet.h"
+#include "frame_pointnet/point_order.h"
+#include "common/tensors.h"
 
 namespace {
 
@@ -166,13 +166,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> frame_pointne
 }
 
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
-  m.def("frame_pointnet(Tensor points, Tensor origins, Tensor rotations, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
-        "Tensor? mask) -> (Tensor features, Tensor winners)");
-  m.def("frame_pointnet_backward(Tensor grad_features, Tensor winners, Tensor points, Tensor origins, Tensor rotations, "
-        "Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(amt, CPU, m) {
   m.impl("frame_pointnet", TORCH_BOX(&frame_pointnet));

@@ -1,4 +1,4 @@
-// Vectors as wide as the instruction set that a *_simd.cpp file is compiled for, for refine's CPU kernels.
+// Vectors as wide as the instruction set that a simd_*.cpp file is compiled for, for refine's CPU kernels.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu_isa.h"
-#include "host_device.h"
+#include "common/cpu_isa.h"
+#include "common/host_device.h"
 
 namespace amt::AMT_ISA {
 namespace {

@@ -1,4 +1,4 @@
-// refine on CUDA: checks, memory and launches of the native ops' CUDA half; the schema is in refine_cpu.cpp. Made for small batches:
+// refine on CUDA: checks, memory and launches of the native ops' CUDA half; the schema is in op.cpp. Made for small batches:
 // every step of an image in one launch. `kept` holds the pre-activations [B, S, J, D].
 #include <algorithm>
 #include <atomic>
@@ -13,11 +13,11 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "cuda_call.h"
-#include "refine_cuda_backward.cuh"
-#include "refine_cuda_forward.cuh"
-#include "refine_cuda_gradients.cuh"
-#include "tensors.h"
+#include "common/cuda_call.h"
+#include "refine/cuda_backward.cuh"
+#include "refine/cuda_forward.cuh"
+#include "refine/cuda_gradients.cuh"
+#include "common/tensors.h"
 
 namespace amt::refine::cuda {
 namespace {

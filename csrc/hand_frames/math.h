@@ -1,5 +1,5 @@
 // The frames of one finger and of the palm, forward and backward, for CPU and CUDA. T is float or double, or a vector of them
-// with one hand a lane (hand_frames_simd.cpp), so every condition is a select and no lane waits for another.
+// with one hand a lane (simd_frames.cpp), so every condition is a select and no lane waits for another.
 //
 // A frame only ever rotates, so backward carries torques instead of nine-number gradients: a turn w of the frame (each column
 // r moves by w x r) changes the loss by w . t with t = sum of r x dL/dr. With h = z + b, 1 + c = h.h / 2, the shortest arc
@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "host_device.h"
+#include "common/host_device.h"
 
 namespace amt::frames {
 

@@ -1,10 +1,10 @@
-// What hand_frames_cpu.cpp hands to the vector code.
+// What cpu_frames.cpp hands to the vector code.
 #pragma once
 
 #include <cstdint>
 
-#include "cpu_isa.h"
-#include "hand_frames_strides.h"
+#include "common/cpu_isa.h"
+#include "hand_frames/strides.h"
 
 // Hands begin to end; origins [B, 22, 3] and rotations [B, 22, 3, 3] contiguous.
 AMT_DECLARE_SIMD(template <class T> void hand_frames(

@@ -1,7 +1,7 @@
-// Which vector instructions this machine has. Files named *_simd.cpp are compiled once for each set, with AMT_ISA
+// Which vector instructions this machine has. Files named simd_*.cpp are compiled once for each set, with AMT_ISA
 // defined to its name, inside `namespace amt::AMT_ISA`; the caller picks one of them at run time.
 //
-//   // refine_simd.cpp                       // refine_cpu.cpp
+//   // simd_gather.cpp                       // cpu_gather.cpp
 //   namespace amt::AMT_ISA {                 AMT_DECLARE_SIMD(void gather(const float*, int64_t))
 //   void gather(const float*, int64_t) {}    AMT_SIMD(gather)(pointer, count);
 //   }

@@ -1,9 +1,9 @@
 // refine's backward on CUDA, first part: all steps of one image in one launch, last step first, through the MLP, the taps and the
 // projection into joints and intrinsics. What the weights' and the maps' gradients need is written to scratch
-// (refine_cuda_gradients.cuh sums it). A team of blocks shares an image as in the forward; every sum has one owner and one order.
+// (cuda_gradients.cuh sums it). A team of blocks shares an image as in the forward; every sum has one owner and one order.
 #pragma once
 
-#include "refine_cuda_problem.cuh"
+#include "refine/cuda_problem.cuh"
 
 namespace amt::refine::cuda {
 

@@ -1,6 +1,6 @@
 // refine's backward on the CPU: reading the taps of every map in one pass, and writing the maps' gradient back.
-#include "refine_cpu.h"
-#include "refine_taps.h"
+#include "refine/simd_kernels.h"
+#include "refine/simd_taps.h"
 
 namespace amt::AMT_ISA {
 namespace {

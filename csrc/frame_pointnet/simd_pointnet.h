@@ -1,9 +1,9 @@
-// What frame_pointnet_cpu.cpp hands to the vector code. Everything is contiguous unless it says strides.
+// What cpu_pointnet.cpp hands to the vector code. Everything is contiguous unless it says strides.
 #pragma once
 
 #include <cstdint>
 
-#include "cpu_isa.h"
+#include "common/cpu_isa.h"
 
 namespace amt {
 

@@ -1,13 +1,13 @@
 // refine on the CPU: the offset MLP at the machine's matrix rate, in floats, in fixed point or by tiles of bfloat16
-// (refine_cpu.h), and the products of its backward.
+// (simd_kernels.h), and the products of its backward.
 //
 // Rows lie across the vector lanes, so the first layer reads w1 as it is stored, one broadcast weight or one tile at a time, and
 // the activation and the second layer follow. A row's result does not depend on the rows beside it.
 #include <cmath>
 #include <type_traits>
 
-#include "refine_cpu.h"
-#include "refine_vector.h"
+#include "refine/simd_kernels.h"
+#include "refine/simd_vector.h"
 
 namespace amt::AMT_ISA {
 namespace {

@@ -1,11 +1,11 @@
-// hand_frames: schema, and the CPU kernel's door.
+// hand_frames on the CPU: hands are split between threads, the arithmetic is in simd_frames.cpp.
 #include <tuple>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "hand_frames_cpu.h"
-#include "hand_frames_tensors.h"
+#include "hand_frames/simd_frames.h"
+#include "hand_frames/checks.h"
 
 namespace {
 
@@ -52,11 +52,6 @@ Tensor hand_frames_backward(const Tensor& grad_origins, const Tensor& grad_rotat
 }
 
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
-  m.def("hand_frames(Tensor joints) -> (Tensor origins, Tensor rotations)");
-  m.def("hand_frames_backward(Tensor grad_origins, Tensor grad_rotations, Tensor joints) -> Tensor");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(amt, CPU, m) {
   m.impl("hand_frames", TORCH_BOX(&hand_frames));

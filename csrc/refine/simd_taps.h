@@ -1,8 +1,8 @@
 // Reading one row's taps in one map, for refine's CPU kernels.
 #pragma once
 
-#include "refine_cpu.h"
-#include "refine_vector.h"
+#include "refine/simd_kernels.h"
+#include "refine/simd_vector.h"
 
 namespace amt::AMT_ISA {
 namespace {

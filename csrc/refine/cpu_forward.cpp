@@ -1,10 +1,10 @@
-// refine on the CPU: schema of the native ops, checks, and the order of the work; the arithmetic is in refine_*_simd.cpp.
+// refine on the CPU, forward: the order of the work; the arithmetic is in simd_*.cpp.
 #include <atomic>
 #include <cstring>
 
-#include "refine_problem.h"
-#include "team.h"
-#include "tensors.h"
+#include "refine/cpu_problem.h"
+#include "common/team.h"
+#include "common/tensors.h"
 
 namespace amt::refine {
 namespace {
@@ -42,7 +42,7 @@ template <class T> class Biases {
   Buffer<T> panels_;
 };
 
-// How a row's inputs lie (refine_cpu.h), and bfloat16 weights w1 to match where that form is not floats. It is floats where a
+// How a row's inputs lie (simd_kernels.h), and bfloat16 weights w1 to match where that form is not floats. It is floats where a
 // backward follows: rounded samples can move a joint across a cell's border, where the gradient jumps.
 class NarrowWeights {
  public:
@@ -254,25 +254,5 @@ std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vec
 
 }  // namespace
 }  // namespace amt::refine
-
-// joints, intrinsics and the MLP's tensors are contiguous (w1 in its last dimension only: it may be expanded over the steps).
-// maps may have any strides but 1 for the channels. dtypes: joints and intrinsics float32 or float64; maps all of one dtype;
-// w1, b1, w2, b2 of the maps' dtype or the joints'.
-//
-// refine returns the joints after each step [B, S, J, 3] and `kept`: what the backward reads again, opaque, of the joints'
-// dtype and of a shape that the device's implementation chooses (amt/kernels/refine/native.py tells it to the compiler);
-// empty where keep is false.
-//
-// refine_backward returns the gradients of joints, intrinsics, each map, w1, b1, w2, b2, each in its tensor's shape and dtype and
-// contiguous; those that the bits of `needs` (refine.h) leave out are empty: [0], and no maps.
-STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
-  m.def(
-      "refine(Tensor joints, Tensor intrinsics, Tensor[] maps, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int height, "
-      "int width, float step_size, bool detach, bool keep) -> (Tensor steps, Tensor kept)");
-  m.def(
-      "refine_backward(Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, Tensor[] maps, Tensor w1, "
-      "Tensor b1, Tensor w2, Tensor b2, int height, int width, float step_size, bool detach, int needs) -> (Tensor joints, "
-      "Tensor intrinsics, Tensor[] maps, Tensor w1, Tensor b1, Tensor w2, Tensor b2)");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(amt, CPU, m) { m.impl("refine", TORCH_BOX(&amt::refine::refine_cpu)); }

@@ -1,8 +1,8 @@
 // refine's forward on the CPU: the MLP's inputs and biases as panels, and weights in fixed point.
 #include <type_traits>
 
-#include "refine_cpu.h"
-#include "refine_taps.h"
+#include "refine/simd_kernels.h"
+#include "refine/simd_taps.h"
 
 namespace amt::AMT_ISA {
 namespace {

@@ -1,10 +1,10 @@
 // What this build of the native library holds. The ops define themselves, each in its own file:
-// schema and CPU kernel in csrc/<op>_cpu.cpp, CUDA kernel in csrc/<op>_cuda.cu, both in the namespace "amt".
+// its schema in csrc/<op>/op.cpp, its kernels in csrc/<op>/cpu_*.cpp and cuda_*.cu, in the namespace "amt".
 #include <string>
 
 #include <torch/csrc/stable/library.h>
 
-#include "cpu_isa.h"
+#include "common/cpu_isa.h"
 
 namespace {
 

@@ -3,9 +3,9 @@
 
 #include <tuple>
 
-#include "hand_frames.h"
-#include "hand_frames_strides.h"
-#include "tensors.h"
+#include "hand_frames/math.h"
+#include "hand_frames/strides.h"
+#include "common/tensors.h"
 
 namespace amt {
 
