@@ -60,6 +60,10 @@ class DexYCB(SetFolder):
         """Labels of one sample; its pictures are read by the frame's methods. Raises BrokenFrame."""
         return self.frame(*self.locate(int(index)), index=int(index))
 
+    def camera_folders(self) -> list[Path]:
+        """The folders that hold the subset's pictures and labels, in the order of the index."""
+        return [self.sequences[sequence].folder / SERIALS[camera] for sequence, camera in self._runs]
+
     def readable(self, index: int) -> tuple[Frame, np.ndarray]:
         """A frame and its picture; where one cannot be read, the next that can (cyclically), the same for everybody.
 

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from amt.data.augment import draw_geometry, sample_rng, turn_targets, vary_colour
+from amt.data.cache import CROPS
 from amt.data.config import AugmentConfig, CropConfig, DataConfig
-from amt.data.crops import CropCache, build_cache, cut
+from amt.data.crop_cache import CropCache, build_cache
+from amt.data.crops import cut
 from amt.data.dexycb import DexYCB
-from amt.data.layout import DataError
+from amt.data.errors import DataError
+from amt.data.workers import Workers
 from amt.hand.batch import Batch, Inputs, Targets
 from amt.hand.camera import camera_roll, crop_camera, project, unproject
 
@@ -32,6 +35,10 @@ class CropDataset:
     def __init__(self, cache: CropCache, config: CropConfig, augment: AugmentConfig | None = None, seed: int = 0):
         self.cache, self.config, self.augment, self.seed = cache, config, augment, seed
         self.class_points = torch.from_numpy(cache.class_points)
+
+    def __reduce__(self):
+        # A worker makes its own tensors: pickled ones would pass through shared memory.
+        return CropDataset, (self.cache, self.config, self.augment, self.seed)
 
     def __len__(self) -> int:
         return len(self.cache)
@@ -116,7 +123,7 @@ class Loader:
             )
         self.dataset, self.batch_size, self.shuffle, self.workers = dataset, batch_size, shuffle, workers
         self.rank, self.world_size = rank, world_size
-        self._pool: torch.utils.data.DataLoader | None = None  # workers live from the first epoch on
+        self._pool: Workers | None = None  # the processes live from the first epoch on
         self.epoch = self.first_batch = 0
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
@@ -142,50 +149,8 @@ class Loader:
         if not self.workers:
             return (self.dataset.batch(*item) for item in plan)
         if self._pool is None:
-            self._plan = _Plan()
-            # spawn: a fork would copy the thread pools of PyTorch and OpenCV in whatever state they are, and hang.
-            self._pool = torch.utils.data.DataLoader(
-                _Batches(self.dataset),
-                sampler=self._plan,
-                batch_size=None,
-                num_workers=self.workers,
-                prefetch_factor=4,
-                persistent_workers=True,
-                multiprocessing_context="spawn",
-                worker_init_fn=_start_worker,
-            )
-        self._plan.items = plan
-        return iter(self._pool)
-
-
-class _Plan(torch.utils.data.Sampler):
-    """What the workers are to make: (rows, epoch) of every batch."""
-
-    def __init__(self):
-        self.items: list[tuple[np.ndarray, int]] = []
-
-    def __iter__(self):
-        return iter(self.items)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-
-class _Batches(torch.utils.data.Dataset):
-    """Batches by (rows, epoch), for worker processes."""
-
-    def __init__(self, dataset: CropDataset):
-        self.dataset = dataset
-
-    def __getitem__(self, item: tuple[np.ndarray, int]) -> Batch:
-        return self.dataset.batch(*item)
-
-
-def _start_worker(_: int) -> None:
-    import cv2
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+            self._pool = Workers(self.dataset.batch, self.workers)
+        return self._pool.batches(plan)
 
 
 def open_reader(config: DataConfig, subset: str) -> DexYCB:
@@ -214,7 +179,7 @@ def make_loader(
         DataError: the set cannot be used (see :class:`DexYCB`).
     """
     reader = open_reader(config, subset)
-    cache = build_cache(reader, config.crop, config.cache_folder() / "crops", progress)
+    cache = build_cache(reader, config.crop, config.cache_folder() / CROPS, progress)
     training = subset == "train"
     varied = training if augment is None else augment
     dataset = CropDataset(cache, config.crop, config.augment if varied else None, seed)

@@ -131,7 +131,7 @@ class SetFolder:
         # A set's folder is small beside its frames: each file of it is read once.
         self._intrinsics, self._betas = cache(self._read_intrinsics), cache(self._read_betas)
         self._extrinsics, self._contact = cache(self._read_extrinsics), cache(self._read_contact)
-        self.layer = cache(self._read_layer)
+        self.hand_model, self.layer = cache(self._read_hand), cache(self._read_layer)
 
     @cached_property
     def record(self) -> dict:
@@ -240,9 +240,9 @@ class SetFolder:
         return count_by_reason({reason: (len(files), next(iter(files))) for reason, files in self.broken.items()})
 
     def _read_layer(self, side: str) -> ManoLayer:
-        return ManoLayer(self._hand_model(side))
+        return ManoLayer(self.hand_model(side))
 
-    def _hand_model(self, side: str) -> HandModel:
+    def _read_hand(self, side: str) -> HandModel:
         if self.record.get("hand") == "stand-in":
             if self.record.get("hand_digest") != hand_digest(stand_in_hand("right")):
                 raise DataError(f"{self.root}: was rendered with another version of the stand-in hand; render it anew")

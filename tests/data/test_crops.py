@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from amt.data.augment import AugmentConfig, draw_geometry, sample_rng, vary_colour
-from amt.data.crops import CropConfig, build_cache, cut
+from amt.data.config import CropConfig
+from amt.data.crop_cache import build_cache
+from amt.data.crops import cut
 from amt.data.dexycb import DexYCB
 from amt.data.loader import CropDataset, DataConfig, Loader, make_loader
 from amt.hand.camera import crop_camera, project
@@ -192,11 +194,11 @@ def test_a_broken_or_unlabelled_frame_is_left_out_and_said(own_set, tmp_path):
     indices = torch.cat([b.index for b in loader]).tolist()
     assert indices == [i for i in range(total) if i not in (3, 8)]
     report = loader.dataset.cache.report()
-    assert "1 without a hand left out" in report
+    assert "1 left out without a hand's labels" in report
     assert "1 skipped: the picture breaks off before its end" in report
-    made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npy")}
+    made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.bin")}
     make_loader(config, "train", 8, progress=False)
-    assert made == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npy")}  # reused, not made again
+    assert made == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.bin")}  # reused, not made again
 
 
 def test_contacts_without_a_contact_file_agree_with_the_exact_ones(own_set, tmp_path):

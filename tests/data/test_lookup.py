@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from amt.data.crops import CropConfig, build_cache
+from amt.data.config import CropConfig
+from amt.data.crop_cache import build_cache
 from amt.data.dexycb import DexYCB
 from amt.data.errors import BrokenFrame, DataError, MissingHand
 from amt.data.layout import SERIALS

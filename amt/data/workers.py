@@ -1,0 +1,148 @@
+"""Processes that put batches together, and how the batches reach the training process.
+
+They come through shared memory (/dev/shm) as long as there is room, and through a pipe otherwise: containers often give
+64 MB. PyTorch alone would move tensors in a thread of the worker whose errors nobody waits for, and the run would hang.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amt.data.errors import DataError
+from amt.hand.batch import Batch
+
+SHARED_MEMORY = "/dev/shm"
+PREFETCHED = 4  # batches a worker
+
+
+class Workers:
+    """A pool of processes that live from the first epoch on.
+
+    Args:
+        make: makes the batch of (rows, epoch); sent to the processes by pickling.
+        count: processes.
+        say: prints a line.
+    """
+
+    def __init__(self, make: Callable[[np.ndarray, int], Batch], count: int, say: Callable[[str], None] | None = None):
+        self.count, self.say, self._plan, self._told = count, say or _print, _Plan(), False
+        # spawn: a fork would copy the thread pools of PyTorch and OpenCV in whatever state they are, and hang.
+        self._pool = torch.utils.data.DataLoader(
+            _Batches(make),
+            sampler=self._plan,
+            batch_size=None,
+            num_workers=count,
+            prefetch_factor=PREFETCHED,
+            persistent_workers=True,
+            multiprocessing_context="spawn",
+            worker_init_fn=_start_worker,
+        )
+        self._processes: list[multiprocessing.Process] = []
+
+    def batches(self, plan: list[tuple[np.ndarray, int]]) -> Iterator[Batch]:
+        """The batches of (rows, epoch), in order. The processes begin at once.
+
+        Raises:
+            DataError: the processes cannot be started, or one died.
+        """
+        self._plan.items = plan
+        before = set(multiprocessing.active_children())
+        try:
+            made = iter(self._pool)
+        except OSError as error:
+            raise DataError(f"data.workers: {self.count} processes cannot be started ({error}); take fewer") from error
+        self._processes = self._processes or [p for p in multiprocessing.active_children() if p not in before]
+        return self._received(made)
+
+    def _received(self, made: Iterator[Batch | bytes]) -> Iterator[Batch]:
+        while True:
+            with self._deaths_told():
+                batch = next(made, None)
+            if batch is None:
+                return
+            if isinstance(batch, bytes):
+                if not self._told:
+                    self._told = True
+                    self.say(
+                        f"{SHARED_MEMORY} has too little room for the batches of {self.count} workers: they come through "
+                        "pipes, which is slower (give the container more shared memory, or take fewer data.workers)"
+                    )
+                batch = pickle.loads(batch)
+            yield batch
+
+    @contextmanager
+    def _deaths_told(self) -> Iterator[None]:
+        """Turns PyTorch's error about a process that died into one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            dead = [process for process in self._processes if process.exitcode]
+            if not dead:
+                raise
+            raise DataError(
+                f"data.workers: a process died (exit code {dead[0].exitcode}), perhaps for want of memory; "
+                "take fewer workers or smaller batches"
+            ) from error
+
+
+class _Plan(torch.utils.data.Sampler):
+    """What the processes are to make: (rows, epoch) of every batch."""
+
+    def __init__(self):
+        self.items: list[tuple[np.ndarray, int]] = []
+
+    def __iter__(self):
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class _Batches(torch.utils.data.Dataset):
+    """Batches by (rows, epoch), ready to be sent."""
+
+    def __init__(self, make: Callable[[np.ndarray, int], Batch]):
+        self.make = make
+
+    def __getitem__(self, item: tuple[np.ndarray, int]) -> Batch | bytes:
+        return to_send(self.make(*item))
+
+
+def to_send(batch: Batch) -> Batch | bytes:
+    """The batch with its tensors in shared memory; pickled where there is no room for it and as much again."""
+    tensors = _tensors(batch)
+    if shutil.disk_usage(SHARED_MEMORY).free > 2 * sum(tensor.nbytes for tensor in tensors) + (1 << 20):
+        try:
+            for tensor in tensors:
+                tensor.share_memory_()
+            return batch
+        except RuntimeError:
+            pass  # another process took the room in the meantime
+    return pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)
+
+
+def _tensors(part: object) -> list[Tensor]:
+    if isinstance(part, Tensor):
+        return [part]
+    return [tensor for field in fields(part) for tensor in _tensors(getattr(part, field.name))]
+
+
+def _start_worker(_: int) -> None:
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
