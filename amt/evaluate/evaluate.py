@@ -20,7 +20,7 @@ from amt.evaluate.metrics import (
 from amt.hand.batch import Batch
 from amt.model import AMT
 from amt.model.mean_pose import MeanPose
-from amt.model.pose import posed_points
+from amt.model.scene import posed_points
 
 
 @dataclass
@@ -58,10 +58,10 @@ def collect(model: AMT, batches: Iterable[Batch], mean_pose: MeanPose, device: t
         parts.append(
             Collected(
                 joints=p.joints,
-                coarse_joints=p.coarse_joints,
-                decoded_joints=p.decoded_joints,
-                refined_joints=p.refined_joints,
-                object_points=posed_points(points, p.object_rotation, p.object_translation),
+                coarse_joints=p.coarse.joints,
+                decoded_joints=p.unrefined.joints,
+                refined_joints=p.steps,
+                object_points=p.decoded.posed(points),
                 hand_contact=p.hand_contact > 0,
                 object_contact=p.object_contact > 0,
                 baseline_joints=joints,

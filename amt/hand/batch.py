@@ -6,37 +6,16 @@ be fed by labels in training and by itself in use.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import register_dataclass
+
+from amt.hand.tensors import TensorFields, exported
 
 
-class _TensorFields:
-    """Moves and indexes every tensor of a dataclass, nested ones included."""
-
-    def map(self, function):
-        """A copy with ``function`` applied to each tensor; ``None`` stays ``None``."""
-
-        def apply(value):
-            if isinstance(value, Tensor):
-                return function(value)
-            return value.map(function) if isinstance(value, _TensorFields) else value
-
-        return replace(self, **{f.name: apply(getattr(self, f.name)) for f in fields(self)})
-
-    def to(self, device: torch.device | str, non_blocking: bool = False):
-        """A copy on ``device``; dtypes are kept, so that labels stay float32 under mixed precision."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def __getitem__(self, index):
-        """A copy with ``tensor[index]`` taken of every tensor: a slice, a mask or indices over the batch."""
-        return self.map(lambda tensor: tensor[index])
-
-
+@exported
 @dataclass(frozen=True)
-class Inputs(_TensorFields):
+class Inputs(TensorFields):
     """All that is known before anything is predicted. B images, crops of S x S pixels, P object points."""
 
     image: Tensor  # uint8 [B, 3, S, S], RGB: the square crop around hand and object
@@ -53,15 +32,16 @@ class Inputs(_TensorFields):
         return self.image.shape[0]
 
 
+@exported
 @dataclass(frozen=True)
-class Targets(_TensorFields):
+class Targets(TensorFields):
     """What the frame's annotation says, in the camera frame of the crop (metres, x right, y down, z forward).
 
     Where a flag is False, the matching fields hold finite fillers and must not be scored.
     """
 
     joints: Tensor  # float32 [B, 21, 3], m: order of amt.hand.skeleton.JOINT_NAMES
-    pose: Tensor  # float32 [B, 48], axis-angle: global turn, then 15 joints in MANO's order, hands_mean included
+    pose: Tensor  # float32 [B, 48], axis-angle: global rotation, then 15 joints in MANO's order, hands_mean included
     betas: Tensor  # float32 [B, 10]
     translation: Tensor  # float32 [B, 3], m: MANO's, the wrist is J0(betas) + translation
     vertices: Tensor  # float32 [B, 778, 3], m
@@ -74,15 +54,11 @@ class Targets(_TensorFields):
     contact_valid: Tensor  # bool [B]
 
 
+@exported
 @dataclass(frozen=True)
-class Batch(_TensorFields):
+class Batch(TensorFields):
     """One batch: ``model(batch.inputs)`` predicts, ``batch.targets`` judges."""
 
     inputs: Inputs
     targets: Targets
     index: Tensor  # int64 [B]: the frame's index in the reader (DexYCB's own sample index)
-
-
-# torch.export takes and returns them as trees of tensors
-for _class in (Inputs, Targets, Batch):
-    register_dataclass(_class, serialized_type_name=f"amt.{_class.__name__}")

@@ -43,18 +43,23 @@ def mirror_intrinsics(intrinsics: Tensor, width: Tensor | int) -> Tensor:
     return intrinsics * signs + shift
 
 
+def choose(which: Tensor, mirrored: Tensor, original: Tensor) -> Tensor:
+    """``mirrored`` [B, ...] where ``which`` [B] (bool) is True, else ``original`` [B, ...]."""
+    return torch.where(which.reshape(-1, *[1] * (original.dim() - 1)), mirrored, original)
+
+
 def mirror_inputs(inputs: Inputs, which: Tensor) -> Inputs:
     """The inputs with the samples of ``which`` (bool [B]) mirrored: image, cameras, box, object, the hand's side."""
     width = inputs.frame_size[:, 1]
     box = torch.cat((mirror_pixels(inputs.box[:, :2], width), inputs.box[:, 2:]), dim=-1)
     return replace(
         inputs,
-        image=_choose(which, inputs.image.flip(-1), inputs.image),
-        intrinsics=_choose(which, mirror_intrinsics(inputs.intrinsics, inputs.image.shape[-1]), inputs.intrinsics),
-        box=_choose(which, box, inputs.box),
-        frame_intrinsics=_choose(which, mirror_intrinsics(inputs.frame_intrinsics, width), inputs.frame_intrinsics),
+        image=choose(which, inputs.image.flip(-1), inputs.image),
+        intrinsics=choose(which, mirror_intrinsics(inputs.intrinsics, inputs.image.shape[-1]), inputs.intrinsics),
+        box=choose(which, box, inputs.box),
+        frame_intrinsics=choose(which, mirror_intrinsics(inputs.frame_intrinsics, width), inputs.frame_intrinsics),
         right=inputs.right ^ which,
-        object_points=_choose(which, mirror_points(inputs.object_points), inputs.object_points),
+        object_points=choose(which, mirror_points(inputs.object_points), inputs.object_points),
     )
 
 
@@ -69,8 +74,4 @@ def mirror_targets(targets: Targets, which: Tensor) -> Targets:
         "object_translation": mirror_points,
     }
     fields = {name: getattr(targets, name) for name in mirrored}
-    return replace(targets, **{name: _choose(which, mirrored[name](x), x) for name, x in fields.items()})
-
-
-def _choose(which: Tensor, mirrored: Tensor, original: Tensor) -> Tensor:
-    return torch.where(which.reshape(-1, *[1] * (original.dim() - 1)), mirrored, original)
+    return replace(targets, **{name: choose(which, mirrored[name](x), x) for name, x in fields.items()})

@@ -189,7 +189,7 @@ class Predictor:
         joints_2d = project(prediction.joints, intrinsics)
         hand_contact, object_contact = prediction.hand_contact.sigmoid(), prediction.object_contact.sigmoid()
         class_seen = prediction.object_class.argmax(1)
-        maps = prediction.keypoint_maps[:, :NUM_JOINTS].flatten(2)
+        maps = prediction.keypoints.log_maps[:, :NUM_JOINTS].flatten(2)
         doubt = -(maps.exp() * maps).sum(2).mean(1)
         rows = []
         for i, request in enumerate(requests):
@@ -212,8 +212,8 @@ class Predictor:
                     "pose": pose[i].numpy(),
                     "betas": prediction.betas[i].numpy(),
                     "translation": prediction.translation[i].numpy(),
-                    "steps": prediction.refined_joints[i].numpy(),
-                    "coarse_joints": prediction.coarse_joints[i].numpy(),
+                    "steps": prediction.steps[i].numpy(),
+                    "coarse_joints": prediction.coarse.joints[i].numpy(),
                     "hand_contact": hand_contact[i].numpy(),
                     "object_class": request.object.class_id,
                     "object_class_seen": int(class_seen[i]),

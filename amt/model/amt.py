@@ -18,28 +18,24 @@ from amt.hand.batch import Inputs
 from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.mirror import mirror_inputs
 from amt.hand.objects import box_corners
-from amt.hand.rotations import matrix_to_six_d
+from amt.hand.rotations import axis_angle_to_matrix, matrix_to_six_d
 from amt.kernels import hand_frames
 from amt.model.backbone import Normalize, build_backbone
-from amt.model.coarse_decoder import HAND, OBJECT, CoarseDecoder, Parameters
+from amt.model.camera import CropCamera
+from amt.model.coarse_decoder import HAND, OBJECT, CoarseDecoder, Guess
 from amt.model.config import ConfigError, ModelConfig
-from amt.model.decoders import ContactDecoder, HandDecoder, ObjectDecoder
-from amt.model.encoders import (
-    PALM,
-    ContactEncoder,
-    HandEncoder,
-    ObjectEncoder,
-    PlaceEncoder,
-    nearest_distances,
-    vertex_distances,
-)
-from amt.model.fusion import Fusion
+from amt.model.decoders import Contact, ContactDecoder, HandDecoder, ObjectDecoder, parameter_residual
+from amt.model.distances import nearest_distances, vertex_distances
+from amt.model.encoders import ContactEncoder, HandEncoder, ObjectEncoder, PlaceEncoder
+from amt.model.features import Features
+from amt.model.frames import Frames
+from amt.model.fusion import Fused, Fusion, Tokens
 from amt.model.keypoints import KeypointHead
 from amt.model.neck import Neck
-from amt.model.outputs import Prediction
-from amt.model.placement import camera_features, view_rotation
-from amt.model.pose import OFFSET_UNIT, Scene, SceneSolver, build_scene, posed_points, seen_from
+from amt.model.outputs import Hand, Prediction
 from amt.model.refinement import Refinement
+from amt.model.scene import OFFSET_UNIT, Parameters, Scene, build_scene, in_frame
+from amt.model.scene_solver import SceneSolver
 from amt.model.summary import Summary, summarize
 
 
@@ -66,7 +62,7 @@ class AMT(nn.Module):
         self.hand_encoder = HandEncoder(config) if config.hand_frames else PlaceEncoder(config)
         self.object_encoder = ObjectEncoder(config)
         self.contact_encoder = ContactEncoder(config, self.mano) if config.contact_tokens else None
-        self.fusion = Fusion(config, num_groups=5 if config.contact_tokens else 4)
+        self.fusion = Fusion(config)
         self.hand_decoder = HandDecoder(config)
         self.object_decoder = ObjectDecoder(config)
         self.contact_decoder = ContactDecoder(config, self.mano)
@@ -92,93 +88,76 @@ class AMT(nn.Module):
         return self._right_hand(mirror_inputs(inputs, left)).mirrored(left)
 
     def _right_hand(self, inputs: Inputs) -> Prediction:
-        size, intrinsics = self.config.crop_size, inputs.intrinsics
-        view = view_rotation(intrinsics, size)
+        camera = CropCamera.of(inputs.intrinsics, self.config.crop_size)
 
+        # from the image to a coarse scene
         features = self.backbone(self.normalize(inputs.image))
         maps = self.neck(features)
-        keypoints = self.keypoints(maps[0])
-        parameters, queries, class_logits = self.coarse_decoder(
-            features.tokens, keypoints, camera_features(intrinsics, size), inputs.object_class
-        )
-        coarse, parameters = self.scene_solver(
-            parameters, self.mano, keypoints, box_corners(inputs.object_points), intrinsics, size
-        )
+        keypoints, keypoint_features = self.keypoints(maps.fine)
+        guess = self.coarse_decoder(features.tokens, keypoints, keypoint_features, camera, inputs.object_class)
+        corners = box_corners(inputs.object_points)
+        coarse, parameters = self.scene_solver(guess.parameters, self.mano, keypoints, corners, camera)
 
-        # from here on the coarse scene is an observation: its own tokens are made of it, never of the labels
-        scene, fixed = coarse.detach(), Parameters(*(p.detach() for p in parameters))
-        origins, rotations = self._frames(scene.joints, view)
-        points = posed_points(inputs.object_points, scene.object_rotation, scene.object_translation)
-        palm = (origins[:, PALM], rotations[:, PALM])
-        groups = [
-            features.tokens,
-            queries,
-            self.hand_encoder(scene.vertices, origins, rotations, view),
-            self.object_encoder(points, inputs.object_class, scene, fixed, palm, view),
-        ]
-        if self.contact_encoder is not None:
-            from_vertex = vertex_distances(scene.vertices, points)
-            groups.append(self.contact_encoder(points, origins, rotations, from_vertex))
-        queries, hand, body, *contact = self.fusion(*groups)
-        contact = contact[0] if contact else None
+        # from the coarse scene, which is an observation from here on, to fused tokens
+        observed = coarse.detach()
+        frames = self._frames(observed.joints, camera)
+        fused = self.fusion(self._tokens(inputs, camera, features, guess, observed, parameters.detach(), frames))
 
-        six_d, betas, wrist, offsets, latent, hand_mean, hand_log_variance = self.hand_decoder(
-            queries[:, HAND], hand, contact, rotations
-        )
-        object_six_d, object_offset, object_mean, object_log_variance = self.object_decoder(
-            queries[:, OBJECT], body, contact
-        )
-        residual = Parameters(six_d, betas, wrist, object_six_d, object_offset)
-        decoded = build_scene(parameters + residual, self.mano, intrinsics, size)
-        decoded_joints = decoded.joints + offsets
-        refined = self.refinement(decoded_joints, intrinsics, maps, latent, size)
-        joints = refined[:, -1] if refined.shape[1] else decoded_joints
-        vertices = self.refinement.follow_joints(decoded.vertices, joints - decoded.joints)
-        decoded_vertices = self.refinement.follow_joints(decoded.vertices, offsets)
-
-        hand_contact, object_contact = self._contact(inputs, vertices, joints, decoded, view, hand, contact)
+        # from fused tokens to residuals, and to the refined hand
+        hand = self.hand_decoder(fused.queries[:, HAND], fused.hand, fused.contact, frames.rotations)
+        body = self.object_decoder(fused.queries[:, OBJECT], fused.object, fused.contact)
+        decoded = build_scene(parameters + parameter_residual(hand, body), self.mano, camera)
+        start = decoded.joints + hand.joints
+        steps = self.refinement(start, camera, maps, hand.latent)
+        joints = steps[:, -1] if steps.shape[1] else start
+        refined = Hand(joints, self.refinement.follow_joints(decoded.vertices, joints - decoded.joints))
+        unrefined = Hand(start, self.refinement.follow_joints(decoded.vertices, hand.joints))
         return Prediction(
-            joints=joints,
-            vertices=vertices,
-            pose=decoded.pose,
-            betas=decoded.betas,
-            translation=decoded.translation,
-            object_rotation=decoded.object_rotation,
-            object_translation=decoded.object_translation,
-            hand_contact=hand_contact,
-            object_contact=object_contact,
-            object_class=class_logits,
-            refined_joints=refined,
-            decoded_joints=decoded_joints,
-            decoded_vertices=decoded_vertices,
-            keypoints=keypoints.position,
-            keypoint_depths=keypoints.depth,
-            keypoint_maps=keypoints.log_maps,
-            coarse_joints=coarse.joints,
-            coarse_vertices=coarse.vertices,
-            coarse_pose=coarse.pose,
-            coarse_betas=coarse.betas,
-            coarse_object_rotation=coarse.object_rotation,
-            coarse_object_translation=coarse.object_translation,
-            hand_mean=hand_mean,
-            hand_log_variance=hand_log_variance,
-            object_mean=object_mean,
-            object_log_variance=object_log_variance,
+            keypoints=keypoints,
+            object_class=guess.class_logits,
+            coarse=coarse,
+            decoded=decoded,
+            unrefined=unrefined,
+            steps=steps,
+            refined=refined,
+            contact=self._contact(inputs, camera, fused, decoded, refined),
+            hand_latent=hand.distribution,
+            object_latent=body.distribution,
         )
 
-    def _frames(self, joints: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Origins [B, 22, 3] and rotations [B, 22, 3, 3] of joints [B, 21, 3]; without ``hand_frames`` the view's axes."""
+    def _frames(self, joints: Tensor, camera: CropCamera) -> Frames:
+        """The frames of joints [B, 21, 3] (m); without ``hand_frames`` their axes are the view's."""
         origins, rotations = hand_frames(joints.contiguous())
-        return origins, rotations if self.config.hand_frames else view[:, None].expand_as(rotations).contiguous()
+        if self.config.hand_frames:
+            return Frames(origins, rotations)
+        return Frames(origins, camera.view[:, None].expand_as(rotations).contiguous())
 
-    def _contact(self, inputs: Inputs, vertices: Tensor, joints: Tensor, decoded: Scene, view: Tensor, hand, contact):
-        """Contact logits where the final hand and the final object are; no gradient goes back through the distances."""
+    def _tokens(
+        self,
+        inputs: Inputs,
+        camera: CropCamera,
+        features: Features,
+        guess: Guess,
+        scene: Scene,
+        parameters: Parameters,
+        frames: Frames,
+    ) -> Tokens:
+        """All that is known, as tokens."""
+        points = scene.posed(inputs.object_points)
+        hand = self.hand_encoder(scene.vertices, frames, camera.view)
+        body = self.object_encoder(points, inputs.object_class, scene, parameters, frames, camera.view)
+        contact = None
+        if self.contact_encoder is not None:
+            contact = self.contact_encoder(points, frames, vertex_distances(scene.vertices, points))
+        return Tokens(features.tokens, guess.queries, hand, body, contact)
+
+    def _contact(self, inputs: Inputs, camera: CropCamera, fused: Fused, decoded: Scene, refined: Hand) -> Contact:
+        """Contact where the final hand and the final object are; no gradient goes back through the distances."""
         with torch.no_grad():
-            points = posed_points(inputs.object_points, decoded.object_rotation, decoded.object_translation)
-            from_vertex, from_point, nearest = nearest_distances(vertices, points)
-            origins, rotations = self._frames(joints, view)
-            local = seen_from(points, origins[:, PALM], rotations[:, PALM]) / OFFSET_UNIT
-        return self.contact_decoder(hand, contact, from_vertex, from_point, nearest, local)
+            points = decoded.posed(inputs.object_points)
+            distances = nearest_distances(refined.vertices, points)
+            local = in_frame(points, *self._frames(refined.joints, camera).palm()) / OFFSET_UNIT
+        return self.contact_decoder(fused.hand, fused.contact, distances, local)
 
     def num_parameters(self) -> int:
         """Trained parameters."""
@@ -206,8 +185,6 @@ def _hand_model(config: ModelConfig) -> HandModel:
 
 
 def _mean_pose(mano: ManoLayer) -> Tensor:
-    """The hand model's mean pose as 6D [16, 6], without a global turn."""
-    from amt.hand.rotations import axis_angle_to_matrix
-
+    """The hand model's mean pose as 6D [16, 6], with no global rotation."""
     axis_angle = torch.cat((torch.zeros(3), mano.hands_mean)).unflatten(0, (16, 3))
     return matrix_to_six_d(axis_angle_to_matrix(axis_angle))

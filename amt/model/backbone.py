@@ -1,25 +1,18 @@
-"""What reads the pixels. Every backbone returns the same :class:`Features`, so that the rest does not know which one ran."""
+"""What reads the pixels. Every backbone returns :class:`~amt.model.features.Features`."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amt.model.config import ModelConfig
+from amt.model.dinov2 import DinoV2Backbone
+from amt.model.features import Features
 from amt.model.layers import Block
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-
-
-class Features(NamedTuple):
-    """Maps from fine to deep, and the tokens of the whole image."""
-
-    maps: tuple[Tensor, Tensor, Tensor]  # low, mid, high: [B, C_i, H_i, W_i]
-    tokens: Tensor  # [B, N, hidden]
 
 
 class Normalize(nn.Module):
@@ -102,8 +95,6 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     """The backbone that the configuration names."""
     if config.backbone.name == "hybrid":
         return HybridBackbone(config)
-    from amt.model.dinov2 import DinoV2Backbone
-
     return DinoV2Backbone(config)
 
 

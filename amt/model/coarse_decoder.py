@@ -9,28 +9,21 @@ from torch import Tensor, nn
 
 from amt.hand.mano import NUM_BETAS, NUM_MANO_JOINTS
 from amt.hand.objects import NUM_CLASSES
+from amt.model.camera import NUM_CAMERA_FEATURES, CropCamera
 from amt.model.config import ModelConfig
 from amt.model.keypoints import NUM_KEYPOINTS, Keypoints
 from amt.model.layers import Block, Mlp, small_output
-from amt.model.placement import NUM_CAMERA_FEATURES
+from amt.model.scene import Parameters
 
 HAND, OBJECT, CAMERA = range(3)
 
 
-class Parameters(NamedTuple):
-    """Hand and object as numbers of about unit size, seen along the ray through the crop's centre.
+class Guess(NamedTuple):
+    """What the coarse decoder returns."""
 
-    :mod:`amt.model.pose` turns them into metres and rotations; decoders add residuals to them.
-    """
-
-    hand_six_d: Tensor  # [B, 16, 6]
-    betas: Tensor  # [B, 10]
-    wrist: Tensor  # [B, 3]: x, y in half crops from the crop's centre; log depth over the reference depth
-    object_six_d: Tensor  # [B, 6]
-    object_offset: Tensor  # [B, 3], 0.1 m: object's origin from the wrist, in the view's axes
-
-    def __add__(self, other: Parameters) -> Parameters:
-        return Parameters(*(a + b for a, b in zip(self, other)))
+    parameters: Parameters
+    queries: Tensor  # [B, 3, hidden], after decoding: hand, object, camera
+    class_logits: Tensor  # [B, 22]
 
 
 class CoarseDecoder(nn.Module):
@@ -56,21 +49,24 @@ class CoarseDecoder(nn.Module):
         self.register_buffer("mean_pose_six_d", mean_pose_six_d, persistent=False)  # [16, 6]
 
     def forward(
-        self, tokens: Tensor, keypoints: Keypoints, camera: Tensor, object_class: Tensor
-    ) -> tuple[Parameters, Tensor, Tensor]:
-        """Decodes the image's tokens [B, N, dim] with the keypoints, the camera's features [B, 4] and the class [B] (0: unknown).
+        self, tokens: Tensor, keypoints: Keypoints, features: Tensor, camera: CropCamera, object_class: Tensor
+    ) -> Guess:
+        """Decodes the image.
 
-        Returns the parameters, the queries after decoding [B, 3, dim] and the class logits [B, 22].
+        Args:
+            tokens: the image's, [B, N, hidden].
+            keypoints, features: what the keypoint head found, and the fine map's features there [B, 30, C].
+            object_class: [B]; 0 stands for unknown, then the class that the image suggests is taken.
         """
         logits = self.classify(tokens.mean(dim=1))
         known = (object_class > 0)[:, None]
         guessed = torch.softmax(logits, dim=-1).to(tokens.dtype) @ self.class_embedding.weight.to(tokens.dtype)
         class_token = torch.where(known, self.class_embedding(object_class), guessed)
         places = torch.cat((keypoints.position, keypoints.depth[..., None]), dim=-1)
-        lifted = self.lift(torch.cat((camera, places.flatten(1)), dim=-1)).unflatten(-1, (3, -1))
+        lifted = self.lift(torch.cat((camera.features(), places.flatten(1)), dim=-1)).unflatten(-1, (3, -1))
         queries = self.queries + lifted
         queries = torch.stack((queries[:, HAND], queries[:, OBJECT] + class_token, queries[:, CAMERA]), dim=1)
-        seen = self.keypoint(torch.cat((keypoints.features, places), dim=-1)) + self.keypoint_embedding
+        seen = self.keypoint(torch.cat((features, places), dim=-1)) + self.keypoint_embedding
         context = torch.cat((tokens, seen), dim=1)
         for block in self.blocks:
             queries = block(queries, context)
@@ -85,7 +81,7 @@ class CoarseDecoder(nn.Module):
             object_six_d=body[:, :6] + identity,
             object_offset=body[:, 6:],
         )
-        return parameters, queries, logits.float()
+        return Guess(parameters, queries, logits.float())
 
 
 class ParameterHead(nn.Sequential):

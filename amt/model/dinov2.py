@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from amt.kernels import attention
-from amt.model.backbone import Features
 from amt.model.config import DINOV2_NAMES, DINOV2_PATCH, ConfigError, ModelConfig
+from amt.model.features import Features
 
 _WIDTHS = {"dinov2-small": 384, "dinov2-base": 768, "dinov2-large": 1024}
 # the published weights' position embeddings cover 37 x 37 patches; they are interpolated to the crop's

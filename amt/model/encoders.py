@@ -1,29 +1,27 @@
 """Geometry to tokens: the coarse hand in its own 22 frames, the object, and the object as the hand's frames see it.
 
-All three look at the model's own coarse scene. They take its coordinates as given (detached): what they send back would
-mostly be noise on the coarse decoder, at the price of a backward pass through every point.
+All three read the model's own coarse scene, detached. A gradient through its coordinates would mostly be noise on the coarse
+decoder, and cost a backward pass through every point.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amt.hand.mano import ManoLayer
 from amt.hand.objects import NUM_CLASSES
 from amt.kernels import frame_pointnet
 from amt.kernels.hand_frames import NUM_FRAMES
-from amt.model.coarse_decoder import Parameters
 from amt.model.config import ModelConfig
+from amt.model.distances import NUM_DISTANCE_FEATURES, distance_features
+from amt.model.frames import WRIST, Frames
 from amt.model.layers import Mlp
 from amt.model.mesh import vertex_frames
-from amt.model.pose import OFFSET_UNIT, Scene
 from amt.model.precision import coordinates
+from amt.model.scene import OFFSET_UNIT, Parameters, Scene
 
 NUM_OBJECT_TOKENS = 4
-WRIST, PALM = NUM_FRAMES - 2, NUM_FRAMES - 1
-DISTANCE_SCALES = (0.005, 0.02, 0.08)  # m: contact, near, within reach
 
 
 class FramePointNet(nn.Module):
@@ -51,34 +49,35 @@ class HandEncoder(nn.Module):
         self.points = FramePointNet(config, NUM_FRAMES)
         self.frame = nn.Linear(12, config.hidden)
 
-    def forward(self, vertices: Tensor, origins: Tensor, rotations: Tensor, view: Tensor) -> Tensor:
-        """Tokens [B, 22, hidden] of vertices [B, 778, 3] (m); ``view`` [B, 3, 3] is the turn to the crop's ray."""
-        return self.points(vertices, origins, rotations) + self.frame(_frame_features(origins, rotations, view))
+    def forward(self, vertices: Tensor, frames: Frames, view: Tensor) -> Tensor:
+        """Tokens [B, 22, hidden] of vertices [B, 778, 3] (m); ``view`` [B, 3, 3] is the crop camera's."""
+        return self.points(vertices, *frames) + self.frame(_frame_features(frames, view))
 
 
 class PlaceEncoder(nn.Module):
-    """The hand encoder without frames: one token a place, a linear map of where it lies; which place is an embedding."""
+    """The hand encoder without frames: one token an origin, a linear map of where it lies plus an embedding."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.place = nn.Linear(3, config.hidden)
         self.embedding = nn.Parameter(torch.randn(NUM_FRAMES, config.hidden) * 0.02)
 
-    def forward(self, vertices: Tensor, origins: Tensor, rotations: Tensor, view: Tensor) -> Tensor:
-        """Tokens [B, 22, hidden]; takes what :class:`HandEncoder` takes, looks at ``origins`` and ``view`` only."""
-        return self.place(_place(origins, view)) + self.embedding
+    def forward(self, vertices: Tensor, frames: Frames, view: Tensor) -> Tensor:
+        """Tokens [B, 22, hidden]. Takes what :class:`HandEncoder` takes, reads the frames' origins and ``view`` only."""
+        return self.place(_from_wrist(frames.origins, view)) + self.embedding
 
 
 @coordinates
-def _place(origins: Tensor, view: Tensor) -> Tensor:
-    """From the wrist, in the view's axes, 0.1 m: [B, 22, 3]."""
+def _from_wrist(origins: Tensor, view: Tensor) -> Tensor:
+    """Origins [B, 22, 3] from the wrist, in the view's axes, 0.1 m."""
     return (origins - origins[:, WRIST, None]) @ view / OFFSET_UNIT
 
 
 @coordinates
-def _frame_features(origins: Tensor, rotations: Tensor, view: Tensor) -> Tensor:
-    """Each frame's place from the wrist (0.1 m) and its axes, both in the view's axes: [B, 22, 12]."""
-    return torch.cat((_place(origins, view), (view.mT[:, None] @ rotations).flatten(2)), dim=-1)
+def _frame_features(frames: Frames, view: Tensor) -> Tensor:
+    """Each frame's origin from the wrist (0.1 m) and its axes, both in the view's axes: [B, 22, 12]."""
+    axes = view.mT[:, None] @ frames.rotations
+    return torch.cat((_from_wrist(frames.origins, view), axes.flatten(2)), dim=-1)
 
 
 class ObjectEncoder(nn.Module):
@@ -91,12 +90,13 @@ class ObjectEncoder(nn.Module):
         self.class_embedding = nn.Embedding(NUM_CLASSES, config.hidden)
 
     def forward(
-        self, points: Tensor, object_class: Tensor, scene: Scene, parameters: Parameters, palm: tuple, view: Tensor
+        self, points: Tensor, object_class: Tensor, scene: Scene, parameters: Parameters, frames: Frames, view: Tensor
     ) -> Tensor:
-        """Tokens [B, 4, hidden] of posed points [B, P, 3] (m); ``palm`` is the palm's origin and rotation."""
+        """Tokens [B, 4, hidden] of the scene's object points [B, P, 3] (m, camera frame) and class [B]."""
+        palm_origin, palm_rotation = frames.palm()
         centre = scene.object_translation
-        origins = torch.stack((centre, centre, palm[0]), dim=1)
-        rotations = torch.stack((scene.object_rotation, view, palm[1]), dim=1)
+        origins = torch.stack((centre, centre, palm_origin), dim=1)
+        rotations = torch.stack((scene.object_rotation, view, palm_rotation), dim=1)
         pose = self.pose(torch.cat((parameters.object_six_d, parameters.object_offset), dim=-1))
         pose = pose + self.class_embedding(object_class)
         return torch.cat((self.points(points, origins, rotations), pose[:, None]), dim=1)
@@ -108,46 +108,12 @@ class ContactEncoder(nn.Module):
     def __init__(self, config: ModelConfig, mano: ManoLayer):
         super().__init__()
         self.points = FramePointNet(config, NUM_FRAMES)
-        self.distance = Mlp(len(DISTANCE_SCALES) + 1, config.hidden // 4, config.hidden)
+        self.distance = Mlp(NUM_DISTANCE_FEATURES, config.hidden // 4, config.hidden)
         self.register_buffer("vertex_frames", vertex_frames(mano), persistent=False)
 
-    def forward(self, points: Tensor, origins: Tensor, rotations: Tensor, vertex_distance: Tensor) -> Tensor:
-        """Tokens [B, 22, hidden]; points [B, P, 3] (m), vertex_distance [B, 778] (m) from each vertex to the object."""
+    def forward(self, points: Tensor, frames: Frames, vertex_distance: Tensor) -> Tensor:
+        """Tokens [B, 22, hidden] of points [B, P, 3] (m) and of the distance [B, 778] (m) from each vertex to them."""
         index = self.vertex_frames.expand(vertex_distance.shape[0], -1)
         nearest = vertex_distance.new_full((vertex_distance.shape[0], NUM_FRAMES), 1.0)
         nearest = nearest.scatter_reduce(1, index, vertex_distance, "amin")
-        return self.points(points, origins, rotations) + self.distance(distance_features(nearest))
-
-
-def distance_features(distance: Tensor) -> Tensor:
-    """Distances [...] (m) as [..., 4] numbers in 0..1: one for each scale, and a clipped linear one."""
-    return torch.stack((*(torch.exp(-distance / s) for s in DISTANCE_SCALES), F.hardtanh(distance / 0.2, 0, 1)), -1)
-
-
-@torch.no_grad()
-def nearest_distances(vertices: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How near hand and object come: from each vertex [B, V], from each point [B, P] (m), and that point's vertex [B, P]."""
-    squared = _squared_distances(points, vertices)
-    from_point, vertex = squared.min(dim=2)
-    return _root(squared.amin(dim=1)), _root(from_point), vertex
-
-
-@torch.no_grad()
-def vertex_distances(vertices: Tensor, points: Tensor) -> Tensor:
-    """From each of the vertices [B, V, 3] to the nearest of the points [B, P, 3] (m): [B, V]."""
-    return _root(_squared_distances(vertices, points).amin(dim=2))
-
-
-@coordinates
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    # coordinates relative to one centre: |a|^2 + |b|^2 - 2ab cancels badly half a metre from the camera
-    centre = b.mean(dim=1, keepdim=True)
-    a, b = a - centre, b - centre
-    # one matrix product of [-2a, |a|^2, 1] and [b, 1, |b|^2] writes the large result once
-    one = torch.ones_like(a[..., :1]), torch.ones_like(b[..., :1])
-    left = torch.cat((-2 * a, a.square().sum(-1, keepdim=True), one[0]), dim=-1)
-    return left @ torch.cat((b, one[1], b.square().sum(-1, keepdim=True)), dim=-1).mT
-
-
-def _root(squared: Tensor) -> Tensor:
-    return squared.clamp(min=0).sqrt()
+        return self.points(points, *frames) + self.distance(distance_features(nearest))

@@ -1,41 +1,54 @@
 """Where joints and object show in the crop: a soft arg-max over the fine map, learned long before a pose is.
 
 Direct regression from tokens spends most of a short training on finding the hand. Dense scores on a map find it within
-minutes, and what the map says at the found places is what the coarse decoder lifts to three dimensions.
+minutes. The coarse decoder lifts to three dimensions what the map says at the found places.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from amt.hand.mirror import choose
 from amt.hand.objects import NUM_CORNERS
 from amt.hand.skeleton import NUM_JOINTS
+from amt.hand.tensors import TensorFields, exported
 from amt.model.config import ModelConfig
 from amt.model.precision import coordinates
 
 CENTRE, FIRST_CORNER = NUM_JOINTS, NUM_JOINTS + 1
 NUM_KEYPOINTS = FIRST_CORNER + NUM_CORNERS  # the joints, the object's origin, the corners of the box around its points
-# the same box seen in a mirror: corner i of box_corners has its x in bit 2
+# the keypoints of a mirrored image: bit 2 of a corner's number is its x, see amt.hand.objects.box_corners
 MIRRORED = (*range(FIRST_CORNER), *(FIRST_CORNER + (i ^ 4) for i in range(NUM_CORNERS)))
 
 
-class Keypoints(NamedTuple):
-    """2.5D: positions in the crop and depths from the wrist."""
+@exported
+@dataclass(frozen=True)
+class Keypoints(TensorFields):
+    """2.5D: positions in the crop and depths from the wrist. All float32."""
 
     position: Tensor  # [B, 30, 2]: half crops from the crop's centre, x right, y down
     depth: Tensor  # [B, 30], 0.1 m behind the wrist
-    trust: Tensor  # [B, 30], 0 to 1: how much the geometric solvers make of it
-    features: Tensor  # [B, 30, C]: the map at each keypoint
+    trust: Tensor  # [B, 30], 0 to 1: the weight in the geometric solvers
     log_maps: Tensor  # [B, 30, H, W]: log probability of each cell to hold the keypoint
+
+    def mirrored(self, which: Tensor) -> Keypoints:
+        """The keypoints of the mirrored crop where ``which`` [B] (bool) is True."""
+        flipped = self.position[:, MIRRORED] * self.position.new_tensor((-1, 1))
+        return Keypoints(
+            position=choose(which, flipped, self.position),
+            depth=choose(which, self.depth[:, MIRRORED], self.depth),
+            trust=choose(which, self.trust[:, MIRRORED], self.trust),
+            log_maps=choose(which, self.log_maps[:, MIRRORED].flip(-1), self.log_maps),
+        )
 
 
 class KeypointHead(nn.Module):
-    """One score map a keypoint; its softmax weighs the cells' positions, depths, trust and features.
+    """One score map a keypoint. Its softmax averages the cells' positions, depths, trust and features.
 
-    Each cell may point beside itself, so that corners outside the crop have a place too.
+    Each cell adds an offset to its position, so that a keypoint can lie outside the crop.
     """
 
     def __init__(self, config: ModelConfig):
@@ -47,7 +60,8 @@ class KeypointHead(nn.Module):
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         self.register_buffer("grid", torch.stack((x, y), dim=-1).flatten(0, 1), persistent=False)
 
-    def forward(self, fine: Tensor) -> Keypoints:  # [B, H, W, C]
+    def forward(self, fine: Tensor) -> tuple[Keypoints, Tensor]:
+        """The keypoints, and the fine map's features at each [B, 30, C], from the fine map [B, H, W, C]."""
         cells = fine.flatten(1, 2)
         score, depth = self.score_and_depth(cells).float().mT.chunk(2, dim=1)
         log_weights = torch.log_softmax(score, dim=2)
@@ -55,17 +69,16 @@ class KeypointHead(nn.Module):
         depth = (weights * depth).sum(dim=2)
         features = weights.to(cells.dtype) @ cells
         beside = self._beside(features).float()  # linear in the cell: the same as weighing every cell's answer
-        return Keypoints(
+        keypoints = Keypoints(
             position=_mean_position(weights, self.grid) + beside[..., :2],
             depth=depth - depth[:, :1],
             trust=torch.sigmoid(beside[..., 2]),
-            features=features,
             log_maps=log_weights.unflatten(2, fine.shape[1:3]),
         )
+        return keypoints, features
 
-    def _beside(
-        self, features: Tensor
-    ) -> Tensor:  # [B, 30, C] -> [B, 30, 3]: x, y and trust, for each keypoint its own
+    def _beside(self, features: Tensor) -> Tensor:
+        """Offset x, y and trust [B, 30, 3] of features [B, 30, C]; each keypoint has weights of its own."""
         return (self.beside_and_trust.to(features.dtype) @ features[..., None])[..., 0]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from amt.hand.batch import Batch, Inputs
 from amt.hand.mirror import mirror_inputs, mirror_points, mirror_rotations, mirror_targets
 from amt.hand.objects import NUM_CLASSES
-from amt.model.placement import locate, place
+from amt.model.camera import CropCamera
 
 THRESHOLDS = torch.linspace(0.02, 0.98, 49)
 
@@ -21,7 +21,7 @@ class MeanPose:
     """Means over a training set, of right hands (left ones mirrored)."""
 
     joints: Tensor  # [21, 3], m: from the wrist
-    position: Tensor  # [3]: the wrist's place in the crop and log depth, see amt.model.placement.place
+    position: Tensor  # [3]: the wrist's placement, see amt.model.camera.CropCamera
     object_offset: Tensor  # [22, 3], m: from the wrist, by class; the mean of all where a class is missing
     object_rotation: Tensor  # [22, 3, 3]
     hand_contact: Tensor  # bool [778]: the vertices that best tell contact if always the same are named
@@ -37,8 +37,9 @@ class MeanPose:
             inputs, targets = mirror_inputs(batch.inputs, left), mirror_targets(batch.targets, left)
             hand, both = targets.hand_valid, targets.hand_valid & targets.object_valid
             wrist = targets.joints[:, 0]
+            camera = CropCamera.of(inputs.intrinsics, inputs.image.shape[-1])
             parts["joints"].append((targets.joints - wrist[:, None])[hand])
-            parts["position"].append(locate(wrist, inputs.intrinsics, inputs.image.shape[-1])[hand])
+            parts["position"].append(camera.placement(wrist)[hand])
             parts["offset"].append((targets.object_translation - wrist)[both])
             parts["turn"].append(targets.object_rotation[both])
             parts["kind"].append(inputs.object_class[both])
@@ -68,7 +69,8 @@ class MeanPose:
         """Joints [B, 21, 3], object rotation [B, 3, 3] and translation [B, 3]: the means, placed by each crop's box and K."""
         left = ~inputs.right
         right = mirror_inputs(inputs, left)
-        wrist = place(self.position.expand(inputs.batch_size, 3), right.intrinsics, right.image.shape[-1])
+        camera = CropCamera.of(right.intrinsics, right.image.shape[-1])
+        wrist = camera.unproject(self.position.expand(inputs.batch_size, 3))
         joints = self.joints + wrist[:, None]
         translation = self.object_offset[inputs.object_class] + wrist
         rotation = self.object_rotation[inputs.object_class]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from amt.model.backbone import Features, Residual, convolution, resized
+from amt.model.backbone import Residual, convolution, resized
 from amt.model.config import ModelConfig
+from amt.model.features import Features, Maps
 
 
 class Neck(nn.Module):
@@ -23,9 +24,9 @@ class Neck(nn.Module):
         # the coarse map is read by the refinement only
         self.coarse_out = nn.Linear(width, width) if config.refine_steps else nn.Identity()
 
-    def forward(self, features: Features) -> tuple[Tensor, Tensor]:  # [B, H, H, C], [B, H / 2, H / 2, C]
+    def forward(self, features: Features) -> Maps:
         low, mid, high = features.maps
         coarse = self.merge(resized(self.mid(mid), self.coarse) + resized(self.high(high), self.coarse))
         fine = self.sharpen(F.relu(resized(self.low(low), self.fine) + resized(coarse, self.fine)))
         # a channels-last map is what a Linear over the last axis wants and writes
-        return self.fine_out(fine.permute(0, 2, 3, 1)), self.coarse_out(coarse.permute(0, 2, 3, 1))
+        return Maps(self.fine_out(fine.permute(0, 2, 3, 1)), self.coarse_out(coarse.permute(0, 2, 3, 1)))

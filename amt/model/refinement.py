@@ -1,4 +1,4 @@
-"""Pixel-aligned refinement: the joints look at the maps where they project, and move; the mesh follows."""
+"""Pixel-aligned refinement: each joint samples the maps where it projects, and moves; the mesh follows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from amt.hand.mano import ManoLayer
 from amt.hand.skeleton import NUM_JOINTS
 from amt.kernels import RefineWeights, refine
+from amt.model.camera import CropCamera
 from amt.model.config import ModelConfig
+from amt.model.features import Maps
 from amt.model.mesh import follow_weights
 from amt.model.precision import coordinates
 
 
 class Refinement(nn.Module):
-    """The offset MLPs of :func:`amt.kernels.refine`, and maps that know what the fusion found out about the hand."""
+    """The weights of :func:`amt.kernels.refine`, and a shift of the maps by the hand's latent."""
 
     def __init__(self, config: ModelConfig, mano: ManoLayer):
         super().__init__()
@@ -30,24 +32,23 @@ class Refinement(nn.Module):
         self.b2 = nn.Parameter(torch.zeros(steps, 3))
         self.condition = nn.Linear(config.latent, config.map_channels)
 
-    def forward(
-        self, joints: Tensor, intrinsics: Tensor, maps: tuple[Tensor, Tensor], latent: Tensor, size: int
-    ) -> Tensor:
-        """Joints [B, S, 21, 3] (m) after each step, from joints [B, 21, 3] (m), K of the crop (px), the neck's maps, the
-        hand's latent [B, latent] and the crop's side (px).
+    def forward(self, joints: Tensor, camera: CropCamera, maps: Maps, latent: Tensor) -> Tensor:
+        """Joints [B, S, 21, 3] (m) after each step, from joints [B, 21, 3] (m) and the hand's latent [B, latent].
 
-        K belongs to the crop of ``size`` px that the maps cover, never to a map's own grid.
+        The camera is the crop's, which both maps cover; it is never a map's own grid.
         """
         if not self.num_steps:
             return joints.new_empty(joints.shape[0], 0, *joints.shape[1:])
-        fine, coarse = maps
         # a shift of one map is enough: the MLP reads both side by side, and the coarse one is four times smaller
-        maps = (fine, coarse + self.condition(latent).to(coarse.dtype)[:, None, None])
+        coarse = maps.coarse + self.condition(latent).to(maps.coarse.dtype)[:, None, None]
         weights = RefineWeights(*(w.expand(self.num_steps, *w.shape[1:]) for w in (self.w1, self.b1, self.w2, self.b2)))
-        return refine(joints, intrinsics, maps, weights, image_size=(size, size), step_size=self.step_size)
+        size = (camera.size, camera.size)
+        return refine(
+            joints, camera.intrinsics, (maps.fine, coarse), weights, image_size=size, step_size=self.step_size
+        )
 
     def follow_joints(self, vertices: Tensor, displacement: Tensor) -> Tensor:
-        """Vertices [B, 778, 3] (m) that go along with displacements [B, 21, 3] (m) of the joints."""
+        """Vertices [B, 778, 3] (m) moved with their joints, which moved by ``displacement`` [B, 21, 3] (m)."""
         return vertices + _blend(self.follow, displacement)
 
 

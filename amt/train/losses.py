@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import NamedTuple
 
 import torch
@@ -16,9 +15,8 @@ from amt.hand.objects import box_corners
 from amt.hand.rotations import axis_angle_to_matrix
 from amt.hand.skeleton import NUM_JOINTS
 from amt.model.keypoints import NUM_KEYPOINTS
-from amt.model.latent import kl_to_standard_normal
 from amt.model.outputs import Prediction
-from amt.model.pose import posed_points
+from amt.model.scene import posed_points
 from amt.train.config import LossConfig
 
 LENGTH_UNIT = 0.1  # m
@@ -55,10 +53,7 @@ def compute_loss(prediction: Prediction, batch: Batch, weights: LossConfig) -> L
             "contact": _contact_term(prediction, targets),
             "object_class": _class_term(prediction, batch.inputs.object_class),
             "diversity": _diversity_term(prediction, targets),
-            "kl": (
-                kl_to_standard_normal(prediction.hand_mean, prediction.hand_log_variance)
-                + kl_to_standard_normal(prediction.object_mean, prediction.object_log_variance)
-            ).mean(),
+            "kl": (prediction.hand_latent.kl() + prediction.object_latent.kl()).mean(),
         }
         total = sum(getattr(weights, name) * value for name, value in terms.items())
     return Loss(total, {name: value.detach() for name, value in terms.items()})
@@ -66,10 +61,9 @@ def compute_loss(prediction: Prediction, batch: Batch, weights: LossConfig) -> L
 
 def check_float32(prediction: Prediction, targets: Targets) -> None:
     for owner, value in (("prediction", prediction), ("targets", targets)):
-        for field in fields(value):
-            tensor = getattr(value, field.name)
+        for name, tensor in value.named_tensors():
             if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
-                raise TypeError(f"{owner}.{field.name} must be float32, got {tensor.dtype}: it cannot hold millimetres")
+                raise TypeError(f"{owner}.{name} must be float32, got {tensor.dtype}: it cannot hold millimetres")
 
 
 def mean_where(value: Tensor, valid: Tensor) -> Tensor:
@@ -83,8 +77,8 @@ def _keypoint_terms(p: Prediction, t: Targets, inputs: Inputs) -> dict[str, Tens
     corners = posed_points(box_corners(inputs.object_points), t.object_rotation, t.object_translation)
     points = torch.cat((t.joints, t.object_translation[:, None], corners), dim=1)
     wanted = (project(points, inputs.intrinsics) - (size - 1) / 2) / (size / 2)
-    place = F.smooth_l1_loss(p.keypoints, wanted, beta=0.05, reduction="none").mean(dim=-1)
-    depth = (p.keypoint_depths - (points[..., 2] - points[:, :1, 2]) / LENGTH_UNIT).abs()
+    place = F.smooth_l1_loss(p.keypoints.position, wanted, beta=0.05, reduction="none").mean(dim=-1)
+    depth = (p.keypoints.depth - (points[..., 2] - points[:, :1, 2]) / LENGTH_UNIT).abs()
     both = (t.hand_valid & t.object_valid)[:, None]
     valid = torch.cat(
         (t.hand_valid[:, None].expand(-1, NUM_JOINTS), both.expand(-1, NUM_KEYPOINTS - NUM_JOINTS)), dim=1
@@ -93,7 +87,7 @@ def _keypoint_terms(p: Prediction, t: Targets, inputs: Inputs) -> dict[str, Tens
     inside = valid & (wanted.abs() < 1).all(dim=-1)
     return {
         "keypoints": mean_where((place + 0.5 * depth).flatten()[:, None], valid.flatten()),
-        "keypoint_maps": mean_where(-_bilinear(p.keypoint_maps, wanted).flatten()[:, None], inside.flatten()),
+        "keypoint_maps": mean_where(-_bilinear(p.keypoints.log_maps, wanted).flatten()[:, None], inside.flatten()),
     }
 
 
@@ -109,10 +103,10 @@ def _bilinear(maps: Tensor, position: Tensor) -> Tensor:
 
 
 def _hand_terms(p: Prediction, t: Targets, intrinsics: Tensor, size: int) -> dict[str, Tensor]:
-    stages = torch.cat((p.coarse_joints[:, None], p.decoded_joints[:, None], p.refined_joints), dim=1)
+    stages = torch.cat((p.coarse.joints[:, None], p.unrefined.joints[:, None], p.steps), dim=1)
     relative = stages - stages[:, :, :1]
     wanted = (t.joints - t.joints[:, :1])[:, None]
-    meshes = torch.stack((p.coarse_vertices - p.coarse_joints[:, :1], p.decoded_vertices - p.decoded_joints[:, :1]), 1)
+    meshes = torch.stack([hand.vertices - hand.joints[:, :1] for hand in (p.coarse, p.unrefined)], dim=1)
     wanted_mesh = (t.vertices - t.joints[:, :1])[:, None]
     rotations = axis_angle_to_matrix(t.pose.unflatten(-1, (16, 3)))
     half = size / 2
@@ -122,8 +116,8 @@ def _hand_terms(p: Prediction, t: Targets, intrinsics: Tensor, size: int) -> dic
     terms = {
         "joints": (relative - wanted).abs() / LENGTH_UNIT,
         "vertices": (meshes - wanted_mesh).abs() / LENGTH_UNIT,
-        "pose": ((p.pose - rotations).abs() + (p.coarse_pose - rotations).abs()) / 2,
-        "betas": ((p.betas - t.betas).square() + (p.coarse_betas - t.betas).square()) / 2,
+        "pose": ((p.decoded.pose - rotations).abs() + (p.coarse.pose - rotations).abs()) / 2,
+        "betas": ((p.decoded.betas - t.betas).square() + (p.coarse.betas - t.betas).square()) / 2,
         "projection": F.smooth_l1_loss(seen, wanted_seen.expand_as(seen), beta=0.05, reduction="none"),
         "depth": depth.abs(),
     }
@@ -134,11 +128,11 @@ def _object_terms(p: Prediction, t: Targets, points: Tensor) -> dict[str, Tensor
     both = t.hand_valid & t.object_valid
     wanted_offset = t.object_translation - t.joints[:, 0]
     final = p.object_translation - p.joints[:, 0] - wanted_offset
-    coarse = p.coarse_object_translation - p.coarse_joints[:, 0] - wanted_offset
+    coarse = p.coarse.object_translation - p.coarse.joints[:, 0] - wanted_offset
     points = points[:, :: max(1, points.shape[1] // CHAMFER_POINTS)]
     wanted = points @ t.object_rotation.mT
     chamfer, matched = 0.0, 0.0
-    for rotation in (p.coarse_object_rotation, p.object_rotation):
+    for rotation in (p.coarse.object_rotation, p.decoded.object_rotation):
         turned = points @ rotation.mT
         distances = torch.cdist(turned, wanted)
         chamfer = chamfer + (distances.amin(dim=1).mean(dim=1) + distances.amin(dim=2).mean(dim=1)) / (4 * LENGTH_UNIT)

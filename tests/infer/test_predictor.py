@@ -135,11 +135,13 @@ class Seer(torch.nn.Module):
         found = self.real(inputs)
         self.boxes += list(inputs.box.numpy())
         joints, sure = zip(*(self.sees(box) for box in inputs.box.numpy()))
-        maps = torch.full_like(found.keypoint_maps, 1 / found.keypoint_maps[0, 0].numel()).log()
+        maps = found.keypoints.log_maps
+        maps = torch.full_like(maps, 1 / maps[0, 0].numel()).log()
         maps[torch.tensor(sure)] = -1e4
         maps[torch.tensor(sure), :, 0, 0] = 0
         joints = torch.from_numpy(np.stack(joints).astype(np.float32))
-        return replace(found, joints=joints, keypoint_maps=maps)
+        refined, keypoints = replace(found.refined, joints=joints), replace(found.keypoints, log_maps=maps)
+        return replace(found, refined=refined, keypoints=keypoints)
 
 
 def searching(predictor, sees):

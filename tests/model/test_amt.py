@@ -9,10 +9,11 @@ from amt.hand.batch import Targets
 from amt.hand.camera import crop_camera, project
 from amt.hand.mirror import mirror_inputs
 from amt.kernels import hand_frames
-from amt.model import AMT, ModelConfig, Prediction
-from amt.model.decoders import JOINT_FRAMES
+from amt.model import AMT, ModelConfig
+from amt.model.camera import CropCamera
+from amt.model.features import Maps
+from amt.model.frames import JOINT_FRAMES
 from amt.model.mesh import follow_weights, rest_hand
-from amt.model.placement import camera_features
 from amt.train.losses import LossConfig, compute_loss
 
 
@@ -21,14 +22,13 @@ def test_everything_is_there_finite_and_float32(model, make_batch):
     with torch.no_grad():
         p = model(batch.inputs)
     steps = model.config.refine_steps
-    assert p.refined_joints.shape == (3, steps, 21, 3)
-    assert p.vertices.shape == p.coarse_vertices.shape == (3, 778, 3)
+    assert p.steps.shape == (3, steps, 21, 3)
+    assert p.vertices.shape == p.coarse.vertices.shape == (3, 778, 3)
     assert p.object_contact.shape == (3, 64)
-    for field in dataclasses.fields(Prediction):
-        value = getattr(p, field.name)
-        assert value.dtype == torch.float32, field.name
-        assert value.isfinite().all(), field.name
-    assert torch.equal(p.joints, p.refined_joints[:, -1])
+    for name, value in p.named_tensors():
+        assert value.dtype == torch.float32, name
+        assert value.isfinite().all(), name
+    assert torch.equal(p.joints, p.steps[:, -1])
     identity = torch.eye(3).expand(3, 16, 3, 3)
     torch.testing.assert_close(p.pose @ p.pose.mT, identity, atol=1e-5, rtol=0)
     assert (torch.linalg.det(p.object_rotation) - 1).abs().max() < 1e-5
@@ -49,7 +49,7 @@ def test_under_bf16_autocast_coordinates_stay_float32(model, make_batch):
         exact = model(batch.inputs)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             p = model(batch.inputs)
-    assert all(getattr(p, f.name).dtype == torch.float32 for f in dataclasses.fields(p))
+    assert all(tensor.dtype == torch.float32 for _, tensor in p.named_tensors())
     # a network in bf16 moves the hand a little; metres that went through bf16 would stand on a grid of 2-4 mm
     assert (p.joints - exact.joints).norm(dim=-1).max() < 0.05
     assert not torch.equal(p.joints.bfloat16().float(), p.joints)
@@ -86,8 +86,8 @@ def test_shuffled_labels_change_the_loss_and_nothing_else(make_batch):
         answers.append(prediction)
         losses.append(float(loss.detach()))
     assert abs(losses[0] - losses[1]) > 0.1
-    for field in dataclasses.fields(Prediction):
-        assert torch.equal(getattr(answers[0], field.name), getattr(answers[1], field.name)), field.name
+    for (name, first), (_, second) in zip(*(answer.named_tensors() for answer in answers), strict=True):
+        assert torch.equal(first, second), name
 
 
 def test_frames_and_tokens_come_from_the_model_s_own_coarse_mesh(model, make_batch):
@@ -96,7 +96,7 @@ def test_frames_and_tokens_come_from_the_model_s_own_coarse_mesh(model, make_bat
     seen = {}
 
     def record(module, args, output):
-        seen["vertices"], seen["origins"], seen["rotations"], seen["tokens"] = *args[:3], output
+        seen["vertices"], seen["frames"], seen["tokens"] = *args[:2], output
 
     handle = model.hand_encoder.register_forward_hook(record)
     bias = model.coarse_decoder.hand_head[-1].bias
@@ -105,10 +105,10 @@ def test_frames_and_tokens_come_from_the_model_s_own_coarse_mesh(model, make_bat
             model.train(training)
             with torch.no_grad():
                 p = model(inputs)
-            origins, rotations = hand_frames(p.coarse_joints)
-            assert torch.equal(seen["vertices"], p.coarse_vertices)
-            torch.testing.assert_close(seen["origins"], origins)
-            torch.testing.assert_close(seen["rotations"], rotations)
+            origins, rotations = hand_frames(p.coarse.joints)
+            assert torch.equal(seen["vertices"], p.coarse.vertices)
+            torch.testing.assert_close(seen["frames"].origins, origins)
+            torch.testing.assert_close(seen["frames"].rotations, rotations)
         before = seen["tokens"]
         with torch.no_grad():
             saved = bias.clone()
@@ -137,13 +137,14 @@ def test_refinement_reads_the_map_where_the_joint_projects(model, make_batch):
     torch.testing.assert_close(project(joints, inputs.intrinsics)[0], pixels, atol=1e-3, rtol=0)
 
     channels = model.config.map_channels
-    dark = (torch.zeros(1, grid, grid, channels), torch.zeros(1, grid // 2, grid // 2, channels))
-    bright = (dark[0].clone(), dark[1])
-    bright[0][0, row, column] = 5.0
+    dark = Maps(torch.zeros(1, grid, grid, channels), torch.zeros(1, grid // 2, grid // 2, channels))
+    bright = Maps(dark.fine.clone(), dark.coarse)
+    bright.fine[0, row, column] = 5.0
+    camera = CropCamera.of(inputs.intrinsics, size)
     latent = torch.zeros(1, model.config.latent)
     with torch.no_grad():
-        plain = model.refinement(joints, inputs.intrinsics, dark, latent, size)
-        moved = model.refinement(joints, inputs.intrinsics, bright, latent, size)
+        plain = model.refinement(joints, camera, dark, latent)
+        moved = model.refinement(joints, camera, bright, latent)
     difference = (moved - plain)[0, 0].norm(dim=-1)  # the first step: all joints still stand where they were put
     assert difference[joint] > 1e-4
     others = torch.arange(21) != joint
@@ -156,10 +157,13 @@ def test_a_mirrored_frame_with_the_other_side_gives_the_mirrored_scene(model, ma
     with torch.no_grad():
         p, q = model(inputs), model(mirror_inputs(inputs, which))
     q = q.mirrored(which)
-    for name in ("joints", "vertices", "translation", "object_translation", "coarse_joints", "refined_joints"):
-        assert (getattr(p, name) - getattr(q, name)).abs().max() < 1e-4, name
-    for name in ("pose", "object_rotation", "hand_contact", "object_contact", "keypoints", "keypoint_maps"):
-        torch.testing.assert_close(getattr(p, name), getattr(q, name), atol=1e-3, rtol=1e-3)
+    for (name, value), (_, other) in zip(p.named_tensors(), q.named_tensors(), strict=True):
+        if name.endswith(("joints", "vertices", "translation", "steps")):
+            assert (value - other).abs().max() < 1e-4, name  # m
+        else:
+            torch.testing.assert_close(
+                value, other, atol=1e-3, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_a_left_hand_s_pose_makes_its_mesh_with_the_left_model(model, make_batch):
@@ -171,9 +175,11 @@ def test_a_left_hand_s_pose_makes_its_mesh_with_the_left_model(model, make_batch
         p = model(batch.inputs)
         assert not batch.inputs.right[1]
         mesh = ManoLayer(stand_in_hand("left"))(p.pose[1:], p.betas[1:], p.translation[1:])
-    offsets = (mesh.joints - p.decoded_joints[1:]).norm(dim=-1)
-    assert offsets[0, 0] < 1e-5  # the wrist has no offset of its own
-    assert offsets.max() < 0.01
+    torch.testing.assert_close(mesh.joints, p.decoded.joints[1:], atol=1e-5, rtol=0)
+    swapped = list(range(778))
+    swapped[444], swapped[445] = 445, 444  # the left model numbers the middle finger's tip as MANO's left file does
+    torch.testing.assert_close(mesh.vertices[:, swapped], p.decoded.vertices[1:], atol=1e-5, rtol=0)
+    assert torch.equal(p.unrefined.joints[1:, 0], p.decoded.joints[1:, 0])  # the wrist has no residual of its own
 
 
 def test_a_frame_scaled_together_with_its_camera_gives_the_same_metric_hand(model, make_batch):
@@ -192,8 +198,8 @@ def test_a_frame_scaled_together_with_its_camera_gives_the_same_metric_hand(mode
             scaled = dataclasses.replace(
                 inputs, intrinsics=cropped, frame_intrinsics=frame, frame_size=inputs.frame_size * scale, box=box
             )
-            features = camera_features(cropped, size)
-            torch.testing.assert_close(features, camera_features(inputs.intrinsics, size), atol=1e-5, rtol=0)
+            features = [CropCamera.of(k, size).features() for k in (cropped, inputs.intrinsics)]
+            torch.testing.assert_close(*features, atol=1e-5, rtol=0)
             after = model(scaled)
             for name in ("joints", "vertices", "object_translation"):
                 assert (getattr(before, name) - getattr(after, name)).abs().max() < 1e-4, name  # m
@@ -211,8 +217,8 @@ def test_twice_the_focal_length_is_about_twice_the_distance(model, make_batch):
     longer[:, 0, 0] *= 2
     longer[:, 1, 1] *= 2
     with torch.no_grad():
-        near = model(dataclasses.replace(inputs, intrinsics=k)).coarse_joints[:, 0, 2]
-        far = model(dataclasses.replace(inputs, intrinsics=longer)).coarse_joints[:, 0, 2]
+        near = model(dataclasses.replace(inputs, intrinsics=k)).coarse.joints[:, 0, 2]
+        far = model(dataclasses.replace(inputs, intrinsics=longer)).coarse.joints[:, 0, 2]
     assert ((far / near) / 2 - 1).abs().max() < 0.5  # exactly 2 but for what the network makes of the camera's features
 
 

@@ -1,5 +1,6 @@
 """Checkpoint folders: bit-identical there and back, and one clear line for each way to be broken."""
 
+import hashlib
 import json
 
 import pytest
@@ -94,3 +95,17 @@ def test_a_checkpoint_replaces_a_checkpoint_and_nothing_else(saved, tmp_path):
     with pytest.raises(CheckpointError, match=r"holds other files \(thesis\.tex\); name a new folder"):
         save_checkpoint(folder, model, steps=3)
     assert load_checkpoint(folder)[1]["steps"] == 2
+
+
+def test_checkpoints_of_earlier_versions_still_fit():
+    """Their names and shapes are these. Where a parameter has to be renamed, ``load_checkpoint`` must map the old name."""
+    digests = {}
+    for name, switches in (
+        ("all", {}),
+        ("few", {"hand_frames": False, "contact_tokens": False, "refine_shared": True}),
+    ):
+        with torch.device("meta"):
+            state = AMT(ModelConfig(**switches)).state_dict()
+        text = "\n".join(f"{key} {list(tensor.shape)}" for key, tensor in sorted(state.items()))
+        digests[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert digests == {"all": "31b6efaccb90972c", "few": "bfa16b86d83b62ff"}

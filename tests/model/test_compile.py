@@ -25,9 +25,9 @@ def dinov2():
 
 def same(a: Prediction, b: Prediction) -> None:
     assert isinstance(b, Prediction)
-    for name in (field.name for field in dataclasses.fields(Prediction)):
+    for (name, expected), (_, got) in zip(a.named_tensors(), b.named_tensors(), strict=True):
         message = functools.partial("{}: {}".format, name)
-        torch.testing.assert_close(getattr(b, name), getattr(a, name), atol=1e-4, rtol=1e-4, msg=message)
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4, msg=message)
     assert (a.joints - b.joints).abs().max() < 1e-5  # m
 
 
@@ -76,7 +76,7 @@ def test_a_step_under_bf16_autocast(which, request, make_batch):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             prediction = model(batch.inputs)
             loss = compute_loss(prediction, batch, LossConfig()).total
-        assert all(getattr(prediction, f.name).dtype == torch.float32 for f in dataclasses.fields(Prediction))
+        assert all(tensor.dtype == torch.float32 for _, tensor in prediction.named_tensors())
         assert loss.dtype == torch.float32
         assert loss.isfinite()
         model.zero_grad()

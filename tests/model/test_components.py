@@ -8,37 +8,46 @@ import torch
 from amt.hand.camera import project
 from amt.hand.objects import box_corners
 from amt.model import ConfigError, ModelConfig
-from amt.model.encoders import nearest_distances, vertex_distances
+from amt.model.camera import CropCamera
+from amt.model.distances import nearest_distances, vertex_distances
 from amt.model.keypoints import MIRRORED, NUM_KEYPOINTS, KeypointHead
-from amt.model.latent import Latent, kl_to_standard_normal
+from amt.model.latent import Gaussian, Latent
 from amt.model.orientation import OrientationSolver
-from amt.model.placement import camera_features, locate, place, view_rotation
 from amt.model.wrist import Seen, WristSolver
 
 K = torch.tensor([[[300.0, 0, -40], [0, 310, 150], [0, 0, 1]], [[80.0, 0, 55], [0, 80, 55], [0, 0, 1]]])
 
 
-def test_place_puts_the_point_on_its_pixel_and_locate_undoes_it():
-    position = torch.tensor([[0.3, -0.5, 0.2], [-0.9, 0.1, -1.0]])
-    points = place(position, K, 112)
+def test_a_placement_is_on_its_pixel_and_comes_back():
+    placement = torch.tensor([[0.3, -0.5, 0.2], [-0.9, 0.1, -1.0]])
+    camera = CropCamera.of(K, 112)
+    points = camera.unproject(placement)
     pixels = project(points[:, None], K)[:, 0]
-    torch.testing.assert_close(pixels, 55.5 + position[:, :2] * 56, atol=1e-3, rtol=0)
-    torch.testing.assert_close(locate(points, K, 112), position, atol=1e-4, rtol=0)
+    torch.testing.assert_close(pixels, 55.5 + placement[:, :2] * 56, atol=1e-3, rtol=0)
+    torch.testing.assert_close(camera.placement(points), placement, atol=1e-4, rtol=0)
+
+
+def test_positions_and_rays_of_points_in_the_crop():
+    camera = CropCamera.of(K, 112)
+    points = torch.tensor([[[0.1, -0.2, 0.9], [0.0, 0.1, 0.4]]]).expand(2, 2, 3)
+    positions = camera.project(points)
+    torch.testing.assert_close(55.5 + positions * 56, project(points, K), atol=1e-3, rtol=0)
+    torch.testing.assert_close(camera.rays(positions), points[..., :2] / points[..., 2:], atol=1e-5, rtol=0)
 
 
 def test_depth_grows_with_the_focal_length_over_the_crop():
     k = torch.eye(3).expand(2, 3, 3) * torch.tensor([[[100.0, 100, 1]], [[200.0, 200, 1]]]).mT
-    depth = place(torch.zeros(2, 3), k, 112)[:, 2]
+    depth = CropCamera.of(k, 112).unproject(torch.zeros(2, 3))[:, 2]
     assert depth[1] / depth[0] == pytest.approx(2.0)
 
 
-def test_the_view_turns_the_optical_axis_to_the_crop_s_centre():
-    view = view_rotation(K, 112)
+def test_the_view_rotates_the_optical_axis_to_the_crop_s_centre():
+    view = CropCamera.of(K, 112).view
     centre = torch.full((2, 1, 2), 55.5)
     torch.testing.assert_close(project(view[:, None, :, 2], K), centre, atol=1e-3, rtol=0)
     torch.testing.assert_close(view @ view.mT, torch.eye(3).expand(2, 3, 3), atol=1e-6, rtol=0)
     on_axis = torch.tensor([[[300.0, 0, 55.5], [0, 300, 55.5], [0, 0, 1]]])
-    torch.testing.assert_close(view_rotation(on_axis, 112), torch.eye(3)[None])
+    torch.testing.assert_close(CropCamera.of(on_axis, 112).view, torch.eye(3)[None])
 
 
 def test_camera_features_know_only_angles():
@@ -46,7 +55,8 @@ def test_camera_features_know_only_angles():
     double = K.clone()
     double[:, :2, :2] *= 2
     double[:, :2, 2] = (K[:, :2, 2] + 0.5) * 2 - 0.5
-    torch.testing.assert_close(camera_features(K, 112), camera_features(double, 224), atol=1e-5, rtol=0)
+    features = [camera.features() for camera in (CropCamera.of(K, 112), CropCamera.of(double, 224))]
+    torch.testing.assert_close(*features, atol=1e-5, rtol=0)
 
 
 def test_keypoints_stand_on_the_peak_of_their_map():
@@ -55,7 +65,7 @@ def test_keypoints_stand_on_the_peak_of_their_map():
     head = KeypointHead(config)
     fine = torch.zeros(1, 14, 14, config.map_channels)
     fine[0, 3, 10] = head.score_and_depth.weight[4].detach() * 500  # only keypoint 4 is sure to answer
-    keypoints = head(fine)
+    keypoints, _ = head(fine)
     torch.testing.assert_close(keypoints.position[0, 4], torch.tensor([10.5, 3.5]) * 2 / 14 - 1, atol=1e-3, rtol=0)
     torch.testing.assert_close(keypoints.log_maps.exp().sum(dim=(2, 3)), torch.ones(1, NUM_KEYPOINTS))
 
@@ -76,12 +86,12 @@ def test_orientation_is_procrustes():
 
     torch.manual_seed(0)
     shape = torch.randn(50, 21, 3) * 0.06
-    turn = roma.random_rotmat(50)
-    seen = shape @ turn.mT
+    rotation = roma.random_rotmat(50)
+    seen = shape @ rotation.mT
     solver, trust = OrientationSolver(), torch.ones(50, 21)
     with torch.no_grad():
         solver.log_prior.fill_(-20)
-        torch.testing.assert_close(solver(shape, seen, trust), turn, atol=1e-5, rtol=0)
+        torch.testing.assert_close(solver(shape, seen, trust), rotation, atol=1e-5, rtol=0)
         noisy = seen + torch.randn_like(seen) * 0.02
         torch.testing.assert_close(
             solver(shape, noisy, trust), roma.special_procrustes(noisy.mT @ shape), atol=1e-5, rtol=0
@@ -180,14 +190,15 @@ def test_the_latent_is_its_mean_in_evaluation_and_kl_is_zero_at_the_prior():
     torch.manual_seed(0)
     latent, x = Latent(8, 4, sample=True), torch.randn(1000, 8)
     latent.eval()
-    value, mean, _ = latent(x)
-    assert torch.equal(value, mean)
+    value, distribution = latent(x)
+    assert torch.equal(value, distribution.mean)
     latent.train()
-    value, mean, log_variance = latent(x)
-    measured, expected = (value - mean).square().mean().item(), log_variance.exp().mean().item()
+    value, distribution = latent(x)
+    measured = (value - distribution.mean).square().mean().item()
+    expected = distribution.log_variance.exp().mean().item()
     assert measured == pytest.approx(expected, rel=0.1)
-    assert kl_to_standard_normal(torch.zeros(1, 4), torch.zeros(1, 4)) == 0
-    assert kl_to_standard_normal(torch.ones(1, 4), torch.zeros(1, 4)) == pytest.approx(0.5)
+    assert Gaussian(torch.zeros(1, 4), torch.zeros(1, 4)).kl() == 0
+    assert Gaussian(torch.ones(1, 4), torch.zeros(1, 4)).kl() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Forward, loss and backward of all four sizes: the smaller ones with numbers, the large one with shapes only."""
 
-import dataclasses
+from operator import attrgetter
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from amt.train.losses import LossConfig, compute_loss
 SHAPES = {  # of one image with 64 object points
     "joints": (21, 3), "vertices": (778, 3), "pose": (16, 3, 3), "betas": (10,), "translation": (3,),
     "object_rotation": (3, 3), "object_translation": (3,), "hand_contact": (778,), "object_contact": (64,),
-    "object_class": (22,), "refined_joints": (3, 21, 3), "keypoints": (30, 2), "coarse_vertices": (778, 3),
+    "object_class": (22,), "steps": (3, 21, 3), "keypoints.position": (30, 2), "coarse.vertices": (778, 3),
 }  # fmt: skip
 PARAMETERS_M = {"tiny": (3, 5), "small": (35, 45), "base": (150, 180), "large": (450, 550)}
 
@@ -32,8 +32,8 @@ def build(size: str, device: str = "cpu") -> AMT:
 
 def check_shapes(prediction: Prediction, batch_size: int) -> None:
     for name, shape in SHAPES.items():
-        assert getattr(prediction, name).shape == (batch_size, *shape), name
-    assert all(getattr(prediction, field.name).dtype == torch.float32 for field in dataclasses.fields(Prediction))
+        assert attrgetter(name)(prediction).shape == (batch_size, *shape), name
+    assert all(tensor.dtype == torch.float32 for _, tensor in prediction.named_tensors())
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", pytest.param("base", marks=pytest.mark.slow)])

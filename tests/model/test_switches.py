@@ -1,7 +1,5 @@
 """The ablation switches: each model is whole without the part, and the part is really gone."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -34,8 +32,8 @@ def test_forward_loss_and_backward_without_a_part(switches, make_batch):
     """And no parameter is left over that nothing uses."""
     model, batch = build(**switches), make_batch(4, left=True)
     prediction = model(batch.inputs)
-    for field in dataclasses.fields(prediction):
-        assert getattr(prediction, field.name).isfinite().all(), field.name
+    for name, tensor in prediction.named_tensors():
+        assert tensor.isfinite().all(), name
     loss = compute_loss(prediction, batch, LossConfig())
     assert loss.total.isfinite()
     loss.total.backward()
@@ -58,9 +56,9 @@ def test_without_steps_the_decoded_hand_is_the_answer(make_batch, tmp_path):
     model, batch = build(refine_steps=0).eval(), make_batch(3)
     with torch.no_grad():
         p = model(batch.inputs)
-    assert p.refined_joints.shape == (3, 0, 21, 3)
-    assert torch.equal(p.joints, p.decoded_joints)
-    torch.testing.assert_close(p.vertices, p.decoded_vertices, atol=1e-6, rtol=0)
+    assert p.steps.shape == (3, 0, 21, 3)
+    assert torch.equal(p.joints, p.unrefined.joints)
+    torch.testing.assert_close(p.vertices, p.unrefined.vertices, atol=1e-6, rtol=0)
     assert not list(model.refinement.parameters())
     mean_pose = MeanPose.of([batch])
     figures = score(collect(model, [batch], mean_pose), mean_pose)
@@ -84,13 +82,13 @@ def test_without_hand_frames_every_axis_is_the_view_s(make_batch):
     hand, contact, decoder = (record(m) for m in (model.hand_encoder, model.contact_encoder, model.hand_decoder))
     with torch.no_grad():
         p = model(inputs)
-    origins, frames = hand_frames(p.coarse_joints)
-    view = hand["args"][3]
-    torch.testing.assert_close(hand["args"][1], origins)  # the places stay
-    for rotations in (hand["args"][2], contact["args"][2], decoder["args"][3]):
+    origins, frames = hand_frames(p.coarse.joints)
+    vertices, seen, view = hand["args"]
+    torch.testing.assert_close(seen.origins, origins)  # the origins stay
+    for rotations in (seen.rotations, contact["args"][1].rotations, decoder["args"][3]):
         torch.testing.assert_close(rotations, view[:, None].expand_as(frames))
     with torch.no_grad():
-        moved = model.hand_encoder(hand["args"][0] + 1.0, *hand["args"][1:])  # the mesh is not looked at
+        moved = model.hand_encoder(vertices + 1.0, seen, view)  # the mesh is not looked at
     assert torch.equal(moved, hand["output"])
 
 
@@ -100,5 +98,6 @@ def test_without_contact_tokens_none_are_made(make_batch):
     fused = record(model.fusion)
     with torch.no_grad():
         p = model(inputs)
-    assert len(fused["args"]) == 4
+    assert fused["args"][0].contact is None
+    assert fused["output"].contact is None
     assert p.hand_contact.shape == (2, 778)  # contact is still decoded, from hand tokens and distances

@@ -4,12 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
 
 from amt.hand.camera import project
 from amt.hand.mirror import mirror_inputs, mirror_targets
 from amt.hand.objects import box_corners
 from amt.model import AMT, ModelConfig
-from amt.model.pose import posed_points
+from amt.model.outputs import Hand
+from amt.model.scene import Scene, posed_points
 from amt.train.losses import LossConfig, _dice, compute_loss, mean_where
 
 
@@ -28,18 +30,10 @@ def perfect(prediction, batch):
 
     t = batch.targets
     pose = axis_angle_to_matrix(t.pose.unflatten(-1, (16, 3)))
-    steps = prediction.refined_joints.shape[1]
-    names = ("joints", "coarse_joints", "decoded_joints")
-    return dataclasses.replace(
-        prediction,
-        **dict.fromkeys(names, t.joints),
-        **dict.fromkeys(("vertices", "coarse_vertices", "decoded_vertices"), t.vertices),
-        **dict.fromkeys(("pose", "coarse_pose"), pose),
-        **dict.fromkeys(("betas", "coarse_betas"), t.betas),
-        **dict.fromkeys(("object_rotation", "coarse_object_rotation"), t.object_rotation),
-        **dict.fromkeys(("object_translation", "coarse_object_translation"), t.object_translation),
-        refined_joints=t.joints[:, None].expand(-1, steps, -1, -1),
-    )
+    scene = Scene(t.joints, t.vertices, pose, t.betas, t.translation, t.object_rotation, t.object_translation)
+    hand = Hand(t.joints, t.vertices)
+    steps = t.joints[:, None].expand_as(prediction.steps)
+    return dataclasses.replace(prediction, coarse=scene, decoded=scene, unrefined=hand, refined=hand, steps=steps)
 
 
 def test_a_perfect_hand_and_object_cost_nothing(scene):
@@ -54,9 +48,9 @@ def test_a_known_offset_costs_what_it_should(scene):
     """Every finger joint 10 mm off along x, wrist in place: the mean of |10 mm| / 0.1 m over 20 of 21 joints and 1 of 3 axes."""
     prediction, batch = scene
     right = perfect(prediction, batch)
-    moved = right.refined_joints + torch.tensor([0.01, 0, 0])
-    moved[:, :, 0] = right.refined_joints[:, :, 0]
-    terms = compute_loss(dataclasses.replace(right, refined_joints=moved), batch, LossConfig()).terms
+    moved = right.steps + torch.tensor([0.01, 0, 0])
+    moved[:, :, 0] = right.steps[:, :, 0]
+    terms = compute_loss(dataclasses.replace(right, steps=moved), batch, LossConfig()).terms
     steps = moved.shape[1]
     expected = 0.1 / 3 * 20 / 21 * steps / (steps + 2)
     assert terms["joints"] == pytest.approx(expected, rel=1e-4)
@@ -76,10 +70,11 @@ def test_keypoints_in_their_places_cost_nothing_in_a_mirror_too(scene):
     position, depth = where_keypoints_belong(
         mirror_inputs(batch.inputs, everyone), mirror_targets(batch.targets, everyone)
     )
-    right = dataclasses.replace(prediction, keypoints=position, keypoint_depths=depth).mirrored(everyone)
+    placed = dataclasses.replace(prediction.keypoints, position=position, depth=depth)
+    right = dataclasses.replace(prediction, keypoints=placed).mirrored(everyone)
     assert compute_loss(right, batch, LossConfig()).terms["keypoints"] < 1e-4
-    swapped = right.keypoints.clone()
-    swapped[:, 22:26], swapped[:, 26:] = right.keypoints[:, 26:], right.keypoints[:, 22:26]
+    order = [*range(22), *range(26, 30), *range(22, 26)]
+    swapped = dataclasses.replace(right.keypoints, position=right.keypoints.position[:, order])
     wrong = dataclasses.replace(right, keypoints=swapped)
     assert compute_loss(wrong, batch, LossConfig()).terms["keypoints"] > 1e-2
 
@@ -88,11 +83,12 @@ def test_diversity_is_lost_by_a_mean_pose_and_not_by_the_labels(scene):
     prediction, batch = scene
     assert compute_loss(perfect(prediction, batch), batch, LossConfig()).terms["diversity"] < 1e-4
     mean = (batch.targets.joints - batch.targets.joints[:, :1]).mean(dim=0).expand(3, 21, 3)
-    collapsed = dataclasses.replace(prediction, joints=mean.clone().requires_grad_())
+    hand = Hand(mean.clone().requires_grad_(), prediction.vertices)
+    collapsed = dataclasses.replace(prediction, refined=hand)
     loss = compute_loss(collapsed, batch, LossConfig(diversity=1.0))
     assert loss.terms["diversity"] > 0.9
     loss.total.backward()
-    assert collapsed.joints.grad.isfinite().all()
+    assert hand.joints.grad.isfinite().all()
 
 
 def test_contact_overlap_counts_what_f1_counts():
@@ -106,8 +102,8 @@ def test_contact_overlap_counts_what_f1_counts():
 
 def test_every_refinement_step_is_supervised(scene):
     prediction, batch = scene
-    steps = prediction.refined_joints.clone().requires_grad_()
-    compute_loss(dataclasses.replace(prediction, refined_joints=steps), batch, LossConfig()).total.backward()
+    steps = prediction.steps.clone().requires_grad_()
+    compute_loss(dataclasses.replace(prediction, steps=steps), batch, LossConfig()).total.backward()
     assert (steps.grad.abs().sum(dim=(0, 2, 3)) > 0).all()
 
 
@@ -139,8 +135,8 @@ def test_sixteen_bit_metres_are_refused(scene, owner):
             batch, targets=dataclasses.replace(batch.targets, joints=batch.targets.joints.bfloat16())
         )
     else:
-        prediction = dataclasses.replace(prediction, joints=prediction.joints.bfloat16())
-    with pytest.raises(TypeError, match=rf"{owner}\.joints must be float32, got torch\.bfloat16"):
+        prediction = dataclasses.replace(prediction, refined=prediction.refined.map(Tensor.bfloat16))
+    with pytest.raises(TypeError, match=rf"{owner}\.(refined\.)?joints must be float32, got torch\.bfloat16"):
         compute_loss(prediction, batch, LossConfig())
 
 
@@ -148,9 +144,7 @@ def test_under_autocast_a_millimetre_still_counts(scene):
     """Mistake 3, the other door: the loss leaves autocast before it subtracts, labels reach it in float32."""
     prediction, batch = scene
     right = perfect(prediction, batch)
-    moved = dataclasses.replace(
-        right, refined_joints=right.refined_joints + torch.randn_like(right.refined_joints) * 1e-3
-    )
+    moved = dataclasses.replace(right, steps=right.steps + torch.randn_like(right.steps) * 1e-3)
     assert all(t.dtype != torch.bfloat16 for t in dataclasses.astuple(batch.to("cpu").targets))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = compute_loss(moved, batch, LossConfig())
@@ -159,15 +153,16 @@ def test_under_autocast_a_millimetre_still_counts(scene):
     assert inside.terms["joints"] == pytest.approx(float(outside.terms["joints"]), rel=1e-5)
 
 
-def test_a_round_object_may_turn(scene):
-    """A ball turned about its centre is the same ball: the points' distance stays small, one by one they moved."""
+def test_a_round_object_may_rotate(scene):
+    """A ball rotated about its centre is the same ball: the points' distance stays small, one by one they moved."""
     prediction, batch = scene
     g = torch.Generator().manual_seed(0)
     ball = torch.nn.functional.normalize(torch.randn(3, 128, 3, generator=g), dim=-1) * 0.05
     batch = dataclasses.replace(batch, inputs=dataclasses.replace(batch.inputs, object_points=ball))
     right = perfect(prediction, batch)
-    turned = right.object_rotation @ torch.diag(torch.tensor([-1.0, -1, 1]))
-    right = dataclasses.replace(right, object_rotation=turned, coarse_object_rotation=turned)
+    rotated = right.object_rotation @ torch.diag(torch.tensor([-1.0, -1, 1]))
+    scene = dataclasses.replace(right.decoded, object_rotation=rotated)
+    right = dataclasses.replace(right, coarse=scene, decoded=scene)
     terms = compute_loss(right, batch, LossConfig()).terms
     assert terms["object_points"] < 0.25 * terms["object_rotation"]
 
