@@ -46,6 +46,7 @@ test: $(INSTALLED) lint
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest benchmarks

@@ -8,7 +8,8 @@
 
 namespace amt {
 
-template <class T> class AlignedBuffer {
+template <class T>
+class AlignedBuffer {
  public:
   explicit AlignedBuffer(int64_t count)
       : data_(static_cast<T*>(::operator new(sizeof(T) * static_cast<size_t>(count > 0 ? count : 1), alignment))) {}

@@ -58,8 +58,9 @@ inline CpuIsa cpu_isa() {
   return isa;
 }
 
-// Whether pairs of 16-bit integers are multiplied faster than floats. With AVX2 the products (vpmaddwd) go where floats go and
-// the sums elsewhere; with AVX-512 both go there, and where one instruction does both (vpdpwssd) floats were still faster.
+// Whether pairs of 16-bit integers are multiplied faster than floats. With AVX2 the products (vpmaddwd) go where floats
+// go and the sums elsewhere; with AVX-512 both go there, and where one instruction does both (vpdpwssd) floats were
+// still faster.
 inline bool fast_int16() { return cpu_isa() == CpuIsa::avx2; }
 
 // Whether bfloat16 is multiplied by matrix tiles, at many times the rate of floats.
@@ -68,17 +69,28 @@ inline bool has_tiles() { return cpu_isa() == CpuIsa::amx; }
 }  // namespace amt
 
 #if defined(__x86_64__)
-#define AMT_DECLARE_SIMD(...)                    \
-  namespace amt::baseline { __VA_ARGS__; }       \
-  namespace amt::avx2 { __VA_ARGS__; }           \
-  namespace amt::avx512 { __VA_ARGS__; }         \
-  namespace amt::amx { __VA_ARGS__; }
+#define AMT_DECLARE_SIMD(...) \
+  namespace amt::baseline {   \
+  __VA_ARGS__;                \
+  }                           \
+  namespace amt::avx2 {       \
+  __VA_ARGS__;                \
+  }                           \
+  namespace amt::avx512 {     \
+  __VA_ARGS__;                \
+  }                           \
+  namespace amt::amx {        \
+  __VA_ARGS__;                \
+  }
 #define AMT_SIMD(function)                                          \
   (amt::cpu_isa() == amt::CpuIsa::amx      ? &amt::amx::function    \
    : amt::cpu_isa() == amt::CpuIsa::avx512 ? &amt::avx512::function \
    : amt::cpu_isa() == amt::CpuIsa::avx2   ? &amt::avx2::function   \
                                            : &amt::baseline::function)
 #else
-#define AMT_DECLARE_SIMD(...) namespace amt::baseline { __VA_ARGS__; }
+#define AMT_DECLARE_SIMD(...) \
+  namespace amt::baseline {   \
+  __VA_ARGS__;                \
+  }
 #define AMT_SIMD(function) (&amt::baseline::function)
 #endif

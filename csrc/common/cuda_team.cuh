@@ -1,5 +1,5 @@
-// Blocks that work on one image together, and a block's own memory. On Hopper a team is a thread-block cluster, whose blocks read
-// each other's shared memory; elsewhere it is a single block.
+// Blocks that work on one image together, and a block's own memory. On Hopper a team is a thread-block cluster, whose
+// blocks read each other's shared memory; elsewhere it is a single block.
 #pragma once
 
 #if defined(AMT_CUDA_ON_HOST)  // the tests run the kernels, their barriers and their indices, on the CPU
@@ -15,17 +15,24 @@ struct Team {
   __device__ static int rank() { return cooperative_groups::this_cluster().block_rank(); }
   __device__ static void sync() { cooperative_groups::this_cluster().sync(); }
   // Where `mine` lies in the shared memory of another block.
-  template <class T> __device__ static T* of(T* mine, int rank) { return cooperative_groups::this_cluster().map_shared_rank(mine, rank); }
+  template <class T>
+  __device__ static T* of(T* mine, int rank) {
+    return cooperative_groups::this_cluster().map_shared_rank(mine, rank);
+  }
 #else
   __device__ static int size() { return 1; }
   __device__ static int rank() { return 0; }
   __device__ static void sync() { __syncthreads(); }
-  template <class T> __device__ static T* of(T* mine, int) { return mine; }
+  template <class T>
+  __device__ static T* of(T* mine, int) {
+    return mine;
+  }
 #endif
 };
 
 // The launch's dynamic shared memory.
-template <class T> __device__ T* shared_memory() {
+template <class T>
+__device__ T* shared_memory() {
   extern __shared__ __align__(16) unsigned char bytes[];
   return reinterpret_cast<T*>(bytes);
 }

@@ -1,5 +1,5 @@
-// Threads that share work of many short phases: one parallel region for all of it, where one for each phase would wake, and wait
-// for, every thread each time.
+// Threads that share work of many short phases: one parallel region for all of it, where one for each phase would wake,
+// and wait for, every thread each time.
 #pragma once
 
 #include <algorithm>
@@ -9,21 +9,23 @@
 
 namespace amt {
 
-// Whoever is free takes the next items of a phase, and none is taken before the phase before it is done. A member never waits
-// for one that has taken nothing: where the others come late, or never (within another parallel region), the first does it all.
+// Whoever is free takes the next items of a phase, and none is taken before the phase before it is done. A member never
+// waits for one that has taken nothing: where the others come late, or never (within another parallel region), the
+// first does it all.
 class Team {
  public:
-  // What every member runs: the same phases in the same order, on the same memory. Between them it may read what earlier
-  // phases wrote, and writes nothing that others read.
+  // What every member runs: the same phases in the same order, on the same memory. Between them it may read what
+  // earlier phases wrote, and writes nothing that others read.
   class Member {
    public:
     Member() : team_(nullptr) {}  // alone
     explicit Member(Team& team) : team_(&team) {}
 
-    // One phase: run(begin, end) over [0, count). First large pieces, one for each member and three quarters of it all, so that
-    // what lies side by side is read by one thread; then `grain` items at a time for whoever is free. All but the last piece
-    // begin and end at multiples of `grain`.
-    template <class Run> void share(int64_t count, int64_t grain, const Run& run) {
+    // One phase: run(begin, end) over [0, count). First large pieces, one for each member and three quarters of it all,
+    // so that what lies side by side is read by one thread; then `grain` items at a time for whoever is free. All but
+    // the last piece begin and end at multiples of `grain`.
+    template <class Run>
+    void share(int64_t count, int64_t grain, const Run& run) {
       if (!team_) return run(int64_t(0), count);
       const int64_t members = team_->members_, large = count * 3 / (4 * members * grain) * grain;
       const int64_t num_large = large > grain ? members : 0, small_from = num_large * large;

@@ -13,7 +13,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Contiguous and uninitialised, on the device of `like`. Goes past the dispatcher, which would look the op up by name.
-template <size_t N> inline Tensor empty(const std::array<int64_t, N>& sizes, ScalarType dtype, const Tensor& like) {
+template <size_t N>
+inline Tensor empty(const std::array<int64_t, N>& sizes, ScalarType dtype, const Tensor& like) {
   std::array<int64_t, N> strides;
   int64_t step = 1;
   for (size_t d = N; d-- > 0; step *= sizes[d] > 0 ? sizes[d] : 1) strides[d] = step;
@@ -28,7 +29,8 @@ template <size_t N> inline Tensor empty(const std::array<int64_t, N>& sizes, Sca
   return Tensor(handle);
 }
 
-template <size_t N> inline void check_shape(const Tensor& t, const char* name, const std::array<int64_t, N>& sizes) {
+template <size_t N>
+inline void check_shape(const Tensor& t, const char* name, const std::array<int64_t, N>& sizes) {
   bool same = t.dim() == static_cast<int64_t>(N);
   for (size_t d = 0; same && d < N; ++d) same = sizes[d] < 0 || t.size(d) == sizes[d];
   STD_TORCH_CHECK(same, name, " has a wrong shape");  // the public function says more: it has checked before

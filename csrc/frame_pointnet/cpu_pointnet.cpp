@@ -20,13 +20,14 @@ using amt::PointnetShape;
 using amt::ScalarType;
 using amt::Tensor;
 
-constexpr int64_t max_groups = 32;                // of images whose weight gradients are summed apart
+constexpr int64_t max_groups = 32;  // of images whose weight gradients are summed apart
 constexpr int64_t points_per_task = 1 << 10;
 constexpr int64_t multiply_adds_per_task = 1 << 20;  // under this a second thread costs more than it brings
 
 Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
-// The arguments, checked and made contiguous, except for the points, which may be large and are read with their strides.
+// The arguments, checked and made contiguous, except for the points, which may be large and are read with their
+// strides.
 struct Arguments {
   Tensor points, origins, rotations, w1, b1, w2, b2;
   std::optional<Tensor> mask;
@@ -35,8 +36,14 @@ struct Arguments {
 
   Arguments(const Tensor& points, const Tensor& origins, const Tensor& rotations, const Tensor& w1, const Tensor& b1,
             const Tensor& w2, const Tensor& b2, const std::optional<Tensor>& mask)
-      : points(points), origins(dense(origins)), rotations(dense(rotations)), w1(dense(w1)), b1(dense(b1)), w2(dense(w2)),
-        b2(dense(b2)), mask(mask) {
+      : points(points),
+        origins(dense(origins)),
+        rotations(dense(rotations)),
+        w1(dense(w1)),
+        b1(dense(b1)),
+        w2(dense(w2)),
+        b2(dense(b2)),
+        mask(mask) {
     amt::check_shape<3>(points, "frame_pointnet: points", {-1, -1, 3});
     amt::check_shape<3>(origins, "frame_pointnet: origins", {points.size(0), -1, 3});
     images = points.size(0);
@@ -58,9 +65,15 @@ struct Arguments {
     }
   }
 
-  template <class T> PointnetInputs<T> inputs() const {
-    return {{points.const_data_ptr<T>(), points.stride(0), points.stride(1), points.stride(2)}, origins.const_data_ptr<T>(), rotations.const_data_ptr<T>(), w1.const_data_ptr<T>(), b1.const_data_ptr<T>(),
-            w2.const_data_ptr<T>(), b2.const_data_ptr<T>()};
+  template <class T>
+  PointnetInputs<T> inputs() const {
+    return {{points.const_data_ptr<T>(), points.stride(0), points.stride(1), points.stride(2)},
+            origins.const_data_ptr<T>(),
+            rotations.const_data_ptr<T>(),
+            w1.const_data_ptr<T>(),
+            b1.const_data_ptr<T>(),
+            w2.const_data_ptr<T>(),
+            b2.const_data_ptr<T>()};
   }
 
   int64_t grain() const {
@@ -68,7 +81,8 @@ struct Arguments {
   }
 };
 
-template <class T> void order(const Arguments& a, const amt::PointSet<T>& set, int32_t* points, int32_t* count) {
+template <class T>
+void order(const Arguments& a, const amt::PointSet<T>& set, int32_t* points, int32_t* count) {
   const bool* valid = a.mask ? a.mask->const_data_ptr<bool>() : nullptr;
   const int64_t image_stride = valid ? a.mask->stride(0) : 0, point_stride = valid ? a.mask->stride(1) : 0;
   torch::stable::parallel_for(0, a.images, 1 + points_per_task / (1 + a.shape.points), [&](int64_t begin, int64_t end) {
@@ -77,12 +91,14 @@ template <class T> void order(const Arguments& a, const amt::PointSet<T>& set, i
       const T* image = set.points + b * set.image_stride;
       const auto at = [&](int64_t n, int axis) { return image[n * set.point_stride + axis * set.axis_stride]; };
       const auto counts = [&](int64_t n) { return valid == nullptr || valid[b * image_stride + n * point_stride]; };
-      count[b] = static_cast<int32_t>(amt::order_points<T>(a.shape.points, at, counts, keys, points + b * a.shape.points));
+      count[b] =
+          static_cast<int32_t>(amt::order_points<T>(a.shape.points, at, counts, keys, points + b * a.shape.points));
     }
   });
 }
 
-template <class T> void forward(const Arguments& a, Tensor& features, Tensor& winners) {
+template <class T>
+void forward(const Arguments& a, Tensor& features, Tensor& winners) {
   const PointnetInputs<T> in = a.inputs<T>();
   AlignedBuffer<T> packed(amt::packed_weights(a.shape));
   const bool tame = AMT_SIMD(pointnet_pack<T>)(in.w2, a.shape, packed.data());
@@ -100,7 +116,8 @@ template <class T> void forward(const Arguments& a, Tensor& features, Tensor& wi
 // Images are dealt to groups by their number alone, each group adds up its weight gradients image after image, and the
 // groups are added in order: the sums do not depend on the threads.
 template <class T>
-void backward(const Arguments& a, const Tensor& grad_features, const Tensor& winners, const std::array<Tensor, 7>& grads) {
+void backward(const Arguments& a, const Tensor& grad_features, const Tensor& winners,
+              const std::array<Tensor, 7>& grads) {
   const PointnetInputs<T> in = a.inputs<T>();
   const PointnetShape& s = a.shape;
   const int64_t groups = std::min(a.images, max_groups);
@@ -139,8 +156,10 @@ std::tuple<Tensor, Tensor> frame_pointnet(const Tensor& points, const Tensor& or
   const Arguments a(points, origins, rotations, w1, b1, w2, b2, mask);
   Tensor features = amt::empty<3>({a.images, a.shape.frames, a.shape.features}, points.scalar_type(), points);
   Tensor winners = amt::empty<3>({a.images, a.shape.frames, a.shape.features}, ScalarType::Int, points);
-  if (points.scalar_type() == ScalarType::Double) forward<double>(a, features, winners);
-  else forward<float>(a, features, winners);
+  if (points.scalar_type() == ScalarType::Double)
+    forward<double>(a, features, winners);
+  else
+    forward<float>(a, features, winners);
   return {features, winners};
 }
 
@@ -155,13 +174,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> frame_pointne
                   "frame_pointnet: grad_features must have the points' dtype, winners int32");
   const ScalarType dtype = points.scalar_type();
   const PointnetShape& s = a.shape;
-  const std::array<Tensor, 7> grads = {
-      amt::empty<3>({a.images, s.points, 3}, dtype, points),  amt::empty<3>({a.images, s.frames, 3}, dtype, points),
-      amt::empty<4>({a.images, s.frames, 3, 3}, dtype, points), amt::empty<2>({s.hidden, 3}, dtype, points),
-      amt::empty<2>({s.frames, s.hidden}, dtype, points),      amt::empty<2>({s.features, s.hidden}, dtype, points),
-      amt::empty<1>({s.features}, dtype, points)};
-  if (dtype == ScalarType::Double) backward<double>(a, dense(grad_features), dense(winners), grads);
-  else backward<float>(a, dense(grad_features), dense(winners), grads);
+  const std::array<Tensor, 7> grads = {amt::empty<3>({a.images, s.points, 3}, dtype, points),
+                                       amt::empty<3>({a.images, s.frames, 3}, dtype, points),
+                                       amt::empty<4>({a.images, s.frames, 3, 3}, dtype, points),
+                                       amt::empty<2>({s.hidden, 3}, dtype, points),
+                                       amt::empty<2>({s.frames, s.hidden}, dtype, points),
+                                       amt::empty<2>({s.features, s.hidden}, dtype, points),
+                                       amt::empty<1>({s.features}, dtype, points)};
+  if (dtype == ScalarType::Double)
+    backward<double>(a, dense(grad_features), dense(winners), grads);
+  else
+    backward<float>(a, dense(grad_features), dense(winners), grads);
   return {grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], grads[6]};
 }
 

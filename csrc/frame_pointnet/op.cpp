@@ -2,8 +2,10 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
-  m.def("frame_pointnet(Tensor points, Tensor origins, Tensor rotations, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
-        "Tensor? mask) -> (Tensor features, Tensor winners)");
-  m.def("frame_pointnet_backward(Tensor grad_features, Tensor winners, Tensor points, Tensor origins, Tensor rotations, "
-        "Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "frame_pointnet(Tensor points, Tensor origins, Tensor rotations, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
+      "Tensor? mask) -> (Tensor features, Tensor winners)");
+  m.def(
+      "frame_pointnet_backward(Tensor grad_features, Tensor winners, Tensor points, Tensor origins, Tensor rotations, "
+      "Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -1,5 +1,5 @@
-// The order in which frame_pointnet takes an image's points: neighbours in space next to each other, since they share most of
-// their active hidden units. A Morton curve over the points' box; points in one place keep their order.
+// The order in which frame_pointnet takes an image's points: neighbours in space next to each other, since they share
+// most of their active hidden units. A Morton curve over the points' box; points in one place keep their order.
 #pragma once
 
 #include <algorithm>
@@ -16,10 +16,11 @@ inline uint32_t spread_bits(uint32_t x) {
   return (x | x << 2) & 0x09249249;
 }
 
-// Writes the numbers of the points that count and returns how many they are. at(n, axis) reads a coordinate, counts(n) says
-// whether the point counts. `keys` is scratch.
+// Writes the numbers of the points that count and returns how many they are. at(n, axis) reads a coordinate, counts(n)
+// says whether the point counts. `keys` is scratch.
 template <class T, class At, class Counts>
-int64_t order_points(int64_t num_points, const At& at, const Counts& counts, std::vector<uint64_t>& keys, int32_t* order) {
+int64_t order_points(int64_t num_points, const At& at, const Counts& counts, std::vector<uint64_t>& keys,
+                     int32_t* order) {
   keys.clear();
   T low[3], scale[3];
   for (int axis = 0; axis < 3; ++axis) {

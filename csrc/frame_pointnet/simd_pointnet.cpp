@@ -1,7 +1,7 @@
-// frame_pointnet on the CPU. About half of a PointNet's hidden units are cut off by the ReLU at any point, but others at every
-// point: forward lists the units that are active at either of two neighbouring points and adds up only their columns of w2,
-// with the outputs in vector registers. Two points share each load of a column, which is what keeps the multipliers busy; a
-// list is at most the whole layer, so a network without zeros costs the dense product and no more.
+// frame_pointnet on the CPU. About half of a PointNet's hidden units are cut off by the ReLU at any point, but others
+// at every point: forward lists the units that are active at either of two neighbouring points and adds up only their
+// columns of w2, with the outputs in vector registers. Two points share each load of a column, which is what keeps the
+// multipliers busy; a list is at most the whole layer, so a network without zeros costs the dense product and no more.
 #include <bit>
 
 #include "frame_pointnet/simd_pointnet.h"
@@ -23,30 +23,38 @@ constexpr int vector_bytes = 32, max_vectors = 6;
 constexpr int vector_bytes = 16, max_vectors = 4;
 #endif
 
-template <class T> struct Lanes;
-template <> struct Lanes<float> {
+template <class T>
+struct Lanes;
+template <>
+struct Lanes<float> {
   typedef float Vector __attribute__((vector_size(vector_bytes), may_alias));
   typedef int32_t Index __attribute__((vector_size(vector_bytes), may_alias));
   using Integer = int32_t;
 };
-template <> struct Lanes<double> {
+template <>
+struct Lanes<double> {
   typedef double Vector __attribute__((vector_size(vector_bytes), may_alias));
   typedef int64_t Index __attribute__((vector_size(vector_bytes), may_alias));
   using Integer = int64_t;
 };
-template <class T> constexpr int64_t lanes = vector_bytes / sizeof(T);
-template <class T> using Vector = typename Lanes<T>::Vector;
-template <class T> using Integer = typename Lanes<T>::Integer;
+template <class T>
+constexpr int64_t lanes = vector_bytes / sizeof(T);
+template <class T>
+using Vector = typename Lanes<T>::Vector;
+template <class T>
+using Integer = typename Lanes<T>::Integer;
 
 // Keeps the compiler from reading a vector again from memory at its second use: loads are what there are too few of.
-template <class V> AMT_INLINE void in_register(V& vector) {
+template <class V>
+AMT_INLINE void in_register(V& vector) {
 #if defined(__x86_64__)
   asm("" : "+v"(vector));
 #endif
 }
 
 // Keeps the compiler from computing one address for each vector of a column: it runs out of registers over that.
-template <class P> AMT_INLINE void one_register(P& address) {
+template <class P>
+AMT_INLINE void one_register(P& address) {
 #if defined(__x86_64__)
   asm("" : "+r"(address));
 #endif
@@ -60,27 +68,32 @@ AMT_INLINE void fold(const T* rotation, const T* w1, const T* b1, int64_t hidden
   const int64_t row = padded(hidden);
   for (int64_t k = 0; k < hidden; ++k) {
     for (int i = 0; i < 3; ++i)
-      folded[i * row + k] = (rotation[3 * i] * w1[3 * k] + rotation[3 * i + 1] * w1[3 * k + 1] +
-                             rotation[3 * i + 2] * w1[3 * k + 2]) / static_cast<T>(unit);
+      folded[i * row + k] =
+          (rotation[3 * i] * w1[3 * k] + rotation[3 * i + 1] * w1[3 * k + 1] + rotation[3 * i + 2] * w1[3 * k + 2]) /
+          static_cast<T>(unit);
     folded[3 * row + k] = b1[k];
   }
   for (int64_t k = hidden; k < row; ++k)
     for (int i = 0; i < 4; ++i) folded[i * row + k] = 0;
 }
 
-template <class T> AMT_INLINE const T* point_of(const PointSet<T>& set, int64_t image, int64_t n) {
+template <class T>
+AMT_INLINE const T* point_of(const PointSet<T>& set, int64_t image, int64_t n) {
   return set.points + image * set.image_stride + n * set.point_stride;
 }
 
-template <class T> AMT_INLINE Vector<T> hidden_units(const T* folded, int64_t row, int64_t k, const T* offset) {
+template <class T>
+AMT_INLINE Vector<T> hidden_units(const T* folded, int64_t row, int64_t k, const T* offset) {
   auto at = [&](int i) { return *reinterpret_cast<const Vector<T>*>(folded + i * row + k); };
   return at(0) * offset[0] + (at(1) * offset[1] + (at(2) * offset[2] + at(3)));
 }
 
-// Two points: their numbers, and the units that are active at one of them at least, with the values at both. A unit is listed
-// as where its column would begin in columns of two vectors, in bytes: a column of any width is one shift or lea away.
+// Two points: their numbers, and the units that are active at one of them at least, with the values at both. A unit is
+// listed as where its column would begin in columns of two vectors, in bytes: a column of any width is one shift or lea
+// away.
 constexpr int unit_shift = std::countr_zero(2u * vector_bytes);
-template <class T> struct Pair {
+template <class T>
+struct Pair {
   int64_t first, second, count;
   const T* values[2];
   const Integer<T>* units;
@@ -113,8 +126,8 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) {
       const __m512 limit = _mm512_set1_ps(tame_value), zero = _mm512_setzero_ps();
-      const __m512i numbers = _mm512_add_epi32(
-          _mm512_set1_epi32(static_cast<int>(k)), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+      const __m512i numbers = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(k)),
+                                               _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
       const __m512 a = _mm512_max_ps(zero, reinterpret_cast<__m512>(h));  // NaN stays: it is the second operand
       const __m512 b = _mm512_max_ps(zero, reinterpret_cast<__m512>(g));
       const __mmask16 active = _mm512_cmp_ps_mask(a, zero, _CMP_NEQ_UQ) | _mm512_cmp_ps_mask(b, zero, _CMP_NEQ_UQ);
@@ -130,9 +143,12 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
       const __m256 limit = _mm256_set1_ps(tame_value), zero = _mm256_setzero_ps();
       const __m256 a = _mm256_max_ps(zero, reinterpret_cast<__m256>(h));  // NaN stays: it is the second operand
       const __m256 b = _mm256_max_ps(zero, reinterpret_cast<__m256>(g));
-      const int active = _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a, zero, _CMP_NEQ_UQ), _mm256_cmp_ps(b, zero, _CMP_NEQ_UQ)));
-      tame &= _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a, limit, _CMP_NLT_UQ), _mm256_cmp_ps(b, limit, _CMP_NLT_UQ))) == 0;
-      const __m256i listed = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes_of.set[active])));
+      const int active =
+          _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a, zero, _CMP_NEQ_UQ), _mm256_cmp_ps(b, zero, _CMP_NEQ_UQ)));
+      tame &= _mm256_movemask_ps(
+                  _mm256_or_ps(_mm256_cmp_ps(a, limit, _CMP_NLT_UQ), _mm256_cmp_ps(b, limit, _CMP_NLT_UQ))) == 0;
+      const __m256i listed =
+          _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes_of.set[active])));
       _mm256_storeu_ps(values + count, _mm256_permutevar8x32_ps(a, listed));
       _mm256_storeu_ps(others + count, _mm256_permutevar8x32_ps(b, listed));
       const __m256i numbers = _mm256_add_epi32(listed, _mm256_set1_epi32(static_cast<int>(k)));
@@ -162,7 +178,8 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
 
 // One block of features: the points of the pairs against the maxima so far.
 template <class T, int Vectors>
-AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool tame_weights, const T* w2, T* best, Integer<T>* winner) {
+AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool tame_weights, const T* w2, T* best,
+                            Integer<T>* winner) {
   using V = Vector<T>;
   using I = typename Lanes<T>::Index;
   V* most = reinterpret_cast<V*>(best);
@@ -205,7 +222,8 @@ AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool tame_weigh
 }
 
 // Calls block<vectors>(first feature) for blocks that cover the features.
-template <class T, class Function> AMT_INLINE void for_each_block(int64_t features, Function block) {
+template <class T, class Function>
+AMT_INLINE void for_each_block(int64_t features, Function block) {
   int64_t d = 0;
   for (; features - d > 4 * lanes<T>; d += max_vectors * lanes<T>) block.template operator()<max_vectors>(d);
   if (features - d > 2 * lanes<T>) block.template operator()<4>(d), d += 4 * lanes<T>;
@@ -215,7 +233,8 @@ template <class T, class Function> AMT_INLINE void for_each_block(int64_t featur
 
 }  // namespace
 
-template <class T> bool pointnet_pack(const T* w2, PointnetShape shape, T* packed) {
+template <class T>
+bool pointnet_pack(const T* w2, PointnetShape shape, T* packed) {
   bool tame = true;
   for_each_block<T>(shape.features, [&]<int Vectors>(int64_t first) {
     constexpr int64_t width = Vectors * lanes<T>;
@@ -256,7 +275,8 @@ void pointnet_forward(const PointnetInputs<T>& in, PointnetShape shape, PointOrd
       for (; n < count && num_pairs < pairs_per_tile; ++num_pairs, n += 2) {
         Pair<T>& two = pairs[num_pairs];
         two.first = order_of_image[n];
-        two.second = n + 1 < count ? order_of_image[n + 1] : two.first;  // a last point alone stands twice: no maximum changes
+        two.second =
+            n + 1 < count ? order_of_image[n + 1] : two.first;  // a last point alone stands twice: no maximum changes
         T offset[6];
         const T *point = point_of(in.set, image, two.first), *other = point_of(in.set, image, two.second);
         for (int i = 0; i < 3; ++i) {
@@ -365,11 +385,11 @@ void pointnet_backward(const PointnetInputs<T>& in, PointnetShape shape, const T
   }
 }
 
-#define AMT_INSTANTIATE(T)                                                                                               \
-  template bool pointnet_pack(const T*, PointnetShape, T*);                                                              \
-  template void pointnet_forward(const PointnetInputs<T>&, PointnetShape, PointOrder, const T*, bool, T*, int32_t*, T*,  \
-                                 int64_t, int64_t);                                                                      \
-  template void pointnet_backward(const PointnetInputs<T>&, PointnetShape, const T*, const int32_t*,                     \
+#define AMT_INSTANTIATE(T)                                                                                          \
+  template bool pointnet_pack(const T*, PointnetShape, T*);                                                         \
+  template void pointnet_forward(const PointnetInputs<T>&, PointnetShape, PointOrder, const T*, bool, T*, int32_t*, \
+                                 T*, int64_t, int64_t);                                                             \
+  template void pointnet_backward(const PointnetInputs<T>&, PointnetShape, const T*, const int32_t*,                \
                                   const PointnetGradients<T>&, T*, int32_t*, int64_t, int64_t);
 AMT_INSTANTIATE(float)
 AMT_INSTANTIATE(double)

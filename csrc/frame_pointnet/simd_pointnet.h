@@ -12,7 +12,8 @@ struct PointnetShape {
 };
 
 // The points [B, N, 3] with their strides in elements.
-template <class T> struct PointSet {
+template <class T>
+struct PointSet {
   const T* points;
   int64_t image_stride, point_stride, axis_stride;
 };
@@ -22,13 +23,15 @@ struct PointOrder {
   const int32_t *points, *count;
 };
 
-template <class T> struct PointnetInputs {
+template <class T>
+struct PointnetInputs {
   PointSet<T> set;
   const T *origins, *rotations;  // [B, F, 3], [B, F, 3, 3]
   const T *w1, *b1, *w2, *b2;    // [D1, 3], [F, D1], [D2, D1], [D2]
 };
 
-template <class T> struct PointnetGradients {
+template <class T>
+struct PointnetGradients {
   T *points, *origins, *rotations;  // of the images that a call is given; points zeroed by the caller
   T *w1, *b1, *w2, *b2;             // added to
 };
@@ -40,8 +43,7 @@ constexpr int64_t packed_weights(const PointnetShape& s) { return s.hidden * pad
 constexpr int64_t pairs_per_tile = 8;  // so many read a block of w2 while it lies in the first cache
 // Elements of scratch that a call needs. Forward: folded weights, active units of the pairs, maxima.
 constexpr int64_t forward_scratch(const PointnetShape& s) {
-  return 4 * padded(s.hidden) + 3 * pairs_per_tile * (padded(s.hidden) + max_lanes) +
-         2 * padded_features(s.features);
+  return 4 * padded(s.hidden) + 3 * pairs_per_tile * (padded(s.hidden) + max_lanes) + 2 * padded_features(s.features);
 }
 // Backward: folded weights and their gradient, and for each winning point its hidden units and their gradient.
 constexpr int64_t backward_scratch(const PointnetShape& s) {
@@ -55,10 +57,12 @@ constexpr int64_t backward_scratch(const PointnetShape& s) {
 // Whether no weight is so large, or NaN, that the sums need a look at it.
 AMT_DECLARE_SIMD(template <class T> bool pointnet_pack(const T* w2, PointnetShape shape, T* packed))
 // Image-frame pairs begin to end of features [B, F, D2] and winners [B, F, D2] (the winning point, -1: none).
-AMT_DECLARE_SIMD(template <class T> void pointnet_forward(
-    const PointnetInputs<T>& inputs, PointnetShape shape, PointOrder order, const T* packed, bool tame_weights,
-    T* features, int32_t* winners, T* scratch, int64_t begin, int64_t end))
+AMT_DECLARE_SIMD(template <class T> void pointnet_forward(const PointnetInputs<T>& inputs, PointnetShape shape,
+                                                          PointOrder order, const T* packed, bool tame_weights,
+                                                          T* features, int32_t* winners, T* scratch, int64_t begin,
+                                                          int64_t end))
 // Images begin to end. slots: one int32 a point, all -1, and left so.
-AMT_DECLARE_SIMD(template <class T> void pointnet_backward(
-    const PointnetInputs<T>& inputs, PointnetShape shape, const T* grad_features, const int32_t* winners,
-    const PointnetGradients<T>& gradients, T* scratch, int32_t* slots, int64_t begin, int64_t end))
+AMT_DECLARE_SIMD(template <class T> void pointnet_backward(const PointnetInputs<T>& inputs, PointnetShape shape,
+                                                           const T* grad_features, const int32_t* winners,
+                                                           const PointnetGradients<T>& gradients, T* scratch,
+                                                           int32_t* slots, int64_t begin, int64_t end))

@@ -14,7 +14,8 @@ using amt::Tensor;
 
 constexpr int64_t hands_per_task = 128;  // under this a second thread costs more than it brings
 
-template <class T> void forward(const Tensor& joints, Tensor& origins, Tensor& rotations) {
+template <class T>
+void forward(const Tensor& joints, Tensor& origins, Tensor& rotations) {
   const auto strides = amt::strides_of_points(joints);
   const T* in = joints.const_data_ptr<T>();
   T *o = origins.mutable_data_ptr<T>(), *r = rotations.mutable_data_ptr<T>();
@@ -29,7 +30,8 @@ template <class T>
 void backward(const Tensor& grad_origins, const Tensor& grad_rotations, const Tensor& joints, Tensor& grad_joints) {
   const auto joint_strides = amt::strides_of_points(joints), origin_strides = amt::strides_of_points(grad_origins);
   const auto rotation_strides = amt::strides_of_matrices(grad_rotations);
-  const T *go = grad_origins.const_data_ptr<T>(), *gr = grad_rotations.const_data_ptr<T>(), *in = joints.const_data_ptr<T>();
+  const T *go = grad_origins.const_data_ptr<T>(), *gr = grad_rotations.const_data_ptr<T>(),
+          *in = joints.const_data_ptr<T>();
   T* out = grad_joints.mutable_data_ptr<T>();
   const auto kernel = AMT_SIMD(hand_frames_backward<T>);
   torch::stable::parallel_for(0, joints.size(0), hands_per_task, [&](int64_t begin, int64_t end) {
@@ -39,15 +41,19 @@ void backward(const Tensor& grad_origins, const Tensor& grad_rotations, const Te
 
 std::tuple<Tensor, Tensor> hand_frames(const Tensor& joints) {
   auto [origins, rotations] = amt::empty_frames(joints);
-  if (joints.scalar_type() == ScalarType::Double) forward<double>(joints, origins, rotations);
-  else forward<float>(joints, origins, rotations);
+  if (joints.scalar_type() == ScalarType::Double)
+    forward<double>(joints, origins, rotations);
+  else
+    forward<float>(joints, origins, rotations);
   return {origins, rotations};
 }
 
 Tensor hand_frames_backward(const Tensor& grad_origins, const Tensor& grad_rotations, const Tensor& joints) {
   Tensor grad_joints = amt::empty_frame_gradient(grad_origins, grad_rotations, joints);
-  if (joints.scalar_type() == ScalarType::Double) backward<double>(grad_origins, grad_rotations, joints, grad_joints);
-  else backward<float>(grad_origins, grad_rotations, joints, grad_joints);
+  if (joints.scalar_type() == ScalarType::Double)
+    backward<double>(grad_origins, grad_rotations, joints, grad_joints);
+  else
+    backward<float>(grad_origins, grad_rotations, joints, grad_joints);
   return grad_joints;
 }
 

@@ -1,5 +1,6 @@
-// The CUDA kernels of hand_frames: eight lanes a hand, one for each finger and one for the palm; the last two idle. The arithmetic
-// is hand_frames.h's. Launch latency is most of the cost, so the fingers run side by side rather than one after the other.
+// The CUDA kernels of hand_frames: eight lanes a hand, one for each finger and one for the palm; the last two idle. The
+// arithmetic is hand_frames.h's. Launch latency is most of the cost, so the fingers run side by side rather than one
+// after the other.
 #pragma once
 
 #include <cstdint>
@@ -15,28 +16,33 @@ namespace amt::frames::cuda {
 
 constexpr int lanes_per_hand = 8, palm_lane = num_fingers, threads_per_block = 128;
 
-template <class T> __device__ Vec3<T> point(const T* hand, FrameStrides s, int item) {
+template <class T>
+__device__ Vec3<T> point(const T* hand, FrameStrides s, int item) {
   const T* at = hand + item * s.item;
   return {at[0], at[s.column], at[2 * s.column]};
 }
 
-template <class T> __device__ Frame<T> matrix(const T* hand, FrameStrides s, int item) {
+template <class T>
+__device__ Frame<T> matrix(const T* hand, FrameStrides s, int item) {
   const T* at = hand + item * s.item;
   const int64_t r = s.row, c = s.column;
   return {{at[0], at[r], at[2 * r]}, {at[c], at[r + c], at[2 * r + c]}, {at[2 * c], at[r + 2 * c], at[2 * r + 2 * c]}};
 }
 
-template <class T, class C> __device__ void put(T* at, Vec3<C> v) {
+template <class T, class C>
+__device__ void put(T* at, Vec3<C> v) {
   at[0] = static_cast<T>(v.x), at[1] = static_cast<T>(v.y), at[2] = static_cast<T>(v.z);
 }
 
-template <class T, class C> __device__ void put(T* at, const Frame<C>& f) {
+template <class T, class C>
+__device__ void put(T* at, const Frame<C>& f) {
   put(at, Vec3<C>{f.x.x, f.y.x, f.z.x});
   put(at + 3, Vec3<C>{f.x.y, f.y.y, f.z.y});
   put(at + 6, Vec3<C>{f.x.z, f.y.z, f.z.z});
 }
 
-template <class T> __device__ Vec3<Exact> exact_point(const T* hand, FrameStrides s, int item) {
+template <class T>
+__device__ Vec3<Exact> exact_point(const T* hand, FrameStrides s, int item) {
   const Vec3<T> p = point(hand, s, item);
   return {p.x, p.y, p.z};
 }
@@ -74,7 +80,8 @@ __global__ void __launch_bounds__(threads_per_block)
 }
 
 // The sum over a hand's lanes, the same in all of them and in the same order every time.
-template <class T> __device__ Vec3<T> sum_over_lanes(Vec3<T> v) {
+template <class T>
+__device__ Vec3<T> sum_over_lanes(Vec3<T> v) {
 #pragma unroll
   for (int step = 1; step < lanes_per_hand; step *= 2)
     v = v + Vec3<T>{__shfl_xor_sync(~0u, v.x, step), __shfl_xor_sync(~0u, v.y, step), __shfl_xor_sync(~0u, v.z, step)};
@@ -83,8 +90,9 @@ template <class T> __device__ Vec3<T> sum_over_lanes(Vec3<T> v) {
 
 template <class T>
 __global__ void __launch_bounds__(threads_per_block)
-    backward_kernel(const T* grad_origins, FrameStrides origin_strides, const T* grad_rotations, FrameStrides rotation_strides,
-             const T* joints, FrameStrides joint_strides, T* grad_joints, int64_t hands) {
+    backward_kernel(const T* grad_origins, FrameStrides origin_strides, const T* grad_rotations,
+                    FrameStrides rotation_strides, const T* joints, FrameStrides joint_strides, T* grad_joints,
+                    int64_t hands) {
   const int64_t thread = blockIdx.x * int64_t(threads_per_block) + threadIdx.x, number = thread / lanes_per_hand;
   const bool there = number < hands;
   const int64_t hand = there ? number : hands - 1;  // lanes past the end stay for the sums and write nothing

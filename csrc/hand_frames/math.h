@@ -1,9 +1,9 @@
-// The frames of one finger and of the palm, forward and backward, for CPU and CUDA. T is float or double, or a vector of them
-// with one hand a lane (simd_frames.cpp), so every condition is a select and no lane waits for another.
+// The frames of one finger and of the palm, forward and backward, for CPU and CUDA. T is float or double, or a vector
+// of them with one hand a lane (simd_frames.cpp), so every condition is a select and no lane waits for another.
 //
-// A frame only ever rotates, so backward carries torques instead of nine-number gradients: a turn w of the frame (each column
-// r moves by w x r) changes the loss by w . t with t = sum of r x dL/dr. With h = z + b, 1 + c = h.h / 2, the shortest arc
-// from z to b turns a child by  w' = w + b x e - b (e . z x b) / (1 + c),  e = db - w x b,  which gives
+// A frame only ever rotates, so backward carries torques instead of nine-number gradients: a turn w of the frame (each
+// column r moves by w x r) changes the loss by w . t with t = sum of r x dL/dr. With h = z + b, 1 + c = h.h / 2, the
+// shortest arc from z to b turns a child by  w' = w + b x e - b (e . z x b) / (1 + c),  e = db - w x b,  which gives
 //   dL/db = t' x b - (t'.b) (z x b) / (1 + c)      and, for the parent,      t = (t'.b) h / (1 + c).
 #pragma once
 
@@ -25,60 +25,104 @@ AMT_INLINE constexpr int frame_of(int finger, int i) {
   return i == 3 ? finger : i == 0 ? num_fingers + finger : 2 * num_fingers + 2 * finger + i - 1;
 }
 
-template <class T> concept Vector = requires(T v) { v[0]; };
+template <class T>
+concept Vector = requires(T v) { v[0]; };
 
-template <class T> AMT_INLINE T constant(double x) {
-  if constexpr (Vector<T>) return T{} + static_cast<decltype(T{}[0] + 0)>(x);
-  else return static_cast<T>(x);
+template <class T>
+AMT_INLINE T constant(double x) {
+  if constexpr (Vector<T>)
+    return T{} + static_cast<decltype(T{}[0] + 0)>(x);
+  else
+    return static_cast<T>(x);
 }
-template <class M, class T> AMT_INLINE T select(M mask, T a, T b) { return mask ? a : b; }
-template <class T> AMT_INLINE T absolute(T x) { return select(x < constant<T>(0), -x, x); }
+template <class M, class T>
+AMT_INLINE T select(M mask, T a, T b) {
+  return mask ? a : b;
+}
+template <class T>
+AMT_INLINE T absolute(T x) {
+  return select(x < constant<T>(0), -x, x);
+}
 AMT_INLINE float root(float x) { return __builtin_sqrtf(x); }
 AMT_INLINE double root(double x) { return __builtin_sqrt(x); }
-template <Vector T> AMT_INLINE T root(T x) {
+template <Vector T>
+AMT_INLINE T root(T x) {
   for (int i = 0; i < static_cast<int>(sizeof(T) / sizeof(x[0])); ++i) x[i] = root(x[i]);
   return x;
 }
 
-// What forward computes in, whatever the joints are: an arc of nearly half a turn amplifies every rounding along a finger, and in
-// float32 frames would not turn with the hand to 1e-5.
+// What forward computes in, whatever the joints are: an arc of nearly half a turn amplifies every rounding along a
+// finger, and in float32 frames would not turn with the hand to 1e-5.
 using Exact = double;
 
-template <class T> struct Vec3 { T x, y, z; };
-template <class T> struct Frame { Vec3<T> x, y, z; };  // the columns of a rotation
+template <class T>
+struct Vec3 {
+  T x, y, z;
+};
+template <class T>
+struct Frame {
+  Vec3<T> x, y, z;
+};  // the columns of a rotation
 
-template <class T> AMT_INLINE Vec3<T> operator+(Vec3<T> a, Vec3<T> b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
-template <class T> AMT_INLINE Vec3<T> operator-(Vec3<T> a, Vec3<T> b) { return {a.x - b.x, a.y - b.y, a.z - b.z}; }
-template <class T> AMT_INLINE Vec3<T> operator-(Vec3<T> a) { return {-a.x, -a.y, -a.z}; }
-template <class T> AMT_INLINE Vec3<T> operator*(Vec3<T> a, T s) { return {a.x * s, a.y * s, a.z * s}; }
-template <class T> AMT_INLINE T dot(Vec3<T> a, Vec3<T> b) { return a.x * b.x + a.y * b.y + a.z * b.z; }
-template <class T> AMT_INLINE Vec3<T> cross(Vec3<T> a, Vec3<T> b) {
+template <class T>
+AMT_INLINE Vec3<T> operator+(Vec3<T> a, Vec3<T> b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z};
+}
+template <class T>
+AMT_INLINE Vec3<T> operator-(Vec3<T> a, Vec3<T> b) {
+  return {a.x - b.x, a.y - b.y, a.z - b.z};
+}
+template <class T>
+AMT_INLINE Vec3<T> operator-(Vec3<T> a) {
+  return {-a.x, -a.y, -a.z};
+}
+template <class T>
+AMT_INLINE Vec3<T> operator*(Vec3<T> a, T s) {
+  return {a.x * s, a.y * s, a.z * s};
+}
+template <class T>
+AMT_INLINE T dot(Vec3<T> a, Vec3<T> b) {
+  return a.x * b.x + a.y * b.y + a.z * b.z;
+}
+template <class T>
+AMT_INLINE Vec3<T> cross(Vec3<T> a, Vec3<T> b) {
   return {a.y * b.z - a.z * b.y, a.z * b.x - a.x * b.z, a.x * b.y - a.y * b.x};
 }
-template <class T> AMT_INLINE T manhattan(Vec3<T> a) { return absolute(a.x) + absolute(a.y) + absolute(a.z); }
-template <class M, class T> AMT_INLINE Vec3<T> select(M mask, Vec3<T> a, Vec3<T> b) {
+template <class T>
+AMT_INLINE T manhattan(Vec3<T> a) {
+  return absolute(a.x) + absolute(a.y) + absolute(a.z);
+}
+template <class M, class T>
+AMT_INLINE Vec3<T> select(M mask, Vec3<T> a, Vec3<T> b) {
   return {select(mask, a.x, b.x), select(mask, a.y, b.y), select(mask, a.z, b.z)};
 }
-template <class T> AMT_INLINE Vec3<T> zero3() { return {constant<T>(0), constant<T>(0), constant<T>(0)}; }
-template <class T> AMT_INLINE Vec3<T> torque(Frame<T> f, Frame<T> gradient) {
+template <class T>
+AMT_INLINE Vec3<T> zero3() {
+  return {constant<T>(0), constant<T>(0), constant<T>(0)};
+}
+template <class T>
+AMT_INLINE Vec3<T> torque(Frame<T> f, Frame<T> gradient) {
   return cross(f.x, gradient.x) + cross(f.y, gradient.y) + cross(f.z, gradient.z);
 }
 
 // What brings a vector of this size to about 1, so that squares of 1e20 and 1e-20 stay in range.
-template <class T> AMT_INLINE T scale_for(T size) {
+template <class T>
+AMT_INLINE T scale_for(T size) {
   return constant<T>(1) / select(size < constant<T>(smallest_size), constant<T>(smallest_size), size);
 }
 
-// From the wrist to the bases of index and little finger, times one common scale. NaN is never "none" nor "flat": it comes
-// out where it came in.
-template <class T> struct Palm {
+// From the wrist to the bases of index and little finger, times one common scale. NaN is never "none" nor "flat": it
+// comes out where it came in.
+template <class T>
+struct Palm {
   Vec3<T> index, little;
   T scale, per_normal, per_middle;  // 1 / length of index x little and of index + little
   Frame<T> frame;
   decltype(T{} <= T{}) flat;
 };
 
-template <class T> AMT_INLINE Palm<T> palm_of(Vec3<T> wrist, Vec3<T> index, Vec3<T> little) {
+template <class T>
+AMT_INLINE Palm<T> palm_of(Vec3<T> wrist, Vec3<T> index, Vec3<T> little) {
   const T zero = constant<T>(0), one = constant<T>(1);
   Palm<T> p;
   p.index = index - wrist;
@@ -100,14 +144,16 @@ template <class T> AMT_INLINE Palm<T> palm_of(Vec3<T> wrist, Vec3<T> index, Vec3
 }
 
 // A bone and what its frame needs of its parent: b = bone / |bone|, h = z + b. `still`: no arc, hence no gradient.
-template <class T> struct Bone {
+template <class T>
+struct Bone {
   Vec3<T> b, h, parent_z;
   T per_length, two_over_hh;  // 1 / |bone|
   decltype(T{} <= T{}) still;
 };
 
 // Replaces `frame` by the frame carried to the end of the bone.
-template <class T> AMT_INLINE Bone<T> transport(Frame<T>& frame, Vec3<T> bone) {
+template <class T>
+AMT_INLINE Bone<T> transport(Frame<T>& frame, Vec3<T> bone) {
   const T one = constant<T>(1), tiny = constant<T>(reversed_length);
   Bone<T> s;
   const T size = manhattan(bone), scale = scale_for(size);
@@ -133,7 +179,8 @@ template <class T> AMT_INLINE Bone<T> transport(Frame<T>& frame, Vec3<T> bone) {
 }
 
 // `turn` is the torque on the bone's frame and becomes the one on its parent's; returns dL/dbone.
-template <class T> AMT_INLINE Vec3<T> transport_backward(const Bone<T>& s, Vec3<T>& turn) {
+template <class T>
+AMT_INLINE Vec3<T> transport_backward(const Bone<T>& s, Vec3<T>& turn) {
   const T along = dot(turn, s.b) * s.two_over_hh;
   const Vec3<T> to_bone = (cross(turn, s.b) - cross(s.parent_z, s.h) * along) * s.per_length;
   turn = select(s.still, turn, s.h * along);
@@ -141,7 +188,8 @@ template <class T> AMT_INLINE Vec3<T> transport_backward(const Bone<T>& s, Vec3<
 }
 
 // dL/dindex and dL/dlittle from the torque on the palm's frame; the wrist gets minus their sum.
-template <class T> AMT_INLINE void palm_backward(const Palm<T>& p, Vec3<T> turn, Vec3<T>& to_index, Vec3<T>& to_little) {
+template <class T>
+AMT_INLINE void palm_backward(const Palm<T>& p, Vec3<T> turn, Vec3<T>& to_index, Vec3<T>& to_little) {
   const Vec3<T> to_middle = cross(turn, p.frame.z) * p.per_middle;
   const Vec3<T> to_normal = p.frame.x * (dot(turn, p.frame.z) * p.per_normal);
   to_index = select(p.flat, zero3<T>(), (to_middle + cross(p.little, to_normal)) * p.scale);

@@ -1,5 +1,6 @@
-// refine's backward on the CPU. Every output has one owner and a fixed order of summation: an image's own gradients are summed
-// by the thread that holds its chunk, those of the weights in slices of chunks that do not depend on the number of threads.
+// refine's backward on the CPU. Every output has one owner and a fixed order of summation: an image's own gradients are
+// summed by the thread that holds its chunk, those of the weights in slices of chunks that do not depend on the number
+// of threads.
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -11,11 +12,11 @@ namespace {
 
 constexpr int64_t most_slices = 16;
 constexpr int64_t least_units = 64;  // of the hidden layer, worth a thread
-constexpr int64_t least_rows = 8;  // to read, worth a thread: waking one costs as much as ten rows in the cache
+constexpr int64_t least_rows = 8;    // to read, worth a thread: waking one costs as much as ten rows in the cache
 constexpr int64_t fresh_bytes = int64_t(32) << 20;  // malloc always asks the kernel for blocks larger than this
 
-// A map's gradient, zero but for the pixels that were read. The kernel hands out large blocks as zero pages that take memory
-// when they are first written, so zeros are written only into small ones (by the caller: *is_zero says whether).
+// A map's gradient, zero but for the pixels that were read. The kernel hands out large blocks as zero pages that take
+// memory when they are first written, so zeros are written only into small ones (by the caller: *is_zero says whether).
 Tensor map_gradient(const Tensor& map, bool* is_zero) {
   std::vector<int64_t> sizes(map.sizes().begin(), map.sizes().end());
   const int64_t bytes = map.numel() * size_of(element_of(map));
@@ -39,39 +40,50 @@ struct Needs {
 };
 
 // What one slice of chunks adds to the weights' gradients.
-template <class T> struct Partial {
+template <class T>
+struct Partial {
   Buffer<T> w1;  // [S, D, stride]
   Buffer<T> b1;  // [S, D, J]
   Buffer<T> w2;  // [S, 3, D]
   Buffer<T> b2;  // [S, 3]
 };
 
-template <class T> struct Outputs {
-  T *joints, *intrinsics;     // null: not needed
+template <class T>
+struct Outputs {
+  T *joints, *intrinsics;  // null: not needed
   std::vector<char*> maps;
   std::vector<bool> is_zero;
 };
 
-template <class T> struct Scratch {
-  Buffer<Pixel<T>> pixels;      // [rows]
-  Buffer<Taps<T>> taps;         // [S, rows, maps]
-  Buffer<Sample<T>> samples;    // [rows, maps]
+template <class T>
+struct Scratch {
+  Buffer<Pixel<T>> pixels;    // [rows]
+  Buffer<Taps<T>> taps;       // [S, rows, maps]
+  Buffer<Sample<T>> samples;  // [rows, maps]
   Buffer<T> relative, carry, offsets, hidden, d_inputs, inputs, dots, d_intrinsics;
 
   explicit Scratch(const Problem<T>& p)
-      : pixels(p.plan.lanes), taps(p.num_steps * p.plan.lanes * p.num_maps()), samples(p.plan.lanes * p.num_maps()),
-        relative(p.plan.lanes * 3), carry(p.plan.lanes * 3), offsets(p.plan.lanes * 3), hidden(p.num_hidden * p.plan.lanes),
-        d_inputs(p.num_steps * p.plan.lanes * p.stride), inputs(p.plan.lanes * p.stride), dots(p.plan.lanes * p.num_maps() * 4),
+      : pixels(p.plan.lanes),
+        taps(p.num_steps * p.plan.lanes * p.num_maps()),
+        samples(p.plan.lanes * p.num_maps()),
+        relative(p.plan.lanes * 3),
+        carry(p.plan.lanes * 3),
+        offsets(p.plan.lanes * 3),
+        hidden(p.num_hidden * p.plan.lanes),
+        d_inputs(p.num_steps * p.plan.lanes * p.stride),
+        inputs(p.plan.lanes * p.stride),
+        dots(p.plan.lanes * p.num_maps() * 4),
         d_intrinsics(p.plan.images * 6) {}
 };
 
-// w1 as the product with the hidden layer's gradient reads it. Where many rows share it, in blocks of matrix_columns inputs
-// [S, blocks, D, matrix_columns]: the rows of w1 may be whole pages apart. Where few do, only its last block is copied, because
-// whole vectors of it are read. Same numbers, same order, same result.
-template <class T> struct PackedW1 {
+// w1 as the product with the hidden layer's gradient reads it. Where many rows share it, in blocks of matrix_columns
+// inputs [S, blocks, D, matrix_columns]: the rows of w1 may be whole pages apart. Where few do, only its last block is
+// copied, because whole vectors of it are read. Same numbers, same order, same result.
+template <class T>
+struct PackedW1 {
   int64_t direct_blocks;  // of w1 itself
   int64_t copied_blocks;
-  Buffer<T> copy;         // [S, copied_blocks, D, matrix_columns], zeros beyond the last input
+  Buffer<T> copy;  // [S, copied_blocks, D, matrix_columns], zeros beyond the last input
 
   PackedW1(const Problem<T>& p, bool needed) : direct_blocks(0), copied_blocks(0) {
     if (!needed) return;
@@ -98,11 +110,20 @@ template <class T> struct PackedW1 {
   // d_inputs [rows, stride] = hidden [D, lanes], turned, times w1 of a step.
   void multiply(const Problem<T>& p, int64_t step, const T* hidden, int64_t rows, int64_t lanes, T* d_inputs) const {
     const int64_t direct = direct_blocks * matrix_columns;
-    const Product<T> from_w1{rows, p.num_hidden, direct, hidden, 1, lanes, p.w1.get() + step * p.w1_step, p.w1_row,
-                             matrix_columns, d_inputs, p.stride, false};
-    const Product<T> from_copy{rows, p.num_hidden, p.stride - direct, hidden, 1, lanes,
-                               copy.get() + step * copied_blocks * matrix_columns * p.num_hidden, matrix_columns,
-                               matrix_columns * p.num_hidden, d_inputs + direct, p.stride, false};
+    const Product<T> from_w1{rows,     p.num_hidden,   direct,   hidden,   1,    lanes, p.w1.get() + step * p.w1_step,
+                             p.w1_row, matrix_columns, d_inputs, p.stride, false};
+    const Product<T> from_copy{rows,
+                               p.num_hidden,
+                               p.stride - direct,
+                               hidden,
+                               1,
+                               lanes,
+                               copy.get() + step * copied_blocks * matrix_columns * p.num_hidden,
+                               matrix_columns,
+                               matrix_columns * p.num_hidden,
+                               d_inputs + direct,
+                               p.stride,
+                               false};
     torch::stable::parallel_for(0, direct_blocks + copied_blocks, 1, [&](int64_t begin, int64_t end) {
       if (begin < direct_blocks) AMT_SIMD(refine_product<T>)(from_w1, begin, std::min(end, direct_blocks));
       if (end > direct_blocks)
@@ -132,13 +153,14 @@ void scatter_image(const Problem<T>& p, int64_t image, int m, int64_t first_row,
   std::stable_sort(contributions.begin(), contributions.end(),
                    [](const Contribution<T>& a, const Contribution<T>& b) { return a.pixel < b.pixel; });
   char* to = out + image * map.height * map.width * map.channels * size_of(p.element);
-  AMT_SIMD(refine_scatter<T>)(Scatter<T>{p.element, to, map.channels, contributions.data(), static_cast<int64_t>(contributions.size())});
+  AMT_SIMD(refine_scatter<T>)(
+      Scatter<T>{p.element, to, map.channels, contributions.data(), static_cast<int64_t>(contributions.size())});
 }
 
 template <class T>
 void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T* kept, const T* gradient,
-                    const PackedW1<T>& packed_w1, bool detach, Needs needs, bool first_of_slice, Partial<T>* partial, const Outputs<T>& out,
-                    const Scratch<T>& scratch) {
+                    const PackedW1<T>& packed_w1, bool detach, Needs needs, bool first_of_slice, Partial<T>* partial,
+                    const Outputs<T>& out, const Scratch<T>& scratch) {
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints, lanes = round_up(rows, panel_rows);
   const int num_maps = p.num_maps();
@@ -169,22 +191,47 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
     }
 
     const int64_t weights_at = step * p.num_hidden;
-    const HiddenBackward<T> hidden{rows, lanes, p.num_hidden, p.num_joints,
-                                   kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes, p.plan.lanes,
-                                   scratch.offsets.get(), p.w2.get() + weights_at * 3, scratch.hidden.get(),
+    const HiddenBackward<T> hidden{rows,
+                                   lanes,
+                                   p.num_hidden,
+                                   p.num_joints,
+                                   kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes,
+                                   p.plan.lanes,
+                                   scratch.offsets.get(),
+                                   p.w2.get() + weights_at * 3,
+                                   scratch.hidden.get(),
                                    needs.weights ? partial->w2.get() + weights_at * 3 : nullptr,
                                    needs.weights ? partial->b1.get() + weights_at * p.num_joints : nullptr};
-    torch::stable::parallel_for(0, p.num_hidden, least_units, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden_backward<T>)(hidden, b, e); });
+    torch::stable::parallel_for(0, p.num_hidden, least_units,
+                                [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden_backward<T>)(hidden, b, e); });
 
     if (coordinates || needs.maps) packed_w1.multiply(p, step, scratch.hidden.get(), rows, lanes, d_inputs);
     if (coordinates || needs.weights) {
-      const Gather<T> gather{p.element, num_maps, p.channels.data(), scratch.samples.get(), scratch.relative.get(), p.stride,
-                             scratch.inputs.get(), coordinates ? d_inputs : nullptr, scratch.dots.get()};
-      torch::stable::parallel_for(0, rows, least_rows, [&](int64_t b, int64_t e) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
+      const Gather<T> gather{p.element,
+                             num_maps,
+                             p.channels.data(),
+                             scratch.samples.get(),
+                             scratch.relative.get(),
+                             p.stride,
+                             scratch.inputs.get(),
+                             coordinates ? d_inputs : nullptr,
+                             scratch.dots.get()};
+      torch::stable::parallel_for(0, rows, least_rows,
+                                  [&](int64_t b, int64_t e) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
     }
     if (needs.weights) {
-      const Product<T> product{p.num_hidden, rows, p.stride, scratch.hidden.get(), lanes, 1, scratch.inputs.get(), p.stride,
-                               matrix_columns, partial->w1.get() + weights_at * p.stride, p.stride, !first_of_slice};
+      const Product<T> product{p.num_hidden,
+                               rows,
+                               p.stride,
+                               scratch.hidden.get(),
+                               lanes,
+                               1,
+                               scratch.inputs.get(),
+                               p.stride,
+                               matrix_columns,
+                               partial->w1.get() + weights_at * p.stride,
+                               p.stride,
+                               !first_of_slice};
       torch::stable::parallel_for(0, (p.stride + matrix_columns - 1) / matrix_columns, 1,
                                   [&](int64_t b, int64_t e) { AMT_SIMD(refine_product<T>)(product, b, e); });
     }
@@ -198,9 +245,11 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
       T gx = 0, gy = 0, d_joint[3] = {0, 0, 0};
       for (int m = 0; m < num_maps; m++) {
         const Taps<T>& taps = scratch.taps[(step * p.plan.lanes + row) * num_maps + m];
-        if (taps.inside) locate_backward(taps, &scratch.dots[(row * num_maps + m) * 4], p.scale_x[m], p.scale_y[m], &gx, &gy);
+        if (taps.inside)
+          locate_backward(taps, &scratch.dots[(row * num_maps + m) * 4], p.scale_x[m], p.scale_y[m], &gx, &gy);
       }
-      project_backward(joint, p.intrinsics + image * 9, scratch.pixels[row], gx, gy, d_joint, &scratch.d_intrinsics[in_chunk * 6]);
+      project_backward(joint, p.intrinsics + image * 9, scratch.pixels[row], gx, gy, d_joint,
+                       &scratch.d_intrinsics[in_chunk * 6]);
       if (!joints_go_on) continue;
       for (int i = 0; i < 3; i++) {
         const T d_relative = relative_backward(joint[i], wrist[i], d_inputs[row * p.stride + p.num_inputs - 3 + i]);
@@ -232,7 +281,8 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
 }
 
 // Adds the slices in their order; `count` numbers of each, written as `to` holds them.
-template <class T> void sum_slices(const std::vector<const T*>& slices, int64_t offset, int64_t count, T* sum, Element to, char* out) {
+template <class T>
+void sum_slices(const std::vector<const T*>& slices, int64_t offset, int64_t count, T* sum, Element to, char* out) {
   if (slices.size() == 1) return AMT_SIMD(refine_narrow<T>)(to, slices[0] + offset, count, out);
   std::copy_n(slices[0] + offset, count, sum);
   for (size_t s = 1; s < slices.size(); s++)
@@ -242,7 +292,8 @@ template <class T> void sum_slices(const std::vector<const T*>& slices, int64_t 
 
 template <class T>
 void backward_all(const Problem<T>& p, const T* steps, const T* kept, const T* gradient, bool detach, Needs needs,
-                  const Outputs<T>& out, const Tensor* d_w1, const Tensor* d_b1, const Tensor* d_w2, const Tensor* d_b2) {
+                  const Outputs<T>& out, const Tensor* d_w1, const Tensor* d_b1, const Tensor* d_w2,
+                  const Tensor* d_b2) {
   const PackedW1<T> packed_w1(p, needs.coordinates || needs.maps || !detach);
   const int64_t slices = std::min(most_slices, p.plan.chunks);
   std::vector<Partial<T>> partials(slices);
@@ -262,7 +313,8 @@ void backward_all(const Problem<T>& p, const T* steps, const T* kept, const T* g
       }
       const int64_t first = slice * p.plan.chunks / slices, last = (slice + 1) * p.plan.chunks / slices;
       for (int64_t chunk = first; chunk < last; chunk++)
-        backward_chunk(p, chunk, steps, kept, gradient, packed_w1, detach, needs, chunk == first, &partial, out, scratch);
+        backward_chunk(p, chunk, steps, kept, gradient, packed_w1, detach, needs, chunk == first, &partial, out,
+                       scratch);
     }
   };
   // few images: the threads share each chunk's work
@@ -294,7 +346,8 @@ void backward_all(const Problem<T>& p, const T* steps, const T* kept, const T* g
     for (int64_t i = 0; i < units * p.num_joints; i++) sum[i] = s == 0 ? b1[s][i] : sum[i] + b1[s][i];
   for (int64_t unit = 0; unit < units; unit++)
     for (int64_t joint = 0; joint < p.num_joints; joint++)
-      turned[(unit / p.num_hidden * p.num_joints + joint) * p.num_hidden + unit % p.num_hidden] = sum[unit * p.num_joints + joint];
+      turned[(unit / p.num_hidden * p.num_joints + joint) * p.num_hidden + unit % p.num_hidden] =
+          sum[unit * p.num_joints + joint];
   AMT_SIMD(refine_narrow<T>)(element_of(*d_b1), turned.get(), units * p.num_joints, d_b1->mutable_data_ptr());
 }
 
@@ -303,18 +356,19 @@ Tensor empty_like_contiguous(const Tensor& tensor) {
 }
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> refine_backward_cpu(
-    Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1,
-    Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach, int64_t needed) {
+    Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1,
+    Tensor b1, Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach, int64_t needed) {
   check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const Needs needs{(needed & needs_coordinates) != 0, (needed & needs_maps) != 0, (needed & needs_weights) != 0};
   const int64_t batch = joints.size(0), num_joints = joints.size(1);
   const Plan plan(batch, std::max<int64_t>(num_joints, 1));
   const bool empty = batch == 0 || num_joints == 0;
   STD_TORCH_CHECK(gradient.is_contiguous() && steps.is_contiguous() && gradient.numel() == steps.numel() &&
-                      steps.numel() == batch * w1.size(0) * num_joints * 3 && gradient.scalar_type() == joints.scalar_type() &&
-                      steps.scalar_type() == joints.scalar_type(),
+                      steps.numel() == batch * w1.size(0) * num_joints * 3 &&
+                      gradient.scalar_type() == joints.scalar_type() && steps.scalar_type() == joints.scalar_type(),
                   "refine_backward: gradient and steps must be contiguous [B, S, J, 3] in the joints' dtype");
-  STD_TORCH_CHECK(empty || (kept.numel() == plan.chunks * w1.size(0) * w1.size(1) * plan.lanes && kept.scalar_type() == joints.scalar_type()),
+  STD_TORCH_CHECK(empty || (kept.numel() == plan.chunks * w1.size(0) * w1.size(1) * plan.lanes &&
+                            kept.scalar_type() == joints.scalar_type()),
                   "refine_backward: kept must come from refine with keep=True");
   const auto output = [](bool is_needed, const Tensor& like) {
     return is_needed ? empty_like_contiguous(like) : torch::stable::new_empty(like, {0});
@@ -337,7 +391,8 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
   }
   const auto run = [&]<class T>(T) {
     const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
-    Outputs<T> out{static_cast<T*>(d_joints.mutable_data_ptr()), static_cast<T*>(d_intrinsics.mutable_data_ptr()), {}, is_zero};
+    Outputs<T> out{
+        static_cast<T*>(d_joints.mutable_data_ptr()), static_cast<T*>(d_intrinsics.mutable_data_ptr()), {}, is_zero};
     for (const Tensor& map : d_maps) out.maps.push_back(static_cast<char*>(map.mutable_data_ptr()));
     backward_all(problem, static_cast<const T*>(steps.const_data_ptr()), static_cast<const T*>(kept.const_data_ptr()),
                  static_cast<const T*>(gradient.const_data_ptr()), detach, needs, out, &d_w1, &d_b1, &d_w2, &d_b2);

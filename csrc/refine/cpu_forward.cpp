@@ -10,26 +10,36 @@ namespace amt::refine {
 namespace {
 
 // What a thread, or a team, takes at a time: enough that taking it costs nothing beside the work.
-constexpr int64_t piece_rows = 3, piece_groups = 4, piece_units = 16, piece_bias_groups = 2;  // groups: of 16 inputs, or units
+constexpr int64_t piece_rows = 3, piece_groups = 4, piece_units = 16,
+                  piece_bias_groups = 2;  // groups: of 16 inputs, or units
 static_assert(piece_groups % groups_together == 0);
 // Products for each thread below which one less is faster.
 constexpr int64_t least_products = 1 << 20, least_pair_products = 1 << 21;
 
 // b1 of every step as a chunk's panels read it: [steps, panels, units, panel_rows].
-template <class T> class Biases {
+template <class T>
+class Biases {
  public:
   explicit Biases(const Problem<T>& problem)
-      : p_(problem), lanes_(std::min(p_.plan.lanes, round_up(p_.batch * p_.num_joints, panel_rows))), units_(round_up(p_.num_hidden, 16)),
+      : p_(problem),
+        lanes_(std::min(p_.plan.lanes, round_up(p_.batch * p_.num_joints, panel_rows))),
+        units_(round_up(p_.num_hidden, 16)),
         panels_(p_.num_steps * lanes_ * units_) {}
   int64_t units() const { return units_; }  // of a panel, with what fills up the last group
-  const T* of(int64_t step, int64_t row) const { return panels_.get() + (step * lanes_ + row) * units_; }  // row: a panel's first
+  const T* of(int64_t step, int64_t row) const {
+    return panels_.get() + (step * lanes_ + row) * units_;
+  }  // row: a panel's first
 
   void fill(Team::Member& team) const {
     const int64_t groups = units_ / 16;
     team.share(p_.num_steps * groups, piece_bias_groups, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t step = i / groups, group = i % groups;
-        const BiasPanels<T> work{p_.b1.get() + step * p_.num_joints * p_.num_hidden, p_.num_joints, p_.num_hidden, lanes_, units_,
+        const BiasPanels<T> work{p_.b1.get() + step * p_.num_joints * p_.num_hidden,
+                                 p_.num_joints,
+                                 p_.num_hidden,
+                                 lanes_,
+                                 units_,
                                  panels_.get() + step * lanes_ * units_};
         AMT_SIMD(refine_bias_panels<T>)(work, group, group + 1);
       }
@@ -42,13 +52,14 @@ template <class T> class Biases {
   Buffer<T> panels_;
 };
 
-// How a row's inputs lie (simd_kernels.h), and bfloat16 weights w1 to match where that form is not floats. It is floats where a
-// backward follows: rounded samples can move a joint across a cell's border, where the gradient jumps.
+// How a row's inputs lie (simd_kernels.h), and bfloat16 weights w1 to match where that form is not floats. It is floats
+// where a backward follows: rounded samples can move a joint across a cell's border, where the gradient jumps.
 class NarrowWeights {
  public:
   NarrowWeights(const std::vector<Tensor>& maps, const Tensor& w1, bool backward, int64_t chunks) {
     for (const Tensor& map : maps) channels_.push_back(map.size(3));
-    const bool narrow = !backward && maps[0].scalar_type() == ScalarType::BFloat16 && w1.scalar_type() == ScalarType::BFloat16;
+    const bool narrow =
+        !backward && maps[0].scalar_type() == ScalarType::BFloat16 && w1.scalar_type() == ScalarType::BFloat16;
     layout_ = layout_of(narrow && has_tiles() ? Form::pairs : narrow && fast_int16() ? Form::fixed : Form::floats);
     if (layout_.form == Form::floats) return;
     data_ = w1.const_data_ptr();
@@ -73,7 +84,9 @@ class NarrowWeights {
   Buffer<float> fixed_, gains_;
   Buffer<uint16_t> tiles_;
 
-  Layout layout_of(Form form) const { return refine::layout_of(form, static_cast<int>(channels_.size()), channels_.data()); }
+  Layout layout_of(Form form) const {
+    return refine::layout_of(form, static_cast<int>(channels_.size()), channels_.data());
+  }
 
   // Tiles as they are read, each in lines of its own: strided rows cost the matrix unit half its time.
   void copy_tiles(const Tensor& w1) {
@@ -89,7 +102,8 @@ class NarrowWeights {
         for (int64_t unit = first; unit < std::min(first + block_units, hidden); unit++) {
           const uint16_t* from = weights + step * w1.stride(0) + unit * w1.stride(1);
           uint16_t* to = tiles_.get() + i * of_block + (unit - first) * 2 * tile_words;
-          for (int64_t k = 0; k < tiles; k++) std::memcpy(to + k * 2 * tile_weights, from + k * 2 * tile_words, 2 * tile_words * sizeof *to);
+          for (int64_t k = 0; k < tiles; k++)
+            std::memcpy(to + k * 2 * tile_weights, from + k * 2 * tile_words, 2 * tile_words * sizeof *to);
         }
       }
     });
@@ -99,8 +113,16 @@ class NarrowWeights {
     const int64_t blocks = layout_.blocks, hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
     fixed_ = Buffer<float>(copies * hidden * layout_.count);
     gains_ = Buffer<float>(copies * blocks * fixed_channels);
-    const FixWeights work{static_cast<const uint16_t*>(w1.const_data_ptr()), hidden, w1.stride(0), w1.stride(1),
-                          static_cast<int>(channels_.size()), channels_.data(), blocks, layout_.count, fixed_.get(), gains_.get()};
+    const FixWeights work{static_cast<const uint16_t*>(w1.const_data_ptr()),
+                          hidden,
+                          w1.stride(0),
+                          w1.stride(1),
+                          static_cast<int>(channels_.size()),
+                          channels_.data(),
+                          blocks,
+                          layout_.count,
+                          fixed_.get(),
+                          gains_.get()};
     std::atomic<bool> finite{true};
     torch::stable::parallel_for(0, copies * (blocks + 1), 1, [&](int64_t begin, int64_t end) {
       if (!AMT_SIMD(refine_fix_weights)(work, begin, end)) finite = false;
@@ -113,7 +135,8 @@ class NarrowWeights {
   }
 };
 
-template <class T> struct Scratch {
+template <class T>
+struct Scratch {
   Buffer<Sample<T>> samples;
   Buffer<T> panels, products, offsets;
 
@@ -121,7 +144,8 @@ template <class T> struct Scratch {
 
  private:
   Scratch(const Problem<T>& p, const Layout& layout, int64_t rows)
-      : samples(rows * p.num_maps()), panels(rows * layout.count),
+      : samples(rows * p.num_maps()),
+        panels(rows * layout.count),
         products(layout.form == Form::pairs ? round_up(p.num_hidden, block_units) * rows : 0),
         offsets(AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden) * 3 * rows) {}
 
@@ -131,8 +155,8 @@ template <class T> struct Scratch {
 };
 
 template <class T>
-void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chunk, const Biases<T>& bias, T* steps, T* kept,
-                  const Scratch<T>& scratch, Team::Member& team) {
+void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chunk, const Biases<T>& bias, T* steps,
+                  T* kept, const Scratch<T>& scratch, Team::Member& team) {
   const Layout& layout = narrow.layout();
   const bool floats = layout.form == Form::floats;
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
@@ -142,13 +166,14 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
     if (const int64_t used = round_up(rows, panel_rows); kept && used < p.plan.lanes) {  // the last chunk of few images
       T* keep = kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes;
       team.share(p.num_hidden, piece_units, [&](int64_t b, int64_t e) {
-        for (int64_t unit = b; unit < e; unit++) std::fill(keep + unit * p.plan.lanes + used, keep + (unit + 1) * p.plan.lanes, T(0));
+        for (int64_t unit = b; unit < e; unit++)
+          std::fill(keep + unit * p.plan.lanes + used, keep + (unit + 1) * p.plan.lanes, T(0));
       });
     }
     for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
       const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
-      const GatherPanels<T> gather{p.element, p.num_maps(), p.channels.data(), scratch.samples.get(), layout, narrow.gains(step),
-                                   count, scratch.panels.get()};
+      const GatherPanels<T> gather{p.element,          p.num_maps(), p.channels.data(),   scratch.samples.get(), layout,
+                                   narrow.gains(step), count,        scratch.panels.get()};
       team.share(width, piece_rows, [&](int64_t b, int64_t e) {
         for (int64_t i = b; i < e; i++) {
           T* relatives = gather.at(i, layout.count - 3);
@@ -160,17 +185,28 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
           const T* wrist = p.entering(steps, image, step);
           const T* joint = wrist + row % p.num_joints * 3;
           const Pixel<T> pixel = project(joint, p.intrinsics + image * 9);
-          for (int m = 0; m < p.num_maps(); m++) p.locate_sample(pixel, image, m, &scratch.samples[i * p.num_maps() + m]);
+          for (int m = 0; m < p.num_maps(); m++)
+            p.locate_sample(pixel, image, m, &scratch.samples[i * p.num_maps() + m]);
           for (int c = 0; c < 3; c++) relatives[c * panel_rows] = relative(joint[c], wrist[c]);
         }
       });
-      team.share(round_up(layout.sampled, 16) / 16, piece_groups, [&](int64_t b, int64_t e) {
-        AMT_SIMD(refine_gather_panels<T>)(gather, b, e);
-      });
+      team.share(round_up(layout.sampled, 16) / 16, piece_groups,
+                 [&](int64_t b, int64_t e) { AMT_SIMD(refine_gather_panels<T>)(gather, b, e); });
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
-      const Hidden<T> hidden{layout, scratch.panels.get(), width / panel_rows, count, p.num_hidden,
-                             floats ? p.w1.get() + step * p.w1_step : narrow.of(step), floats ? p.w1_row : narrow.row(),
-                             narrow.tiles(step), scratch.products.get(), bias.of(step, begin), bias.units(), p.w2.get() + step * 3 * p.num_hidden, keep, p.plan.lanes,
+      const Hidden<T> hidden{layout,
+                             scratch.panels.get(),
+                             width / panel_rows,
+                             count,
+                             p.num_hidden,
+                             floats ? p.w1.get() + step * p.w1_step : narrow.of(step),
+                             floats ? p.w1_row : narrow.row(),
+                             narrow.tiles(step),
+                             scratch.products.get(),
+                             bias.of(step, begin),
+                             bias.units(),
+                             p.w2.get() + step * 3 * p.num_hidden,
+                             keep,
+                             p.plan.lanes,
                              scratch.offsets.get()};
       team.share(blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
@@ -182,7 +218,8 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
           T* to = steps + ((image * p.num_steps + step) * p.num_joints + joint) * 3;
           for (int i = 0; i < 3; i++) {
             T offset = 0;
-            for (int64_t block = 0; block < blocks; block++) offset += scratch.offsets[(block * 3 + i) * width + row - begin];
+            for (int64_t block = 0; block < blocks; block++)
+              offset += scratch.offsets[(block * 3 + i) * width + row - begin];
             to[i] = from[i] + scale * (offset + b2[i]);
           }
         }
@@ -192,7 +229,8 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
 }
 
 // run(member) by `members` threads as one team.
-template <class Run> void with_team(int64_t members, const Run& run) {
+template <class Run>
+void with_team(int64_t members, const Run& run) {
   if (members <= 1) {
     Team::Member alone;
     return run(alone);
@@ -204,7 +242,8 @@ template <class Run> void with_team(int64_t members, const Run& run) {
   });
 }
 
-template <class T> void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* kept) {
+template <class T>
+void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* kept) {
   const Layout& layout = narrow.layout();
   const Biases<T> bias(p);
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden);
@@ -215,9 +254,11 @@ template <class T> void refine_all(const Problem<T>& p, const NarrowWeights& nar
   const auto chunks = [&](int64_t begin, int64_t end, const Scratch<T>& scratch, Team::Member& team) {
     for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, team);
   };
-  // Each its own chunks as long as there is one for every member. One or two that are left by all together: their threads wait
-  // for each other and for lines that another has written, so that a team is no faster than two or three threads alone.
-  const int64_t left = p.plan.chunks % members, shared = left <= 2 && 2 * left <= members ? left : 0, own = p.plan.chunks - shared;
+  // Each its own chunks as long as there is one for every member. One or two that are left by all together: their
+  // threads wait for each other and for lines that another has written, so that a team is no faster than two or three
+  // threads alone.
+  const int64_t left = p.plan.chunks % members, shared = left <= 2 && 2 * left <= members ? left : 0,
+                own = p.plan.chunks - shared;
   const Scratch<T> of_all(p, layout, shared > 0);
   with_team(members, [&](Team::Member& team) {
     bias.fill(team);
@@ -230,20 +271,23 @@ template <class T> void refine_all(const Problem<T>& p, const NarrowWeights& nar
   });
 }
 
-std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1, Tensor w2,
-                                      Tensor b2, int64_t height, int64_t width, double step_size, bool detach, bool keep) {
+std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1,
+                                      Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size,
+                                      bool detach, bool keep) {
   check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0);
   const Plan plan(batch, std::max<int64_t>(num_joints, 1));
   const bool nothing = batch == 0 || num_joints == 0;
   Tensor steps = amt::empty<4>({batch, num_steps, num_joints, 3}, joints.scalar_type(), joints);
-  Tensor kept = amt::empty<1>({keep && !nothing ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0}, joints.scalar_type(), joints);
+  Tensor kept = amt::empty<1>({keep && !nothing ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0},
+                              joints.scalar_type(), joints);
   if (nothing) return {steps, kept};
   const auto run = [&]<class T>(T) {
     const NarrowWeights narrow(maps, w1, keep, plan.chunks);
     const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size,
                              narrow.layout().form == Form::floats);
-    refine_all(problem, narrow, static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
+    refine_all(problem, narrow, static_cast<T*>(steps.mutable_data_ptr()),
+               keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);

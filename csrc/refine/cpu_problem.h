@@ -19,10 +19,12 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Uninitialised memory, on a cache line's boundary.
-template <class T> class Buffer {
+template <class T>
+class Buffer {
  public:
   explicit Buffer(int64_t count = 0)
-      : data_(count > 0 ? static_cast<T*>(std::aligned_alloc(64, round_up(count * sizeof(T), 64))) : nullptr, &std::free) {
+      : data_(count > 0 ? static_cast<T*>(std::aligned_alloc(64, round_up(count * sizeof(T), 64))) : nullptr,
+              &std::free) {
     STD_TORCH_CHECK(count <= 0 || data_, "refine: out of memory");
   }
   T* get() const { return data_.get(); }
@@ -65,10 +67,12 @@ struct Map {
   int64_t height, width, channels;
 };
 
-template <class T> constexpr Element element_for = sizeof(T) == 8 ? Element::float64 : Element::float32;
+template <class T>
+constexpr Element element_for = sizeof(T) == 8 ? Element::float64 : Element::float32;
 
 // A tensor's values as T; a copy only where its dtype is another.
-template <class T> class Values {
+template <class T>
+class Values {
  public:
   Values(const Tensor& tensor, int64_t count) : data_(static_cast<const T*>(tensor.const_data_ptr())) {
     const Element element = element_of(tensor);
@@ -93,7 +97,8 @@ inline int64_t reach(const Tensor& w1) {  // elements from w1's first to its las
   return w1.numel() == 0 ? 0 : (w1.size(0) - 1) * w1.stride(0) + (w1.size(1) - 1) * w1.stride(1) + w1.size(2);
 }
 
-template <class T> struct Problem {
+template <class T>
+struct Problem {
   int64_t batch, num_joints, num_steps, num_hidden, num_inputs, stride;
   const T *joints, *intrinsics;
   std::vector<Map> maps;
@@ -109,11 +114,23 @@ template <class T> struct Problem {
   Problem(const Tensor& joints_, const Tensor& intrinsics_, const std::vector<Tensor>& maps_, const Tensor& w1_,
           const Tensor& b1_, const Tensor& w2_, const Tensor& b2_, int64_t height, int64_t width, double step_size_,
           bool reads_w1 = true)
-      : batch(joints_.size(0)), num_joints(joints_.size(1)), num_steps(w1_.size(0)), num_hidden(w1_.size(1)),
-        num_inputs(w1_.size(2)), stride(round_up(num_inputs, 16)), joints(static_cast<const T*>(joints_.const_data_ptr())),
-        intrinsics(static_cast<const T*>(intrinsics_.const_data_ptr())), element(element_of(maps_[0])),
-        w1(w1_, reads_w1 ? reach(w1_) : 0), b1(b1_, b1_.numel()), w2(w2_, w2_.numel()), b2(b2_, b2_.numel()), w1_step(w1_.stride(0)),
-        w1_row(w1_.stride(1)), first_step_size(step_size_), plan(batch, num_joints) {
+      : batch(joints_.size(0)),
+        num_joints(joints_.size(1)),
+        num_steps(w1_.size(0)),
+        num_hidden(w1_.size(1)),
+        num_inputs(w1_.size(2)),
+        stride(round_up(num_inputs, 16)),
+        joints(static_cast<const T*>(joints_.const_data_ptr())),
+        intrinsics(static_cast<const T*>(intrinsics_.const_data_ptr())),
+        element(element_of(maps_[0])),
+        w1(w1_, reads_w1 ? reach(w1_) : 0),
+        b1(b1_, b1_.numel()),
+        w2(w2_, w2_.numel()),
+        b2(b2_, b2_.numel()),
+        w1_step(w1_.stride(0)),
+        w1_row(w1_.stride(1)),
+        first_step_size(step_size_),
+        plan(batch, num_joints) {
     int64_t most = 0;
     for (const Tensor& map : maps_) {
       const int64_t size = size_of(element);
@@ -153,29 +170,37 @@ template <class T> struct Problem {
 inline void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps, const Tensor& w1,
                   const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height, int64_t width) {
   const ScalarType dtype = joints.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "refine: joints must be float32 or float64");
-  STD_TORCH_CHECK(joints.dim() == 3 && joints.size(2) == 3 && joints.is_contiguous(), "refine: joints must be contiguous [B, J, 3]");
-  STD_TORCH_CHECK(intrinsics.dim() == 3 && intrinsics.size(0) == joints.size(0) && intrinsics.size(1) == 3 && intrinsics.size(2) == 3 &&
-                      intrinsics.is_contiguous() && intrinsics.scalar_type() == dtype,
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                  "refine: joints must be float32 or float64");
+  STD_TORCH_CHECK(joints.dim() == 3 && joints.size(2) == 3 && joints.is_contiguous(),
+                  "refine: joints must be contiguous [B, J, 3]");
+  STD_TORCH_CHECK(intrinsics.dim() == 3 && intrinsics.size(0) == joints.size(0) && intrinsics.size(1) == 3 &&
+                      intrinsics.size(2) == 3 && intrinsics.is_contiguous() && intrinsics.scalar_type() == dtype,
                   "refine: intrinsics must be contiguous [B, 3, 3] in the joints' dtype");
   STD_TORCH_CHECK(!maps.empty() && maps.size() <= max_maps, "refine: maps must hold 1 to 4 maps, got ", maps.size());
   int64_t channels = 0;
   for (const Tensor& map : maps) {
-    STD_TORCH_CHECK(map.dim() == 4 && map.size(0) == joints.size(0) && map.is_cpu(), "refine: maps must be [B, H, W, C] on the CPU");
-    STD_TORCH_CHECK(map.stride(3) == 1 || map.size(3) <= 1, "refine: maps must be channels last in memory (stride 1 of the channels)");
-    STD_TORCH_CHECK(map.scalar_type() == maps[0].scalar_type() && ((map.scalar_type() == ScalarType::Double) == (dtype == ScalarType::Double)),
+    STD_TORCH_CHECK(map.dim() == 4 && map.size(0) == joints.size(0) && map.is_cpu(),
+                    "refine: maps must be [B, H, W, C] on the CPU");
+    STD_TORCH_CHECK(map.stride(3) == 1 || map.size(3) <= 1,
+                    "refine: maps must be channels last in memory (stride 1 of the channels)");
+    STD_TORCH_CHECK(map.scalar_type() == maps[0].scalar_type() &&
+                        ((map.scalar_type() == ScalarType::Double) == (dtype == ScalarType::Double)),
                     "refine: maps must share one dtype, float64 exactly with float64 joints");
     channels += map.size(3);
   }
-  STD_TORCH_CHECK(w1.dim() == 3 && w1.size(2) == channels + 3 && w1.stride(2) == 1 && w1.stride(1) >= 0 && w1.stride(0) >= 0,
-                  "refine: w1 must be [S, D, C + 3] with stride 1 in its last dimension");
+  STD_TORCH_CHECK(
+      w1.dim() == 3 && w1.size(2) == channels + 3 && w1.stride(2) == 1 && w1.stride(1) >= 0 && w1.stride(0) >= 0,
+      "refine: w1 must be [S, D, C + 3] with stride 1 in its last dimension");
   const int64_t steps = w1.size(0), hidden = w1.size(1);
   STD_TORCH_CHECK(steps >= 1, "refine: w1 must hold at least one step");
-  STD_TORCH_CHECK(b1.dim() == 3 && b1.size(0) == steps && b1.size(1) == joints.size(1) && b1.size(2) == hidden && b1.is_contiguous(),
+  STD_TORCH_CHECK(b1.dim() == 3 && b1.size(0) == steps && b1.size(1) == joints.size(1) && b1.size(2) == hidden &&
+                      b1.is_contiguous(),
                   "refine: b1 must be contiguous [S, J, D]");
   STD_TORCH_CHECK(w2.dim() == 3 && w2.size(0) == steps && w2.size(1) == 3 && w2.size(2) == hidden && w2.is_contiguous(),
                   "refine: w2 must be contiguous [S, 3, D]");
-  STD_TORCH_CHECK(b2.dim() == 2 && b2.size(0) == steps && b2.size(1) == 3 && b2.is_contiguous(), "refine: b2 must be contiguous [S, 3]");
+  STD_TORCH_CHECK(b2.dim() == 2 && b2.size(0) == steps && b2.size(1) == 3 && b2.is_contiguous(),
+                  "refine: b2 must be contiguous [S, 3]");
   for (const Tensor* weight : {&w1, &b1, &w2, &b2})
     STD_TORCH_CHECK(weight->scalar_type() == maps[0].scalar_type() || weight->scalar_type() == dtype,
                     "refine: the weights must be of the maps' dtype or the joints'");

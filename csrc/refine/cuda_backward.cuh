@@ -1,6 +1,7 @@
-// refine's backward on CUDA, first part: all steps of one image in one launch, last step first, through the MLP, the taps and the
-// projection into joints and intrinsics. What the weights' and the maps' gradients need is written to scratch
-// (cuda_gradients.cuh sums it). A team of blocks shares an image as in the forward; every sum has one owner and one order.
+// refine's backward on CUDA, first part: all steps of one image in one launch, last step first, through the MLP, the
+// taps and the projection into joints and intrinsics. What the weights' and the maps' gradients need is written to
+// scratch (cuda_gradients.cuh sums it). A team of blocks shares an image as in the forward; every sum has one owner and
+// one order.
 #pragma once
 
 #include "refine/cuda_problem.cuh"
@@ -11,17 +12,19 @@ constexpr int joints_a_warp = joint_tile / warps;
 constexpr int chunks_at_once = 4;
 
 // Rows are [B, S, J]; all in the joints' dtype. Null where nobody needs it.
-template <class T> struct Scratch {
+template <class T>
+struct Scratch {
   T* d_offset;  // [rows, 3]: gradient of the MLP's output
   T* d_hidden;  // [rows, D]: gradient of its pre-activations
   T* inputs;    // [rows, C + 3]: what it read
   T* d_inputs;  // [rows, C]: gradient of the samples
 };
 
-template <class T> struct BackwardMemory {
+template <class T>
+struct BackwardMemory {
   T entering[max_joints][3], d_leaving[max_joints][3], d_offset[max_joints][3];
-  T d_near[max_joints][3];             // of this block's units only
-  T dots[max_joints][max_maps][4];     // of this block's channels only: gradient * tap, summed over the channels
+  T d_near[max_joints][3];          // of this block's units only
+  T dots[max_joints][max_maps][4];  // of this block's channels only: gradient * tap, summed over the channels
   T d_joint[max_joints][3], d_near_scaled[max_joints][3], d_camera[max_joints][6];
   Taps<T> taps[joint_tile][max_maps];
   alignas(16) T d_hidden[1][joint_tile];  // [D, joint_tile] in truth: the rest of the launch's shared memory
@@ -41,7 +44,8 @@ __device__ void mlp_backward(const Problem<T>& p, BackwardMemory<T>& memory, con
         gradient += memory.d_offset[j][i] * load<T, M>(p.w2, (static_cast<int64_t>(step) * 3 + i) * p.num_hidden + u);
       gradient *= gelu_backward(kept[row + u]);
       scratch.d_hidden[row + u] = gradient;
-      for (int i = 0; i < 3; ++i) d_near[i] += gradient * load<T, M>(p.w1, step * p.w1_step + u * p.w1_row + p.num_channels + i);
+      for (int i = 0; i < 3; ++i)
+        d_near[i] += gradient * load<T, M>(p.w1, step * p.w1_step + u * p.w1_row + p.num_channels + i);
     }
     for (int i = 0; i < 3; ++i) {
       const T sum = warp_sum(d_near[i]);
@@ -50,10 +54,11 @@ __device__ void mlp_backward(const Problem<T>& p, BackwardMemory<T>& memory, con
   }
 }
 
-// The samples of this block's channels again, their gradient, and its products with the taps. Each warp has its own joints.
+// The samples of this block's channels again, their gradient, and its products with the taps. Each warp has its own
+// joints.
 template <class T, class M>
-__device__ void inputs_backward(const Problem<T>& p, BackwardMemory<T>& memory, const Scratch<T>& scratch, int64_t image, int step,
-                                int base, int count, int rank, int team) {
+__device__ void inputs_backward(const Problem<T>& p, BackwardMemory<T>& memory, const Scratch<T>& scratch,
+                                int64_t image, int step, int base, int count, int rank, int team) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t first_row = (image * p.num_steps + step) * p.num_joints + base;
   for (int group = rank * chunk; group < p.num_channels; group += chunks_at_once * team * chunk) {
@@ -98,7 +103,8 @@ __device__ void inputs_backward(const Problem<T>& p, BackwardMemory<T>& memory, 
   }
 }
 
-// One thread a joint, the same in every block of the team: from the sums of all blocks to the gradient of joint and camera.
+// One thread a joint, the same in every block of the team: from the sums of all blocks to the gradient of joint and
+// camera.
 template <class T>
 __device__ void joint_backward(const Problem<T>& p, BackwardMemory<T>& memory, int64_t image, int j, int team) {
   const T* camera = p.intrinsics + image * 9;
@@ -143,7 +149,8 @@ __global__ void __launch_bounds__(threads, 2)
       memory.d_offset[i / 3][i % 3] = leaving * p.scale_of(step);
       if (rank == 0) scratch.d_offset[first_row * 3 + i] = leaving * p.scale_of(step);
       if (rank == 0 && scratch.inputs != nullptr)
-        scratch.inputs[(first_row + i / 3) * (p.num_channels + 3) + p.num_channels + i % 3] = relative(entering[i], entering[i % 3]);
+        scratch.inputs[(first_row + i / 3) * (p.num_channels + 3) + p.num_channels + i % 3] =
+            relative(entering[i], entering[i % 3]);
     }
     for (int i = thread; i < p.num_joints * max_maps * 4; i += threads) (&memory.dots[0][0][0])[i] = T(0);
     __syncthreads();
@@ -152,7 +159,8 @@ __global__ void __launch_bounds__(threads, 2)
     for (int base = 0; base < p.num_joints; base += joint_tile) {
       const int count = min(joint_tile, p.num_joints - base);
       for (int i = thread; i < count * p.num_maps; i += threads)
-        memory.taps[i / p.num_maps][i % p.num_maps] = p.taps(memory.entering[base + i / p.num_maps], image, i % p.num_maps);
+        memory.taps[i / p.num_maps][i % p.num_maps] =
+            p.taps(memory.entering[base + i / p.num_maps], image, i % p.num_maps);
       for (int64_t i = thread; i < static_cast<int64_t>(joint_tile) * p.num_hidden; i += threads) {
         const int j = static_cast<int>(i / p.num_hidden), u = static_cast<int>(i % p.num_hidden);
         memory.d_hidden[u][j] = j < count ? scratch.d_hidden[(first_row + base + j) * p.num_hidden + u] : T(0);
@@ -171,7 +179,8 @@ __global__ void __launch_bounds__(threads, 2)
     Team::sync();  // everybody has read the others' sums
   }
   if (rank != 0 || d_joints == nullptr) return;
-  for (int i = thread; i < p.num_joints * 3; i += threads) d_joints[image * p.num_joints * 3 + i] = memory.d_joint[i / 3][i % 3];
+  for (int i = thread; i < p.num_joints * 3; i += threads)
+    d_joints[image * p.num_joints * 3 + i] = memory.d_joint[i / 3][i % 3];
   if (thread < 9) d_intrinsics[image * 9 + thread] = thread < 6 ? d_camera : T(0);
 }
 

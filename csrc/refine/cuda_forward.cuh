@@ -1,14 +1,17 @@
-// refine's forward on CUDA: all steps of one image in one launch, for small batches, where launches cost more than arithmetic.
+// refine's forward on CUDA: all steps of one image in one launch, for small batches, where launches cost more than
+// arithmetic.
 //
-// A team of blocks shares an image: each sums the products of its own channels, and after a team-wide barrier each finishes its
-// own share of the hidden units (bias, gelu, w2) and, after a second one, adds up the offsets of all. Sums run in a fixed order.
+// A team of blocks shares an image: each sums the products of its own channels, and after a team-wide barrier each
+// finishes its own share of the hidden units (bias, gelu, w2) and, after a second one, adds up the offsets of all. Sums
+// run in a fixed order.
 #pragma once
 
 #include "refine/cuda_problem.cuh"
 
 namespace amt::refine::cuda {
 
-template <class T> struct ForwardMemory {
+template <class T>
+struct ForwardMemory {
   T weights[chunk][unit_tile + 1];
   alignas(16) T inputs[chunk][joint_tile];
   T partial[joint_tile][unit_tile];
@@ -19,7 +22,8 @@ template <class T> struct ForwardMemory {
 
 // Stages channels [first, first + chunk) of the inputs of `count` joints, and of w1's rows [unit, unit + unit_tile).
 template <class T, class M>
-__device__ void stage(const Problem<T>& p, ForwardMemory<T>& memory, int64_t image, int step, int count, int unit, int first) {
+__device__ void stage(const Problem<T>& p, ForwardMemory<T>& memory, int64_t image, int step, int count, int unit,
+                      int first) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, channel = first + lane;
   const bool exists = channel < p.num_channels;
 #pragma unroll 8
@@ -40,20 +44,23 @@ __device__ void stage(const Problem<T>& p, ForwardMemory<T>& memory, int64_t ima
 }
 
 template <class T, class M>
-__global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2) forward_kernel(const __grid_constant__ Problem<T> p, T* steps, T* kept) {
+__global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
+    forward_kernel(const __grid_constant__ Problem<T> p, T* steps, T* kept) {
   ForwardMemory<T>& memory = *shared_memory<ForwardMemory<T>>();
   const int team = Team::size(), rank = Team::rank();
   const int64_t image = blockIdx.x / team;
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   const int share = unit_tile / team;
 
-  for (int i = thread; i < p.num_joints * 3; i += threads) memory.entering[i / 3][i % 3] = p.joints[image * p.num_joints * 3 + i];
+  for (int i = thread; i < p.num_joints * 3; i += threads)
+    memory.entering[i / 3][i % 3] = p.joints[image * p.num_joints * 3 + i];
   __syncthreads();
   for (int step = 0; step < p.num_steps; ++step) {
     for (int base = 0; base < p.num_joints; base += joint_tile) {
       const int count = min(joint_tile, p.num_joints - base);
       for (int i = thread; i < count * p.num_maps; i += threads)
-        memory.taps[i / p.num_maps][i % p.num_maps] = p.taps(memory.entering[base + i / p.num_maps], image, i % p.num_maps);
+        memory.taps[i / p.num_maps][i % p.num_maps] =
+            p.taps(memory.entering[base + i / p.num_maps], image, i % p.num_maps);
       __syncthreads();
       for (int unit = 0; unit < p.num_hidden; unit += unit_tile) {
         T sums[joint_tile] = {};

@@ -1,5 +1,5 @@
-// refine's backward on CUDA, second part: from the scratch of the first into the gradients of weights and maps. No atomics: every
-// number has one owner, who adds its parts in a fixed order.
+// refine's backward on CUDA, second part: from the scratch of the first into the gradients of weights and maps. No
+// atomics: every number has one owner, who adds its parts in a fixed order.
 #pragma once
 
 #include "refine/cuda_backward.cuh"
@@ -15,7 +15,8 @@ constexpr int tile = 32;
 
 // d_w1[step] = d_hidden^T inputs: blocks of 32 units x 32 inputs, the rows B J in order.
 template <class T, class M>
-__global__ void __launch_bounds__(threads) w1_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, Output d_w1) {
+__global__ void __launch_bounds__(threads)
+    w1_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, Output d_w1) {
   __shared__ T left[tile][tile + 1], right[tile][tile + 1];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, step = blockIdx.z;
   const int num_inputs = p.num_channels + 3, input = blockIdx.x * tile + lane, unit = blockIdx.y * tile;
@@ -25,7 +26,8 @@ __global__ void __launch_bounds__(threads) w1_kernel(const __grid_constant__ Pro
     for (int r = warp; r < tile; r += warps) {
       const int64_t row = first + r;
       const int64_t source = ((row / p.num_joints) * p.num_steps + step) * p.num_joints + row % p.num_joints;
-      left[r][lane] = row < rows && unit + lane < p.num_hidden ? scratch.d_hidden[source * p.num_hidden + unit + lane] : T(0);
+      left[r][lane] =
+          row < rows && unit + lane < p.num_hidden ? scratch.d_hidden[source * p.num_hidden + unit + lane] : T(0);
       right[r][lane] = row < rows && input < num_inputs ? scratch.inputs[source * num_inputs + input] : T(0);
     }
     __syncthreads();
@@ -47,7 +49,8 @@ __global__ void __launch_bounds__(threads) w1_kernel(const __grid_constant__ Pro
 // d_b1, d_w2 of 32 units of a step; the first block of each step d_b2 as well.
 template <class T, class M>
 __global__ void __launch_bounds__(threads)
-    bias_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, const T* kept, Output d_b1, Output d_w2, Output d_b2) {
+    bias_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, const T* kept,
+                Output d_b1, Output d_w2, Output d_b2) {
   __shared__ T parts[warps][3][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, step = blockIdx.y, unit = blockIdx.x * 32 + lane;
   const bool exists = unit < p.num_hidden;
@@ -60,7 +63,8 @@ __global__ void __launch_bounds__(threads)
       for (int i = 0; i < 3; ++i) sums[i] += scratch.d_offset[row * 3 + i] * hidden;
       bias += exists ? scratch.d_hidden[row * p.num_hidden + unit] : T(0);
     }
-    if (exists) store<T, M>(d_b1.data, d_b1.wide, (static_cast<int64_t>(step) * p.num_joints + j) * p.num_hidden + unit, bias);
+    if (exists)
+      store<T, M>(d_b1.data, d_b1.wide, (static_cast<int64_t>(step) * p.num_joints + j) * p.num_hidden + unit, bias);
   }
   for (int i = 0; i < 3; ++i) parts[warp][i][lane] = sums[i];
   __syncthreads();
@@ -71,16 +75,18 @@ __global__ void __launch_bounds__(threads)
   if (blockIdx.x > 0) return;
   T offset = 0;
   for (int64_t row = lane; row < static_cast<int64_t>(p.batch) * p.num_joints; row += 32)
-    offset += scratch.d_offset[(((row / p.num_joints) * p.num_steps + step) * p.num_joints + row % p.num_joints) * 3 + warp];
+    offset +=
+        scratch.d_offset[(((row / p.num_joints) * p.num_steps + step) * p.num_joints + row % p.num_joints) * 3 + warp];
   offset = warp_sum(offset);
   if (lane == 0) store<T, M>(d_b2.data, d_b2.wide, step * 3 + warp, offset);
 }
 
-// The gradient of one image's map, 32 channels a block, over zeros. Of all taps on a cell the first owns it: its warp adds up all
-// of them in order and writes the cell once.
+// The gradient of one image's map, 32 channels a block, over zeros. Of all taps on a cell the first owns it: its warp
+// adds up all of them in order and writes the cell once.
 template <class T, class M>
 __global__ void __launch_bounds__(threads)
-    map_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, const T* steps, int m, M* d_map) {
+    map_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, const T* steps, int m,
+               M* d_map) {
   const Map<T> map = p.maps[m];
   const int rows = p.num_steps * p.num_joints, taps_total = rows * 4;
   T* weights = shared_memory<T>();
@@ -111,7 +117,8 @@ __global__ void __launch_bounds__(threads)
         if (channel < map.channels) sum += weights[tap] * d_inputs[static_cast<int64_t>(tap / 4) * p.num_channels];
       }
     }
-    if (channel < map.channels) d_map[(image * map.height * map.width + cell) * map.channels + channel] = static_cast<M>(sum);
+    if (channel < map.channels)
+      d_map[(image * map.height * map.width + cell) * map.channels + channel] = static_cast<M>(sum);
   }
 }
 

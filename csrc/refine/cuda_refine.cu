@@ -1,5 +1,5 @@
-// refine on CUDA: checks, memory and launches of the native ops' CUDA half; the schema is in op.cpp. Made for small batches:
-// every step of an image in one launch. `kept` holds the pre-activations [B, S, J, D].
+// refine on CUDA: checks, memory and launches of the native ops' CUDA half; the schema is in op.cpp. Made for small
+// batches: every step of an image in one launch. `kept` holds the pre-activations [B, S, J, D].
 #include <algorithm>
 #include <atomic>
 #include <type_traits>
@@ -24,10 +24,11 @@ namespace {
 
 constexpr int max_devices = 64, team_on_hopper = 8;
 
-void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps, const Tensor& w1, const Tensor& b1,
-           const Tensor& w2, const Tensor& b2, int64_t height, int64_t width) {
+void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps, const Tensor& w1,
+           const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height, int64_t width) {
   const ScalarType dtype = joints.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "refine: joints must be float32 or float64");
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                  "refine: joints must be float32 or float64");
   check_shape<3>(joints, "refine: joints", {-1, -1, 3});
   const int64_t batch = joints.size(0), num_joints = joints.size(1);
   STD_TORCH_CHECK(num_joints <= max_joints, "refine: at most ", max_joints, " joints on CUDA, got ", num_joints);
@@ -37,8 +38,10 @@ void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Ten
   int64_t channels = 0;
   for (const Tensor& map : maps) {
     check_shape<4>(map, "refine: a map", {batch, -1, -1, -1});
-    STD_TORCH_CHECK(map.stride(3) == 1 || map.size(3) <= 1, "refine: maps must be channels last in memory (stride 1 of the channels)");
-    STD_TORCH_CHECK(map.scalar_type() == maps[0].scalar_type() && (map.scalar_type() == ScalarType::Double) == (dtype == ScalarType::Double),
+    STD_TORCH_CHECK(map.stride(3) == 1 || map.size(3) <= 1,
+                    "refine: maps must be channels last in memory (stride 1 of the channels)");
+    STD_TORCH_CHECK(map.scalar_type() == maps[0].scalar_type() &&
+                        (map.scalar_type() == ScalarType::Double) == (dtype == ScalarType::Double),
                     "refine: maps must share one dtype, float64 exactly with float64 joints");
     STD_TORCH_CHECK(map.get_device_index() == joints.get_device_index(), "refine: maps must be on the joints' device");
     channels += map.size(3);
@@ -50,18 +53,21 @@ void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Ten
   check_shape<2>(b2, "refine: b2", {num_steps, 3});
   STD_TORCH_CHECK(num_steps >= 1 && num_steps < 63, "refine: 1 to 62 steps, got ", num_steps);
   STD_TORCH_CHECK(w1.stride(2) == 1, "refine: w1 must have stride 1 in its last dimension");
-  for (const Tensor* tensor : {&joints, &intrinsics, &b1, &w2, &b2}) STD_TORCH_CHECK(tensor->is_contiguous(), "refine: all but maps and w1 must be contiguous");
+  for (const Tensor* tensor : {&joints, &intrinsics, &b1, &w2, &b2})
+    STD_TORCH_CHECK(tensor->is_contiguous(), "refine: all but maps and w1 must be contiguous");
   for (const Tensor* weight : {&w1, &b1, &w2, &b2})
     STD_TORCH_CHECK(weight->scalar_type() == maps[0].scalar_type() || weight->scalar_type() == dtype,
                     "refine: the weights must be of the maps' dtype or the joints'");
   for (const Tensor* tensor : {&intrinsics, &w1, &b1, &w2, &b2})
-    STD_TORCH_CHECK(tensor->get_device_index() == joints.get_device_index(), "refine: all tensors must be on one device");
+    STD_TORCH_CHECK(tensor->get_device_index() == joints.get_device_index(),
+                    "refine: all tensors must be on one device");
   STD_TORCH_CHECK(height > 0 && width > 0, "refine: the image's size must be positive");
 }
 
 template <class T>
 Problem<T> problem_of(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps, const Tensor& w1,
-                      const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height, int64_t width, double step_size) {
+                      const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height, int64_t width,
+                      double step_size) {
   Problem<T> p{};
   p.batch = static_cast<int>(joints.size(0));
   p.num_joints = static_cast<int>(joints.size(1));
@@ -72,13 +78,21 @@ Problem<T> problem_of(const Tensor& joints, const Tensor& intrinsics, const std:
   p.intrinsics = static_cast<const T*>(intrinsics.const_data_ptr());
   for (int m = 0; m < p.num_maps; ++m) {
     const Tensor& map = maps[m];
-    p.maps[m] = {map.const_data_ptr(), map.stride(0), map.stride(1), map.stride(2), map.size(1), map.size(2),
-                 static_cast<int>(map.size(3)), p.num_channels,
+    p.maps[m] = {map.const_data_ptr(),
+                 map.stride(0),
+                 map.stride(1),
+                 map.stride(2),
+                 map.size(1),
+                 map.size(2),
+                 static_cast<int>(map.size(3)),
+                 p.num_channels,
                  static_cast<T>(static_cast<double>(map.size(2)) / static_cast<double>(width)),
                  static_cast<T>(static_cast<double>(map.size(1)) / static_cast<double>(height))};
     p.num_channels += static_cast<int>(map.size(3));
   }
-  const auto weight = [&](const Tensor& tensor) { return Weight{tensor.const_data_ptr(), tensor.scalar_type() == joints.scalar_type()}; };
+  const auto weight = [&](const Tensor& tensor) {
+    return Weight{tensor.const_data_ptr(), tensor.scalar_type() == joints.scalar_type()};
+  };
   p.w1 = weight(w1), p.b1 = weight(b1), p.w2 = weight(w2), p.b2 = weight(b2);
   p.w1_step = w1.stride(0), p.w1_row = w1.stride(1);
   p.step_size = static_cast<T>(step_size);
@@ -86,7 +100,8 @@ Problem<T> problem_of(const Tensor& joints, const Tensor& intrinsics, const std:
 }
 
 // Calls run with values of the joints' and the maps' C++ types.
-template <class Run> void with_types(ScalarType joints, ScalarType maps, const Run& run) {
+template <class Run>
+void with_types(ScalarType joints, ScalarType maps, const Run& run) {
   if (joints == ScalarType::Double)
     run(double{}, double{});
   else if (maps == ScalarType::Float)
@@ -99,8 +114,10 @@ template <class Run> void with_types(ScalarType joints, ScalarType maps, const R
     STD_TORCH_CHECK(false, "refine: maps must be float16, bfloat16, float32 or float64");
 }
 
-// Blocks that share an image. The kernel itself says whether it holds Hopper's instructions: PTX of sm_80 on a newer card does not.
-template <auto kernel> int team_size(int device) {
+// Blocks that share an image. The kernel itself says whether it holds Hopper's instructions: PTX of sm_80 on a newer
+// card does not.
+template <auto kernel>
+int team_size(int device) {
   static std::atomic<int> known[max_devices];
   if (device < max_devices && known[device] > 0) return known[device];
   cudaFuncAttributes attributes;
@@ -113,7 +130,8 @@ template <auto kernel> int team_size(int device) {
 template <auto kernel, class... Arguments>
 void launch(dim3 grid, int team, size_t shared, cudaStream_t stream, const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0) return;
-  if (shared > 48 * 1024) AMT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  if (shared > 48 * 1024)
+    AMT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {static_cast<unsigned>(team), 1, 1};
@@ -130,8 +148,9 @@ void launch(dim3 grid, int team, size_t shared, cudaStream_t stream, const Argum
 
 unsigned blocks(int64_t count, int64_t size) { return static_cast<unsigned>((count + size - 1) / size); }
 
-std::tuple<Tensor, Tensor> refine_cuda(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1, Tensor w2,
-                                       Tensor b2, int64_t height, int64_t width, double step_size, bool detach, bool keep) {
+std::tuple<Tensor, Tensor> refine_cuda(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1,
+                                       Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size,
+                                       bool detach, bool keep) {
   check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int device = joints.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
@@ -146,26 +165,31 @@ std::tuple<Tensor, Tensor> refine_cuda(Tensor joints, Tensor intrinsics, std::ve
     constexpr auto kernel = forward_kernel<T, M>;
     const int team = team_size<kernel>(device);
     launch<kernel>(dim3(static_cast<unsigned>(batch * team)), team, sizeof(ForwardMemory<T>), stream, p,
-                   static_cast<T*>(steps.mutable_data_ptr()), keep ? static_cast<T*>(kept.mutable_data_ptr()) : static_cast<T*>(nullptr));
+                   static_cast<T*>(steps.mutable_data_ptr()),
+                   keep ? static_cast<T*>(kept.mutable_data_ptr()) : static_cast<T*>(nullptr));
   });
   return {steps, kept};
 }
 
-template <class Like> Tensor output(bool needed, const Like& like) {
+template <class Like>
+Tensor output(bool needed, const Like& like) {
   std::vector<int64_t> sizes(like.sizes().begin(), like.sizes().end());
   return torch::stable::new_empty(like, needed ? sizes : std::vector<int64_t>{0});
 }
 
 void zero(Tensor& tensor, cudaStream_t stream) {
-  const int64_t size = tensor.scalar_type() == ScalarType::Double ? 8 : tensor.scalar_type() == ScalarType::Float ? 4 : 2;
+  const int64_t size = tensor.scalar_type() == ScalarType::Double  ? 8
+                       : tensor.scalar_type() == ScalarType::Float ? 4
+                                                                   : 2;
   if (tensor.numel() > 0) AMT_CUDA_CHECK(cudaMemsetAsync(tensor.mutable_data_ptr(), 0, tensor.numel() * size, stream));
 }
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> refine_backward_cuda(
-    Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1,
-    Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach, int64_t needed) {
+    Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1,
+    Tensor b1, Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach, int64_t needed) {
   check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
-  const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0), hidden = w1.size(1), inputs = w1.size(2);
+  const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0), hidden = w1.size(1),
+                inputs = w1.size(2);
   for (const Tensor* tensor : {&gradient, &steps}) {
     check_shape<4>(*tensor, "refine_backward: gradient and steps", {batch, num_steps, num_joints, 3});
     STD_TORCH_CHECK(tensor->is_contiguous() && tensor->scalar_type() == joints.scalar_type(),
@@ -175,10 +199,12 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
   const int device = joints.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   const cudaStream_t stream = current_stream(joints);
-  const bool coordinates = needed & needs_coordinates, of_maps = needed & needs_maps, of_weights = needed & needs_weights;
+  const bool coordinates = needed & needs_coordinates, of_maps = needed & needs_maps,
+             of_weights = needed & needs_weights;
 
   Tensor d_joints = output(coordinates, joints), d_intrinsics = output(coordinates, intrinsics);
-  Tensor d_w1 = output(of_weights, w1), d_b1 = output(of_weights, b1), d_w2 = output(of_weights, w2), d_b2 = output(of_weights, b2);
+  Tensor d_w1 = output(of_weights, w1), d_b1 = output(of_weights, b1), d_w2 = output(of_weights, w2),
+         d_b2 = output(of_weights, b2);
   std::vector<Tensor> d_maps;
   for (const Tensor& map : maps)
     if (of_maps) {
@@ -196,10 +222,15 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
   Tensor read = empty<2>({of_weights ? rows : 0, inputs}, dtype, joints);
   Tensor d_read = empty<2>({of_maps ? rows : 0, inputs - 3}, dtype, joints);
   with_types(dtype, maps[0].scalar_type(), [&]<class T, class M>(T, M) {
-    const auto pointer = [](Tensor& tensor, bool exists) { return exists ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr; };
-    const auto gradient_of = [&](Tensor& tensor) { return Output{tensor.mutable_data_ptr(), tensor.scalar_type() == dtype}; };
+    const auto pointer = [](Tensor& tensor, bool exists) {
+      return exists ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
+    };
+    const auto gradient_of = [&](Tensor& tensor) {
+      return Output{tensor.mutable_data_ptr(), tensor.scalar_type() == dtype};
+    };
     const Problem<T> p = problem_of<T>(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
-    const Scratch<T> scratch{pointer(d_offset, true), pointer(d_hidden, true), pointer(read, of_weights), pointer(d_read, of_maps)};
+    const Scratch<T> scratch{pointer(d_offset, true), pointer(d_hidden, true), pointer(read, of_weights),
+                             pointer(d_read, of_maps)};
     const T* after = static_cast<const T*>(steps.const_data_ptr());
     const T* before_gelu = static_cast<const T*>(kept.const_data_ptr());
 
@@ -207,20 +238,21 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
     const int team = team_size<first>(device);
     const size_t shared = sizeof(BackwardMemory<T>) + sizeof(T) * joint_tile * std::max<int64_t>(hidden - 1, 0);
     launch<first>(dim3(static_cast<unsigned>(batch * team)), team, shared, stream, p, scratch,
-                  static_cast<const T*>(gradient.const_data_ptr()), after, before_gelu, detach, pointer(d_joints, coordinates),
-                  pointer(d_intrinsics, coordinates));
+                  static_cast<const T*>(gradient.const_data_ptr()), after, before_gelu, detach,
+                  pointer(d_joints, coordinates), pointer(d_intrinsics, coordinates));
     if (of_weights) {
       const auto steps_in_grid = static_cast<unsigned>(num_steps);
-      launch<w1_kernel<T, M>>(dim3(blocks(inputs, tile), blocks(hidden, tile), steps_in_grid), 1, 0, stream, p, scratch, gradient_of(d_w1));
+      launch<w1_kernel<T, M>>(dim3(blocks(inputs, tile), blocks(hidden, tile), steps_in_grid), 1, 0, stream, p, scratch,
+                              gradient_of(d_w1));
       // one block at least: it sums b2's gradient
-      launch<bias_kernel<T, M>>(dim3(std::max(blocks(hidden, 32), 1u), steps_in_grid), 1, 0, stream, p, scratch, before_gelu,
-                                gradient_of(d_b1), gradient_of(d_w2), gradient_of(d_b2));
+      launch<bias_kernel<T, M>>(dim3(std::max(blocks(hidden, 32), 1u), steps_in_grid), 1, 0, stream, p, scratch,
+                                before_gelu, gradient_of(d_b1), gradient_of(d_w2), gradient_of(d_b2));
     }
     for (size_t m = 0; m < d_maps.size(); ++m) {
       const size_t taps = static_cast<size_t>(num_steps * num_joints * 4) * (sizeof(T) + sizeof(int64_t));
       if (d_maps[m].numel() > 0)
-        launch<map_kernel<T, M>>(dim3(static_cast<unsigned>(batch), blocks(maps[m].size(3), 32)), 1, taps, stream, p, scratch, after,
-                                 static_cast<int>(m), static_cast<M*>(d_maps[m].mutable_data_ptr()));
+        launch<map_kernel<T, M>>(dim3(static_cast<unsigned>(batch), blocks(maps[m].size(3), 32)), 1, taps, stream, p,
+                                 scratch, after, static_cast<int>(m), static_cast<M*>(d_maps[m].mutable_data_ptr()));
     }
   });
   return {d_joints, d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2};

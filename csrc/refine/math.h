@@ -1,5 +1,5 @@
-// The arithmetic of one joint and one tap of refine, shared by the CPU and CUDA kernels: projection, taps, and the derivatives
-// of both. amt/kernels/refine/reference.py is the definition. T is float or double, whatever the maps hold.
+// The arithmetic of one joint and one tap of refine, shared by the CPU and CUDA kernels: projection, taps, and the
+// derivatives of both. amt/kernels/refine/reference.py is the definition. T is float or double, whatever the maps hold.
 #pragma once
 
 #include <cmath>
@@ -16,7 +16,8 @@ constexpr int64_t needs_coordinates = 1;  // the gradients of joints and intrins
 constexpr int64_t needs_maps = 2;
 constexpr int64_t needs_weights = 4;
 
-template <class T> struct Constants {
+template <class T>
+struct Constants {
   static constexpr T nearest_depth = T(1e-3);  // m: a joint at or behind it has no projection
   static constexpr T relative_unit = T(0.1);   // m: scale of the wrist-relative inputs of the MLP
   static constexpr T inverse_sqrt2 = T(0.70710678118654752440);
@@ -24,26 +25,33 @@ template <class T> struct Constants {
 };
 
 // x - x is 0 for a finite x and NaN otherwise: needs no <cmath> overload, inlines everywhere.
-template <class T> AMT_INLINE bool is_finite(T x) { return x - x == T(0); }
+template <class T>
+AMT_INLINE bool is_finite(T x) {
+  return x - x == T(0);
+}
 
 // Inputs C, C + 1, C + 2 of the MLP; 0, and without a gradient, where the difference is not finite.
-template <class T> AMT_INLINE T relative(T joint, T wrist) {
+template <class T>
+AMT_INLINE T relative(T joint, T wrist) {
   const T value = (joint - wrist) / Constants<T>::relative_unit;
   return is_finite(value) ? value : T(0);
 }
 
 // What a gradient of `relative` adds to the joint; the wrist gets the same, negated.
-template <class T> AMT_INLINE T relative_backward(T joint, T wrist, T gradient) {
+template <class T>
+AMT_INLINE T relative_backward(T joint, T wrist, T gradient) {
   return is_finite((joint - wrist) / Constants<T>::relative_unit) ? gradient / Constants<T>::relative_unit : T(0);
 }
 
-template <class T> struct Pixel {
+template <class T>
+struct Pixel {
   T x, y;        // pixels of the image; 0 where not visible
   bool visible;  // in front of the camera, and a finite projection
 };
 
 // joint: 3 values; k: the first six of the row-major intrinsics.
-template <class T> AMT_INLINE Pixel<T> project(const T* joint, const T* k) {
+template <class T>
+AMT_INLINE Pixel<T> project(const T* joint, const T* k) {
   if (!(joint[2] > Constants<T>::nearest_depth)) return {T(0), T(0), false};
   const T x = (k[0] * joint[0] + k[1] * joint[1] + k[2] * joint[2]) / joint[2];
   const T y = (k[3] * joint[0] + k[4] * joint[1] + k[5] * joint[2]) / joint[2];
@@ -65,21 +73,30 @@ AMT_INLINE void project_backward(const T* joint, const T* k, const Pixel<T>& pix
 }
 
 // The four taps around a pixel, in the order (y0, x0), (y0, x0 + 1), (y0 + 1, x0), (y0 + 1, x0 + 1).
-template <class T> struct Taps {
-  int64_t x0, y0;  // the first tap's column and row; it may lie outside
-  T fx, fy;        // how far the pixel is from it, in [0, 1)
-  unsigned inside; // bit t: tap t lies in the map. The others read nothing and count as 0.
+template <class T>
+struct Taps {
+  int64_t x0, y0;   // the first tap's column and row; it may lie outside
+  T fx, fy;         // how far the pixel is from it, in [0, 1)
+  unsigned inside;  // bit t: tap t lies in the map. The others read nothing and count as 0.
 };
 
-template <class T> AMT_INLINE T tap_weight(const Taps<T>& taps, int t) {
+template <class T>
+AMT_INLINE T tap_weight(const Taps<T>& taps, int t) {
   return (t & 1 ? taps.fx : T(1) - taps.fx) * (t & 2 ? taps.fy : T(1) - taps.fy);
 }
 
 // Column and row of tap t in its map.
-template <class T> AMT_INLINE int64_t tap_x(const Taps<T>& taps, int t) { return taps.x0 + (t & 1); }
-template <class T> AMT_INLINE int64_t tap_y(const Taps<T>& taps, int t) { return taps.y0 + (t >> 1); }
+template <class T>
+AMT_INLINE int64_t tap_x(const Taps<T>& taps, int t) {
+  return taps.x0 + (t & 1);
+}
+template <class T>
+AMT_INLINE int64_t tap_y(const Taps<T>& taps, int t) {
+  return taps.y0 + (t >> 1);
+}
 
-// a * b, rounded: nvcc would fuse it with what is added next, and a pixel on a cell's border would fall to the other side.
+// a * b, rounded: nvcc would fuse it with what is added next, and a pixel on a cell's border would fall to the other
+// side.
 AMT_INLINE float rounded_product(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);
@@ -120,11 +137,18 @@ AMT_INLINE void locate_backward(const Taps<T>& taps, const T* dots, T scale_x, T
 }
 
 // P(X <= x) of a standard normal; erfc keeps its digits where x is negative.
-template <class T> AMT_INLINE T normal_cdf(T x) { return T(0.5) * erfc(-x * Constants<T>::inverse_sqrt2); }
+template <class T>
+AMT_INLINE T normal_cdf(T x) {
+  return T(0.5) * erfc(-x * Constants<T>::inverse_sqrt2);
+}
 
-template <class T> AMT_INLINE T gelu(T x) { return x * normal_cdf(x); }
+template <class T>
+AMT_INLINE T gelu(T x) {
+  return x * normal_cdf(x);
+}
 
-template <class T> AMT_INLINE T gelu_backward(T x) {
+template <class T>
+AMT_INLINE T gelu_backward(T x) {
   return normal_cdf(x) + x * Constants<T>::inverse_sqrt_2pi * exp(T(-0.5) * x * x);
 }
 

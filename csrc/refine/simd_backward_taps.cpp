@@ -7,7 +7,8 @@ namespace {
 
 using namespace amt::refine;
 
-template <class M, class T, bool WithDots> void gather_rows(const Gather<T>& work, int64_t begin, int64_t end) {
+template <class M, class T, bool WithDots>
+void gather_rows(const Gather<T>& work, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; row++) {
     T* inputs = work.inputs + row * work.stride;
     const T* gradient = WithDots ? work.gradient + row * work.stride : nullptr;
@@ -15,8 +16,8 @@ template <class M, class T, bool WithDots> void gather_rows(const Gather<T>& wor
     for (int m = 0; m < work.num_maps; m++) {
       const int64_t at = row * work.num_maps + m;
       const Sample<T>* ahead = row + 1 < end ? work.samples + at + work.num_maps : nullptr;
-      gather_map<M, T, WithDots>(work.samples[at], ahead, 0, work.channels[m], inputs + c, WithDots ? gradient + c : nullptr,
-                                 WithDots ? work.dots + at * 4 : nullptr);
+      gather_map<M, T, WithDots>(work.samples[at], ahead, 0, work.channels[m], inputs + c,
+                                 WithDots ? gradient + c : nullptr, WithDots ? work.dots + at * 4 : nullptr);
       c += work.channels[m];
     }
     for (int i = 0; i < 3; i++) inputs[c++] = work.relative[row * 3 + i];
@@ -24,12 +25,14 @@ template <class M, class T, bool WithDots> void gather_rows(const Gather<T>& wor
   }
 }
 
-template <class M, class T> void gather_as(const Gather<T>& work, int64_t begin, int64_t end) {
+template <class M, class T>
+void gather_as(const Gather<T>& work, int64_t begin, int64_t end) {
   if (work.gradient) return gather_rows<M, T, true>(work, begin, end);
   gather_rows<M, T, false>(work, begin, end);
 }
 
-template <class M, class T> void scatter_as(const Scatter<T>& work) {
+template <class M, class T>
+void scatter_as(const Scatter<T>& work) {
   constexpr int lanes = Lanes<T>::count;
   M* image = static_cast<M*>(work.image);
   int64_t last;
@@ -54,7 +57,8 @@ template <class M, class T> void scatter_as(const Scatter<T>& work) {
 
 }  // namespace
 
-template <> void refine_gather(const Gather<float>& work, int64_t begin, int64_t end) {
+template <>
+void refine_gather(const Gather<float>& work, int64_t begin, int64_t end) {
   switch (work.element) {
     case Element::bfloat16: return gather_as<bfloat16>(work, begin, end);
     case Element::float16: return gather_as<float16>(work, begin, end);
@@ -62,18 +66,20 @@ template <> void refine_gather(const Gather<float>& work, int64_t begin, int64_t
   }
 }
 
-template <> void refine_gather(const Gather<double>& work, int64_t begin, int64_t end) {
+template <>
+void refine_gather(const Gather<double>& work, int64_t begin, int64_t end) {
   gather_as<double>(work, begin, end);
 }
 
 void refine_widen(Element from, const void* values, int64_t count, float* out) {
   for (int64_t i = 0; i < count; i++)
-    out[i] = from == Element::bfloat16 ? widen(static_cast<const bfloat16*>(values)[i])
+    out[i] = from == Element::bfloat16  ? widen(static_cast<const bfloat16*>(values)[i])
              : from == Element::float16 ? widen(static_cast<const float16*>(values)[i])
                                         : static_cast<const float*>(values)[i];
 }
 
-template <> void refine_scatter(const Scatter<float>& work) {
+template <>
+void refine_scatter(const Scatter<float>& work) {
   switch (work.element) {
     case Element::bfloat16: return scatter_as<bfloat16>(work);
     case Element::float16: return scatter_as<float16>(work);
@@ -81,9 +87,13 @@ template <> void refine_scatter(const Scatter<float>& work) {
   }
 }
 
-template <> void refine_scatter(const Scatter<double>& work) { scatter_as<double>(work); }
+template <>
+void refine_scatter(const Scatter<double>& work) {
+  scatter_as<double>(work);
+}
 
-template <class M, class T> static void narrow_as(const T* values, int64_t count, void* out) {
+template <class M, class T>
+static void narrow_as(const T* values, int64_t count, void* out) {
   constexpr int lanes = Lanes<T>::count;
   M* to = static_cast<M*>(out);
   int64_t i = 0;
@@ -91,7 +101,8 @@ template <class M, class T> static void narrow_as(const T* values, int64_t count
   if (i < count) partial_store<T>(to + i, partial_load<T>(values + i, count - i), count - i);
 }
 
-template <> void refine_narrow(Element to, const float* values, int64_t count, void* out) {
+template <>
+void refine_narrow(Element to, const float* values, int64_t count, void* out) {
   switch (to) {
     case Element::bfloat16: return narrow_as<bfloat16>(values, count, out);
     case Element::float16: return narrow_as<float16>(values, count, out);
@@ -99,6 +110,9 @@ template <> void refine_narrow(Element to, const float* values, int64_t count, v
   }
 }
 
-template <> void refine_narrow(Element, const double* values, int64_t count, void* out) { narrow_as<double>(values, count, out); }
+template <>
+void refine_narrow(Element, const double* values, int64_t count, void* out) {
+  narrow_as<double>(values, count, out);
+}
 
 }  // namespace amt::AMT_ISA

@@ -9,12 +9,24 @@ namespace {
 
 #if defined(__AVX512F__)
 using Row = Vector<float>;
-AMT_INLINE Row low(Row a, Row b) { return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29); }
-AMT_INLINE Row high(Row a, Row b) { return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31); }
-AMT_INLINE Row low2(Row a, Row b) { return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29); }
-AMT_INLINE Row high2(Row a, Row b) { return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31); }
-AMT_INLINE Row even4(Row a, Row b) { return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27); }
-AMT_INLINE Row odd4(Row a, Row b) { return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31); }
+AMT_INLINE Row low(Row a, Row b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+}
+AMT_INLINE Row high(Row a, Row b) {
+  return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+}
+AMT_INLINE Row low2(Row a, Row b) {
+  return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+}
+AMT_INLINE Row high2(Row a, Row b) {
+  return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+}
+AMT_INLINE Row even4(Row a, Row b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+}
+AMT_INLINE Row odd4(Row a, Row b) {
+  return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
 
 // 16 rows of 16 floats, turned.
 AMT_INLINE void turn(const float* from, int64_t stride, float* to, int64_t to_stride) {
@@ -70,13 +82,15 @@ AMT_INLINE void turn(const float* from, int64_t stride, float* to, int64_t to_st
 }
 #endif
 
-template <class T> AMT_INLINE void turn(const T* from, int64_t stride, T* to, int64_t to_stride) {
+template <class T>
+AMT_INLINE void turn(const T* from, int64_t stride, T* to, int64_t to_stride) {
   for (int c = 0; c < 16; c++)
     for (int r = 0; r < 16; r++) to[c * to_stride + r] = from[r * stride + c];
 }
 
 // `columns` columns of 16 rows, turned.
-template <class T> AMT_INLINE void turn_columns(const T* from, int64_t stride, int64_t columns, T* to, int64_t to_stride) {
+template <class T>
+AMT_INLINE void turn_columns(const T* from, int64_t stride, int64_t columns, T* to, int64_t to_stride) {
   int64_t c = 0;
   for (; c + 16 <= columns; c += 16) turn(from + c, stride, to + c * to_stride, to_stride);
   for (; c < columns; c++)
@@ -89,9 +103,11 @@ float float_of(uint32_t bits) {
   return out;
 }
 
-// A block of `count` values, which lie in memory for fixed_channels, to integers of `bits` bits; returns what to multiply them by.
-// NaN where a value is not finite: an infinite sample would end as one too, by gelu(-Inf) or Inf - Inf.
-template <int bits> AMT_INLINE float fix_block(float* values, int64_t count, float* words) {
+// A block of `count` values, which lie in memory for fixed_channels, to integers of `bits` bits; returns what to
+// multiply them by. NaN where a value is not finite: an infinite sample would end as one too, by gelu(-Inf) or Inf -
+// Inf.
+template <int bits>
+AMT_INLINE float fix_block(float* values, int64_t count, float* words) {
   constexpr int lanes = Lanes<float>::count;
   typedef int32_t Integer __attribute__((vector_size(refine_vector_bytes)));
   for (; count < fixed_channels; count++) values[count] = 0;
@@ -102,7 +118,8 @@ template <int bits> AMT_INLINE float fix_block(float* values, int64_t count, flo
   }
   int32_t largest = 0;
   for (int i = 0; i < lanes; i++) largest = most[i] > largest ? most[i] : largest;
-  // biased exponent of the largest value; below 2^-111 values lose bits, so that 2^(bits - 1) over the largest has an exponent
+  // biased exponent of the largest value; below 2^-111 values lose bits, so that 2^(bits - 1) over the largest has an
+  // exponent
   const int32_t exponent = largest >> 23 > 16 ? largest >> 23 : 16;
   const Vector<float> scale = broadcast(float_of(static_cast<uint32_t>(bits + 253 - exponent) << 23));
   // adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, as two's complement
@@ -116,13 +133,15 @@ template <int bits> AMT_INLINE float fix_block(float* values, int64_t count, flo
   return float_of(exponent == 255 ? 0x7fc00000u : static_cast<uint32_t>(exponent + 1 - bits) << 23);
 }
 
-constexpr int64_t slice_inputs = 256, slice_stride = slice_inputs + 16;  // of 16 rows that are turned while they lie in the cache
-constexpr int64_t rows_ahead = 8;  // whose taps are asked for while a row's are read
+constexpr int64_t slice_inputs = 256,
+                  slice_stride = slice_inputs + 16;  // of 16 rows that are turned while they lie in the cache
+constexpr int64_t rows_ahead = 8;                    // whose taps are asked for while a row's are read
 
 #if defined(__AVX512BF16__)
-// gather_map from bfloat16 to bfloat16, the same sums: whole lines at a time, channels of even and of odd place apart until they
-// are rounded.
-AMT_INLINE void gather_pairs(const Sample<float>& sample, const Sample<float>* ahead, int64_t first, int64_t count, bfloat16* out) {
+// gather_map from bfloat16 to bfloat16, the same sums: whole lines at a time, channels of even and of odd place apart
+// until they are rounded.
+AMT_INLINE void gather_pairs(const Sample<float>& sample, const Sample<float>* ahead, int64_t first, int64_t count,
+                             bfloat16* out) {
   typedef uint16_t Halves __attribute__((vector_size(refine_vector_bytes)));
   const bfloat16* taps[4];
   for (int t = 0; t < 4; t++) taps[t] = static_cast<const bfloat16*>(sample.tap[t]) + first;
@@ -139,8 +158,8 @@ AMT_INLINE void gather_pairs(const Sample<float>& sample, const Sample<float>* a
     const Vector<float> even = sum([](Words w) { return reinterpret_cast<Vector<float>>(w << 16); });
     const Vector<float> odd = sum([](Words w) { return reinterpret_cast<Vector<float>>(w & -65536); });
     const Halves apart = reinterpret_cast<Halves>(_mm512_cvtne2ps_pbh(odd, even));
-    const Halves paired = __builtin_shufflevector(apart, apart, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25,
-                                                  10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    const Halves paired = __builtin_shufflevector(apart, apart, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+                                                  8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     _mm512_storeu_si512(out + c, reinterpret_cast<__m512i>(paired));
   }
   if (c < count) gather_map<bfloat16, float, false>(sample, nullptr, first + c, count - c, out + c, nullptr, nullptr);
@@ -157,7 +176,8 @@ AMT_INLINE void gather_slice(const GatherPanels<T>& work, int64_t row, int64_t f
   Out* to = reinterpret_cast<Out*>(out);
   int64_t begin = 0;  // the map's first channel among those of all maps
   for (int m = 0; m < work.num_maps; begin += work.channels[m++]) {
-    const int64_t from = first > begin ? first - begin : 0, end = last - begin < work.channels[m] ? last - begin : work.channels[m];
+    const int64_t from = first > begin ? first - begin : 0,
+                  end = last - begin < work.channels[m] ? last - begin : work.channels[m];
     if (from >= end) continue;
     const Sample<T>* sample = work.samples + row * work.num_maps + m;
     const Sample<T>* later = row + rows_ahead < work.rows ? sample + rows_ahead * work.num_maps : nullptr;
@@ -193,7 +213,8 @@ AMT_INLINE void fix_slice(const GatherPanels<float>& work, int64_t row, int64_t 
   }
 }
 
-template <Form form, class M, class T> void gather_panels(const GatherPanels<T>& work, int64_t begin, int64_t end) {
+template <Form form, class M, class T>
+void gather_panels(const GatherPanels<T>& work, int64_t begin, int64_t end) {
   alignas(64) T slice[16 * slice_stride];
   const int64_t last_of_all = end * 16 < work.layout.sampled ? end * 16 : work.layout.sampled;
   for (int64_t first = begin * 16; first < last_of_all; first += slice_inputs) {
@@ -218,7 +239,8 @@ template <Form form, class M, class T> void gather_panels(const GatherPanels<T>&
 
 }  // namespace
 
-// A power of two near the largest of each channel's `count` weights over all units, and one over it; 0, and 0, where all are 0.
+// A power of two near the largest of each channel's `count` weights over all units, and one over it; 0, and 0, where
+// all are 0.
 AMT_INLINE void find_gains(const FixWeights& work, const uint16_t* from, int64_t count, float* gains, float* inverses) {
   uint16_t largest[fixed_channels] = {};  // without their signs the bits of bfloat16 have its order
   const auto compare = [&](const uint16_t* weights, int64_t n) __attribute__((always_inline)) {
@@ -276,7 +298,8 @@ bool refine_fix_weights(const FixWeights& work, int64_t begin, int64_t end) {
   return sum == sum;
 }
 
-template <> void refine_gather_panels(const GatherPanels<float>& work, int64_t begin, int64_t end) {
+template <>
+void refine_gather_panels(const GatherPanels<float>& work, int64_t begin, int64_t end) {
   if (work.layout.form == Form::fixed) return gather_panels<Form::fixed, bfloat16>(work, begin, end);
   if (work.layout.form == Form::pairs) return gather_panels<Form::pairs, bfloat16>(work, begin, end);
   switch (work.element) {
@@ -286,11 +309,13 @@ template <> void refine_gather_panels(const GatherPanels<float>& work, int64_t b
   }
 }
 
-template <> void refine_gather_panels(const GatherPanels<double>& work, int64_t begin, int64_t end) {
+template <>
+void refine_gather_panels(const GatherPanels<double>& work, int64_t begin, int64_t end) {
   gather_panels<Form::floats, double>(work, begin, end);
 }
 
-template <class T> void refine_bias_panels(const BiasPanels<T>& work, int64_t begin, int64_t end) {
+template <class T>
+void refine_bias_panels(const BiasPanels<T>& work, int64_t begin, int64_t end) {
   alignas(64) T square[16 * 16];
   for (int64_t unit = begin * 16; unit < end * 16; unit += 16) {
     const int64_t left = work.num_hidden - unit;
@@ -302,7 +327,8 @@ template <class T> void refine_bias_panels(const BiasPanels<T>& work, int64_t be
         else
           for (int64_t c = 0; c < 16; c++) square[i * 16 + c] = c < left ? from[c] : T(0);
       }
-      turn(square, 16, work.panels + (row / panel_rows * work.units + unit) * panel_rows + row % panel_rows, panel_rows);
+      turn(square, 16, work.panels + (row / panel_rows * work.units + unit) * panel_rows + row % panel_rows,
+           panel_rows);
     }
   }
 }

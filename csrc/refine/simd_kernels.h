@@ -1,5 +1,6 @@
 // What refine's CPU files hand to one another: plain descriptions of the work, and the vectorised pieces that do it.
-// Rows are (image, joint) pairs. T, float or double, is what everything is computed in; maps are widened as they are read.
+// Rows are (image, joint) pairs. T, float or double, is what everything is computed in; maps are widened as they are
+// read.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +10,19 @@
 
 namespace amt::refine {
 
-constexpr int64_t panel_rows = 32;  // rows whose hidden layer is computed side by side, one a vector lane
+constexpr int64_t panel_rows = 32;      // rows whose hidden layer is computed side by side, one a vector lane
 constexpr int64_t matrix_columns = 32;  // of a block of the backward's products
-constexpr int64_t most_panels = 4;  // of a block whose inputs lie in the cache together
+constexpr int64_t most_panels = 4;      // of a block whose inputs lie in the cache together
 
 enum class Element { float32, bfloat16, float16, float64 };
 
 // How a row's inputs lie, and how they meet w1. The last two are for maps and weights in bfloat16.
 enum class Form {
   floats,  // [channels of all maps, 3 relative coordinates] in T
-  pairs,   // [words of two bfloat16: the channels of all maps], [3] floats: the relative coordinates. w1 stays bfloat16: matrix
-           // tiles take it as far as channels fill them, as it is stored or, for many rows, copied into whole tiles.
-  fixed,   // 16-bit integers, below
+  pairs,  // [words of two bfloat16: the channels of all maps], [3] floats: the relative coordinates. w1 stays bfloat16:
+          // matrix tiles take it as far as channels fill them, as it is stored or, for many rows, copied into whole
+          // tiles.
+  fixed,  // 16-bit integers, below
 };
 
 struct Layout {
@@ -33,19 +35,21 @@ struct Layout {
 
 constexpr int64_t pair_words(int64_t channels) { return (channels + 1) / 2; }
 // A tile of weights: units x words of two channels. A block of hidden units has two.
-constexpr int64_t tile_units = 16, tile_words = 16, tile_weights = tile_units * tile_words * 2, block_units = 2 * tile_units;
+constexpr int64_t tile_units = 16, tile_words = 16, tile_weights = tile_units * tile_words * 2,
+                  block_units = 2 * tile_units;
 
-// A row's inputs, and a unit's weights, in fixed point are blocks of fixed_channels values of one map, the last filled up with
-// zeros:
+// A row's inputs, and a unit's weights, in fixed point are blocks of fixed_channels values of one map, the last filled
+// up with zeros:
 //
 //   [blocks, fixed_words] words of two integers (value c of a block below value c + fixed_words),
 //   [blocks] powers of two, what a block's integers are multiplied by,
 //   [3] floats: the relative coordinates and their weights.
 //
-// Samples are multiplied by their channel's gain, a power of two near its largest weight, weights divided by it: a channel with
-// large values and small weights, or none, takes no bits from its neighbours. Then a block's largest value takes all the bits
-// there are. Its error, relative to the block's length, is at worst sqrt(fixed_channels) / 2^fixed_input_bits, half of what
-// rounding to bfloat16 makes at its worst; weights keep all their eight bits down to 1/16 of the block's largest.
+// Samples are multiplied by their channel's gain, a power of two near its largest weight, weights divided by it: a
+// channel with large values and small weights, or none, takes no bits from its neighbours. Then a block's largest value
+// takes all the bits there are. Its error, relative to the block's length, is at worst sqrt(fixed_channels) /
+// 2^fixed_input_bits, half of what rounding to bfloat16 makes at its worst; weights keep all their eight bits down to
+// 1/16 of the block's largest.
 constexpr int64_t fixed_channels = 64, fixed_words = fixed_channels / 2;
 // |integer| <= 2^bits, and a weight's is 2^bits - 2^(bits - 8) at most: two products a word add up in 32 bits
 constexpr int fixed_input_bits = 13, fixed_weight_bits = 12;
@@ -57,22 +61,25 @@ inline Layout layout_of(Form form, int num_maps, const int64_t* channels) {
     layout.channels += channels[m];
     if (form == Form::fixed) layout.blocks += fixed_blocks(channels[m]);
   }
-  layout.sampled = form == Form::fixed ? layout.blocks * fixed_words
-                   : form == Form::pairs ? pair_words(layout.channels) : layout.channels;
+  layout.sampled = form == Form::fixed   ? layout.blocks * fixed_words
+                   : form == Form::pairs ? pair_words(layout.channels)
+                                         : layout.channels;
   layout.count = layout.sampled + layout.blocks + 3;
   return layout;
 }
 
 // One row's taps in one map: where each begins (a run of zeros for a tap outside the map) and its weight.
-template <class T> struct Sample {
+template <class T>
+struct Sample {
   const void* tap[4];
   T weight[4];
 };
 
-// The inputs that samples fill, as the hidden layer reads them. Works on ranges of groups of 16 inputs, in fixed point of whole
-// blocks: groups_together at a time do.
+// The inputs that samples fill, as the hidden layer reads them. Works on ranges of groups of 16 inputs, in fixed point
+// of whole blocks: groups_together at a time do.
 constexpr int64_t groups_together = fixed_words / 16;
-template <class T> struct GatherPanels {
+template <class T>
+struct GatherPanels {
   Element element;
   int num_maps;
   const int64_t* channels;   // [num_maps]
@@ -80,37 +87,43 @@ template <class T> struct GatherPanels {
   Layout layout;             // of a row
   const float* gains;        // [layout.blocks, fixed_channels], in fixed point
   int64_t rows;
-  T* panels;                 // [panels, layout.count, panel_rows]; 0 for the rows that fill up the last
+  T* panels;  // [panels, layout.count, panel_rows]; 0 for the rows that fill up the last
 
   T* at(int64_t row, int64_t input) const {
     return panels + (row / panel_rows * layout.count + input) * panel_rows + row % panel_rows;
   }
-  T* power_of_two(int64_t row, int64_t input) const { return at(row, layout.sampled + input / fixed_words); }  // of its block
+  T* power_of_two(int64_t row, int64_t input) const {
+    return at(row, layout.sampled + input / fixed_words);
+  }  // of its block
 };
 
 // b1 as the hidden layer reads it. Works on ranges of groups of 16 hidden units.
-template <class T> struct BiasPanels {
-  const T* b1;  // [num_joints, num_hidden]
+template <class T>
+struct BiasPanels {
+  const T* b1;                                   // [num_joints, num_hidden]
   int64_t num_joints, num_hidden, lanes, units;  // units: num_hidden rounded up to whole groups
-  T* panels;    // [lanes / panel_rows, units, panel_rows]
+  T* panels;                                     // [lanes / panel_rows, units, panel_rows]
 };
 
-// Reads the taps of rows [begin, end): writes the MLP's inputs in floats, and with `gradient` the taps' products with it.
-template <class T> struct Gather {
+// Reads the taps of rows [begin, end): writes the MLP's inputs in floats, and with `gradient` the taps' products with
+// it.
+template <class T>
+struct Gather {
   Element element;
   int num_maps;
-  const int64_t* channels;  // [num_maps]
-  const Sample<T>* samples; // [rows, num_maps]
-  const T* relative;        // [rows, 3]
-  int64_t stride;           // of a row of inputs, gradient
-  T* inputs;                // [rows, stride]: samples of every map, relative, zeros
-  const T* gradient;        // [rows, stride] or null
-  T* dots;                  // [rows, num_maps, 4] or null
+  const int64_t* channels;   // [num_maps]
+  const Sample<T>* samples;  // [rows, num_maps]
+  const T* relative;         // [rows, 3]
+  int64_t stride;            // of a row of inputs, gradient
+  T* inputs;                 // [rows, stride]: samples of every map, relative, zeros
+  const T* gradient;         // [rows, stride] or null
+  T* dots;                   // [rows, num_maps, 4] or null
 };
 
-// Weights to fixed point. Works on ranges of steps x (blocks, then the relative coordinates); false where one is not finite.
+// Weights to fixed point. Works on ranges of steps x (blocks, then the relative coordinates); false where one is not
+// finite.
 struct FixWeights {
-  const uint16_t* w1;       // bfloat16 [steps, units, channels of all maps + 3]
+  const uint16_t* w1;  // bfloat16 [steps, units, channels of all maps + 3]
   int64_t units, step_stride, unit_stride;
   int num_maps;
   const int64_t* channels;  // [num_maps]
@@ -120,57 +133,62 @@ struct FixWeights {
 };
 
 // The hidden layer of some panels, and each block of hidden units' share of the offsets. Works on ranges of blocks.
-template <class T> struct Hidden {
+template <class T>
+struct Hidden {
   Layout layout;
-  const T* panels;      // [num_panels, layout.count, panel_rows]
+  const T* panels;                       // [num_panels, layout.count, panel_rows]
   int64_t num_panels, rows, num_hidden;  // rows: of the panels, without what fills up the last
-  const void* w1;       // [num_hidden, layout.count], rows w1_stride apart; pairs: bfloat16 [num_hidden, channels + 3]
+  const void* w1;  // [num_hidden, layout.count], rows w1_stride apart; pairs: bfloat16 [num_hidden, channels + 3]
   int64_t w1_stride;
   const uint16_t* w1_tiles;  // pairs: [blocks, tiles of channels, 2, tile_units, 2 * tile_words], or null: read from w1
-  T* products;          // pairs: scratch [blocks, num_panels, block_units, panel_rows]
-  const T* bias;        // [num_panels, bias_units, panel_rows]: b1 of each panel's rows
+  T* products;               // pairs: scratch [blocks, num_panels, block_units, panel_rows]
+  const T* bias;             // [num_panels, bias_units, panel_rows]: b1 of each panel's rows
   int64_t bias_units;
-  const T* w2;          // [3, num_hidden]
-  T* kept;              // [num_hidden, kept_stride] at the first of these rows, or null: the hidden layer before its activation
+  const T* w2;  // [3, num_hidden]
+  T* kept;      // [num_hidden, kept_stride] at the first of these rows, or null: the hidden layer before its activation
   int64_t kept_stride;
-  T* offsets;           // [blocks, 3, num_panels * panel_rows]
+  T* offsets;  // [blocks, 3, num_panels * panel_rows]
 };
 
 // Gradient of the hidden layer before its activation, of w2 and of b1. Works on ranges of hidden units.
-template <class T> struct HiddenBackward {
+template <class T>
+struct HiddenBackward {
   int64_t rows, lanes;  // lanes: rows rounded up to whole panels
   int64_t num_hidden, num_joints;
-  const T* kept;        // [num_hidden, kept_stride]
+  const T* kept;  // [num_hidden, kept_stride]
   int64_t kept_stride;
-  const T* offsets;     // [3, lanes]: gradient of the offsets, 0 beyond the rows
-  const T* w2;          // [3, num_hidden]
-  T* hidden;            // [num_hidden, lanes]: gradient
-  T* d_w2;              // [3, num_hidden], added to; null: weights need no gradient
-  T* d_b1;              // [num_hidden, num_joints], added to
+  const T* offsets;  // [3, lanes]: gradient of the offsets, 0 beyond the rows
+  const T* w2;       // [3, num_hidden]
+  T* hidden;         // [num_hidden, lanes]: gradient
+  T* d_w2;           // [3, num_hidden], added to; null: weights need no gradient
+  T* d_b1;           // [num_hidden, num_joints], added to
 };
 
-// out[i, :] (+)= sum over k of a[i, k] * b[k, :], a's element (i, k) at a[i * a_row + k * a_column]. Works on ranges of blocks
-// of matrix_columns columns of b and out.
-template <class T> struct Product {
+// out[i, :] (+)= sum over k of a[i, k] * b[k, :], a's element (i, k) at a[i * a_row + k * a_column]. Works on ranges of
+// blocks of matrix_columns columns of b and out.
+template <class T>
+struct Product {
   int64_t rows, depth, columns;  // columns: whole vectors are read and written, up to a multiple of 16
   const T* a;
   int64_t a_row, a_column;
   const T* b;
-  int64_t b_stride, b_block;     // b_block: from one block of columns to the next
+  int64_t b_stride, b_block;  // b_block: from one block of columns to the next
   T* out;
   int64_t out_stride;
   bool accumulate;
 };
 
 // One contribution to a map's gradient; `pixel` is its element offset within the image.
-template <class T> struct Contribution {
+template <class T>
+struct Contribution {
   int64_t pixel;
   T weight;
   const T* gradient;  // [channels]
 };
 
 // Sums the contributions to each pixel, which must be adjacent, in their order, and writes each pixel once.
-template <class T> struct Scatter {
+template <class T>
+struct Scatter {
   Element element;
   void* image;
   int64_t channels;
@@ -182,15 +200,15 @@ inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1)
 
 }  // namespace amt::refine
 
-AMT_DECLARE_SIMD(
-  template <class T> void refine_gather(const refine::Gather<T>&, int64_t begin, int64_t end);
-  bool refine_fix_weights(const refine::FixWeights&, int64_t begin, int64_t end);
-  template <class T> void refine_gather_panels(const refine::GatherPanels<T>&, int64_t begin, int64_t end);
-  template <class T> void refine_bias_panels(const refine::BiasPanels<T>&, int64_t begin, int64_t end);
-  template <class T> void refine_scatter(const refine::Scatter<T>&);
-  int64_t refine_hidden_blocks(refine::Form, int64_t num_hidden);
-  template <class T> void refine_hidden(const refine::Hidden<T>&, int64_t begin, int64_t end);
-  template <class T> void refine_hidden_backward(const refine::HiddenBackward<T>&, int64_t begin, int64_t end);
-  template <class T> void refine_product(const refine::Product<T>&, int64_t begin, int64_t end);
-  void refine_widen(refine::Element from, const void* values, int64_t count, float* out);
-  template <class T> void refine_narrow(refine::Element to, const T* values, int64_t count, void* out))
+AMT_DECLARE_SIMD(template <class T> void refine_gather(const refine::Gather<T>&, int64_t begin, int64_t end);
+                 bool refine_fix_weights(const refine::FixWeights&, int64_t begin, int64_t end); template <class T>
+                 void refine_gather_panels(const refine::GatherPanels<T>&, int64_t begin, int64_t end);
+                 template <class T> void refine_bias_panels(const refine::BiasPanels<T>&, int64_t begin, int64_t end);
+                 template <class T> void refine_scatter(const refine::Scatter<T>&);
+                 int64_t refine_hidden_blocks(refine::Form, int64_t num_hidden);
+                 template <class T> void refine_hidden(const refine::Hidden<T>&, int64_t begin, int64_t end);
+                 template <class T>
+                 void refine_hidden_backward(const refine::HiddenBackward<T>&, int64_t begin, int64_t end);
+                 template <class T> void refine_product(const refine::Product<T>&, int64_t begin, int64_t end);
+                 void refine_widen(refine::Element from, const void* values, int64_t count, float* out);
+                 template <class T> void refine_narrow(refine::Element to, const T* values, int64_t count, void* out))

@@ -1,8 +1,8 @@
 // refine on the CPU: the offset MLP at the machine's matrix rate, in floats, in fixed point or by tiles of bfloat16
 // (simd_kernels.h), and the products of its backward.
 //
-// Rows lie across the vector lanes, so the first layer reads w1 as it is stored, one broadcast weight or one tile at a time, and
-// the activation and the second layer follow. A row's result does not depend on the rows beside it.
+// Rows lie across the vector lanes, so the first layer reads w1 as it is stored, one broadcast weight or one tile at a
+// time, and the activation and the second layer follow. A row's result does not depend on the rows beside it.
 #include <cmath>
 #include <type_traits>
 
@@ -21,16 +21,22 @@ constexpr int most_broadcast = 12;
 constexpr int most_broadcast = 6;
 #endif
 
-// P(X <= x) of a standard normal: 1/2 + x P(x^2) / Q(x^2), fitted on |x| <= 5.5 to 7.2e-9. Beyond, exactly 0 or 1: what is left
-// of it would be multiplied by x.
+// P(X <= x) of a standard normal: 1/2 + x P(x^2) / Q(x^2), fitted on |x| <= 5.5 to 7.2e-9. Beyond, exactly 0 or 1: what
+// is left of it would be multiplied by x.
 AMT_INLINE Vector<float> vector_cdf(Vector<float> x) {
   const Vector<float> t = x * x;
-  const Vector<float> p =
-      ((((2.2749391703769106e-08f * t + 6.352114269247977e-06f) * t + 0.00016882558702491224f) * t + 0.004677260294556618f) * t +
-       0.03385264053940773f) * t + 0.398942232131958f;
-  const Vector<float> q =
-      ((((1.1975043889833614e-06f * t + 7.364746124949306e-05f) * t + 0.0018844443839043379f) * t + 0.028645867481827736f) * t +
-       0.25152191519737244f) * t + 1.0f;
+  const Vector<float> p = ((((2.2749391703769106e-08f * t + 6.352114269247977e-06f) * t + 0.00016882558702491224f) * t +
+                            0.004677260294556618f) *
+                               t +
+                           0.03385264053940773f) *
+                              t +
+                          0.398942232131958f;
+  const Vector<float> q = ((((1.1975043889833614e-06f * t + 7.364746124949306e-05f) * t + 0.0018844443839043379f) * t +
+                            0.028645867481827736f) *
+                               t +
+                           0.25152191519737244f) *
+                              t +
+                          1.0f;
   const Vector<float> inside = x * p / q + 0.5f;
   return x < -5.5f ? Vector<float>{} : x > 5.5f ? broadcast(1.0f) : inside;
 }
@@ -39,7 +45,8 @@ AMT_INLINE Vector<float> vector_cdf(Vector<float> x) {
 AMT_INLINE Vector<float> vector_exp(Vector<float> x) {
   typedef int32_t Integer __attribute__((vector_size(refine_vector_bytes)));
   const Vector<float> y = x < -87.0f ? broadcast(-87.0f) : x;
-  const Integer n = __builtin_convertvector(y * 1.44269504f - 0.5f, Integer);  // truncation rounds half of y <= 0 to nearest
+  const Integer n =
+      __builtin_convertvector(y * 1.44269504f - 0.5f, Integer);  // truncation rounds half of y <= 0 to nearest
   const Vector<float> whole = __builtin_convertvector(n, Vector<float>);
   const Vector<float> r = (y - whole * 0.693145752f) - whole * 1.42860677e-6f;
   const Vector<float> e =
@@ -115,7 +122,8 @@ AMT_INLINE Words add_products(Words sum, Words a, Words b) {
 
 // The same in fixed point.
 template <int Count, int Vectors>
-AMT_INLINE void fixed_products(const Hidden<float>& work, const float* inputs, int64_t unit, Vector<float> (&sum)[Count][Vectors]) {
+AMT_INLINE void fixed_products(const Hidden<float>& work, const float* inputs, int64_t unit,
+                               Vector<float> (&sum)[Count][Vectors]) {
   constexpr int lanes = Lanes<float>::count;
   const int64_t stride = work.w1_stride;
   const int64_t blocks = work.layout.blocks;
@@ -137,7 +145,8 @@ AMT_INLINE void fixed_products(const Hidden<float>& work, const float* inputs, i
       for (int v = 0; v < Vectors; v++) whole[i][v] = Words{};
 #pragma GCC unroll 12
     for (int i = 0; i < Count; i++)
-      for (int line = 0; line < fixed_words; line += 16) __builtin_prefetch(w1[i / 3] + (Count + i % 3) * stride + line, 0, 3);
+      for (int line = 0; line < fixed_words; line += 16)
+        __builtin_prefetch(w1[i / 3] + (Count + i % 3) * stride + line, 0, 3);
 #pragma GCC unroll 2
     for (int k = 0; k < fixed_words; k++, inputs += panel_rows) {
       Words input[Vectors];
@@ -163,7 +172,8 @@ AMT_INLINE void fixed_products(const Hidden<float>& work, const float* inputs, i
 }
 
 // `Vectors` vectors of a panel's rows from `lane` on, on their way from the hidden layer to the offsets.
-template <class T, int Vectors> struct OffsetSums {
+template <class T, int Vectors>
+struct OffsetSums {
   static constexpr int lanes = Lanes<T>::count;
   const Hidden<T>& work;
   const int64_t panel, lane;
@@ -202,7 +212,8 @@ template <class T, int Vectors> struct OffsetSums {
 };
 
 // `Count` hidden units from `unit` on, for `Vectors` vectors of a panel's rows from `lane` on.
-// The units of a block are added to its offsets one after the other, however many are taken at once: same sum, same bits.
+// The units of a block are added to its offsets one after the other, however many are taken at once: same sum, same
+// bits.
 template <class T, bool Fixed, int Count, int Vectors>
 void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t unit, bool first_of_block, T* offsets) {
   const T* inputs = work.panels + panel * work.layout.count * panel_rows + lane;
@@ -219,9 +230,11 @@ void hidden_units(const Hidden<T>& work, int64_t panel, int64_t lane, int64_t un
 }
 
 template <class T, bool Fixed, int Count, int Vectors>
-AMT_INLINE void hidden_units_of(int64_t count, const Hidden<T>& work, int64_t panel, int64_t lane, int64_t unit, bool first_of_block, T* offsets) {
+AMT_INLINE void hidden_units_of(int64_t count, const Hidden<T>& work, int64_t panel, int64_t lane, int64_t unit,
+                                bool first_of_block, T* offsets) {
   if (count == Count) return hidden_units<T, Fixed, Count, Vectors>(work, panel, lane, unit, first_of_block, offsets);
-  if constexpr (Count > 1) hidden_units_of<T, Fixed, Count - 1, Vectors>(count, work, panel, lane, unit, first_of_block, offsets);
+  if constexpr (Count > 1)
+    hidden_units_of<T, Fixed, Count - 1, Vectors>(count, work, panel, lane, unit, first_of_block, offsets);
 }
 
 template <class T, int Rows, int Vectors>
@@ -257,7 +270,8 @@ AMT_INLINE void product_tile(const Product<T>& work, int64_t row, const T* b, T*
     }
 }
 
-template <class T, int Rows> void product_rows(const Product<T>& work, int64_t row, int64_t columns, const T* b, T* out) {
+template <class T, int Rows>
+void product_rows(const Product<T>& work, int64_t row, int64_t columns, const T* b, T* out) {
   constexpr int lanes = Lanes<T>::count;
   for (int64_t c = 0; c < columns; c += 2 * lanes) {
     if (columns - c > lanes)
@@ -268,7 +282,8 @@ template <class T, int Rows> void product_rows(const Product<T>& work, int64_t r
 }
 
 template <class T, int Rows>
-AMT_INLINE void product_rows_of(int64_t count, const Product<T>& work, int64_t row, int64_t columns, const T* b, T* out) {
+AMT_INLINE void product_rows_of(int64_t count, const Product<T>& work, int64_t row, int64_t columns, const T* b,
+                                T* out) {
   if (count == Rows) return product_rows<T, Rows>(work, row, columns, b, out);
   if constexpr (Rows > 1) product_rows_of<T, Rows - 1>(count, work, row, columns, b, out);
 }
@@ -299,14 +314,16 @@ void shape_tiles(int64_t units) {
 // Where a block's tiles of weights lie.
 struct TilesOfWeights {
   const char* first;
-  int64_t row, lower, next;  // bytes from a row to the next, from the upper tile to the lower, from both to the next inputs' two
+  int64_t row, lower,
+      next;  // bytes from a row to the next, from the upper tile to the lower, from both to the next inputs' two
 };
 
-// The products of a block's units with a panel over `count` tiles of inputs: into out [units, panel_rows] where they are the
-// first, else added to it. Lower: the units fill more than a tile. Right: the rows do.
+// The products of a block's units with a panel over `count` tiles of inputs: into out [units, panel_rows] where they
+// are the first, else added to it. Lower: the units fill more than a tile. Right: the rows do.
 template <bool Lower, bool Right>
 void tile_products(TilesOfWeights w1, const float* inputs, int64_t count, bool are_first, float* out) {
-  float *const right = out + tile_lanes, *const lower = out + tile_units * panel_rows, *const lower_right = lower + tile_lanes;
+  float *const right = out + tile_lanes, *const lower = out + tile_units * panel_rows,
+               *const lower_right = lower + tile_lanes;
   constexpr int64_t stride = panel_rows * sizeof(float);
   if (are_first) {
     _tile_zero(0);
@@ -341,7 +358,8 @@ void tile_products(TilesOfWeights w1, const float* inputs, int64_t count, bool a
 
 // A block's units from their products to the offsets, for `Vectors` vectors of a panel's rows.
 template <int Vectors>
-void finish_pairs(const Hidden<float>& work, int64_t panel, int64_t first, int64_t units, const float* products, float* offsets) {
+void finish_pairs(const Hidden<float>& work, int64_t panel, int64_t first, int64_t units, const float* products,
+                  float* offsets) {
   constexpr int lanes = Lanes<float>::count;
   const int64_t whole = work.layout.channels / (2 * tile_words) * (2 * tile_words), rest = work.layout.channels - whole;
   const float* inputs = work.panels + (panel * work.layout.count + whole / 2) * panel_rows;
@@ -367,14 +385,17 @@ void finish_pairs(const Hidden<float>& work, int64_t panel, int64_t first, int64
 
 void pair_blocks(const Hidden<float>& work, int64_t begin, int64_t end) {
   const int64_t tiles = work.layout.channels / (2 * tile_words);
-  const auto each = [&](const auto& run) {  // run(block, its first unit, units, panel, products, whether more than a tile of rows)
-    for (int64_t block = begin; block < end; block++) {
-      const int64_t first = block * block_units, left = work.num_hidden - first, units = left < block_units ? left : block_units;
-      for (int64_t panel = 0; panel < work.num_panels; panel++)
-        run(block, first, units, panel, work.products + (block * work.num_panels + panel) * block_units * panel_rows,
-            work.rows - panel * panel_rows > tile_lanes);
-    }
-  };
+  const auto each =
+      [&](const auto& run) {  // run(block, its first unit, units, panel, products, whether more than a tile of rows)
+        for (int64_t block = begin; block < end; block++) {
+          const int64_t first = block * block_units, left = work.num_hidden - first,
+                        units = left < block_units ? left : block_units;
+          for (int64_t panel = 0; panel < work.num_panels; panel++)
+            run(block, first, units, panel,
+                work.products + (block * work.num_panels + panel) * block_units * panel_rows,
+                work.rows - panel * panel_rows > tile_lanes);
+        }
+      };
   int64_t shaped = 0;
   int64_t k = 0;
   do {
@@ -383,13 +404,15 @@ void pair_blocks(const Hidden<float>& work, int64_t begin, int64_t end) {
       if (shaped != units) shape_tiles(shaped = units);
       TilesOfWeights w1;
       if (work.w1_tiles)
-        w1 = {reinterpret_cast<const char*>(work.w1_tiles + (block * tiles + k) * tile_weights * 2), 64, tile_weights * 2,
-              tile_weights * 4};
+        w1 = {reinterpret_cast<const char*>(work.w1_tiles + (block * tiles + k) * tile_weights * 2), 64,
+              tile_weights * 2, tile_weights * 4};
       else
-        w1 = {reinterpret_cast<const char*>(static_cast<const uint16_t*>(work.w1) + first * work.w1_stride + k * 2 * tile_words),
+        w1 = {reinterpret_cast<const char*>(static_cast<const uint16_t*>(work.w1) + first * work.w1_stride +
+                                            k * 2 * tile_words),
               work.w1_stride * 2, work.w1_stride * 2 * tile_units, 64};
       const auto run = units > tile_units ? right ? tile_products<true, true> : tile_products<true, false>
-                                          : right ? tile_products<false, true> : tile_products<false, false>;
+                       : right            ? tile_products<false, true>
+                                          : tile_products<false, false>;
       run(w1, work.panels + (panel * work.layout.count + k * tile_words) * panel_rows, count, k == 0, products);
     });
     k += tiles_together;
@@ -411,7 +434,8 @@ int64_t refine_hidden_blocks([[maybe_unused]] Form form, int64_t num_hidden) {
   return blocks_of(num_hidden);
 }
 
-template <class T, bool Fixed> static void hidden_blocks(const Hidden<T>& work, int64_t begin, int64_t end) {
+template <class T, bool Fixed>
+static void hidden_blocks(const Hidden<T>& work, int64_t begin, int64_t end) {
   constexpr int lanes = Lanes<T>::count;
   const int64_t blocks = blocks_of(work.num_hidden);
   for (int64_t block = begin; block < end; block++) {
@@ -425,7 +449,8 @@ template <class T, bool Fixed> static void hidden_blocks(const Hidden<T>& work, 
         if (used > 2 * lanes && used <= 3 * lanes) {
           constexpr int most = most_broadcast / 2;
           for (int64_t unit = first; unit < last; unit += most)
-            hidden_units_of<T, Fixed, most, 3>(last - unit < most ? last - unit : most, work, panel, 0, unit, unit == first, offsets);
+            hidden_units_of<T, Fixed, most, 3>(last - unit < most ? last - unit : most, work, panel, 0, unit,
+                                               unit == first, offsets);
           continue;
         }
       }
@@ -435,7 +460,8 @@ template <class T, bool Fixed> static void hidden_blocks(const Hidden<T>& work, 
   }
 }
 
-template <class T> void refine_hidden(const Hidden<T>& work, int64_t begin, int64_t end) {
+template <class T>
+void refine_hidden(const Hidden<T>& work, int64_t begin, int64_t end) {
   if constexpr (std::is_same_v<T, float>) {
     if (work.layout.form == Form::fixed) return hidden_blocks<T, true>(work, begin, end);
 #if defined(__AMX_TILE__)
@@ -447,7 +473,8 @@ template <class T> void refine_hidden(const Hidden<T>& work, int64_t begin, int6
 template void refine_hidden(const Hidden<float>&, int64_t, int64_t);
 template void refine_hidden(const Hidden<double>&, int64_t, int64_t);
 
-template <class T> void refine_hidden_backward(const HiddenBackward<T>& work, int64_t begin, int64_t end) {
+template <class T>
+void refine_hidden_backward(const HiddenBackward<T>& work, int64_t begin, int64_t end) {
   constexpr int lanes = Lanes<T>::count;
   for (int64_t unit = begin; unit < end; unit++) {
     const T* w2 = work.w2 + unit;
@@ -478,14 +505,15 @@ template <class T> void refine_hidden_backward(const HiddenBackward<T>& work, in
 template void refine_hidden_backward(const HiddenBackward<float>&, int64_t, int64_t);
 template void refine_hidden_backward(const HiddenBackward<double>&, int64_t, int64_t);
 
-template <class T> void refine_product(const Product<T>& work, int64_t begin, int64_t end) {
+template <class T>
+void refine_product(const Product<T>& work, int64_t begin, int64_t end) {
   const int64_t row_blocks = blocks_of(work.rows);
   for (int64_t block = begin; block < end; block++) {
     const int64_t left = work.columns - block * matrix_columns, columns = left < matrix_columns ? left : matrix_columns;
     for (int64_t i = 0; i < row_blocks; i++) {
       const int64_t first = i * work.rows / row_blocks, last = (i + 1) * work.rows / row_blocks;
-      product_rows_of<T, most_broadcast>(
-          last - first, work, first, columns, work.b + block * work.b_block, work.out + block * matrix_columns);
+      product_rows_of<T, most_broadcast>(last - first, work, first, columns, work.b + block * work.b_block,
+                                         work.out + block * matrix_columns);
     }
   }
 }

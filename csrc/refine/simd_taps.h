@@ -10,7 +10,10 @@ namespace {
 using namespace amt::refine;
 
 // What samples are written as.
-template <class T> AMT_INLINE void put(T* to, Vector<T> value) { store(to, value); }
+template <class T>
+AMT_INLINE void put(T* to, Vector<T> value) {
+  store(to, value);
+}
 AMT_INLINE void put(bfloat16* to, Vector<float> value) {
 #if defined(__AVX512BF16__)
   // in one instruction, which takes numbers below 2^-126 for 0, as the matrix tiles do
@@ -20,7 +23,8 @@ AMT_INLINE void put(bfloat16* to, Vector<float> value) {
 #endif
 }
 
-// Channels [first, first + count) of one map. `ahead`: taps that are read next; they lie anywhere in memory, so ask for them now.
+// Channels [first, first + count) of one map. `ahead`: taps that are read next; they lie anywhere in memory, so ask for
+// them now.
 template <class M, class T, bool WithDots, class Out>
 AMT_INLINE void gather_map(const Sample<T>& sample, const Sample<T>* ahead, int64_t first, int64_t count, Out* inputs,
                            const T* gradient, T* dots) {
@@ -49,8 +53,10 @@ AMT_INLINE void gather_map(const Sample<T>& sample, const Sample<T>* ahead, int6
   if (const int64_t n = count - c; n > 0) {
     Vector<T> g{};
     if constexpr (WithDots) g = partial_load<T>(gradient + c, n);
-    partial_store<T>(inputs + c, one(partial_load<T>(taps[0] + c, n), partial_load<T>(taps[1] + c, n),
-                                     partial_load<T>(taps[2] + c, n), partial_load<T>(taps[3] + c, n), g), n);
+    partial_store<T>(inputs + c,
+                     one(partial_load<T>(taps[0] + c, n), partial_load<T>(taps[1] + c, n),
+                         partial_load<T>(taps[2] + c, n), partial_load<T>(taps[3] + c, n), g),
+                     n);
   }
   if constexpr (WithDots) {
     for (int t = 0; t < 4; t++) {

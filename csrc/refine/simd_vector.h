@@ -22,19 +22,34 @@ constexpr int refine_vector_bytes = 32;
 constexpr int refine_vector_bytes = 16;
 #endif
 
-template <class T> struct Lanes {
+template <class T>
+struct Lanes {
   static constexpr int count = refine_vector_bytes / sizeof(T);
   typedef T type __attribute__((vector_size(refine_vector_bytes)));
   typedef T unaligned __attribute__((vector_size(refine_vector_bytes), aligned(alignof(T)), may_alias));
 };
-template <class T> using Vector = typename Lanes<T>::type;
+template <class T>
+using Vector = typename Lanes<T>::type;
 
-struct bfloat16 { uint16_t bits; };
-struct float16 { uint16_t bits; };
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
 
-template <class T> AMT_INLINE Vector<T> load(const T* from) { return *reinterpret_cast<const typename Lanes<T>::unaligned*>(from); }
-template <class T> AMT_INLINE void store(T* to, Vector<T> value) { *reinterpret_cast<typename Lanes<T>::unaligned*>(to) = value; }
-template <class T> AMT_INLINE Vector<T> broadcast(T value) { return value - Vector<T>{}; }
+template <class T>
+AMT_INLINE Vector<T> load(const T* from) {
+  return *reinterpret_cast<const typename Lanes<T>::unaligned*>(from);
+}
+template <class T>
+AMT_INLINE void store(T* to, Vector<T> value) {
+  *reinterpret_cast<typename Lanes<T>::unaligned*>(to) = value;
+}
+template <class T>
+AMT_INLINE Vector<T> broadcast(T value) {
+  return value - Vector<T>{};
+}
 
 // A vector of words, each of two 16-bit numbers.
 typedef int32_t Words __attribute__((vector_size(refine_vector_bytes)));
@@ -52,7 +67,8 @@ AMT_INLINE float widen(float16 value) {
   return _cvtsh_ss(value.bits);
 #else
   // subnormals become normal by the multiplication; Inf and NaN keep the largest exponent
-  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16, rest = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16,
+                 rest = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
   const uint32_t bits = sign | rest | (rest >= 0x0f800000u ? 0x70000000u : 0u);
   float out;
   std::memcpy(&out, &bits, sizeof out);
@@ -82,7 +98,8 @@ AMT_INLINE Vector<float> widening_load(const float16* from) {
 }
 
 // The first n elements, then zeros; reads nothing beyond them.
-template <class T, class M> AMT_INLINE Vector<T> partial_load(const M* from, int64_t n) {
+template <class T, class M>
+AMT_INLINE Vector<T> partial_load(const M* from, int64_t n) {
   M buffer[Lanes<T>::count] = {};
   std::memcpy(buffer, from, n * sizeof(M));
   return widening_load(buffer);
@@ -131,7 +148,8 @@ AMT_INLINE void narrowing_store(float16* to, Vector<float> value) {
 #endif
 }
 
-template <class T, class M> AMT_INLINE void partial_store(M* to, Vector<T> value, int64_t n) {
+template <class T, class M>
+AMT_INLINE void partial_store(M* to, Vector<T> value, int64_t n) {
   M buffer[Lanes<T>::count];
   narrowing_store(buffer, value);
   std::memcpy(to, buffer, n * sizeof(M));

@@ -1,6 +1,6 @@
-// Runs CUDA kernels on the CPU, one fiber a thread, so that barriers, shuffles, shared memory and indices are tried without a GPU.
-// Threads change places at barriers only: no proof that there are no races. csrc/common/cuda_team.cuh includes it where
-// AMT_CUDA_ON_HOST is defined.
+// Runs CUDA kernels on the CPU, one fiber a thread, so that barriers, shuffles, shared memory and indices are tried
+// without a GPU. Threads change places at barriers only: no proof that there are no races. csrc/common/cuda_team.cuh
+// includes it where AMT_CUDA_ON_HOST is defined.
 #pragma once
 
 #include <ucontext.h>
@@ -103,7 +103,8 @@ inline void launch(Index grid, int size, int threads, size_t shared, const std::
           Fiber& fiber = fibers[i];
           fiber.rank = i / threads;
           fiber.own = &blocks[fiber.rank];
-          if (i % threads == 0) fiber.own->warps.resize(threads / 32), fiber.own->memory.assign(shared + 16, 0xff);  // NaN
+          if (i % threads == 0)
+            fiber.own->warps.resize(threads / 32), fiber.own->memory.assign(shared + 16, 0xff);  // NaN
           fiber.thread.x = i % threads;
           fiber.block = {x + fiber.rank, y, z};
           prepare(fiber);
@@ -113,7 +114,8 @@ inline void launch(Index grid, int size, int threads, size_t shared, const std::
         for (Fiber& fiber : fibers) order.push_back(&fiber);
         std::minstd_rand random(x + 1);
         for (int rank = 0; rank < size; ++rank)
-          for (Warp& warp : blocks[rank].warps) warp.period = (random() % 2 ? 1 : 5) * (rank % 2 == x / size % 2 ? 1 : 7);
+          for (Warp& warp : blocks[rank].warps)
+            warp.period = (random() % 2 ? 1 : 5) * (rank % 2 == x / size % 2 ? 1 : 7);
         for (int pass = 0; !order.empty(); ++pass) {
           std::shuffle(order.begin(), order.end(), random);
           for (Fiber* fiber : order) {
@@ -127,7 +129,8 @@ inline void launch(Index grid, int size, int threads, size_t shared, const std::
 }
 
 // Every lane's value, after all lanes of the warp have come.
-template <class Use> auto exchange(double value, const Use& use) {
+template <class Use>
+auto exchange(double value, const Use& use) {
   Warp& mine = warp();
   mine.values[running->thread.x % 32] = value;
   wait(mine.barrier, 32);
@@ -142,7 +145,8 @@ template <class Use> auto exchange(double value, const Use& use) {
 #define blockIdx (on_host::running->block)
 
 inline void __syncthreads() { on_host::wait(on_host::running->own->barrier, on_host::threads_of_block()); }
-template <class T> T __shfl_xor_sync(unsigned, T value, int distance) {
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int distance) {
   const int lane = threadIdx.x % 32;
   return static_cast<T>(on_host::exchange(value, [&](const double* values) { return values[lane ^ distance]; }));
 }
@@ -162,12 +166,17 @@ struct Team {
   static int size() { return static_cast<int>(on_host::team->size()); }
   static int rank() { return on_host::running->rank; }
   static void sync() { on_host::wait(on_host::team_barrier, size() * on_host::threads_of_block()); }
-  template <class T> static T* of(T* mine, int rank) {
+  template <class T>
+  static T* of(T* mine, int rank) {
     const auto base = [](on_host::Block& block) { return reinterpret_cast<char*>(block.memory.data()); };
-    return reinterpret_cast<T*>(base((*on_host::team)[rank]) + (reinterpret_cast<char*>(mine) - base(*on_host::running->own)));
+    return reinterpret_cast<T*>(base((*on_host::team)[rank]) +
+                                (reinterpret_cast<char*>(mine) - base(*on_host::running->own)));
   }
 };
 
-template <class T> T* shared_memory() { return reinterpret_cast<T*>(on_host::running->own->memory.data()); }
+template <class T>
+T* shared_memory() {
+  return reinterpret_cast<T*>(on_host::running->own->memory.data());
+}
 
 }  // namespace amt

@@ -12,7 +12,8 @@ on_host::Index grid(int64_t hands) {
   return {static_cast<unsigned>((hands + hands_per_block - 1) / hands_per_block), 1, 1};
 }
 
-template <class T> void forward(const T* joints, T* origins, T* rotations, int64_t hands) {
+template <class T>
+void forward(const T* joints, T* origins, T* rotations, int64_t hands) {
   on_host::launch(grid(hands), 1, cuda::threads_per_block, 0,
                   [&] { cuda::forward_kernel<T>(joints, joints_of, origins, rotations, hands); });
 }
@@ -20,7 +21,8 @@ template <class T> void forward(const T* joints, T* origins, T* rotations, int64
 template <class T>
 void backward(const T* grad_origins, const T* grad_rotations, const T* joints, T* grad_joints, int64_t hands) {
   on_host::launch(grid(hands), 1, cuda::threads_per_block, 0, [&] {
-    cuda::backward_kernel<T>(grad_origins, origins_of, grad_rotations, rotations_of, joints, joints_of, grad_joints, hands);
+    cuda::backward_kernel<T>(grad_origins, origins_of, grad_rotations, rotations_of, joints, joints_of, grad_joints,
+                             hands);
   });
 }
 
@@ -30,9 +32,10 @@ extern "C" {
 
 void forward_float(const float* j, float* o, float* r, int64_t hands) { forward(j, o, r, hands); }
 void forward_double(const double* j, double* o, double* r, int64_t hands) { forward(j, o, r, hands); }
-void backward_float(const float* go, const float* gr, const float* j, float* gj, int64_t hands) { backward(go, gr, j, gj, hands); }
+void backward_float(const float* go, const float* gr, const float* j, float* gj, int64_t hands) {
+  backward(go, gr, j, gj, hands);
+}
 void backward_double(const double* go, const double* gr, const double* j, double* gj, int64_t hands) {
   backward(go, gr, j, gj, hands);
 }
-
 }

@@ -1,4 +1,5 @@
-// refine's CUDA kernels, run on the CPU by cuda_on_host.h: the same launches as csrc/refine/cuda_refine.cu makes, behind a C function.
+// refine's CUDA kernels, run on the CPU by cuda_on_host.h: the same launches as csrc/refine/cuda_refine.cu makes,
+// behind a C function.
 #include "refine/cuda_forward.cuh"
 #include "refine/cuda_gradients.cuh"
 
@@ -9,17 +10,26 @@ namespace {
 unsigned blocks(int64_t count, int64_t size) { return static_cast<unsigned>((count + size - 1) / size); }
 
 template <class T>
-void run(int team, const int64_t* sizes, const T* joints, const T* intrinsics, const T* const* maps, const int64_t* map_sizes,
-         const T* w1, const T* b1, const T* w2, const T* b2, double step_size, int detach, const T* gradient, T* steps, T* d_joints,
-         T* d_intrinsics, T* const* d_maps, T* d_w1, T* d_b1, T* d_w2, T* d_b2) {
+void run(int team, const int64_t* sizes, const T* joints, const T* intrinsics, const T* const* maps,
+         const int64_t* map_sizes, const T* w1, const T* b1, const T* w2, const T* b2, double step_size, int detach,
+         const T* gradient, T* steps, T* d_joints, T* d_intrinsics, T* const* d_maps, T* d_w1, T* d_b1, T* d_w2,
+         T* d_b2) {
   cuda::Problem<T> p{};
   p.batch = sizes[0], p.num_joints = sizes[1], p.num_steps = sizes[2], p.num_hidden = sizes[3], p.num_maps = sizes[4];
   const int64_t height = sizes[5], width = sizes[6];
   p.joints = joints, p.intrinsics = intrinsics, p.step_size = static_cast<T>(step_size);
   for (int m = 0; m < p.num_maps; ++m) {
     const int64_t h = map_sizes[3 * m], w = map_sizes[3 * m + 1], c = map_sizes[3 * m + 2];
-    p.maps[m] = {maps[m], h * w * c, w * c, c, h, w, static_cast<int>(c), p.num_channels,
-                 static_cast<T>(static_cast<double>(w) / width), static_cast<T>(static_cast<double>(h) / height)};
+    p.maps[m] = {maps[m],
+                 h * w * c,
+                 w * c,
+                 c,
+                 h,
+                 w,
+                 static_cast<int>(c),
+                 p.num_channels,
+                 static_cast<T>(static_cast<double>(w) / width),
+                 static_cast<T>(static_cast<double>(h) / height)};
     p.num_channels += static_cast<int>(c);
   }
   p.w1 = {w1, true}, p.b1 = {b1, true}, p.w2 = {w2, true}, p.b2 = {b2, true};
@@ -53,19 +63,20 @@ void run(int team, const int64_t* sizes, const T* joints, const T* intrinsics, c
 
 extern "C" {
 
-void refine_float(int team, const int64_t* sizes, const float* joints, const float* intrinsics, const float* const* maps,
-                  const int64_t* map_sizes, const float* w1, const float* b1, const float* w2, const float* b2, double step_size,
-                  int detach, const float* gradient, float* steps, float* d_joints, float* d_intrinsics, float* const* d_maps,
-                  float* d_w1, float* d_b1, float* d_w2, float* d_b2) {
-  run<float>(team, sizes, joints, intrinsics, maps, map_sizes, w1, b1, w2, b2, step_size, detach, gradient, steps, d_joints,
-             d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2);
+void refine_float(int team, const int64_t* sizes, const float* joints, const float* intrinsics,
+                  const float* const* maps, const int64_t* map_sizes, const float* w1, const float* b1, const float* w2,
+                  const float* b2, double step_size, int detach, const float* gradient, float* steps, float* d_joints,
+                  float* d_intrinsics, float* const* d_maps, float* d_w1, float* d_b1, float* d_w2, float* d_b2) {
+  run<float>(team, sizes, joints, intrinsics, maps, map_sizes, w1, b1, w2, b2, step_size, detach, gradient, steps,
+             d_joints, d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2);
 }
 
-void refine_double(int team, const int64_t* sizes, const double* joints, const double* intrinsics, const double* const* maps,
-                   const int64_t* map_sizes, const double* w1, const double* b1, const double* w2, const double* b2,
-                   double step_size, int detach, const double* gradient, double* steps, double* d_joints, double* d_intrinsics,
-                   double* const* d_maps, double* d_w1, double* d_b1, double* d_w2, double* d_b2) {
-  run<double>(team, sizes, joints, intrinsics, maps, map_sizes, w1, b1, w2, b2, step_size, detach, gradient, steps, d_joints,
-              d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2);
+void refine_double(int team, const int64_t* sizes, const double* joints, const double* intrinsics,
+                   const double* const* maps, const int64_t* map_sizes, const double* w1, const double* b1,
+                   const double* w2, const double* b2, double step_size, int detach, const double* gradient,
+                   double* steps, double* d_joints, double* d_intrinsics, double* const* d_maps, double* d_w1,
+                   double* d_b1, double* d_w2, double* d_b2) {
+  run<double>(team, sizes, joints, intrinsics, maps, map_sizes, w1, b1, w2, b2, step_size, detach, gradient, steps,
+              d_joints, d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2);
 }
 }

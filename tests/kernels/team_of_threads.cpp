@@ -1,5 +1,6 @@
-// csrc/common/team.h with threads of the host: phases that read what the phase before wrote, members that come late or not at all.
-// Also with the thread sanitizer: g++ -std=c++20 -O1 -g -fsanitize=thread -Icsrc tests/kernels/team_of_threads.cpp
+// csrc/common/team.h with threads of the host: phases that read what the phase before wrote, members that come late or
+// not at all. Also with the thread sanitizer: g++ -std=c++20 -O1 -g -fsanitize=thread -Icsrc
+// tests/kernels/team_of_threads.cpp
 #include <chrono>
 #include <cstdio>
 #include <vector>
