@@ -9,16 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.layout import CLASS_NAMES, DataError
-from amt.data.objects import (
-    LONGEST,
-    MESH_SAMPLES,
-    ObjectModels,
-    box_mesh,
-    check_extent,
-    farthest_points,
-    read_mesh,
-    sample_surface,
-)
+from amt.data.meshes import LONGEST, box_mesh, check_extent, read_mesh, sample_surface
+from amt.data.objects import MESH_SAMPLES, ObjectModels, farthest_points
 from amt.infer.inputs import InputError
 
 ObjectLike = str | int | Path | np.ndarray | tuple[float, float, float] | None
