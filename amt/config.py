@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 CHOICES = ("auto", "reference", "native", "triton", "cuda")  # amt.kernels.use's
-OWNERS = {"train": "amt.train", "evaluate": "amt.evaluate"}  # sections that belong to one program
+OWNERS = {"train": "amt.train", "evaluate": "amt.evaluate", "infer": "amt.infer"}  # sections that belong to one program
 PATHS = {  # keys whose path must exist, and the remedy
     "data.root": "give the folder of a set in DexYCB's layout",
     "data.mano": "give the folder of MANO_RIGHT.pkl and MANO_LEFT.pkl",

@@ -1,7 +1,21 @@
 """Inference: ``load(folder)`` gives a predictor, ``python -m amt.infer`` draws and exports what it sees."""
 
-from amt.infer.inputs import InputError
-from amt.infer.predictor import Predictor, Request, load
-from amt.infer.result import HandObject, Result, errors
+from importlib import import_module
 
-__all__ = ["HandObject", "InputError", "Predictor", "Request", "Result", "errors", "load"]
+_HOMES = {
+    "InputError": "amt.infer.checks",
+    "Predictor": "amt.infer.predictor",
+    "Request": "amt.infer.predictor",
+    "load": "amt.infer.predictor",
+    "HandObject": "amt.infer.result",
+    "Result": "amt.infer.result",
+    "errors": "amt.infer.result",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    """Imports a public name at its first use: a wrong command line is told before PyTorch loads."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

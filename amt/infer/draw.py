@@ -21,6 +21,7 @@ GRID: Colour = (226, 229, 234)
 
 GRID_STEP = 0.05  # m
 CAPTION = 44  # px of height under each strip
+NO_HAND = "no hand found"
 
 
 def overlay(image: np.ndarray, scene: HandObject, truth: HandObject | None = None, *, scale: float = 1.0) -> np.ndarray:
@@ -103,7 +104,7 @@ def panel(
     """
     if box is None:
         box = shown_box([s for s in (scene, truth) if s is not None], image.shape)
-    tiles = [_label(close_up(image, scene, box, size), "prediction")]
+    tiles = [_label(close_up(image, scene, box, size), "prediction" if scene.hand_found else NO_HAND)]
     if truth is not None:
         tiles.append(_label(close_up(image, truth, box, size), "truth"))
     tiles.append(_label(side_view(scene, truth, size), "from the side", dark=True))
@@ -115,7 +116,8 @@ def film(image: np.ndarray, scene: HandObject, truth: HandObject | None = None) 
     """A frame of a video: the whole image with the scene over it, and the view from the side, 40 cm wide, at its right."""
     height = image.shape[0]
     side = _label(side_view(scene, truth, height, span=0.4), "from the side", dark=True)
-    return np.concatenate((overlay(image, scene, scale=max(1.0, height / 640)), side), axis=1)
+    picture = overlay(image, scene, scale=max(1.0, height / 640))
+    return np.concatenate((picture if scene.hand_found else _label(picture, NO_HAND), side), axis=1)
 
 
 def shown_box(scenes: Sequence[HandObject], shape: tuple[int, ...]) -> np.ndarray:
@@ -124,12 +126,14 @@ def shown_box(scenes: Sequence[HandObject], shape: tuple[int, ...]) -> np.ndarra
     ``shape`` is the image's; the square is not larger than the image is high or wide.
     """
     hands, all_ = [], []
-    for scene in scenes:
+    for scene in (s for s in scenes if s.hand_found):
         view = camera_view(scene.intrinsics)
         cx, cy, side = square_around(view(scene.joints)[0])
         hands += [(cx - side / 2, cy - side / 2), (cx + side / 2, cy + side / 2)]
         if scene.has_object:
             all_ += list(view(scene.object_box)[0])
+    if not hands:
+        return centred_square(*shape[:2])
     square, both = _square(hands), _square(hands + all_)
     share = min(1.0, square[2] / max(both[2] - square[2], 1e-6)) if np.isfinite(both).all() else 0.0
     if share:
@@ -214,7 +218,9 @@ def _join(tiles: Sequence[np.ndarray], axis: int, gap: int = 4) -> np.ndarray:
 def _caption(width: int, title: str, scene: HandObject, truth: HandObject | None) -> np.ndarray:
     """A white strip with the title and, where the truth is known, the errors."""
     words = [title] if title else []
-    if truth is not None:
+    if not scene.hand_found:
+        words.append(NO_HAND)
+    elif truth is not None:
         found = errors(scene, truth)
         words.append(f"joints {found['wrist_aligned_mm']:.1f} mm wrist-aligned, {found['absolute_mm']:.1f} mm absolute")
         if "object_adds_mm" in found:

@@ -1,74 +1,83 @@
-"""What a data set says about one of its own images: K, side, object, the true box, and the truth to draw beside."""
+"""What a data set says about one of its own pictures, in the words of inference: the object, the true box and the truth.
+
+Each function reads only what it needs, and raises DataError where that cannot be read.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 
-from amt.data.crops import CropConfig, joint_box
-from amt.data.lookup import Lookup, SetFrame
+from amt.data.config import CropConfig
+from amt.data.crops import joint_box
+from amt.data.errors import DataError
+from amt.data.layout import FRAME_HEIGHT, FRAME_WIDTH
+from amt.data.lookup import SetFrame
+from amt.hand.camera import project
 from amt.infer.objects import HeldObject
 from amt.infer.result import HandObject
 
 
-@dataclass(frozen=True)
-class KnownFrame:
-    """One image of a set in DexYCB's layout."""
-
-    intrinsics: np.ndarray  # float32 [3, 3], px
-    side: str
-    held: HeldObject
-    box: (
-        np.ndarray | None
-    )  # float32 [3], px: the training's rule on the true joints; None where the hand is not annotated
-    truth: HandObject | None  # None where the hand is not annotated
+def held_object(frame: SetFrame, count: int) -> HeldObject:
+    """The object in the hand, as ``count`` points."""
+    return HeldObject(frame.class_id, frame.object_name, frame.object_points(count))
 
 
-class KnownSets:
-    """Looks images up in the sets that they lie in.
+def true_box(
+    frame: SetFrame, size: tuple[int, int], intrinsics: np.ndarray, scale: float = CropConfig.box_scale
+) -> np.ndarray | None:
+    """float32 [3], px: the training's square around the true joints; None without a true hand.
 
     Args:
-        num_points: object points, as the model takes them.
-        mano: folder with MANO_RIGHT.pkl and MANO_LEFT.pkl, which a recorded set needs.
+        size: (height, width) of the picture, px. In one that was resized the joints lie where K [3, 3] shows them.
     """
+    labels = frame.labels
+    if not labels.hand_valid:
+        return None
+    if tuple(size) == (FRAME_HEIGHT, FRAME_WIDTH):
+        return joint_box(labels.joints_2d, scale)
+    return joint_box(project(labels.joints, np.asarray(intrinsics, np.float32)).numpy(), scale)
 
-    def __init__(self, num_points: int, mano: str | Path | None = None):
-        self.num_points, self.lookup = num_points, Lookup(mano)
 
-    def find(self, path: str | Path) -> KnownFrame | None:
-        """What the set knows of an image file; None for a file that lies in no set.
+def truth(
+    frame: SetFrame, intrinsics: np.ndarray, count: int, tell: Callable[[DataError, str], None]
+) -> HandObject | None:
+    """The true hand and object before a camera K [3, 3] (px); None where the hand is not annotated.
 
-        Raises:
-            DataError: it lies in a set that cannot be read, or its labels are missing or broken.
-        """
-        frame = self.lookup.frame_of(path)
-        if frame is None:
-            return None
-        held = HeldObject(frame.class_id, frame.object_name, frame.object_points(self.num_points))
-        labels = frame.labels
-        if not labels.hand_valid:
-            return KnownFrame(frame.intrinsics(), frame.side, held, None, None)
-        box = joint_box(labels.joints_2d, CropConfig().box_scale)
-        return KnownFrame(frame.intrinsics(), frame.side, held, box, self._truth(frame, held))
+    Args:
+        count: object points.
+        tell: takes the error of each part that cannot be read, and what is left out for it.
+    """
+    labels, shown = frame.labels, {}
+    if not labels.hand_valid:
+        return None
 
-    def _truth(self, frame: SetFrame, held: HeldObject) -> HandObject:
-        labels, shown = frame.labels, {}
-        if labels.object_valid:
-            shown = {
-                "object_points": held.points,
-                "object_rotation": labels.object_rotation,
-                "object_translation": labels.object_translation,
+    def add(what: str, read: Callable[[], dict]) -> bool:
+        try:
+            shown.update(read())
+        except DataError as error:
+            tell(error, f"the truth is shown without {what}")
+            return False
+        return True
+
+    meshed = add("the mesh", lambda: {"vertices": frame.vertices, "faces": frame.faces})
+    if labels.object_valid and add("the object", lambda: _true_object(frame, count)) and meshed:
+        add(
+            "contact",
+            lambda: {
                 "hand_contact": frame.hand_contact.astype(np.float32),
-                "object_contact": frame.object_contact(self.num_points).astype(np.float32),
-            }
-        return HandObject(
-            side=frame.side,
-            intrinsics=frame.intrinsics(),
-            joints=labels.joints,
-            vertices=frame.vertices,
-            faces=frame.faces,
-            object_class=held.class_id,
-            **shown,
+                "object_contact": frame.object_contact(count).astype(np.float32),
+            },
         )
+    return HandObject(side=frame.side, intrinsics=np.asarray(intrinsics, np.float32), joints=labels.joints, **shown)
+
+
+def _true_object(frame: SetFrame, count: int) -> dict:
+    held = held_object(frame, count)
+    return {
+        "object_class": held.class_id,
+        "object_points": held.points,
+        "object_rotation": frame.labels.object_rotation,
+        "object_translation": frame.labels.object_translation,
+    }

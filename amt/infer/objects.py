@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from amt.data.layout import CLASS_NAMES, DataError
-from amt.data.meshes import LONGEST, box_mesh, check_extent, read_mesh, sample_surface
-from amt.data.objects import MESH_SAMPLES, ObjectModels, farthest_points
-from amt.infer.inputs import InputError
+from amt.data.objects import (
+    LONGEST,
+    MESH_SAMPLES,
+    ObjectModels,
+    box_mesh,
+    check_extent,
+    farthest_points,
+    read_mesh,
+    sample_surface,
+)
+from amt.infer.checks import InputError
 
-ObjectLike = str | int | Path | np.ndarray | tuple[float, float, float] | None
+# Whatever NumPy turns into numbers: a class id, three sides, or points.
+ObjectLike = str | Path | int | Sequence | np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -30,13 +41,14 @@ class HeldObject:
         return bool(self.points.any())
 
 
-def resolve_object(given: ObjectLike, count: int, models: str | Path | None = None) -> HeldObject:
+def resolve_object(given: ObjectLike | HeldObject, count: int, models: str | Path | None = None) -> HeldObject:
     """The object that ``given`` stands for, as ``count`` points.
 
     Args:
         given: None (unknown), a YCB class id (1-21) or name ("006_mustard_bottle" or "mustard_bottle"), a mesh file (.obj;
             with trimesh .ply, .stl and others) or points [N, 3], both in metres. An object without a mesh can be its box:
-            "box:0.1x0.05x0.2" or (0.1, 0.05, 0.2), metres along its x, y and z.
+            "box:0.1x0.05x0.2" or three numbers (0.1, 0.05, 0.2), metres along its x, y and z. Numbers may be Python's, lists
+            or tuples of them, NumPy's or tensors.
         count: number of points.
         models: folder with one folder a class, as DexYCB's ``models``; without it, class names stand for the built-in
             shapes of the synthetic sets, which are like the YCB objects in size only.
@@ -47,23 +59,56 @@ def resolve_object(given: ObjectLike, count: int, models: str | Path | None = No
     """
     if given is None:
         return HeldObject(0, "unknown", np.zeros((count, 3), np.float32))
-    if isinstance(given, np.ndarray):
-        return HeldObject(0, "points", _spread(given, count, "object"))
-    extent = _box_extent(given)
-    if extent is not None:
-        name = "box " + "x".join(f"{side:g}" for side in extent)
-        return HeldObject(0, name, _spread(sample_surface(*box_mesh(extent), MESH_SAMPLES), count, name))
-    class_id = _class_id(given)
-    if class_id is not None:
-        return HeldObject(
-            class_id, CLASS_NAMES[class_id], _class_points(class_id, count, None if models is None else str(models))
-        )
+    if isinstance(given, HeldObject):
+        return given
+    if isinstance(given, str) and given.startswith("box:"):
+        return _box(given.removeprefix("box:").split("x"), given, count)
+    if isinstance(given, str) and given.isdecimal():
+        return _of_class(int(given), count, models)
+    if isinstance(given, (str, PathLike)):
+        return _named(given, count, models)
+    numbers = _array(given)
+    if numbers.ndim == 0 and numbers.dtype.kind in "iu":
+        return _of_class(int(numbers), count, models)
+    if numbers.shape == (3,):
+        return _box(numbers.tolist(), given, count)
+    if numbers.ndim == 2:
+        return HeldObject(0, "points", _spread(numbers, count, "object"))
+    raise InputError(f"object: {_FORMS}; got {_short(given)}")
+
+
+_FORMS = "expected a class id 1-21, a YCB name, a mesh file, three sides in metres (box:0.1x0.05x0.2) or points [N, 3] in metres"
+
+
+def _array(given: object) -> np.ndarray:
+    """Numbers of any shape; tensors come from their device."""
+    if hasattr(given, "detach"):
+        given = given.detach().cpu().numpy()
+    try:
+        numbers = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"object: {_FORMS}; got {_short(given)}") from error
+    if numbers.dtype.kind not in "iuf":
+        raise InputError(f"object: {_FORMS}; got {_short(given)}")
+    return numbers
+
+
+def _short(given: object) -> str:
+    text = " ".join(repr(given).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _named(given: str | PathLike, count: int, models: str | Path | None) -> HeldObject:
+    """An object of YCB by its name, or a mesh file."""
+    for class_id, name in CLASS_NAMES.items():
+        if str(given) in (name, name.split("_", 1)[1]):
+            return _of_class(class_id, count, models)
     path = Path(given)
     if not path.is_file():
         names = ", ".join(CLASS_NAMES[c] for c in list(CLASS_NAMES)[:3])
         raise InputError(
-            f"{given}: neither a mesh file nor a YCB object; give a file, a class id 1-21, a name ({names}, ...) or "
-            "its box (box:0.1x0.05x0.2)"
+            f"object: {_short(str(given))} is neither a mesh file nor a YCB object; give a file, a class id 1-21, a name "
+            f"({names}, ...) or its box (box:0.1x0.05x0.2)"
         )
     try:
         cloud = sample_surface(*read_mesh(path), MESH_SAMPLES)
@@ -74,13 +119,26 @@ def resolve_object(given: ObjectLike, count: int, models: str | Path | None = No
     return HeldObject(0, path.stem, _spread(cloud, count, str(path)))
 
 
-def _class_id(given: str | int | Path) -> int | None:
-    if isinstance(given, int) or (isinstance(given, str) and given.isdecimal()):
-        if int(given) not in CLASS_NAMES:
-            raise InputError(f"object: class {given} is unknown; YCB classes here are 1-{max(CLASS_NAMES)}")
-        return int(given)
-    found = [c for c, name in CLASS_NAMES.items() if str(given) in (name, name.split("_", 1)[1])]
-    return found[0] if found else None
+def _of_class(class_id: int, count: int, models: str | Path | None) -> HeldObject:
+    if class_id not in CLASS_NAMES:
+        raise InputError(f"object: class {class_id} is unknown; YCB classes here are 1-{max(CLASS_NAMES)}")
+    points = _class_points(class_id, count, None if models is None else str(models))
+    return HeldObject(class_id, CLASS_NAMES[class_id], points)
+
+
+def _box(sides: Sequence, given: ObjectLike, count: int) -> HeldObject:
+    """A box of three sides (m)."""
+    try:
+        extent = tuple(float(side) for side in sides)
+    except (TypeError, ValueError):
+        extent = ()
+    if len(extent) != 3 or not all(0 < side <= LONGEST for side in extent):
+        raise InputError(
+            f"object: expected three sides above 0 and up to {LONGEST:g} m, as box:0.1x0.05x0.2 or (0.1, 0.05, 0.2); "
+            f"got {_short(given)}"
+        )
+    name = "box " + "x".join(f"{side:g}" for side in extent)
+    return HeldObject(0, name, _spread(sample_surface(*box_mesh(extent), MESH_SAMPLES), count, name))
 
 
 @lru_cache(maxsize=64)
@@ -94,25 +152,6 @@ def _class_points(class_id: int, count: int, models: str | None) -> np.ndarray:
         return ObjectModels(folder.parent if folder.name == "models" else folder).points(class_id, count)
     except DataError as error:
         raise InputError(str(error)) from error
-
-
-def _box_extent(given: ObjectLike) -> tuple[float, ...] | None:
-    """The extent (m) that "box:0.1x0.05x0.2" or a tuple of three numbers names; None for anything else."""
-    if isinstance(given, str) and given.startswith("box:"):
-        numbers = given.removeprefix("box:").split("x")
-    elif isinstance(given, tuple):
-        numbers = given
-    else:
-        return None
-    try:
-        extent = tuple(float(number) for number in numbers)
-    except (TypeError, ValueError):
-        extent = ()
-    if len(extent) != 3 or not all(0 < side <= LONGEST for side in extent):
-        raise InputError(
-            f"object: expected three sides above 0 and up to {LONGEST:g} m, as box:0.1x0.05x0.2 or a tuple; got {given!r}"
-        )
-    return extent
 
 
 def _spread(cloud: np.ndarray, count: int, name: str) -> np.ndarray:

@@ -6,6 +6,7 @@ is replaced. Every file is written under another name first and then renamed: wh
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -59,11 +60,16 @@ class OutputFolder:
     def finish(self, name: str) -> Path:
         """Renames what was written to the path that :meth:`claim` gave, and puts it on the list."""
         path = self.folder / name
-        os.replace(path.with_name(f".part-{path.name}"), path)
-        self.ours[name] = _stamp(path)
-        with open(self.folder / WRITTEN, "a", encoding="utf-8") as record:
-            record.write(json.dumps({"file": name, "stamp": self.ours[name]}) + "\n")
-        self.written.append(path)
+        try:
+            os.replace(path.with_name(f".part-{path.name}"), path)
+            self.written.append(path)
+            self.ours[name] = _stamp(path)
+            _append(self.folder / WRITTEN, json.dumps({"file": name, "stamp": self.ours[name]}) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder / WRITTEN}: cannot be written ({error.strerror}), so that {name} counts as another program's; "
+                "free space"
+            ) from None
         return path
 
     def picture(self, name: str, image: np.ndarray) -> Path:
@@ -78,7 +84,10 @@ class OutputFolder:
         try:
             temporary.write_bytes(data.tobytes())
         except OSError as error:
-            raise OutputError(f"{self.folder / name}: cannot be written ({error.strerror})") from None
+            temporary.unlink(missing_ok=True)
+            raise OutputError(
+                f"{self.folder / name}: cannot be written ({error.strerror}); free space or choose another --out"
+            ) from None
         return self.finish(name)
 
     def _read_list(self) -> dict[str, list[int]]:
@@ -107,59 +116,58 @@ class Records:
         self.temporary = out.claim(name)
 
     def __enter__(self) -> Records:
-        self.file = open(self.temporary, "w", encoding="utf-8")
-        self.count = 0
+        try:
+            self.file = open(self.temporary, "wb", buffering=0)  # a full disk is met at the line that it cannot take
+        except OSError as error:
+            raise self._error(error) from None
+        self.count = self.size = 0
         return self
 
     def add(self, record: dict) -> None:
-        """Writes one line; numbers that are not finite have no place in JSON and raise ValueError."""
-        self.file.write(json.dumps(record, allow_nan=False) + "\n")
-        self.count += 1
-
-    def __exit__(self, *_) -> None:
-        self.file.close()
-        if self.count:
-            self.out.finish(self.name)
-        else:
-            self.temporary.unlink()
-
-
-class VideoFile:
-    """An mp4 (MPEG-4) that frames of one size are added to; the size is the first frame's, made even.
-
-    A context manager; what was added stays on an error, and no file is left where nothing was added.
-    """
-
-    def __init__(self, out: OutputFolder, name: str, frames_per_second: float):
-        self.out, self.name, self.rate = out, name, frames_per_second
-        self.temporary = out.claim(name)
-        self.writer = None
-
-    def __enter__(self) -> VideoFile:
-        return self
-
-    def add(self, picture: np.ndarray) -> None:
-        """Adds a frame, uint8 [H, W, 3], RGB.
+        """Writes one line.
 
         Raises:
-            OutputError: OpenCV brings no encoder for mp4.
+            ValueError: a number is not finite, which has no place in JSON.
+            OutputError: the disk is full, for example; the lines before stay.
         """
-        import cv2
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        try:
+            if self.file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise self._error(error) from None
+        self.count, self.size = self.count + 1, self.size + len(line)
 
-        if self.writer is None:
-            self.size = (picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2)
-            self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, self.size)
-            if not self.writer.isOpened():
-                raise OutputError(
-                    f"{self.out.folder / self.name}: this OpenCV cannot write mp4; install opencv-python-headless, "
-                    "or add --no-draw"
-                )
-        self.writer.write(cv2.cvtColor(picture[: self.size[1], : self.size[0]], cv2.COLOR_RGB2BGR))
-
-    def __exit__(self, *_) -> None:
-        if self.writer is not None and self.temporary.exists():
-            self.writer.release()
+    def __exit__(self, kind, *_) -> None:
+        if self.count and self.temporary.stat().st_size > self.size:
+            self.file.truncate(self.size)  # a part of a line that the disk had no place for
+        self.file.close()
+        if not self.count:
+            self.temporary.unlink()
+            return
+        try:
             self.out.finish(self.name)
+        except OutputError:
+            if kind is None:  # an error that is on its way says more
+                raise
+
+    def _error(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.out.folder / self.name}: cannot be written ({error.strerror}); free space or choose another --out"
+        )
+
+
+def _append(path: Path, line: str) -> None:
+    """Adds a line, or nothing of it where the disk is full: half a line would spoil the next one."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        data = line.encode()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def _stamp(path: Path) -> list[int]:

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from amt.data.crops import CropConfig, cut
+from amt.data.config import CropConfig
+from amt.data.crops import cut
 from amt.hand.batch import Inputs
-from amt.hand.camera import check_intrinsics, crop_camera, project
+from amt.hand.camera import crop_camera, project
 from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import NUM_JOINTS
-from amt.infer.locate import FOLLOWED, ROUNDS, SETTLED, moved, next_box, windows
+from amt.infer.checks import SMALLEST_BOX, InputError, check_box, check_camera
+from amt.infer.config import MAX_SPREAD
+from amt.infer.locate import FOLLOWED, ROUNDS, SEARCHED, SETTLED, moved, next_box, spread, windows
 from amt.infer.objects import HeldObject, ObjectLike, resolve_object
 from amt.infer.result import Result
 from amt.model.amt import AMT
@@ -43,23 +46,21 @@ class Request:
     near: np.ndarray | None = None  # px: a square to start the search at, such as the previous frame's
 
     def check(self) -> None:
-        """Raises ValueError, naming the field, for what cannot be an image, a camera, a box or a side."""
+        """Raises InputError, a ValueError that names the field, for what cannot be an image, a camera, a box or a side."""
         image = self.image
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ValueError(f"image: expected a uint8 array [H, W, 3] (RGB), got {got}")
-        if not image.size:
-            raise ValueError(f"image: has no pixels, got {list(image.shape)}")
-        check_intrinsics(np.asarray(self.intrinsics, np.float64))
+            got = f"{image.dtype} {list(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
+            raise InputError(f"image: expected a uint8 array [H, W, 3] (RGB), got {got}")
+        if min(image.shape[:2]) < SMALLEST_BOX:
+            raise InputError(
+                f"image: expected at least {SMALLEST_BOX:g} x {SMALLEST_BOX:g} pixels, got {list(image.shape)}"
+            )
+        check_camera(self.intrinsics, *image.shape[:2])
         for name in ("box", "near"):
-            square = getattr(self, name)
-            if square is None:
-                continue
-            square = np.asarray(square, np.float64)
-            if square.shape != (3,) or not np.isfinite(square).all() or square[2] <= 0:
-                raise ValueError(f"{name}: expected (cx, cy, side) in px with a side above 0, got {square.tolist()}")
+            if getattr(self, name) is not None:
+                check_box(getattr(self, name), *image.shape[:2], name)
         if self.side not in SIDES:
-            raise ValueError(f"side: expected 'right' or 'left', got {self.side!r}")
+            raise InputError(f"side: expected 'right' or 'left', got {self.side!r}")
 
 
 class Predictor:
@@ -71,6 +72,8 @@ class Predictor:
         device: None takes the GPU where there is one.
         models: folder of object models for YCB names and class ids (see :func:`resolve_object`).
         batch_size: crops that go through the model at once.
+        max_spread: share of the crop that a joint's keypoint map may cover; above it no hand is found, above three quarters
+            of it in a search (``amt.infer.locate``). 1 finds one everywhere.
     """
 
     def __init__(
@@ -80,12 +83,15 @@ class Predictor:
         device: torch.device | str | None = None,
         models: str | Path | None = None,
         batch_size: int = 16,
+        max_spread: float = MAX_SPREAD,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if not max_spread > 0:
+            raise ValueError(f"max_spread: expected a share above 0, got {max_spread}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
-        self.record, self.models, self.batch_size = record or {}, models, batch_size
+        self.record, self.models, self.batch_size, self.max_spread = record or {}, models, batch_size, max_spread
         trained = (self.record.get("data") or {}).get("crop") or {}
         self.num_points = int(trained.get("num_points", CropConfig.num_points))
         self.box_scale = float(trained.get("box_scale", CropConfig.box_scale))
@@ -122,10 +128,7 @@ class Predictor:
         asked = []
         for request in requests:
             request.check()
-            known = request.object
-            if not isinstance(known, HeldObject):
-                known = resolve_object(known, self.num_points, self.models)
-            asked.append(replace(request, object=known))
+            asked.append(replace(request, object=resolve_object(request.object, self.num_points, self.models)))
         results: list[Result] = []
         for start in range(0, len(asked), self.batch_size):
             results += self._predict(asked[start : start + self.batch_size])
@@ -145,7 +148,13 @@ class Predictor:
                 source = "given" if request.box is not None else "found" if request.near is None else "tracked"
                 after = box if request.box is not None else self._next(request, fields)
                 settled = moved(box, after) < SETTLED
-                results[k] = Result(**fields, box=box.astype(np.float32), box_source=source, box_settled=settled)
+                results[k] = Result(
+                    **fields,
+                    box=box.astype(np.float32),
+                    box_source=source,
+                    box_settled=settled,
+                    hand_found=self._is_hand(fields, searched=source == "found"),
+                )
                 if not settled and look + 1 < ROUNDS:
                     following[k] = after
             moving = list(following)
@@ -158,6 +167,10 @@ class Predictor:
             if surest[i] is None or result.doubt < surest[i].doubt or np.isnan(surest[i].doubt):
                 surest[i] = result
         return surest
+
+    def _is_hand(self, fields: dict, searched: bool) -> bool:
+        limit = self.max_spread * (SEARCHED if searched and self.max_spread < 1 else 1)
+        return fields["spread"] <= limit and bool(np.isfinite(fields["joints"]).all())
 
     def _starts(self, request: Request) -> list[np.ndarray]:
         """The squares to begin with: the given one, or where the surest windows of a search see the hand."""
@@ -190,7 +203,7 @@ class Predictor:
         hand_contact, object_contact = prediction.hand_contact.sigmoid(), prediction.object_contact.sigmoid()
         class_seen = prediction.object_class.argmax(1)
         maps = prediction.keypoints.log_maps[:, :NUM_JOINTS].flatten(2)
-        doubt = -(maps.exp() * maps).sum(2).mean(1)
+        doubt, cells = -(maps.exp() * maps).sum(2).mean(1), maps.shape[2]
         rows = []
         for i, request in enumerate(requests):
             placed = {}
@@ -212,12 +225,15 @@ class Predictor:
                     "pose": pose[i].numpy(),
                     "betas": prediction.betas[i].numpy(),
                     "translation": prediction.translation[i].numpy(),
+                    "mano_joints": prediction.decoded.joints[i].numpy(),
+                    "mano_vertices": prediction.decoded.vertices[i].numpy(),
                     "steps": prediction.steps[i].numpy(),
                     "coarse_joints": prediction.coarse.joints[i].numpy(),
                     "hand_contact": hand_contact[i].numpy(),
                     "object_class": request.object.class_id,
                     "object_class_seen": int(class_seen[i]),
                     "doubt": float(doubt[i]),
+                    "spread": spread(float(doubt[i]), cells),
                     **placed,
                 }
             )
@@ -253,6 +269,7 @@ def load(
     *,
     models: str | Path | None = None,
     batch_size: int = 16,
+    max_spread: float = MAX_SPREAD,
     **overrides: Any,
 ) -> Predictor:
     """The predictor of a checkpoint folder (model.safetensors and config.json).
@@ -262,10 +279,11 @@ def load(
         device: None takes the GPU where there is one.
         models: folder of object models for YCB names and class ids.
         batch_size: crops that go through the model at once.
+        max_spread: share of the crop that a joint's keypoint map may cover; see :class:`Predictor`.
         overrides: model settings that replace the saved ones, such as ``hand=PATH`` of MANO_RIGHT.pkl on this machine.
 
     Raises:
         CheckpointError: the folder or a file of it is missing or broken; the message names it and the remedy.
     """
     model, record = load_checkpoint(folder, **overrides)
-    return Predictor(model, record, device, models, batch_size)
+    return Predictor(model, record, device, models, batch_size, max_spread)

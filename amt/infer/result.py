@@ -21,14 +21,16 @@ class HandObject:
     side: str  # "right" or "left"
     intrinsics: np.ndarray  # float32 [3, 3], px: K of the full image
     joints: np.ndarray  # float32 [21, 3], m: order of amt.hand.skeleton.JOINT_NAMES
-    vertices: np.ndarray  # float32 [778, 3], m
-    faces: np.ndarray  # int [F, 3]: triangles of the hand, counter-clockwise from outside
+    vertices: np.ndarray | None = None  # float32 [778, 3], m; None where only the joints are known
+    faces: np.ndarray | None = None  # int [F, 3]: triangles of the hand, counter-clockwise from outside
     object_class: int = 0  # 1-21 as in YCB, 0 where the object is unknown
     object_points: np.ndarray | None = None  # float32 [P, 3], m, in the object's own frame; None: no object
     object_rotation: np.ndarray | None = None  # float32 [3, 3], object to camera
     object_translation: np.ndarray | None = None  # float32 [3], m
     hand_contact: np.ndarray | None = None  # float32 [778], 0-1: probability that the vertex touches the object
     object_contact: np.ndarray | None = None  # float32 [P], 0-1: probability that the point touches the hand
+
+    hand_found: bool = True  # False: the fields hold what the model says of a picture without a hand
 
     def in_camera(self, points: np.ndarray) -> np.ndarray:
         """Points [N, 3] of the object's own frame, in the camera's."""
@@ -47,31 +49,62 @@ class HandObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Result(HandObject):
-    """A prediction for one image."""
+    """A prediction for one image.
 
-    joints_2d: np.ndarray  # float32 [21, 2], px of the full image
+    ``joints`` and ``vertices`` are the answer. The parameters ``pose``, ``betas`` and ``translation`` give ``mano_joints`` and
+    ``mano_vertices``: MANO's hand before each joint was moved by itself and refined, some 5 mm beside the answer. A left hand
+    is predicted as a right one in a mirror, so its ``betas`` are those of the mirrored right model (see ``mano_model``).
+    """
+
+    joints_2d: np.ndarray  # float32 [21, 2], px of the full image: where ``joints`` project
     pose: np.ndarray  # float32 [48], rad, axis-angle: global turn, then MANO's 15 joints, hands_mean included
     betas: np.ndarray  # float32 [10]: MANO's shape
     translation: np.ndarray  # float32 [3], m: MANO's; the wrist is J0(betas) + translation
+    mano_joints: np.ndarray  # float32 [21, 3], m: the joints of these parameters
+    mano_vertices: np.ndarray  # float32 [778, 3], m: the mesh of these parameters
     steps: np.ndarray  # float32 [S, 21, 3], m: the joints after each refinement step; the last one is `joints`
     coarse_joints: np.ndarray  # float32 [21, 3], m: the joints before fusion and refinement
     object_class_seen: int  # 0-21: the class that the image alone suggests, whatever was told; 0 stands for unknown
     box: np.ndarray  # float32 [3], px of the full image: centre x, centre y and side of the square looked at
     box_source: str  # "given", "found" or "tracked"
-    doubt: (
-        float  # nats: mean entropy of the joints' keypoint maps; lower is surer, comparable within one checkpoint only
-    )
     box_settled: bool  # whether the search for the box came to rest; True where the box was given
+    doubt: float  # nats: mean entropy of the joints' keypoint maps
+    spread: float  # 0-1: the share of the crop that such a map covers, exp(doubt) over its cells; lower is surer
+
+    @property
+    def mano_model(self) -> str:
+        """What the parameters belong to: "right", or "mirrored right" for a left hand.
+
+        Pose and translation mean the same in MANO's own left model; its shape space differs, so that the same betas give a
+        mesh 1 to 2 mm beside.
+        """
+        return "right" if self.side == "right" else "mirrored right"
 
     def record(self) -> dict:
         """The prediction as plain numbers for JSON; every key that has a unit ends in it.
 
-        ``side``; ``intrinsics_px`` [3][3]; ``box_px`` [cx, cy, side], ``box_source``, ``box_settled``;
-        ``doubt_nats``; ``joints_m`` [21][3];
-        ``joints_px`` [21][2]; ``mano_pose_rad`` [48]; ``mano_betas`` [10]; ``mano_translation_m`` [3]; ``hand_contact``
-        [778] (0-1); ``object_class_seen`` (0-21); ``object``: null, or ``class_id`` (0: unknown), ``rotation`` [3][3],
+        ``side``; ``intrinsics_px`` [3][3]; ``box_px`` [cx, cy, side], ``box_source``, ``box_settled``; ``hand_found``,
+        ``doubt_nats``, ``spread`` (0-1); ``joints_m`` [21][3]; ``joints_px`` [21][2]; ``mano_pose_rad`` [48], ``mano_betas``
+        [10] and ``mano_translation_m`` [3], which give ``mano_joints_m`` [21][3] with ``mano_model``; ``hand_contact`` [778]
+        (0-1); ``object_class_seen`` (0-21); ``object``: null, or ``class_id`` (0: unknown), ``rotation`` [3][3],
         ``translation_m`` [3], ``contact`` [P] (0-1).
+
+        Where no hand was found, all from ``joints_m`` on is null.
         """
+        seen = {
+            "side": self.side,
+            "intrinsics_px": _numbers(self.intrinsics, 4),
+            "box_px": _numbers(self.box, 2),
+            "box_source": self.box_source,
+            "box_settled": self.box_settled,
+            "hand_found": self.hand_found,
+            "doubt_nats": _numbers(self.doubt, 4),
+            "spread": _numbers(self.spread, 5),
+        }
+        hand = self._hand_record()
+        return seen | (hand if self.hand_found else dict.fromkeys(hand))
+
+    def _hand_record(self) -> dict:
         held = None
         if self.has_object:
             held = {
@@ -81,17 +114,13 @@ class Result(HandObject):
                 "contact": None if self.object_contact is None else _numbers(self.object_contact, 3),
             }
         return {
-            "side": self.side,
-            "intrinsics_px": _numbers(self.intrinsics, 4),
-            "box_px": _numbers(self.box, 2),
-            "box_source": self.box_source,
-            "box_settled": self.box_settled,
-            "doubt_nats": float(_numbers(self.doubt, 4)) if np.isfinite(self.doubt) else None,
             "joints_m": _numbers(self.joints, 6),
             "joints_px": _numbers(self.joints_2d, 3),
             "mano_pose_rad": _numbers(self.pose, 6),
             "mano_betas": _numbers(self.betas, 6),
             "mano_translation_m": _numbers(self.translation, 6),
+            "mano_joints_m": _numbers(self.mano_joints, 6),
+            "mano_model": self.mano_model,
             "hand_contact": None if self.hand_contact is None else _numbers(self.hand_contact, 3),
             "object_class_seen": self.object_class_seen,
             "object": held,
@@ -121,7 +150,7 @@ def errors(result: HandObject, truth: HandObject) -> dict[str, float]:
     return found
 
 
-def _numbers(array: np.ndarray, digits: int) -> list:
+def _numbers(array: np.ndarray | float, digits: int) -> list | float | None:
     """Nested lists, rounded in float64; a number that is not finite becomes None, which JSON can hold."""
     rounded = np.round(np.asarray(array, np.float64), digits)
     return np.where(np.isfinite(rounded), rounded.astype(object), None).tolist()

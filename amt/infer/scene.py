@@ -24,8 +24,11 @@ View = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 def draw_scene(picture: np.ndarray, scene: HandObject, view: View, scale: float, outline: Colour = OUTLINE) -> None:
     """Draws a scene over ``picture`` (uint8 [H, W, 3]) in place; ``scale`` widens strokes and dots.
 
-    What cannot be seen, because it is not finite or lies behind the viewer, is left out.
+    What cannot be seen, because it is not finite or lies behind the viewer, is left out. Where no hand was found, nothing is
+    drawn.
     """
+    if not scene.hand_found:
+        return
     height, width = picture.shape[:2]
 
     def layer() -> Layer:
@@ -39,12 +42,13 @@ def draw_scene(picture: np.ndarray, scene: HandObject, view: View, scale: float,
         behind.over(picture, 0.6)
         _draw_object_points(layer(), picture, scene, view, scale, touching=False)
 
-    mesh = layer()
-    pixels, seen = view(scene.vertices)
-    if np.isfinite(pixels).all():
-        paint_mesh(mesh, pixels, seen, scene.faces, _vertex_colours(scene))
-        mesh.over(picture, 0.62)
-        mesh.outline(outline, 1.0 * scale).over(picture, 0.9)
+    if scene.vertices is not None:
+        pixels, seen = view(scene.vertices)
+        if np.isfinite(pixels).all():
+            mesh = layer()
+            paint_mesh(mesh, pixels, seen, scene.faces, _vertex_colours(scene))
+            mesh.over(picture, 0.62)
+            mesh.outline(outline, 1.0 * scale).over(picture, 0.9)
 
     if corners is not None:
         front = layer()
@@ -59,8 +63,9 @@ def draw_scene(picture: np.ndarray, scene: HandObject, view: View, scale: float,
 def draw_shadow(picture: np.ndarray, scene: HandObject, view: View, scale: float) -> None:
     """A scene in grey: contour of the hand, bones, and the object's box."""
     mesh, lines = Layer(*picture.shape[:2]), Layer(*picture.shape[:2])
-    pixels, seen = view(scene.vertices)
-    paint_mesh(mesh, pixels, seen, scene.faces, np.full((len(pixels), 3), 190.0))
+    if scene.vertices is not None:
+        pixels, seen = view(scene.vertices)
+        paint_mesh(mesh, pixels, seen, scene.faces, np.full((len(pixels), 3), 190.0))
     joints = view(scene.joints)[0]
     for start, end in BONES:
         lines.line(joints[start], joints[end], GREY, 1.5 * scale)
@@ -108,8 +113,10 @@ def _vertex_colours(scene: HandObject) -> np.ndarray:
 
 
 def extent_points(scene: HandObject) -> np.ndarray:
-    """[N, 3], m: all that a picture of the scene should hold."""
-    points = [scene.joints, scene.vertices]
+    """[N, 3], m: all that a picture of the scene should hold; none where no hand was found."""
+    if not scene.hand_found:
+        return np.zeros((0, 3), np.float32)
+    points = [scene.joints] if scene.vertices is None else [scene.joints, scene.vertices]
     if scene.has_object:
         points.append(scene.object_box)
     return np.concatenate(points)

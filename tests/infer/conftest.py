@@ -18,21 +18,36 @@ from amt.infer.result import Result
 from amt.model.amt import AMT
 from amt.model.checkpoint import save_checkpoint
 from amt.model.config import ModelConfig
+from amt.model.keypoints import NUM_KEYPOINTS
 
 HEIGHT, WIDTH = 240, 320
 K = np.array([[310.0, 0, 158.0], [0, 305.0, 121.0], [0, 0, 1]])
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
+def save_tiny(folder: Path, sharpness: float) -> Path:
+    """An untrained model whose keypoint scores are multiplied by ``sharpness``."""
     torch.manual_seed(0)
     model = AMT(ModelConfig(size="tiny"))
-    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "ck", model, data={"crop": {"num_points": 64}})
+    with torch.no_grad():
+        model.keypoints.score_and_depth.weight[:NUM_KEYPOINTS] *= sharpness
+    return save_checkpoint(folder, model, data={"crop": {"num_points": 64}})
 
 
 @pytest.fixture(scope="session")
-def predictor(checkpoint) -> Predictor:
-    return load(checkpoint, device="cpu")
+def checkpoint(tmp_path_factory) -> Path:
+    """As sure of what it sees as a trained model: it finds a hand in every picture."""
+    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "ck", sharpness=150)
+
+
+@pytest.fixture(scope="session")
+def unsure_checkpoint(tmp_path_factory) -> Path:
+    """It finds a hand in no picture."""
+    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "ck", sharpness=1)
+
+
+@pytest.fixture(scope="session")
+def predictor(unsure_checkpoint) -> Predictor:
+    return load(unsure_checkpoint, device="cpu", max_spread=1)
 
 
 @pytest.fixture(scope="session")
@@ -82,12 +97,16 @@ def result(points) -> Result:
         pose=pose[0].numpy(),
         betas=np.zeros(10, np.float32),
         translation=translation[0].numpy(),
+        mano_joints=joints,
+        mano_vertices=vertices,
         steps=joints[None],
         coarse_joints=joints,
         box=square_around(pixels).astype(np.float32),
         box_source="given",
-        doubt=1.0,
         box_settled=True,
+        doubt=1.0,
+        spread=0.01,
+        hand_found=True,
     )
 
 
@@ -95,3 +114,13 @@ def result(points) -> Result:
 def picture(tmp_path, photo) -> Path:
     """A JPEG file."""
     return write_image(tmp_path / "hand.jpg", photo)
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory) -> Path:
+    """A rendered set: two subjects, one sequence, two frames, eight cameras."""
+    pytest.importorskip("embreex")
+    from amt.data.synthetic.write import SetConfig, write_set
+
+    config = SetConfig(sequences=1, frames=2, subjects=2, seed=3)
+    return Path(write_set(tmp_path_factory.mktemp("set") / "set", config, workers=1, progress=False))

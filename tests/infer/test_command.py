@@ -11,27 +11,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from infer_files import write_image, write_video
+from infer_files import small_disk, write_image, write_video
 
-from amt.data.errors import BrokenFrame
+from amt.data.images import read_image
 from amt.infer.__main__ import main
-from amt.infer.inputs import read_image
 
 LENS = ["--intrinsics", "310,305,158,121"]
 
 
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.fixture(scope="session")
-def small_set(tmp_path_factory) -> Path:
-    """A rendered set: two subjects, one sequence, two frames, eight cameras."""
-    pytest.importorskip("embreex")
-    from amt.data.synthetic.write import SetConfig, write_set
-
-    config = SetConfig(sequences=1, frames=2, subjects=2, seed=3)
-    return Path(write_set(tmp_path_factory.mktemp("set") / "set", config, workers=1, progress=False))
 
 
 def test_an_image_becomes_a_picture_and_a_record(checkpoint, picture, tmp_path, capsys):
@@ -41,7 +30,7 @@ def test_an_image_becomes_a_picture_and_a_record(checkpoint, picture, tmp_path, 
     printed = capsys.readouterr().out
     assert all(str(out / name) in printed for name in ("hand.png", "predictions.jsonl"))
     assert "frames/s" in printed
-    assert read_image(out / "hand.png").shape == (480 + 44, 2 * 480 + 4, 3)
+    assert read_image(out / "hand.png")[0].shape == (480 + 44, 2 * 480 + 4, 3)
     (record,) = lines(out / "predictions.jsonl")
     shapes = {
         "joints_m": (21, 3), "joints_px": (21, 2), "intrinsics_px": (3, 3), "box_px": (3,), "mano_pose_rad": (48,),
@@ -96,50 +85,6 @@ def test_a_video_becomes_a_video(checkpoint, photo, tmp_path, capsys):
     assert not capture.read()[0]
 
 
-def test_a_set_brings_camera_side_object_box_and_truth(checkpoint, small_set, tmp_path, capsys):
-    folder = sorted(small_set.glob("2020*/*/836212060125"))[1]
-    images = sorted(folder.glob("color_*.jpg"))
-    out = tmp_path / "out"
-    assert main([str(checkpoint), str(folder), "--out", str(out)]) == 0
-    assert "a data set; what is not given" in capsys.readouterr().err
-    records = lines(out / "predictions.jsonl")
-    assert [r["image"] for r in records] == [str(p) for p in images]
-    labels = np.load(images[1].with_name("labels_000001.npz"))
-    joints, pixels = labels["joint_3d"][0], labels["joint_2d"][0]
-    record = records[1]
-    assert (record["box_source"], record["intrinsics_source"]) == ("data set", "data set")
-    expected = np.linalg.norm(np.array(record["joints_m"]) - joints, axis=1).mean() * 1000
-    assert record["errors"]["absolute_mm"] == pytest.approx(expected, abs=0.01)
-    assert record["errors"]["object_adds_mm"] > 0
-    low, high = pixels.min(0), pixels.max(0)
-    np.testing.assert_allclose(record["box_px"], [*(low + high) / 2, 1.5 * (high - low).max()], atol=0.05)
-    assert record["object"]["class_id"] > 0
-    assert read_image(out / "color_000001.png").shape == (480 + 44, 3 * 480 + 8, 3)
-    assert read_image(out / "overview.png").shape[0] == 2 * (480 + 44) + 16
-
-    found = tmp_path / "found"
-    assert main([str(checkpoint), str(images[1]), "--box", "auto", "--no-draw", "--out", str(found)]) == 0
-    assert lines(found / "predictions.jsonl")[0]["box_source"] == "found"
-
-
-def test_the_truth_of_a_set_is_the_annotated_hand(small_set):
-    from amt.infer.known import KnownSets
-
-    sets = KnownSets(64)
-    for image in sorted(small_set.glob("2020*/*/8*/color_000001.jpg"))[::3]:
-        known = sets.find(image)
-        labels = np.load(image.with_name("labels_000001.npz"))
-        np.testing.assert_allclose(known.truth.joints, labels["joint_3d"][0], atol=1e-6)
-        gap = np.linalg.norm(known.truth.vertices[:, None] - known.truth.joints[None], axis=2).min(0)
-        assert gap.max() < 0.03  # the mesh surrounds the joints
-        assert known.truth.side == known.side
-        assert known.truth.hand_contact.shape == (778,)
-        assert known.truth.object_contact.shape == (64,)
-    assert sets.find(small_set / "calibration" / "x.jpg") is None
-    with pytest.raises(BrokenFrame, match=r"labels_000009\.npz: is missing"):
-        sets.find(image.parent / "color_000009.jpg")
-
-
 @pytest.fixture
 def bad(tmp_path, photo) -> dict[str, Path]:
     """Files and folders that cannot be used."""
@@ -170,14 +115,41 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         (["--intrinsics", "0,305,158,121"], "--intrinsics: focal lengths must be above 0 px, got fx 0"),
         (["--intrinsics", "310,305"], "--intrinsics: expected fx,fy,cx,cy"),
         ([*LENS, "--fov", "60"], "--fov: stands in for --intrinsics"),
-        (["--fov", "0"], "--fov: expected 1 to 170"),
+        (["--fov", "0"], "--fov: expected 0.5 to 150"),
+        (["--fov", "175"], "--fov: expected 0.5 to 150"),
         ([*LENS, "--box", "1,2"], "--box: expected cx,cy,side"),
         ([*LENS, "--box", "1,2,-3"], "--box: the side must be above 0"),
         ([*LENS, "--batch", "0"], "--batch: expected at least 1"),
         ([*LENS, "--side", "both"], "--side: invalid choice"),
-        ([*LENS, "--object", "teapot"], "teapot: neither a mesh file nor a YCB object"),
+        ([*LENS, "--object", "teapot"], "object: 'teapot' is neither a mesh file nor a YCB object"),
         ([*LENS, "--mano", "/nowhere"], "MANO_RIGHT.pkl: no such file"),
-        ([*LENS, "--device", "toaster"], "--device toaster: cannot be used"),
+        ([*LENS, "--device", "toaster"], "--device must be auto, cpu, cuda or cuda:N; got 'toaster'"),
+        ([*LENS, "--models", "/nowhere"], "--models /nowhere: no such folder"),
+        ([*LENS, "--video", "0"], "--video: expected a rate above 0"),
+        ([*LENS, "infer.max_spread=2"], "infer.max_spread must be above 0 and at most 1; got 2.0"),
+        ([*LENS, "infer.foo=1"], "infer.foo: no such key; there are max_spread, threads"),
+        ([*LENS, "train.lr=1"], "train is a section of amt.train"),
+        ([*LENS, "data.root=/tmp"], "data.root has no effect in amt.infer"),
+        ([*LENS, "model.hand=/nowhere.pkl"], "model.hand=/nowhere.pkl: no such file"),
+        ([*LENS, "data.mano=/nowhere"], "data.mano=/nowhere: no such folder"),
+        ([*LENS, "foo.bar=1"], "foo"),
+        (
+            ["--intrinsics", "0.94,1.25,0.5,0.47"],
+            "fx 0.94 px over a picture of 320 x 240 px is a field of view of 179.3 degrees",
+        ),
+        (["--intrinsics", "310,305,5000,121"], "cx 5000 px puts the picture of 320 x 240 px up to 86.5 degrees"),
+        (["--intrinsics", "310,305,158,-4000"], "cy -4000 px puts the picture of 320 x 240 px up to 85.9 degrees"),
+        (
+            ["--intrinsics", "1e9,1e9,158,121"],
+            "fx 1e+09 px over a picture of 320 x 240 px is a field of view of 1.833e-05 degrees",
+        ),
+        (["--intrinsics", "310,3000,158,121"], "pixels 9.7 times as long as wide"),
+        (["--intrinsics", "nan,305,158,121"], "--intrinsics: expected fx,fy,cx,cy in px, got 'nan,305,158,121'"),
+        ([*LENS, "--box", "180,110,0.5"], "box: a side of 0.5 px shows no hand; at least 8 px were expected"),
+        ([*LENS, "--box", "180,110,1000000"], "box: a side of 1e+06 px is too large for a picture of 320 x 240 px"),
+        ([*LENS, "--box", "2000,110,120"], "box: the square of 120 px around (2000, 110) lies outside the picture"),
+        ([*LENS, "--box", "-200,-100,100"], "box: the square of 100 px around (-200, -100) lies outside the picture"),
+        ([*LENS, "--object", "box:nanx0.1x0.1"], "object: expected three sides above 0"),
         ([], "its camera is not known; give --intrinsics fx,fy,cx,cy, or --fov"),
     ],
 )
@@ -204,6 +176,51 @@ def test_a_checkpoint_without_its_weights_costs_one_line(checkpoint, picture, mi
     assert said.count("\n") == 1
 
 
+def test_a_box_may_begin_with_a_minus(checkpoint, picture, tmp_path):
+    for words in (["--box", "-10,20,100"], ["--box=-10,20,100"]):
+        out = tmp_path / words[0].replace("=", "")
+        assert main([str(checkpoint), str(picture), *LENS, *words, "--no-draw", "--out", str(out)]) == 0
+        assert lines(out / "predictions.jsonl")[0]["box_px"] == [-10, 20, 100]
+
+
+def test_words_and_options_stand_in_any_order(checkpoint, picture, tmp_path):
+    out = tmp_path / "out"
+    words = ["infer.max_spread=1", str(checkpoint), *LENS, "kernels.use=reference", str(picture), "infer.threads=1"]
+    assert main([*words, "--no-draw", "--out", str(out)]) == 0
+    assert len(lines(out / "predictions.jsonl")) == 1
+
+
+def test_mano_can_be_named_in_two_ways_that_agree(checkpoint, picture, tmp_path, capsys):
+    (tmp_path / "mano").mkdir()
+    (tmp_path / "mano" / "MANO_RIGHT.pkl").write_text("")
+    arguments = [str(checkpoint), str(picture), *LENS, f"data.mano={tmp_path / 'mano'}", "--mano", "/elsewhere"]
+    assert main(arguments) == 2
+    assert "--mano /elsewhere contradicts data.mano=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x04cos\nsystem\n.", b"(dp0\n."])
+def test_a_bad_mano_file_is_one_line(checkpoint, picture, content, tmp_path, capsys):
+    (tmp_path / "MANO_RIGHT.pkl").write_bytes(content)
+    arguments = [str(checkpoint), str(picture), *LENS, f"model.hand={tmp_path / 'MANO_RIGHT.pkl'}"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "MANO_RIGHT.pkl" in said
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_done(checkpoint, photo, tmp_path, capsys):
+    folder, out = tmp_path / "many", tmp_path / "out"
+    for i in range(6):
+        write_image(folder / f"{i}.jpg", photo)
+    arguments = [str(checkpoint), str(folder), *LENS, "--box", "180,110,120", "--no-draw", "--batch", "1"]
+    with small_disk(40_000):
+        assert main([*arguments, "--out", str(out)]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("amt.infer")]
+    assert len(said) == 1
+    assert "predictions.jsonl: cannot be written" in said[0]
+    assert 0 < len(lines(out / "predictions.jsonl")) < 6
+
+
 def test_one_broken_image_of_many_is_told_and_the_others_done(checkpoint, bad, photo, tmp_path, capsys):
     folder = tmp_path / "many"
     for name in ("a.jpg", "c.jpg"):
@@ -212,9 +229,86 @@ def test_one_broken_image_of_many_is_told_and_the_others_done(checkpoint, bad, p
     out = tmp_path / "out"
     assert main([str(checkpoint), str(folder), *LENS, "--no-draw", "--out", str(out)]) == 2
     said = capsys.readouterr().err
-    assert f"{folder / 'b.jpg'}: the image breaks off" in said
+    assert f"{folder / 'b.jpg'}: the picture breaks off" in said
     assert "1 of 3 image(s) could not be used" in said
     assert [Path(r["image"]).name for r in lines(out / "predictions.jsonl")] == ["a.jpg", "c.jpg"]
+
+
+def test_a_broken_frame_of_a_folder_that_is_a_video_is_skipped(checkpoint, bad, photo, tmp_path, capsys):
+    folder = tmp_path / "many"
+    for name in ("a.jpg", "c.jpg"):
+        write_image(folder / name, photo)
+    os.replace(bad["cut.jpg"], folder / "b.jpg")
+    out = tmp_path / "out"
+    assert main([str(checkpoint), str(folder), *LENS, "--video", "10", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder / 'b.jpg'}: the picture breaks off" in said
+    assert "1 of 3 image(s) could not be used" in said
+    assert [(r["frame"], r["time_s"]) for r in lines(out / "predictions.jsonl")] == [(0, 0), (2, 0.2)]
+    capture = cv2.VideoCapture(str(out / "overlay.mp4"))
+    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 3  # the first frame stands until the third
+
+
+def test_a_fault_of_many_pictures_is_counted(checkpoint, photo, tmp_path, capsys):
+    folder, out = tmp_path / "many", tmp_path / "out"
+    for i in range(8):
+        write_image(folder / f"{i}.jpg", photo if i == 4 else photo[:, :100])
+    arguments = [str(checkpoint), str(folder), *LENS, "--box", "180,110,120", "--no-draw"]
+    assert main([*arguments, "--out", str(out)]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("amt.infer")]
+    assert [Path(line.split(": ")[1]).name for line in said[:3]] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert said[3].startswith(
+        "amt.infer: 4 more: intrinsics: cx 158 px" if "intrinsics" in said[3] else "amt.infer: 4 more: box: "
+    )
+    assert said[4] == "amt.infer: 7 of 8 image(s) could not be used (named above)"
+    assert [Path(r["image"]).name for r in lines(out / "predictions.jsonl")] == ["4.jpg"]
+
+
+def test_what_the_reader_had_to_choose_is_told_once_and_recorded(checkpoint, photo, tmp_path, capsys):
+    from PIL import Image
+
+    frames = [Image.fromarray(np.roll(photo, 9 * i, 1)) for i in range(3)]
+    for name in ("a.gif", "b.gif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    cv2.imwrite(str(tmp_path / "c.png"), photo[..., 0].astype(np.uint16) * 4)
+    out = tmp_path / "out"
+    arguments = [str(checkpoint), str(tmp_path), *LENS, "--box", "180,110,120", "--no-draw"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert said.count("the file holds 3 pictures; the first is taken") == 2  # the first file, and the count
+    assert f"{tmp_path / 'a.gif'}: the file holds 3 pictures" in said
+    records = lines(out / "predictions.jsonl")
+    assert records[0]["notes"] == ["the file holds 3 pictures; the first is taken"]
+    assert any("scaled from 10 bits" in note for note in records[2]["notes"])
+    assert any("grey" in note for note in records[2]["notes"])
+
+
+def test_a_picture_without_a_hand_says_so(checkpoint, picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [str(checkpoint), str(picture), *LENS, "infer.max_spread=0.0001"]  # as if nothing were sure enough
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert f"{picture}: no hand found (joints spread over" in capsys.readouterr().err
+    (record,) = lines(out / "predictions.jsonl")
+    assert record["hand_found"] is False
+    assert record["joints_m"] is record["mano_pose_rad"] is record["object"] is None
+    assert record["doubt_nats"] > 0
+    assert (out / "hand.png").is_file()
+
+
+def test_help_and_wrong_words_come_before_pytorch(checkpoint, tmp_path):
+    """Neither loads PyTorch, and so takes a tenth of its time."""
+    code = """
+import sys
+from amt.infer.__main__ import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as end:
+    status = end.code
+print(status, sorted({"torch", "cv2", "hydra"} & set(sys.modules)))
+"""
+    for words, status in ((["--help"], 0), (["/nowhere", "x.jpg"], 2), ([str(checkpoint), "/nowhere.jpg"], 2)):
+        ran = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
+        assert ran.stdout.splitlines()[-1] == f"{status} []", ran.stderr
 
 
 def test_foreign_files_survive_and_own_ones_are_replaced(checkpoint, picture, tmp_path, capsys):

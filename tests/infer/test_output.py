@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
+from infer_files import small_disk
 
-from amt.infer.output import OutputError, OutputFolder, Records, VideoFile
+from amt.infer.output import OutputError, OutputFolder, Records
 
 
 def test_a_file_of_somebody_else_stays(tmp_path, photo):
@@ -54,18 +54,24 @@ def test_records_of_a_failed_run_do_not_replace_earlier_ones(tmp_path):
     assert not list(tmp_path.glob(".part*"))
 
 
-def test_a_video_of_odd_size_is_written_and_readable(tmp_path, photo):
-    import cv2
+def test_a_full_disk_keeps_the_lines_that_were_written(tmp_path):
+    def write() -> None:
+        with Records(OutputFolder(tmp_path)) as records:
+            for i in range(10):
+                records.add({"image": f"picture number {i}"})
 
-    out = OutputFolder(tmp_path)
-    with VideoFile(out, "v.mp4", 10) as video:
-        for shift in range(4):
-            video.add(np.roll(photo[:201, :301], shift, 0))
-    capture = cv2.VideoCapture(str(tmp_path / "v.mp4"))
-    read = [capture.read()[1] for _ in range(4)]
-    assert read[3].shape == (200, 300, 3)
-    assert np.abs(read[0][..., ::-1].astype(int) - photo[:200, :300]).mean() < 12
-    assert out.written == [tmp_path / "v.mp4"]
+    with small_disk(100), pytest.raises(OutputError, match=r"predictions\.jsonl: cannot be written \(.*\); free space"):
+        write()
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["image"] for line in lines] == [f"picture number {i}" for i in range(3)]
+    with Records(OutputFolder(tmp_path)) as records:  # the file counts as our own
+        records.add({"image": "again"})
+
+
+def test_a_full_disk_leaves_no_half_picture(tmp_path, photo):
+    with small_disk(100), pytest.raises(OutputError, match=r"a\.png: cannot be written \(.*\); free space"):
+        OutputFolder(tmp_path).picture("a.png", photo)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_is_an_error(tmp_path):

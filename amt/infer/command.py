@@ -1,0 +1,207 @@
+"""The command line of amt.infer, checked before PyTorch loads: options, and ``key=value`` words as in every program."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amt.config import KernelsConfig, compose, help_text
+from amt.infer.checks import InputError, check_fov
+from amt.infer.config import PROGRAM, InferConfig
+from amt.model.checkpoint import read_record
+
+DEFAULT_OUT = Path("outputs", "infer")
+DESCRIPTION = "Hand, object and contact of images or a video, as pictures and JSON lines."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{message}; see python -m amt.infer --help")
+
+    def format_help(self) -> str:
+        return f"{super().format_help()}\n{help_text(PROGRAM)}\n"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = _Parser(
+        prog="python -m amt.infer",
+        usage="python -m amt.infer CHECKPOINT INPUT [INPUT ...] [options] [key=value ...]",
+        description=DESCRIPTION,
+    )
+    p.add_argument(
+        "words",
+        nargs="*",
+        metavar="CHECKPOINT INPUT",
+        help="folder with model.safetensors and config.json; then images, folders of images, patterns, or one video",
+    )
+    p.add_argument("--out", metavar="DIR", help=f"where results go (default {DEFAULT_OUT}/<name of the input>)")
+    p.add_argument(
+        "--intrinsics", metavar="fx,fy,cx,cy", help="camera of the images, px; images of a data set bring theirs"
+    )
+    p.add_argument(
+        "--fov", type=float, metavar="DEGREES", help="horizontal field of view, where the camera is not known"
+    )
+    p.add_argument(
+        "--box",
+        metavar="cx,cy,side",
+        help="square around the hand, px; 'auto' looks for it even in images of a data set, whose true box is used otherwise",
+    )
+    p.add_argument("--side", choices=("right", "left"), help="which hand (default right; a data set says it)")
+    p.add_argument(
+        "--object",
+        metavar="NAME|ID|MESH|BOX",
+        help="what it holds: a YCB name or class id, a mesh in metres, or box:0.1x0.05x0.2 (metres)",
+    )
+    p.add_argument(
+        "--models", metavar="DIR", help="object models by YCB name; without it, the built-in shapes stand for them"
+    )
+    p.add_argument(
+        "--mano",
+        metavar="DIR",
+        help="folder of MANO_RIGHT.pkl and MANO_LEFT.pkl, for data sets that need them; data.mano=DIR means the same",
+    )
+    p.add_argument("--no-draw", action="store_true", help="numbers only")
+    p.add_argument("--video", type=float, metavar="FPS", help="take images as the frames of one video of this rate")
+    p.add_argument(
+        "--batch", type=int, default=16, help="images at once (default %(default)s); a video goes frame by frame"
+    )
+    p.add_argument("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda or cuda:N")
+    p.add_argument("--overwrite", action="store_true", help="replace files that an earlier run did not write, too")
+    return p
+
+
+@dataclass(frozen=True)
+class Command:
+    """A checked command line."""
+
+    options: argparse.Namespace
+    checkpoint: Path
+    inputs: list[str]
+    settings: dict[str, Any]  # the sections "infer" and "kernels"
+    hand: str | None  # MANO_RIGHT.pkl of this machine, for a model that was trained with MANO
+    mano: Path | None  # folder of MANO's files
+    intrinsics: np.ndarray | None
+    box: np.ndarray | None
+
+    @property
+    def out(self) -> Path:
+        """The folder of the results: the given one, or one that is called after the input, or after the folder of many."""
+        if self.options.out:
+            return Path(self.options.out)
+        first = Path(self.inputs[0])
+        if len(self.inputs) > 1 or any(c in self.inputs[0] for c in "*?["):
+            first = first.parent
+        return DEFAULT_OUT / (first.absolute().stem or "images")
+
+
+def read_command(arguments: list[str]) -> Command:
+    """Checks all that can be checked without a picture and without PyTorch.
+
+    Raises:
+        InputError, CheckpointError, ConfigError: one line that names what is wrong.
+    """
+    options = parser().parse_intermixed_args(_joined(arguments))
+    _check_options(options)
+    is_key = re.compile(r"[+~]*\w+(\.\w+)*=")
+    keys = [word for word in options.words if is_key.match(word) and not Path(word).exists()]
+    paths = [word for word in options.words if word not in keys]
+    if len(paths) < 2:
+        raise InputError("expected CHECKPOINT and INPUT; see python -m amt.infer --help")
+    record = read_record(paths[0])
+    settings, hand, mano = _settings(keys, record)
+    if mano is not None and options.mano is not None and mano != options.mano:
+        raise InputError(f"--mano {options.mano} contradicts data.mano={mano}; give one of the two")
+    mano = options.mano or mano
+    if mano is not None:
+        right = Path(mano, "MANO_RIGHT.pkl")
+        if not right.is_file():
+            raise InputError(f"{right}: no such file; --mano names the folder of MANO_RIGHT.pkl and MANO_LEFT.pkl")
+        if hand is None and record["model"].get("hand", "stand-in") != "stand-in":
+            hand = str(right)
+    return Command(
+        options=options,
+        checkpoint=Path(paths[0]),
+        inputs=paths[1:],
+        settings=settings,
+        hand=hand,
+        mano=_mano(mano, hand, record),
+        intrinsics=_intrinsics(options),
+        box=_box(options),
+    )
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Puts "--box -10,20,100" together as "--box=-10,20,100": argparse takes a word that begins with - for an option."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and re.fullmatch(r"--[a-z-]+", joined[-1]) and re.match(r"-[\d.]", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _settings(keys: list[str], record: dict[str, Any]) -> tuple[dict[str, Any], str | None, str | None]:
+    """The sections "infer" and "kernels", and what the words say of model.hand and data.mano (None: nothing)."""
+    if not keys:  # Hydra takes a second to load
+        return {"infer": InferConfig(), "kernels": KernelsConfig()}, None, None
+    settings = compose(PROGRAM, keys, {"model": record["model"]})
+    hand = settings["model"].hand if any(key.startswith("model.hand=") for key in keys) else None
+    return settings, hand, settings["data"].mano
+
+
+def _mano(given: str | None, hand: str | None, record: dict[str, Any]) -> Path | None:
+    """The folder of MANO's files: the given one, that of the model's hand, or that of the training."""
+    trained_with = hand or record["model"].get("hand", "stand-in")
+    found = given or (record.get("data") or {}).get("mano")
+    return Path(found) if found else None if trained_with == "stand-in" else Path(trained_with).parent
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if options.batch < 1:
+        raise InputError(f"--batch: expected at least 1, got {options.batch}")
+    if options.video is not None and not 0 < options.video <= 1000:
+        raise InputError(f"--video: expected a rate above 0 and up to 1000 frames/s, got {options.video:g}")
+    if options.models is not None and not Path(options.models).is_dir():
+        raise InputError(f"--models {options.models}: no such folder; it holds one folder for each YCB name")
+    if options.fov is not None:
+        if options.intrinsics is not None:
+            raise InputError("--fov: stands in for --intrinsics; give one of the two")
+        check_fov(options.fov, "--fov")
+
+
+def _intrinsics(options: argparse.Namespace) -> np.ndarray | None:
+    if options.intrinsics is None:
+        return None
+    fx, fy, cx, cy = _numbers("--intrinsics", options.intrinsics, "fx,fy,cx,cy")
+    if not (fx > 0 and fy > 0):
+        raise InputError(
+            f"--intrinsics: focal lengths must be above 0 px, got fx {fx:g}, fy {fy:g}; check the calibration"
+        )
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def _box(options: argparse.Namespace) -> np.ndarray | None:
+    if options.box in (None, "auto"):
+        return None
+    box = np.array(_numbers("--box", options.box, "cx,cy,side"))
+    if box[2] <= 0:
+        raise InputError(f"--box: the side must be above 0 px, got {box[2]:g}")
+    return box
+
+
+def _numbers(option: str, given: str, form: str) -> list[float]:
+    try:
+        numbers = [float(word) for word in given.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != form.count(",") + 1 or not all(math.isfinite(n) for n in numbers):
+        raise InputError(f"{option}: expected {form} in px, got {given!r}")
+    return numbers

@@ -1,0 +1,27 @@
+"""What ``key=value`` words can change in amt.infer, beside its options. Imports neither PyTorch nor NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amt.config import Program
+from amt.model.config import ConfigError
+
+MAX_SPREAD = 0.08  # amt.infer.locate says how it was measured
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """How pictures are looked at."""
+
+    max_spread: float = MAX_SPREAD  # 0-1: share of the crop that a joint's map may cover; above it no hand is found
+    threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
+
+    def __post_init__(self):
+        if not 0 < self.max_spread <= 1:
+            raise ConfigError(f"infer.max_spread must be above 0 and at most 1; got {self.max_spread}")
+        if self.threads < 0:
+            raise ConfigError(f"infer.threads must not be negative; got {self.threads}")
+
+
+PROGRAM = Program("infer", {"infer": InferConfig}, takes=("model.hand", "data.mano", "infer.*", "kernels*"))

@@ -1,0 +1,184 @@
+"""What a run was asked for, and what that means for each picture: its camera, box, side, object and truth."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from amt.data.errors import DataError, FileError
+from amt.data.lookup import Lookup, SetFrame
+from amt.infer.checks import InputError, fov_camera
+from amt.infer.inputs import Images, Picture
+from amt.infer.known import held_object, true_box, truth
+from amt.infer.objects import HeldObject, resolve_object
+from amt.infer.output import OutputFolder
+from amt.infer.predictor import Predictor, Request
+from amt.infer.result import HandObject, Result
+from amt.infer.video import Video
+
+TOLD = 3  # lines about each reason for leaving out pictures
+
+
+@dataclass(frozen=True)
+class Question:
+    """A picture, what the predictor is asked about it, and what its data set knows."""
+
+    picture: Picture
+    request: Request
+    truth: HandObject | None
+    sources: dict[str, str]  # where K and the box come from
+
+
+@dataclass
+class Job:
+    """What a run was asked for. ``None`` leaves it to the data set that an image lies in, or to the default."""
+
+    predictor: Predictor
+    out: OutputFolder
+    intrinsics: np.ndarray | None = None  # [3, 3], px
+    fov: float | None = None  # degrees, horizontal
+    box: np.ndarray | None = None  # cx, cy, side in px
+    search: bool = False  # look for the box even where the data set knows it
+    side: str | None = None
+    object: str | None = None
+    mano: str | Path | None = None  # folder of MANO's files, for the true hands of recorded sets
+    draw: bool = True
+    tell: Callable[[object], None] = print  # takes each line about what could not be used
+    told: set = field(default_factory=set)
+    failed: Counter = field(default_factory=Counter)  # pictures left out, by reason
+    empty: int = 0  # pictures without a hand
+    notes: Counter = field(default_factory=Counter)  # pictures that the reader had to choose something about, by note
+
+    def __post_init__(self):
+        self.lookup = Lookup(self.mano)
+        self.held: HeldObject | None = None
+        if self.object is not None:
+            self.held = resolve_object(self.object, self.predictor.num_points, self.predictor.models)
+
+    def say(self, line: str, about: object = None) -> None:
+        """Prints a line, once a run, or once a run ``about`` this."""
+        about = line if about is None else about
+        if about not in self.told:
+            self.told.add(about)
+            print(line, file=sys.stderr)
+
+    def leave_out(self, path: Path, error: ValueError) -> None:
+        """Counts a picture that cannot be used; the first few with the same fault are told."""
+        reason = error.reason if isinstance(error, FileError) else str(error)
+        self.failed[reason] += 1
+        if self.failed[reason] <= TOLD:
+            self.tell(error if isinstance(error, FileError) else f"{path}: {error}")
+
+    def note_result(self, picture: Picture, result: Result) -> None:
+        """Counts a picture without a hand; the first is told."""
+        if result.hand_found:
+            return
+        self.empty += 1
+        self.say(
+            f"{picture.path}{'' if picture.frame is None else f', frame {picture.frame}'}: no hand found (joints spread over "
+            f"{100 * result.spread:.0f} % of the crop); this limit is provisional, infer.max_spread=0.2 is more generous",
+            "no hand",
+        )
+
+    def close(self) -> None:
+        """Tells how many more pictures each fault and each note concerned."""
+        if self.empty > 1:
+            self.say(f"no hand found in {self.empty} pictures")
+        for reason, count in self.failed.items():
+            if count > TOLD:
+                self.tell(f"{count - TOLD} more: {reason}")
+        for note, count in self.notes.items():
+            if count > 1:
+                self.say(f"{count} pictures in all: {note}")
+
+    def check_camera_known(self, source: Images | Video) -> None:
+        """Raises InputError where no picture of the source can have a camera: before the first is read."""
+        if self.intrinsics is not None or self.fov is not None:
+            return
+        paths = [source.path] if isinstance(source, Video) else source.paths
+        if isinstance(source, Video) or not any(self.lookup.frame_of(path) for path in paths):
+            raise InputError(f"{paths[0]}: {_NO_CAMERA}")
+
+    def question(self, picture: Picture, near: np.ndarray | None = None) -> Question:
+        """What to ask the predictor about a picture.
+
+        What was given comes first, then the data set that the picture lies in; a part of the set that cannot be read matters
+        only where it is needed.
+
+        Raises:
+            InputError, DataError: what is needed cannot be had, or the picture's camera or box is impossible.
+        """
+        size = picture.image.shape[:2]
+        frame = self.lookup.frame_of(picture.path)
+        for note in picture.notes:
+            self.say(f"{picture.path}: {note}", note)
+            self.notes[note] += 1
+        intrinsics, camera = self._camera(size, frame)
+        if frame is not None:
+            self.say(
+                f"{frame.root}: a data set; what is not given (K, hand side, object, true box) is taken from it, and the "
+                "truth is drawn beside"
+            )
+        box, found = self._box(size, intrinsics, frame)
+        side = self.side or ("right" if frame is None else self._needed(lambda: frame.side, "--side"))
+        held = self.held
+        if held is None and frame is not None:
+            held = self._needed(lambda: held_object(frame, self.predictor.num_points), "--object")
+        request = Request(picture.image, intrinsics, box, side, held, near)
+        request.check()
+        known = None if frame is None else self._truth(frame, intrinsics)
+        return Question(picture, request, known, {"intrinsics_source": camera, **found})
+
+    def _camera(self, size: tuple[int, int], frame: SetFrame | None) -> tuple[np.ndarray, str]:
+        if self.intrinsics is not None:
+            return self.intrinsics, "given"
+        if self.fov is not None:
+            self.say(
+                f"K is guessed from a field of view of {self.fov:g} degrees: distances are only as good as that guess"
+            )
+            return fov_camera(self.fov, *size), "fov"
+        if frame is None:
+            raise InputError(_NO_CAMERA)
+        return self._needed(lambda: frame.intrinsics(size), "--intrinsics"), "data set"
+
+    def _box(self, size, intrinsics: np.ndarray, frame: SetFrame | None) -> tuple[np.ndarray | None, dict[str, str]]:
+        if self.box is not None:
+            return self.box, {"box_source": "given"}
+        if frame is not None and not self.search:
+            try:
+                box = true_box(frame, size, intrinsics)
+            except DataError as error:
+                self._say_once(error, "the hand is looked for")
+                return None, {}
+            if box is not None:
+                return box, {"box_source": "data set"}
+        return None, {}
+
+    def _truth(self, frame: SetFrame, intrinsics: np.ndarray) -> HandObject | None:
+        try:
+            return truth(frame, intrinsics, self.predictor.num_points, self._say_once)
+        except DataError as error:
+            self._say_once(error, "nothing is known of this picture's truth")
+            return None
+
+    def _needed(self, read: Callable, option: str):
+        """A part of the set that nothing else stands in for, but an option of the command line would."""
+        try:
+            return read()
+        except FileError as error:
+            raise FileError(error.path, error.reason, f"{error.remedy}, or give {option}") from error
+        except DataError as error:
+            raise InputError(f"{error}, or give {option}") from error
+
+    def _say_once(self, error: DataError, without: str) -> None:
+        """Tells of a fault of a set, once for each kind of fault."""
+        reason = error.reason if isinstance(error, FileError) else str(error)
+        self.say(f"{error} (without it, {without})", (reason, without))
+
+
+_NO_CAMERA = "its camera is not known; give --intrinsics fx,fy,cx,cy, or --fov DEGREES (60 is usual)"
