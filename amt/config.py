@@ -36,6 +36,7 @@ PATHS = {  # keys whose path must exist, and the remedy
     "data.mano": "give the folder of MANO_RIGHT.pkl and MANO_LEFT.pkl",
     "model.hand": "give the path of MANO_RIGHT.pkl on this machine",
 }
+FOLLOWS_MODEL = "data.crop.size"  # model.crop_size unless somebody gives another, which is refused
 GROUPS = ("model", "data", "train", "kernels", "experiment")
 
 
@@ -222,7 +223,9 @@ def _described(program: Program, section: type, prefix: str) -> list[str]:
             default = (
                 "" if entry.default is MISSING else "null" if entry.default is None else str(entry.default).lower()
             )
-            lines.append(f"  {f'{key}={default}':40} {comments.get(entry.name, '')}".rstrip())
+            default = "null" if key == FOLLOWS_MODEL else default
+            comment = comments.get(entry.name, "").replace("None", "null").replace("``", "")
+            lines.append(f"  {f'{key}={default}':40} {comment}".rstrip())
     return lines
 
 
@@ -247,7 +250,7 @@ def _schema(program: Program):
 
     node = OmegaConf.create({name: OmegaConf.structured(section) for name, section in program.sections.items()})
     _unlock(node)
-    node.data.crop.size = "???"  # follows the model unless somebody gives it
+    OmegaConf.update(node, FOLLOWS_MODEL, "???")
     return node
 
 

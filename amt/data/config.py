@@ -15,7 +15,7 @@ from amt.data.layout import SPLITS, DataError
 class CropConfig:
     """How frames are cut."""
 
-    size: int = 112  # px: side of what the model sees
+    size: int = 112  # px: side of the crops; follows model.crop_size
     box_scale: float = 1.5  # side of the box over the longest side of the tight box around the true joints
     margin: float = 1.4  # how much wider the cached cut is
     num_points: int = 256  # of the object's surface

@@ -1,4 +1,4 @@
-"""What can be chosen about an evaluation."""
+"""The configuration of an evaluation. Imports no PyTorch."""
 
 from __future__ import annotations
 

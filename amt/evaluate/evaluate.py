@@ -1,4 +1,4 @@
-"""Runs a model over a loader and counts."""
+"""Runs a model over a loader and scores its predictions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from amt.model.scene import posed_points
 
 @dataclass
 class Collected:
-    """What is kept of a subset, all samples after one another, on the CPU."""
+    """Predictions, labels and the baseline's answers of a subset, on the CPU."""
 
     joints: Tensor  # [N, 21, 3], m
     coarse_joints: Tensor
@@ -81,7 +81,7 @@ def collect(model: AMT, batches: Iterable[Batch], mean_pose: MeanPose, device: t
 
 
 def score(c: Collected, mean_pose: MeanPose) -> dict[str, Any]:
-    """All figures of what was collected, the baseline's under "baseline". A figure without a valid sample is left out."""
+    """All figures, the baseline's under "baseline". A figure without a valid sample is left out."""
     result: dict[str, Any] = {"frames": len(c.joints), "hands": int(c.hand_valid.sum())}
     base: dict[str, Any] = {}
     if c.hand_valid.any():

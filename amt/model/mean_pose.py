@@ -1,4 +1,4 @@
-"""What a predictor scores that never looks at the image: the mean hand and object of the training set."""
+"""The baseline of an evaluation: the mean hand and object of the training set, whatever the image shows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MeanPose:
     def of(cls, batches: Iterable[Batch]) -> MeanPose:
         """The means over all valid samples of ``batches``, which are not augmented. Raises ValueError where there is none."""
         parts: dict[str, list[Tensor]] = {
-            name: [] for name in ("joints", "position", "offset", "turn", "kind", "contact")
+            name: [] for name in ("joints", "position", "offset", "rotation", "kind", "contact")
         }
         for batch in batches:
             left = ~batch.inputs.right
@@ -41,23 +41,23 @@ class MeanPose:
             parts["joints"].append((targets.joints - wrist[:, None])[hand])
             parts["position"].append(camera.placement(wrist)[hand])
             parts["offset"].append((targets.object_translation - wrist)[both])
-            parts["turn"].append(targets.object_rotation[both])
+            parts["rotation"].append(targets.object_rotation[both])
             parts["kind"].append(inputs.object_class[both])
             parts["contact"].append(targets.hand_contact[targets.contact_valid].float())
         joined = {name: torch.cat(values) for name, values in parts.items()}
         if not len(joined["joints"]):
             raise ValueError("the mean-pose baseline needs training frames with a labelled hand; there is none")
-        offsets, turns = [], []
+        offsets, rotations = [], []
         for kind in range(NUM_CLASSES):
             mine = joined["kind"] == kind
             mine = mine if mine.any() else torch.ones_like(mine)
             offsets.append(joined["offset"][mine].mean(dim=0) if len(mine) else torch.zeros(3))
-            turns.append(_mean_rotation(joined["turn"][mine]))
+            rotations.append(_mean_rotation(joined["rotation"][mine]))
         return cls(
             joints=joined["joints"].mean(dim=0),
             position=joined["position"].mean(dim=0),
             object_offset=torch.stack(offsets),
-            object_rotation=torch.stack(turns),
+            object_rotation=torch.stack(rotations),
             hand_contact=_best_mask(joined["contact"]),
         )
 

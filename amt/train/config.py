@@ -1,4 +1,4 @@
-"""What can be chosen about a training run. Hydra composes and checks it; after the door these are plain values."""
+"""The configuration of a training run, and what makes it the same run when it continues. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
 
 @dataclass
 class LossConfig:
-    """The weight of each term; 0 turns it off."""
+    """The weight of each term; 0 leaves it out."""
 
     keypoints: float = 4.0  # joints, object's origin and box corners in the crop, and their depths from the wrist
     keypoint_maps: float = 8.0  # cross-entropy of the maps with the four cells around each of them
@@ -40,8 +40,8 @@ class LossConfig:
     projection: float = 2.0  # joints in the crop: coarse and every refinement step
     depth: float = 4.0  # relative error of the wrist's depth
     object_translation: float = 2.0  # from the wrist: coarse and final
-    object_points: float = 1.0  # symmetric chamfer distance of the points turned by the two rotations
-    object_rotation: float = 0.3  # the same points compared one by one: right only without symmetries, so weak
+    object_points: float = 1.0  # symmetric chamfer distance of the points under the two rotations
+    object_rotation: float = 0.3  # the same points compared one by one: wrong for symmetric objects, so weak
     contact: float = 0.5  # cross-entropy and overlap (soft Dice) on hand vertices and object points
     diversity: float = 0.0  # how far the batch's joints spread less than its labels
     object_class: float = 0.1
@@ -59,24 +59,24 @@ class TrainConfig:
 
     output: str = "runs/train"  # folder of the logs, the resumable states and the loss curves
     checkpoint: str | None = None  # folder of the result; None: ``output``/checkpoint
-    steps: int = 20_000
-    minutes: float | None = None  # end after this time at the latest, the learning rate's decay drawn in to fit
-    batch_size: int = 32
-    optimizer: str = "muon"  # for convolutions and transformer blocks that start from nothing, else AdamW; or "adamw"
-    lr: float = 1e-3  # AdamW's, at the top of the schedule
-    muon_lr: float = 4e-3  # Muon's, at the top of the same schedule
-    min_lr: float = 1e-6
-    warmup_steps: int = 100
-    weight_decay: float = 0.02
-    clip_norm: float = 5.0
-    precision: str = "float32"  # or "bf16": autocast; coordinates stay float32
-    seed: int = 0
+    steps: int = 20_000  # of the optimizer
+    minutes: float | None = None  # the run ends after this time at the latest; the learning rate decays to fit
+    batch_size: int = 32  # images a step
+    optimizer: str = "muon"  # muon for convolutions and new transformer blocks and AdamW for the rest; or adamw for all
+    lr: float = 1e-3  # AdamW's peak
+    muon_lr: float = 4e-3  # Muon's peak; the same schedule
+    min_lr: float = 1e-6  # AdamW's at the last step
+    warmup_steps: int = 100  # the learning rate rises from 0 over these
+    weight_decay: float = 0.02  # of weights that multiply features; never of biases, norms, embeddings
+    clip_norm: float = 5.0  # largest norm of the whole gradient
+    precision: str = "float32"  # or bf16: autocast; coordinates stay float32
+    seed: int = 0  # of weights, data order, augmentation and sampled latents
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
-    device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
+    device: str = "auto"  # auto (CUDA where there is one), cpu, cuda or cuda:N
     save_every: int = 500  # steps between resumable states
-    keep: int = 2  # resumable states that stay
-    log_every: int = 10  # steps between the moments when losses are read from the device and written to log.csv
-    resume: str = "same"  # only the same run continues in its folder; "force": one with another configuration, too
+    keep: int = 2  # newest resumable states that are not removed
+    log_every: int = 10  # steps between reads of the losses from the device, for log.csv
+    resume: str = "same"  # only the same run continues in its folder; force: a run with another configuration, too
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""What training asks for. Lengths are compared in float32 metres and divided by 0.1 m, so that every term is about 1 at first."""
+"""The training loss. Lengths are compared in float32 metres and divided by 0.1 m: every term is about 1 at the start."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from amt.train.config import LossConfig
 
 LENGTH_UNIT = 0.1  # m
 HAND_BALANCE, OBJECT_BALANCE = 0.6, 0.9  # see _balanced_bce
-FARTHEST_KEYPOINT = 1.5  # half crops from the centre: nobody can tell where a corner far outside lies
-CHAMFER_POINTS = 128  # object points compared with each other: the term costs their square
+FARTHEST_KEYPOINT = 1.5  # half crops from the centre; keypoints farther out have no loss, the image does not show them
+CHAMFER_POINTS = 128  # object points in the chamfer distance, which costs their square
 
 
 class Loss(NamedTuple):
@@ -36,7 +36,7 @@ def compute_loss(prediction: Prediction, batch: Batch, weights: LossConfig) -> L
     """The training loss of one batch.
 
     Args:
-        prediction: what the model said of ``batch.inputs``, float32.
+        prediction: the model's answer to ``batch.inputs``, float32.
         batch: ``batch.targets`` in float32; samples whose flags are False do not count.
         weights: the terms' weights.
 
@@ -133,10 +133,10 @@ def _object_terms(p: Prediction, t: Targets, points: Tensor) -> dict[str, Tensor
     wanted = points @ t.object_rotation.mT
     chamfer, matched = 0.0, 0.0
     for rotation in (p.coarse.object_rotation, p.decoded.object_rotation):
-        turned = points @ rotation.mT
-        distances = torch.cdist(turned, wanted)
+        rotated = points @ rotation.mT
+        distances = torch.cdist(rotated, wanted)
         chamfer = chamfer + (distances.amin(dim=1).mean(dim=1) + distances.amin(dim=2).mean(dim=1)) / (4 * LENGTH_UNIT)
-        matched = matched + (turned - wanted).abs() / (2 * LENGTH_UNIT)
+        matched = matched + (rotated - wanted).abs() / (2 * LENGTH_UNIT)
     return {
         "object_translation": mean_where((final.abs() + coarse.abs()) / (2 * LENGTH_UNIT), both),
         "object_points": mean_where(chamfer, t.object_valid),
@@ -160,9 +160,10 @@ def _dice(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
 
 def _balanced_bce(logits: Tensor, labels: Tensor, valid: Tensor, balance: float) -> Tensor:
-    """Contacts are few: a positive weighs as a power of how much rarer it is, so that a threshold of 0.5 suits F1.
+    """Cross-entropy in which a positive weighs more, the rarer positives are: (negatives / positives) ** balance, at most 10.
 
-    The best threshold on an honest probability is half the best F1: about 0.25 on the hand, lower on the object.
+    A threshold of 0.5 then gives the best F1. For a calibrated probability it would be half the best F1: about 0.25 on the
+    hand, lower on the object.
     """
     labels = labels.to(logits.dtype)
     share = (labels.mean(dim=1) * valid).sum() / valid.sum().clamp(min=1)
@@ -172,7 +173,7 @@ def _balanced_bce(logits: Tensor, labels: Tensor, valid: Tensor, balance: float)
 
 
 def _diversity_term(p: Prediction, t: Targets) -> Tensor:
-    """How much less wrist-relative joints vary over the batch than the labels do: 0 to 1, which is a mean pose."""
+    """How much less wrist-relative joints vary over the batch than the labels do: 0 as much, 1 not at all (a mean pose)."""
 
     def spread(joints: Tensor) -> Tensor:  # [21, 3], m
         relative = (joints - joints[:, :1]) * t.hand_valid[:, None, None]

@@ -49,16 +49,16 @@ def test_every_key_is_there_and_a_perfect_answer_scores_perfectly(collected):
 
 def test_frames_without_labels_are_left_out(collected):
     c, mean_pose = collected
-    spoiled = dataclasses.replace(c, **{f.name: getattr(c, f.name).clone() for f in dataclasses.fields(Collected)})
-    spoiled.true_joints[2] += 50
-    spoiled.hand_valid[2] = False
+    changed = dataclasses.replace(c, **{f.name: getattr(c, f.name).clone() for f in dataclasses.fields(Collected)})
+    changed.true_joints[2] += 50
+    changed.hand_valid[2] = False
     clean = [i for i in range(len(c.joints)) if i != 2]
     kept = Collected(*(getattr(c, f.name)[clean] for f in dataclasses.fields(Collected)))
-    a, b = score(spoiled, mean_pose), score(kept, mean_pose)
+    a, b = score(changed, mean_pose), score(kept, mean_pose)
     assert a["wrist_aligned_mpjpe_mm"] == pytest.approx(b["wrist_aligned_mpjpe_mm"])
     assert a["hands"] == b["hands"] == 7
-    spoiled.hand_valid[:] = False
-    assert "wrist_aligned_mpjpe_mm" not in score(spoiled, mean_pose)
+    changed.hand_valid[:] = False
+    assert "wrist_aligned_mpjpe_mm" not in score(changed, mean_pose)
 
 
 def test_the_mean_pose_is_the_best_constant_answer(make_batch):

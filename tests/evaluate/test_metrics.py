@@ -48,9 +48,9 @@ def test_contact_thresholds_are_metres():
         contact_labels(vertices, near, 5.0)
 
 
-def test_procrustes_takes_out_turn_size_and_place_but_not_shape(joints):
-    turn = axis_angle_to_matrix(torch.tensor([0.3, -1.0, 2.0]))
-    similar = 1.7 * joints @ turn.T + torch.tensor([0.1, 0.2, -0.3])
+def test_procrustes_takes_out_rotation_size_and_place_but_not_shape(joints):
+    rotation = axis_angle_to_matrix(torch.tensor([0.3, -1.0, 2.0]))
+    similar = 1.7 * joints @ rotation.T + torch.tensor([0.1, 0.2, -0.3])
     assert procrustes_error_mm(similar, joints).max() < 1e-3
     reflected = joints * torch.tensor([-1.0, 1, 1])
     assert procrustes_error_mm(reflected, joints).max() < 1e-3  # as DexYCB's own evaluation has it

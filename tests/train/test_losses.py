@@ -110,16 +110,16 @@ def test_every_refinement_step_is_supervised(scene):
 def test_samples_without_labels_do_not_count(scene):
     prediction, batch = scene
     nothing = torch.zeros(3, dtype=torch.bool)
-    spoiled = dataclasses.replace(
+    changed = dataclasses.replace(
         batch.targets,
         joints=batch.targets.joints.clone(),
         hand_valid=torch.tensor([True, False, True]),
         contact_valid=nothing,
         object_valid=nothing,
     )
-    spoiled.joints[1] = 100.0
+    changed.joints[1] = 100.0
     kept = [0, 2]
-    a = compute_loss(prediction, dataclasses.replace(batch, targets=spoiled), LossConfig()).terms
+    a = compute_loss(prediction, dataclasses.replace(batch, targets=changed), LossConfig()).terms
     b = compute_loss(prediction[kept], batch[kept], LossConfig()).terms
     assert a["joints"] == pytest.approx(float(b["joints"]), rel=1e-5)
     assert a["contact"] == a["object_points"] == a["object_translation"] == 0
