@@ -12,7 +12,6 @@
 #   ops        every op beside eager, torch.compile, CUDA graph and the attention back ends
 #   model      encoder and whole model at S, B, L, batch 1 and 16
 #   train      a training step at S, B, L
-#   choices    which implementation won where (written from ops and model)
 #
 # Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results are copied
 # too. A part that fails does not stop the next; the exit status says whether any did. Run alone, a part may take the whole time.
@@ -25,9 +24,9 @@ cd "$root" || exit 2
 python=${PYTHON:-python3}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
-# Seconds each part may take in a whole run: 530 together.
-declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40 [choices]=5)
-order=(versions build tests sanitize ceilings warm ops model train choices)
+# Seconds each part may take in a whole run: 525 together.
+declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40)
+order=(versions build tests sanitize ceilings warm ops model train)
 alone=520
 # In a whole run, the shapes that benchmarks/goals.py asks about; alone, `ops` measures all.
 goals='refine-B(1|8|32|512)-mapspyramid-C256-bfloat16|refine-B512-mapssingle-C256-bfloat16|hand_frames-B512'
@@ -223,14 +222,6 @@ part_model() {
 }
 
 part_train() { measure "$1" train; }
-
-part_choices() {
-  if [[ ! -f $results ]]; then
-    echo "gpu.sh: $results does not exist: measure ops first" >&2
-    return 1
-  fi
-  "$python" -m benchmarks.choices "$results"
-}
 
 failed=()
 summary=()

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils import _pytree as pytree
 
+from amt.kernels.testing import error_rule
 from benchmarks import ceilings as machine
 from benchmarks import memory, timing
 from benchmarks.compare import like_with_like
@@ -32,8 +33,6 @@ from benchmarks.compare import like_with_like
 ROUNDS, QUICK_ROUNDS = 30, 3
 MAX_SETS = 8  # sets of inputs that rotate
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# added to twice the eager error: a few roundings, so that an eager that happens to be exact does not fail everybody
-SLACK = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 
 
 class Incorrect(AssertionError):
@@ -248,25 +247,26 @@ def _errors(case: Case, generator: torch.Generator) -> tuple[dict[str, float], d
     inputs = (case.check or case.inputs)(generator)
     upcast = pytree.tree_map(lambda x: x.double() if isinstance(x, torch.Tensor) and x.dtype in FLOATS else x, inputs)
     truth = _results(case, Rival(case.truth or case.eager), upcast)
-    errors: dict[str, list[float]] = {}
+    eager = _results(case, Rival(case.eager), inputs)
+    errors: dict[str, list[tuple[float, float]]] = {}  # and what is allowed
     wrong: dict[str, str] = {}
     for name, rival in _all(case, compiled=False).items():
         try:
-            errors[name] = [_relative(x, t) for x, t in zip(_results(case, rival, inputs), truth, strict=True)]
+            found = eager if name == "eager" else _results(case, rival, inputs)
+            errors[name] = [error_rule(*each) for each in zip(found, truth, eager, strict=True)]
         except Exception as error:
             if name == "ours":
                 raise
             wrong[name] = _one_line(error)
-    slack = SLACK[case.dtype] if case.dtype in SLACK else SLACK[torch.bfloat16]
     for name, found in errors.items():
-        bounds = [case.bound] * len(found) if case.bound is not None else [2 * e + slack for e in errors["eager"]]
-        for i, (error, bound) in enumerate(zip(found, bounds)):
-            if name != "eager" and not error <= bound:  # NaN is not <= anything
-                what = f"result {i} of {name} is off by {error:.3g}, {bound:.3g} allowed"
+        for i, (error, allowed) in enumerate(found):
+            allowed = allowed if case.bound is None else case.bound
+            if name != "eager" and not error <= allowed:  # NaN is not <= anything
+                what = f"result {i} of {name} is off by {error:.3g}, {allowed:.3g} allowed"
                 if name == "ours":
                     raise Incorrect(f"{case}: {what}")
                 wrong[name] = what
-    return {name: max(found, default=0.0) for name, found in errors.items()}, wrong
+    return {name: max((error for error, _ in found), default=0.0) for name, found in errors.items()}, wrong
 
 
 def _results(case: Case, rival: Rival, inputs: tuple) -> list[torch.Tensor | None]:
@@ -279,13 +279,6 @@ def _results(case: Case, rival: Rival, inputs: tuple) -> list[torch.Tensor | Non
     # eighths between -1 and 1 are exact in every dtype, so that all implementations get the same output gradient
     seeds = [((torch.arange(o.numel(), device=o.device) % 17 - 8) / 8).reshape(o.shape).to(o.dtype) for o in outputs]
     return [o.detach() for o in outputs] + list(torch.autograd.grad(outputs, wanted, seeds, allow_unused=True))
-
-
-def _relative(x: torch.Tensor | None, truth: torch.Tensor | None) -> float:
-    if x is None or truth is None:
-        return 0.0 if x is None and truth is None else float("inf")
-    difference, size = (x.double() - truth).norm().item(), truth.norm().item()
-    return difference / size if size > 0 else difference
 
 
 def _derive(record: dict, case: Case, ceilings: dict) -> None:

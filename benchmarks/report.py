@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def read(folder: Path) -> list[dict]:
     """Every results file of the folder, GPUs first. Raises ValueError naming a file that cannot be read."""
-    files = [load(path) for path in sorted(folder.glob("*.json")) if not path.name.endswith(".choices.json")]
+    files = [load(path) for path in sorted(folder.glob("*.json"))]
     return sorted(files, key=lambda file: file["environment"]["device"] != "cuda")
 
 

@@ -1,7 +1,9 @@
 """Which implementation an op takes: the one place where that is decided, and where the reason can be read.
 
 Every op registers its implementations here, best first. ``auto`` takes the first that can run for a device and dtype and
-says once what it passed over; an explicit choice that cannot run raises with the reason.
+says once what it passed over; an explicit choice that cannot run raises with the reason. An implementation's module, with
+its custom ops, their shapes and derivatives, is imported when the implementation is chosen for the first time, also while
+torch.compile or torch.export traces that call: ``import amt.kernels`` imports neither Triton nor a compiler.
 """
 
 from __future__ import annotations
@@ -23,13 +25,23 @@ class BackendUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to run an op. ``reason(device, dtype)`` says why it cannot run there, or returns ``None``."""
+    """One way to run an op.
+
+    Args:
+        name: what ``use`` and AMT_KERNELS call it.
+        load: imports the implementation and returns the function that runs it. Called when it is chosen for the first time.
+        reason: ``reason(device, dtype)`` says why the implementation cannot run there, or returns ``None``. It imports nothing.
+        fast: False for a slower stand-in such as the reference; ``auto`` warns once when it has to fall back to it.
+    """
 
     name: str
-    function: Callable
+    load: Callable[[], Callable]
     reason: Callable[[torch.device, torch.dtype], str | None]
-    # False: a slower stand-in such as the reference; `auto` warns once when it has to fall back to it on a GPU
     fast: bool = True
+
+
+def runs_everywhere(device: torch.device, dtype: torch.dtype) -> None:
+    """The ``reason`` of an implementation that has no limits."""
 
 
 _implementations: dict[str, list[Implementation]] = {}
@@ -78,7 +90,7 @@ def choose(op: str, device: torch.device, dtype: torch.dtype) -> Callable:
     key = (op, device.type, dtype, _choice)
     function = _resolved.get(key)
     if function is None:
-        function = _resolved[key] = _resolve(op, device, dtype).function
+        function = _resolved[key] = _resolve(op, device, dtype).load()
     return function
 
 
@@ -105,7 +117,8 @@ def _resolve(op: str, device: torch.device, dtype: torch.dtype) -> Implementatio
     for implementation in candidates:
         reason = implementation.reason(device, dtype)
         if reason is None:
-            if not implementation.fast and passed_over and (op, device.type) not in _warned:
+            slow = not implementation.fast and passed_over and device.type != "meta"  # meta computes nothing
+            if slow and (op, device.type) not in _warned:
                 _warned.add((op, device.type))
                 warnings.warn(
                     f"amt.kernels.{op} on {device.type} in {dtype} runs as {implementation.name!r}: "

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from amt.kernels._torch_private import all_op_names, has_kernel
+
 # another build of the library, to compare two of them or to test one without installing it
 LIBRARY = Path(os.environ.get("AMT_NATIVE_LIBRARY", Path(__file__).parent.parent / "_native.so"))
 
@@ -32,17 +34,17 @@ _reason = _load()
 # Asked once, and not in `missing`: torch.compile traces the dispatch, and cannot trace these questions.
 _with_cuda = _reason is None and torch.ops.amt.built_with_cuda()
 _kernels = {
-    name: [key for key in ("CPU", "CUDA") if torch._C._dispatch_has_kernel_for_dispatch_key(name, key)]
-    for name in torch._C._dispatch_get_all_op_names()
+    name: [key for key in ("CPU", "CUDA") if has_kernel(name, key)]
+    for name in all_op_names()
     if name.startswith("amt::")
 }
 
 
 def missing(op: str, device_type: str) -> str | None:
-    """Why ``torch.ops.amt.<op>`` cannot run on ``device_type`` ("cpu", "cuda"; "meta" is as "cpu"); ``None`` where it can."""
+    """Why ``torch.ops.amt.<op>`` cannot run on ``device_type`` ("cpu", "cuda"); ``None`` where it can."""
     if _reason is not None:
         return _reason
-    key = {"cpu": "CPU", "meta": "CPU", "cuda": "CUDA"}.get(device_type)
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
     if key is None:
         return f"the native library has no kernels for the device type {device_type!r}"
     if device_type == "cuda" and not _with_cuda:
@@ -58,10 +60,7 @@ def reason_on(op: str, device_type: str) -> Callable[[torch.device, torch.dtype]
     """The ``reason`` of a registered implementation that is ``op``'s native kernel for one device type."""
 
     def reason(device: torch.device, dtype: torch.dtype) -> str | None:
-        if device.type != device_type and (device.type, device_type) != (
-            "meta",
-            "cpu",
-        ):  # shapes come from the op's fake
+        if device.type != device_type:
             return f"it runs on {device_type} tensors only"
         return missing(op, device_type)
 

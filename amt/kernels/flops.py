@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import sdpa_flop_count
 
+from amt.kernels._torch_private import flash_attention_for_cpu
+
 
 def formulas() -> dict[Any, Callable[..., int]]:
     """What ``torch.utils.flop_counter.FlopCounterMode(custom_mapping=...)`` takes; ops that are not built are left out."""
-    known = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    known = {flash_attention_for_cpu: _attention}
     for name, formula in (("refine", _refine), ("frame_pointnet", _frame_pointnet)):
         if hasattr(torch.ops.amt, name):
             known[getattr(torch.ops.amt, name)] = formula

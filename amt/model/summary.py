@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from amt.hand.batch import Inputs
+from amt.kernels._torch_private import FakeTensorMode
 from amt.kernels.flops import formulas
 
 BETWEEN = "(between modules)"

@@ -27,7 +27,7 @@ def test_dry_run_does_every_part_and_writes_results_outside_the_repository(tmp_p
     before = {path.name for path in (ROOT / "benchmarks" / "results").glob("*")}
     done = script("--dry", TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    for part in ("versions", "build", "tests", "sanitize", "ceilings", "ops", "model", "train", "choices"):
+    for part in ("versions", "build", "tests", "sanitize", "ceilings", "ops", "model", "train"):
         assert re.search(rf"^{part}: ok, \d+ s$", done.stdout, re.MULTILINE), part
     results = Path(re.search(r"^results: (\S+);", done.stdout, re.MULTILINE)[1])
     assert tmp_path in results.parents
@@ -61,7 +61,7 @@ def test_part_that_fails_does_not_stop_the_next_and_is_in_the_exit_status(tmp_pa
 def test_unknown_part_lists_those_there_are():
     done = script("everything")
     assert done.returncode == 2
-    there = "versions build tests sanitize ceilings warm ops model train choices"
+    there = "versions build tests sanitize ceilings warm ops model train"
     assert f"no part 'everything'; there are {there}" in done.stderr
 
 

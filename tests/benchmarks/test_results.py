@@ -1,11 +1,9 @@
 """A run that is cut off keeps what it had; a record that is measured again replaces the old one."""
 
-import json
-
 import pytest
 import torch
 
-from benchmarks import choices, results
+from benchmarks import results
 from benchmarks.results import Results
 
 CPU = torch.device("cpu")
@@ -67,46 +65,3 @@ def test_commit_without_a_repository_is_what_the_variable_says(tmp_path, monkeyp
     assert results.commit() == "abc123"
     monkeypatch.delenv("AMT_COMMIT")
     assert results.commit() == "unknown"
-
-
-def timed(times, **others):
-    return record(times_ms={name: {"median": ms} for name, ms in times.items()}, **{"variants": [], **others})
-
-
-def attention(times, **others):
-    return timed(times, op="attention", device="cuda", **others)
-
-
-def test_winner_is_the_fastest_candidate_by_its_graph_where_there_is_one():
-    shapes = [
-        timed({"ours": 3.0, "ours graph": 2.0, "one kernel": 2.5, "eager": 0.1}, variants=["one kernel"]),
-        timed({"ours": 3.0}),
-        timed({"ours": 3.0, "other": 1.0}, variants=["other"], quick=True),
-        record(failed="wrong"),
-        attention({"ours": 0.5, "sdpa flash": 3.0, "sdpa cudnn": 2.0, "sdpa cudnn graph": 1.5}),
-    ]
-    refine, attend = choices.winners(shapes)
-    assert (refine["winner"], refine["runner_up"], refine["ahead"]) == ("ours", "one kernel", 1.25)
-    assert (attend["winner"], attend["ahead"]) == ("sdpa cudnn", 2.0)
-
-
-def test_choices_are_written_beside_the_results_and_installed_for_attention(tmp_path, monkeypatch, capsys):
-    from amt.kernels.attention import sdpa
-
-    path, table = tmp_path / "card.json", tmp_path / "choices.json"
-    table.write_text(json.dumps({"another card": []}))
-    monkeypatch.setattr(choices, "ATTENTION", table)
-    monkeypatch.setattr(choices, "ROOT", tmp_path)
-    store = Results(path, CPU)
-    shape = {"B": 16, "H": 16, "N": 257, "D": 64}
-    store.add(attention({"sdpa flash": 3.0, "sdpa cudnn": 2.0}, shape=shape, dtype="bfloat16"))
-    store.data["environment"]["machine"] = "the card"
-    store.write()
-    assert choices.main([str(path), "--install"]) == 0
-    assert json.loads((tmp_path / "card.choices.json").read_text())["choices"][0]["winner"] == "sdpa cudnn"
-    written = json.loads(table.read_text())
-    assert set(written) == {"another card", "the card"}
-    monkeypatch.setattr(sdpa, "_choices", written)
-    assert sdpa.back_end("the card", 256, 257, 64, torch.bfloat16, training=False) == "cudnn"
-    assert choices.main([str(tmp_path / "none.json")]) == 1
-    assert "none.json" in capsys.readouterr().err

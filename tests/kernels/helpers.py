@@ -1,35 +1,49 @@
-"""What the kernels' tests share."""
+"""What the kernels' tests share: which implementations of an op run here."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import pytest
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
-# a few roundings, so that a PyTorch result that happens to be exact does not fail everybody
-SLACK = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
+from amt.kernels import _backend, _native, _triton
+from amt.kernels.testing import SLACK, assert_error_rule, relative_error
 
-
-def relative_error(x: Tensor, truth: Tensor) -> float:
-    """|x - truth| / |truth| (Frobenius), or |x - truth| where the truth is 0."""
-    x, truth = x.double(), truth.double()
-    difference, size = (x - truth).norm().item(), truth.norm().item()
-    return difference / size if size > 0 else difference
+__all__ = ["SLACK", "Runs", "assert_error_rule", "implementations", "relative_error"]
 
 
-def assert_error_rule(ours, truth64, pytorch_same_dtype) -> None:
-    """err(ours) <= 2 err(PyTorch at the same dtype) + a few roundings, both against float64, for every tensor of the trees.
+class Runs(NamedTuple):
+    """An implementation and the device that its tests put their tensors on."""
 
-    Both count where the dtype can hold the truth at all; PyTorch's only where its result is finite (its float16 overflows on the
-    way where ours need not).
+    name: str  # what ``amt.kernels.use`` takes
+    device: str
+
+
+def implementations(op: str, *, reference: bool = False) -> list:
+    """The implementations of ``op`` as parameters ``Runs(name, device)`` of a test.
+
+    native: on the CPU, with the mark ``native``; a run with AMT_CPU_ISA=0, 1 or 2 tries the older instruction sets.
+    cuda, triton: on a GPU, with the mark ``gpu``. With TRITON_INTERPRET=1 triton runs on the CPU, with the mark ``interpreted``.
+    reference: only where asked for. What is not there is skipped, with the reason.
+
+    Use it so: ``@pytest.mark.parametrize("runs", implementations("hand_frames"), ids=str)`` and ``with use(runs.name)``.
     """
-    for i, (x, truth, peer) in enumerate(
-        zip(*map(pytree.tree_leaves, (ours, truth64, pytorch_same_dtype)), strict=True)
-    ):
-        assert x.shape == truth.shape, f"result {i} has the shape {list(x.shape)}, expected {list(truth.shape)}"
-        assert x.dtype == peer.dtype, f"result {i} is {x.dtype}, expected {peer.dtype}"
-        holds = ~(truth.abs() > torch.finfo(x.dtype).max)
-        sound = holds & peer.isfinite()
-        allowed = 2 * relative_error(peer[sound], truth[sound]) + SLACK[peer.dtype]
-        error = relative_error(x[holds], truth[holds])
-        assert error <= allowed, f"result {i} is off by {error:.3g}, allowed {allowed:.3g}"  # NaN is not <= anything
+    names = [implementation.name for implementation in _backend.registered()[op]]
+    found = []
+
+    def add(name: str, device: str, mark, missing: str | None) -> None:
+        marks = [mark] if missing is None else [mark, pytest.mark.skip(reason=missing)]
+        if name in names:
+            found.append(pytest.param(Runs(name, device), marks=marks, id=f"{name}-{device}"))
+
+    if _triton.INTERPRETED:
+        add("triton", "cpu", pytest.mark.interpreted, None if _triton.INSTALLED else "Triton is not installed")
+    add("native", "cpu", pytest.mark.native, _native.missing(op, "cpu"))
+    no_gpu = None if torch.cuda.is_available() else "no GPU"
+    add("cuda", "cuda", pytest.mark.gpu, no_gpu or _native.missing(op, "cuda"))
+    if not _triton.INTERPRETED:
+        add("triton", "cuda", pytest.mark.gpu, no_gpu or _triton.missing(torch.device("cuda")))
+    if reference:
+        add("reference", "cpu", pytest.mark.filterwarnings("default"), None)
+    return found

@@ -1,14 +1,11 @@
 """attention: SDPA and the FP8 emulation against the definition, and the facts of FP8 that the design rests on."""
 
-import json
-
 import pytest
 import torch
 from helpers import assert_error_rule, relative_error
-from torch.nn.attention import sdpa_kernel
 
 from amt.kernels import attention
-from amt.kernels.attention import fp8, reference, rivals, sdpa
+from amt.kernels.attention import fp8, reference, rivals
 
 SHAPES = {"B2-H3-N63-D64": (2, 3, 63, 64), "B1-H2-N257-D128": (1, 2, 257, 128), "B3-H1-N1-D64": (3, 1, 1, 64)}
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -221,43 +218,6 @@ BAD = {
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call(*draw((1, 2, 9, 64)))
-
-
-def test_measured_back_end_is_the_nearest_of_its_kind(monkeypatch):
-    kind = {"B": 16, "H": 16, "D": 64, "dtype": "bfloat16", "pass": "forward"}
-    table = {"card": [kind | {"N": 257, "back_end": "cudnn"}, kind | {"N": 1370, "back_end": "flash"}]}
-    monkeypatch.setattr(sdpa, "_choices", table)
-    assert sdpa.back_end("card", 256, 300, 64, torch.bfloat16, training=False) == "cudnn"
-    assert sdpa.back_end("card", 256, 2048, 64, torch.bfloat16, training=False) == "flash"
-    assert sdpa.back_end("card", 256, 300, 64, torch.bfloat16, training=True) is None  # never measured
-    assert sdpa.back_end("card", 256, 300, 128, torch.bfloat16, training=False) is None
-    assert sdpa.back_end("another", 256, 300, 64, torch.bfloat16, training=False) is None
-
-
-def test_measured_back_end_is_taken(monkeypatch):
-    entry = {"B": 1, "H": 2, "N": 63, "D": 64, "dtype": "float32", "pass": "forward", "back_end": "math"}
-    monkeypatch.setattr(sdpa, "_choices", {"cpu": [entry]})
-    inputs, orders = draw((1, 2, 63, 64)), []
-    out = torch.compile(attention, fullgraph=True, backend="aot_eager")(*inputs)
-    assert_error_rule(out, composed(*(x.double() for x in inputs)), composed(*inputs))
-
-    def recorded(back_ends, set_priority):
-        orders.append((back_ends, set_priority))
-        return sdpa_kernel(back_ends, set_priority=set_priority)
-
-    monkeypatch.setattr(sdpa, "sdpa_kernel", recorded)
-    attention(*inputs)
-    ((order, by_priority),) = orders
-    assert by_priority
-    assert order[0] == sdpa.BACK_ENDS["math"]
-    assert set(order) == set(sdpa.BACK_ENDS.values())  # the others stay, for what the first cannot run
-
-
-def test_choices_file_is_one_that_can_be_read():
-    table = json.loads(sdpa.CHOICES.read_text()) if sdpa.CHOICES.exists() else {}
-    for entries in table.values():
-        assert {e["back_end"] for e in entries} <= set(sdpa.BACK_ENDS)
-        assert all({"B", "H", "N", "D", "dtype", "pass"} <= set(e) for e in entries)
 
 
 def test_rivals_are_listed_without_importing_them():

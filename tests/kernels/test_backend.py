@@ -17,20 +17,33 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
-def op(monkeypatch):
+def loaded():
+    """The implementations of "probe" that were loaded, in order."""
+    return []
+
+
+@pytest.fixture
+def op(monkeypatch, loaded):
     """An op "probe" with a fast implementation that runs for float32 on the CPU only, and a reference."""
     monkeypatch.setattr(_backend, "_implementations", dict(_backend._implementations))
     monkeypatch.setattr(_backend, "_resolved", {})
     monkeypatch.setattr(_backend, "_warned", set())
     monkeypatch.setattr(_backend, "_choice", "auto")
 
+    def loads(name):
+        def load():
+            loaded.append(name)
+            return lambda: name
+
+        return load
+
     def reason(device, dtype):
         if device.type != "cpu":
             return "it runs on the CPU"
         return None if dtype == torch.float32 else f"it has no {dtype}"
 
-    fast = _backend.Implementation("native", lambda: "native", reason)
-    slow = _backend.Implementation("reference", lambda: "reference", lambda device, dtype: None, fast=False)
+    fast = _backend.Implementation("native", loads("native"), reason)
+    slow = _backend.Implementation("reference", loads("reference"), _backend.runs_everywhere, fast=False)
     _backend.register("probe", [fast, slow])
     return "probe"
 
@@ -55,11 +68,58 @@ def test_auto_says_once_what_it_passed_over(op):
         assert run(op, CPU, torch.bfloat16) == "reference"
 
 
-def test_shapes_on_meta_come_from_the_native_ops():
-    """And not from the references, which hold much that the ops never write."""
-    for name in ("refine", "hand_frames", "frame_pointnet"):
-        reasons = dict(_backend.explain(name, torch.device("meta"), torch.float32))
-        assert (reasons["native"] is None) == (_native.missing(name, "cpu") is None), name
+def test_an_implementation_is_loaded_when_it_is_chosen_for_the_first_time(op, loaded):
+    assert loaded == []
+    _backend.explain(op, CPU, torch.float32)
+    assert loaded == []
+    run(op)
+    run(op)
+    assert loaded == ["native"]
+    with use("reference"):
+        run(op)
+    assert loaded == ["native", "reference"]
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu"])
+def test_every_other_device_reaches_the_reference(device):
+    for name in _backend.registered():
+        able = [i for i, reason in _backend.explain(name, torch.device(device), torch.float32) if reason is None]
+        assert set(able) <= {"reference", "sdpa"}, name  # PyTorch has attention for every device
+        assert "reference" in able, name
+
+
+def test_calls_on_meta(recwarn):
+    """The definitions give shapes and gradients; nothing is computed, so that no warning is due."""
+    calls = {
+        "hand_frames": lambda x: amt.kernels.hand_frames(x(2, 21, 3)),
+        "frame_pointnet": lambda x: amt.kernels.frame_pointnet(
+            x(2, 5, 3), x(2, 22, 3), x(2, 22, 3, 3), x(4, 3), x(22, 4), x(6, 4), x(6)
+        ),
+        "attention": lambda x: amt.kernels.attention(x(1, 2, 7, 64), x(1, 2, 7, 64), x(1, 2, 7, 64)),
+        "attention_fp8": lambda x: amt.kernels.attention(*[x(1, 2, 7, 64)] * 3, precision="fp8"),
+        "refine": lambda x: amt.kernels.refine(
+            x(2, 21, 3),
+            x(2, 3, 3),
+            [x(2, 4, 4, 3)],
+            amt.kernels.RefineWeights(x(2, 8, 6), x(2, 21, 8), x(2, 3, 8), x(2, 3)),
+            image_size=(16, 16),
+        ),
+    }
+    assert set(calls) == set(_backend.registered())
+    for name, call in calls.items():
+        inputs = []
+
+        def draw(*shape, inputs=inputs):
+            inputs.append(torch.empty(shape, device="meta", requires_grad=True))
+            return inputs[-1]
+
+        outputs = call(draw)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        assert all(out.device.type == "meta" for out in outputs), name
+        gradients = torch.autograd.grad(sum(out.sum() for out in outputs), inputs, allow_unused=True)
+        assert all(g is None or g.device.type == "meta" for g in gradients), name
+        assert any(g is not None for g in gradients), name
+    assert not recwarn.list
 
 
 def test_no_warning_where_the_fast_one_runs(op, recwarn):
@@ -107,7 +167,7 @@ def test_use_refuses_an_unknown_name():
 
 
 def test_nothing_that_can_run_is_an_error_with_every_reason(op):
-    _backend.register("probe", [_backend.Implementation("native", lambda: None, lambda device, dtype: "it is broken")])
+    _backend.register("probe", [_backend.Implementation("native", None, lambda device, dtype: "it is broken")])
     with pytest.raises(BackendUnavailable, match=r"probe cannot run on cpu in torch.float32: native: it is broken"):
         run(op)
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from amt.kernels import _backend, _checks
-from amt.kernels.attention import fp8, reference, sdpa
+from amt.kernels.attention import reference, sdpa
 
 PRECISIONS = ("auto", "bf16", "fp8")
+FP8_HEAD_SIZES = (64, 128)
 _LOW = (torch.float16, torch.bfloat16, torch.float32)  # what bf16 and FP8 products are taken from
 
 
@@ -51,20 +52,25 @@ def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None, precision: str)
     _checks.tensor("attention", "v", v, tuple(k.shape), (q.dtype,), like=q)
     if size == 0:
         raise ValueError("attention: q must have a head size D of at least 1, got 0")
-    if precision == "fp8" and size not in fp8.HEAD_SIZES:
+    if precision == "fp8" and size not in FP8_HEAD_SIZES:
         raise ValueError(f"attention: precision 'fp8' takes a head size D of 64 or 128, got {size}")
     if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
         raise ValueError(f"attention: scale must be a finite number or None, got {scale!r}")
 
 
+def _load_fp8():
+    from amt.kernels.attention.fp8 import attention
+
+    return attention
+
+
 _backend.register(
     "attention",
     [
-        _backend.Implementation("sdpa", sdpa.attention, lambda device, dtype: None),
-        _backend.Implementation("reference", reference.attention, lambda device, dtype: None, fast=False),
+        _backend.Implementation("sdpa", lambda: sdpa.attention, _backend.runs_everywhere),
+        _backend.Implementation("reference", lambda: reference.attention, _backend.runs_everywhere, fast=False),
     ],
 )
 _backend.register(
-    "attention_fp8",
-    [_backend.Implementation("reference", fp8.attention, lambda device, dtype: None, fast=False)],
+    "attention_fp8", [_backend.Implementation("reference", _load_fp8, _backend.runs_everywhere, fast=False)]
 )

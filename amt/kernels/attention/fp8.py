@@ -2,7 +2,7 @@
 
 Forward: K loses its mean over the tokens (softmax does not see it), Q and K are rotated by a Hadamard matrix (q k^T does not
 see it, outliers spread over all channels), both take one e4m3 scale a token and V one a channel; the softmax is float32, its
-unnormalised weights are e4m3 again. Sums are kept as Hopper's tensor cores keep them, see :func:`_product`.
+unnormalised weights are e4m3 again. Sums are rounded as Hopper's tensor cores round them, see :func:`_product`.
 Backward: that of the attention that was not quantised, in float32 (straight through the quantisers).
 """
 
@@ -14,18 +14,21 @@ import torch
 from torch import Tensor
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
-HEAD_SIZES = (64, 128)
 STEP = 32  # products that one FP8 tensor-core instruction adds up
 PROMOTE = 4  # instructions after which the partial sum is added to a float32 one: the second level
 ACCUMULATOR_BITS = 13  # fraction bits of the accumulator between two promotions
 
 
+_OP = "amt::attention_fp8_emulated"
+torch.library.define(_OP, "(Tensor q, Tensor k, Tensor v, float scale) -> Tensor")
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # [B, H, N, D], [B, H, M, D] twice
-    return torch.ops.amt.attention_fp8_emulated(q, k, v, scale)
+    return torch.ops.amt.attention_fp8_emulated.default(q, k, v, scale)
 
 
-@torch.library.custom_op("amt::attention_fp8_emulated", mutates_args=())
-def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+@torch.library.impl(_OP, "CompositeExplicitAutograd")
+def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return emulate(q, k, v, scale)
 
 
@@ -38,8 +41,8 @@ def emulate(q: Tensor, k: Tensor, v: Tensor, scale: float, *, smooth: bool = Tru
     if smooth:
         k = k - k.mean(dim=2, keepdim=True)
     if rotate:
-        turn = _hadamard(q.shape[-1], q.device)
-        q, k = q @ turn, k @ turn
+        rotation = _hadamard(q.shape[-1], q.device)
+        q, k = q @ rotation, k @ rotation
     q8, q_scale = quantize(q, dim=3)
     k8, k_scale = quantize(k, dim=3)
     v8, v_scale = quantize(v, dim=2)
@@ -95,7 +98,7 @@ def _hadamard(size: int, device: torch.device) -> Tensor:
     return matrix / size**0.5
 
 
-@_attention.register_fake
+@torch.library.register_fake(_OP)
 def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
@@ -105,14 +108,14 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(q, k, v)
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx, grad_out: Tensor):
     q, k, v = (x.float() for x in ctx.saved_tensors)
-    dtype, grad = ctx.saved_tensors[0].dtype, grad.float()
+    dtype, grad_out = ctx.saved_tensors[0].dtype, grad_out.float()
     weights = torch.softmax(q @ k.transpose(2, 3) * ctx.scale, dim=-1)
-    grad_weights = grad @ v.transpose(2, 3)
+    grad_weights = grad_out @ v.transpose(2, 3)
     grad_scores = weights * (grad_weights - (weights * grad_weights).sum(dim=-1, keepdim=True)) * ctx.scale
-    grads = grad_scores @ k, grad_scores.transpose(2, 3) @ q, weights.transpose(2, 3) @ grad
-    return *(x.to(dtype) for x in grads), None
+    gradients = grad_scores @ k, grad_scores.transpose(2, 3) @ q, weights.transpose(2, 3) @ grad_out
+    return *(x.to(dtype) for x in gradients), None
 
 
-_attention.register_autograd(_backward, setup_context=_save)
+torch.library.register_autograd(_OP, _backward, setup_context=_save)

@@ -56,12 +56,16 @@ def frame_pointnet(
     return _backend.choose(op, points.device, w1.dtype)(points, origins, rotations, w1, b1, w2, b2, mask)
 
 
-_native_function = None
-if _native.missing("frame_pointnet", "cpu") is None:
-    from amt.kernels.frame_pointnet.native import frame_pointnet as _native_function
-_triton_function = None
-if _triton.INSTALLED:
-    from amt.kernels.frame_pointnet.triton import frame_pointnet as _triton_function
+def _load_native():
+    from amt.kernels.frame_pointnet.native import frame_pointnet
+
+    return frame_pointnet
+
+
+def _load_triton():
+    from amt.kernels.frame_pointnet.triton import frame_pointnet
+
+    return frame_pointnet
 
 
 def _no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -71,8 +75,8 @@ def _no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
 _backend.register(
     "frame_pointnet",
     [
-        _backend.Implementation("native", _native_function, _native.reason_on("frame_pointnet", "cpu")),
-        _backend.Implementation("triton", _triton_function, _no_triton),
-        _backend.Implementation("reference", reference.frame_pointnet, lambda device, dtype: None, fast=False),
+        _backend.Implementation("native", _load_native, _native.reason_on("frame_pointnet", "cpu")),
+        _backend.Implementation("triton", _load_triton, _no_triton),
+        _backend.Implementation("reference", lambda: reference.frame_pointnet, _backend.runs_everywhere, fast=False),
     ],
 )

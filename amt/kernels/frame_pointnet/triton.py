@@ -1,4 +1,4 @@
-"""``frame_pointnet`` in Triton: launches, custom ops, autograd. Weights in float32, bfloat16 or float16, sums in float32."""
+"""``frame_pointnet`` in Triton: launches and custom ops. Weights in float32, bfloat16 or float16, sums in float32."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ import torch
 import triton
 from torch import Tensor
 
-from amt.kernels import _triton
-from amt.kernels.frame_pointnet import triton_kernels
+from amt.kernels import _torch_private, _triton
+from amt.kernels.frame_pointnet import autograd, triton_kernels
 
 MAX_HIDDEN = 512  # all hidden units of a block of points are held at once
 PREPARED_POINTS, PREPARE_WARPS = 64, 4
 ENTRIES, POINTS, POINT_WARPS = 64, 128, 4  # the points' gradient
 
-_WEIGHTS = "Tensor w1, Tensor b1, Tensor w2"
+_TENSORS = "Tensor points, Tensor origins, Tensor rotations, Tensor w1, Tensor b1, Tensor w2, Tensor b2"
 _OP, _BACKWARD = "amt::frame_pointnet_triton", "amt::frame_pointnet_triton_backward"
-torch.library.define(
-    _OP,
-    f"(Tensor points, Tensor origins, Tensor rotations, {_WEIGHTS}, Tensor b2, Tensor? mask, bool need_winners)"
-    " -> (Tensor, Tensor)",
-)
+torch.library.define(_OP, f"({_TENSORS}, Tensor? mask, bool need_winners) -> (Tensor, Tensor)")
 torch.library.define(
     _BACKWARD,
-    f"(Tensor grad_features, Tensor winners, Tensor points, Tensor origins, Tensor rotations, {_WEIGHTS}, bool need_points)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor grad_features, Tensor winners, {_TENSORS}, bool need_points)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -43,7 +39,7 @@ def frame_pointnet(points, origins, rotations, w1, b1, w2, b2, mask=None) -> Ten
     if torch.compiler.is_compiling() or winners:
         return torch.ops.amt.frame_pointnet_triton.default(*inputs, mask, winners)[0]
     # autograd registered in Python costs several launches on the host
-    with torch._C._AutoDispatchBelowAutograd():
+    with _torch_private.AutoDispatchBelowAutograd():
         return torch.ops.amt.frame_pointnet_triton.default(*inputs, mask, False)[0]
 
 
@@ -86,7 +82,7 @@ def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
     mask = mask.contiguous() if has_mask else points
     prepared = points.new_empty(batch, rows, block["COLUMNS"], dtype=torch.bfloat16)
     valid_point = points.new_empty(batch, dtype=torch.int32)
-    poison = points.new_empty(batch)
+    non_finite = points.new_empty(batch)
     inputs = (points, mask, origins, rotations, w1, b1, w2, b2)
     launch = _triton.launcher(("frame_pointnet", has_mask, need_winners, *map(_triton.signature, inputs)))
     with torch.cuda.device_of(points):
@@ -99,7 +95,7 @@ def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
             origins,
             prepared,
             valid_point,
-            poison,
+            non_finite,
             num_points,
             num_frames,
             warps=PREPARE_WARPS,
@@ -114,7 +110,7 @@ def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
             (batch * num_frames, -(-features // block["BLOCK_D2"])),
             prepared,
             valid_point,
-            poison,
+            non_finite,
             mask,
             origins,
             rotations,
@@ -140,17 +136,17 @@ def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
 
 
 @torch.library.impl(_BACKWARD, "CompositeExplicitAutograd")
-def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, need_points):
+def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2, need_points):
     (batch, num_points), num_frames, (features, hidden) = points.shape[:2], origins.shape[1], w2.shape
     grad_points = points.new_zeros(batch, num_points, 3)
     block, warps = backward_blocks(hidden, features, w2.dtype)
     num_blocks = -(-features // block["BLOCK_D2"])
     winning = points.new_empty(batch, num_frames * features, 16, dtype=torch.bfloat16)
-    to_origins = points.new_empty(num_blocks, batch, num_frames, 3)
-    to_rotations = points.new_empty(num_blocks, batch, num_frames, 3, 3)
-    to_w1 = points.new_empty(num_blocks, batch, hidden, 3)
-    to_b1 = points.new_empty(num_blocks, batch, num_frames, hidden)
-    to_w2 = points.new_empty(batch, features, hidden)
+    grad_origins = points.new_empty(num_blocks, batch, num_frames, 3)
+    grad_rotations = points.new_empty(num_blocks, batch, num_frames, 3, 3)
+    grad_w1 = points.new_empty(num_blocks, batch, hidden, 3)
+    grad_b1 = points.new_empty(num_blocks, batch, num_frames, hidden)
+    grad_w2 = points.new_empty(batch, features, hidden)
     if batch and features and hidden:
         grad_features = grad_features.contiguous()
         inputs = (grad_features, points, *(t.contiguous() for t in (origins, rotations, w1, b1, w2)))
@@ -165,11 +161,11 @@ def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, ne
                 *points.stride(),
                 *inputs[2:],
                 winning,
-                to_origins,
-                to_rotations,
-                to_w1,
-                to_b1,
-                to_w2,
+                grad_origins,
+                grad_rotations,
+                grad_w1,
+                grad_b1,
+                grad_w2,
                 batch,
                 num_frames,
                 warps=warps,
@@ -195,47 +191,13 @@ def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, ne
     # sums over a leading axis run in a fixed order
     return (
         grad_points,
-        to_origins.sum(0),
-        to_rotations.sum(0),
-        to_w1.sum((0, 1)).to(w1.dtype),
-        to_b1.sum((0, 1)).to(b1.dtype),
-        to_w2.sum(0).to(w2.dtype),
+        grad_origins.sum(0),
+        grad_rotations.sum(0),
+        grad_w1.sum((0, 1)).to(w1.dtype),
+        grad_b1.sum((0, 1)).to(b1.dtype),
+        grad_w2.sum(0).to(w2.dtype),
+        torch.where(winners >= 0, grad_features, 0.0).sum((0, 1)).to(b2.dtype),
     )
 
 
-@torch.library.register_fake(_OP)
-def _(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
-    shape = (*origins.shape[:2], w2.shape[0])
-    return points.new_empty(shape), points.new_empty(shape if need_winners else (0,), dtype=torch.int32)
-
-
-@torch.library.register_fake(_BACKWARD)
-def _(grad_features, winners, points, origins, rotations, w1, b1, w2, need_points):
-    return tuple(t.new_empty(t.shape) for t in (points, origins, rotations, w1, b1, w2))
-
-
-def _save(ctx, inputs, output) -> None:
-    *tensors, b2, _mask, _need_winners = inputs
-    ctx.save_for_backward(output[1], *tensors)
-    ctx.b2_dtype = b2.dtype
-    ctx.mark_non_differentiable(output[1])
-
-
-def _backward_formula(ctx, grad_features: Tensor, _grad_winners) -> tuple[Tensor | None, ...]:
-    winners = ctx.saved_tensors[0]
-    gradients = torch.ops.amt.frame_pointnet_triton_backward.default(
-        grad_features, *ctx.saved_tensors, ctx.needs_input_grad[0]
-    )
-    to_b2 = torch.where(winners >= 0, grad_features, 0.0).sum((0, 1)).to(ctx.b2_dtype)
-    return *gradients, to_b2, None, None
-
-
-def _no_double_backward(ctx, *gradients):
-    raise RuntimeError(
-        "frame_pointnet: the Triton kernel has no second derivatives; "
-        'compute inside `with amt.kernels.use("reference")` where they are needed'
-    )
-
-
-torch.library.register_autograd(_OP, _backward_formula, setup_context=_save)
-torch.library.register_autograd(_BACKWARD, _no_double_backward)
+autograd.register(_OP, _BACKWARD, needs_points=True)

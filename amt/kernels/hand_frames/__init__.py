@@ -25,7 +25,7 @@ def hand_frames(joints: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         origins [B, 22, 3] in the joints' unit and rotations [B, 22, 3, 3], whose columns are the axes x, y, z: right-handed,
-        orthonormal, turning with the hand. A bone of no length keeps its parent's frame, a flat palm takes the identity;
+        orthonormal, rotating with the hand. A bone of no length keeps its parent's frame, a flat palm takes the identity;
         gradients there are 0. NaN comes out only in the hand in which it came in.
 
     Raises:
@@ -35,19 +35,24 @@ def hand_frames(joints: Tensor) -> tuple[Tensor, Tensor]:
     return _backend.choose("hand_frames", joints.device, joints.dtype)(joints)
 
 
-_native_function = None
-if _native.missing("hand_frames", "cpu") is None:
-    from amt.kernels.hand_frames.native import hand_frames as _native_function
-_triton_function = None
-if _triton.INSTALLED:
-    from amt.kernels.hand_frames.triton import hand_frames as _triton_function
+def _load_native():
+    from amt.kernels.hand_frames.native import hand_frames
+
+    return hand_frames
+
+
+def _load_triton():
+    from amt.kernels.hand_frames.triton import hand_frames
+
+    return hand_frames
+
 
 _backend.register(
     "hand_frames",
     [
-        _backend.Implementation("cuda", _native_function, _native.reason_on("hand_frames", "cuda")),
-        _backend.Implementation("native", _native_function, _native.reason_on("hand_frames", "cpu")),
-        _backend.Implementation("triton", _triton_function, lambda device, dtype: _triton.missing(device)),
-        _backend.Implementation("reference", reference.hand_frames, lambda device, dtype: None, fast=False),
+        _backend.Implementation("cuda", _load_native, _native.reason_on("hand_frames", "cuda")),
+        _backend.Implementation("native", _load_native, _native.reason_on("hand_frames", "cpu")),
+        _backend.Implementation("triton", _load_triton, lambda device, dtype: _triton.missing(device)),
+        _backend.Implementation("reference", lambda: reference.hand_frames, _backend.runs_everywhere, fast=False),
     ],
 )

@@ -1,4 +1,4 @@
-"""``hand_frames`` in Triton, for a GPU where the native library has no CUDA half: launches, custom ops, autograd."""
+"""``hand_frames`` in Triton, for a GPU where the native library has no CUDA half: launches and custom ops."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import torch
 import triton
 from torch import Tensor
 
-from amt.kernels.hand_frames import double_backward, triton_kernels
-from amt.kernels.hand_frames.reference import NUM_FRAMES
+from amt.kernels.hand_frames import autograd, triton_kernels
 
-BLOCK, WARPS = 16, 4  # hands a program, at eight lanes each; backward keeps four frames in registers
+BLOCK, WARPS = 16, 4  # hands a program, at eight lanes each; backward holds four frames in registers
+
+_OP, _BACKWARD = "amt::hand_frames_triton", "amt::hand_frames_triton_backward"
+torch.library.define(_OP, "(Tensor joints) -> (Tensor, Tensor)")
+torch.library.define(_BACKWARD, "(Tensor grad_origins, Tensor grad_rotations, Tensor joints) -> Tensor")
 
 
-@torch.library.custom_op("amt::hand_frames_triton", mutates_args=())
 def hand_frames(joints: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``amt.kernels.hand_frames``, on CUDA tensors (and on the CPU in Triton's interpreter)."""
+    return autograd.call(torch.ops.amt.hand_frames_triton.default, joints)
+
+
+@torch.library.impl(_OP, "CompositeExplicitAutograd")
+def _forward(joints: Tensor) -> tuple[Tensor, Tensor]:
     batch = joints.shape[0]
-    origins, rotations = joints.new_empty(batch, NUM_FRAMES, 3), joints.new_empty(batch, NUM_FRAMES, 3, 3)
+    origins, rotations = autograd.empty_frames(joints)
     if batch:
         with torch.cuda.device_of(joints):
             triton_kernels.forward_kernel[(triton.cdiv(batch, BLOCK),)](
@@ -24,8 +32,8 @@ def hand_frames(joints: Tensor) -> tuple[Tensor, Tensor]:
     return origins, rotations
 
 
-@torch.library.custom_op("amt::hand_frames_triton_backward", mutates_args=())
-def hand_frames_backward(grad_origins: Tensor, grad_rotations: Tensor, joints: Tensor) -> Tensor:
+@torch.library.impl(_BACKWARD, "CompositeExplicitAutograd")
+def _backward(grad_origins: Tensor, grad_rotations: Tensor, joints: Tensor) -> Tensor:
     batch = joints.shape[0]
     grad_joints = joints.new_empty(joints.shape)
     if batch:
@@ -42,20 +50,4 @@ def hand_frames_backward(grad_origins: Tensor, grad_rotations: Tensor, joints: T
     return grad_joints
 
 
-@hand_frames.register_fake
-def _(joints: Tensor) -> tuple[Tensor, Tensor]:
-    batch = joints.shape[0]
-    return joints.new_empty(batch, NUM_FRAMES, 3), joints.new_empty(batch, NUM_FRAMES, 3, 3)
-
-
-@hand_frames_backward.register_fake
-def _(grad_origins: Tensor, grad_rotations: Tensor, joints: Tensor) -> Tensor:
-    return joints.new_empty(joints.shape)
-
-
-def _backward(ctx, grad_origins: Tensor, grad_rotations: Tensor) -> Tensor:
-    return hand_frames_backward(grad_origins, grad_rotations, *ctx.saved_tensors)
-
-
-hand_frames.register_autograd(_backward, setup_context=double_backward.save)
-hand_frames_backward.register_autograd(double_backward.backward, setup_context=double_backward.save)
+autograd.register(_OP, _BACKWARD)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amt.kernels import _backend, _checks, _native, _triton
-from amt.kernels.refine import native, reference
+from amt.kernels.refine import reference
 
 MAX_MAPS = 4
 
@@ -69,7 +69,7 @@ def refine(
     try:
         run = _backend.choose("refine", joints.device, maps[0].dtype)
         # the native op looks at its arguments itself, in a tenth of the time, which counts with a single image
-        if run is not native.refine or torch.compiler.is_compiling():
+        if run.__module__ != "amt.kernels.refine.native" or torch.compiler.is_compiling():
             _check(joints, intrinsics, maps, weights, image_size)
         height, width = image_size
         return run(joints, intrinsics, maps, *weights, (int(height), int(width)), float(step_size), bool(detach))
@@ -109,25 +109,23 @@ def _check(joints: Tensor, intrinsics: Tensor, maps: tuple[Tensor, ...], weights
         raise ValueError(f"refine: image_size must be a positive (height, width), got {image_size}")
 
 
-def _not_native(device: torch.device, dtype: torch.dtype) -> str | None:
-    return (
-        "it is the CPU's; on a GPU the same op is 'cuda'" if device.type == "cuda" else _native.missing("refine", "cpu")
-    )
+def _load_native():
+    from amt.kernels.refine.native import refine
+
+    return refine
 
 
-def _not_cuda(device: torch.device, dtype: torch.dtype) -> str | None:
-    return "it runs on CUDA tensors only" if device.type != "cuda" else _native.missing("refine", "cuda")
+def _load_triton():
+    from amt.kernels.refine.triton import refine
+
+    return refine
 
 
 def _not_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     return "it takes no float64" if dtype == torch.float64 else _triton.missing(device)
 
 
-def _run_triton(*arguments) -> Tensor:
-    from amt.kernels.refine.triton import refine  # Triton may be missing, and takes a while to import
-
-    return refine(*arguments)
-
+_not_cuda = _native.reason_on("refine", "cuda")
 
 # Up to this many images, called one by one, CUDA's single launch costs the least time on the host (H200: 0.10 ms against 0.16 ms
 # at 8 images); the kernels themselves take a third of its time in Triton, which counts once the host is out of the way.
@@ -135,10 +133,12 @@ SMALL_BATCH = 8
 
 
 def _by_batch(joints: Tensor, *arguments) -> Tensor:
+    from amt.kernels.refine import native, triton
+
     small = joints.shape[0] <= SMALL_BATCH and joints.shape[1] <= native.CUDA_MOST_JOINTS
     if small and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing():
         return native.refine(joints, *arguments)
-    return _run_triton(joints, *arguments)
+    return triton.refine(joints, *arguments)
 
 
 def _not_by_batch(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -148,10 +148,10 @@ def _not_by_batch(device: torch.device, dtype: torch.dtype) -> str | None:
 _backend.register(
     "refine",
     [
-        _backend.Implementation("native", native.refine, _not_native),
-        _backend.Implementation("cuda or triton, by the batch", _by_batch, _not_by_batch),
-        _backend.Implementation("triton", _run_triton, _not_triton),
-        _backend.Implementation("cuda", native.refine, _not_cuda),
-        _backend.Implementation("reference", reference.refine, lambda device, dtype: None, fast=False),
+        _backend.Implementation("native", _load_native, _native.reason_on("refine", "cpu")),
+        _backend.Implementation("cuda or triton, by the batch", lambda: _by_batch, _not_by_batch),
+        _backend.Implementation("triton", _load_triton, _not_triton),
+        _backend.Implementation("cuda", _load_native, _not_cuda),
+        _backend.Implementation("reference", lambda: reference.refine, _backend.runs_everywhere, fast=False),
     ],
 )

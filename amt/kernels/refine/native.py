@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amt.kernels import _native
+from amt.kernels import _native, _torch_private
 
 # csrc/refine/simd_kernels.h: rows a panel, panels a block
 PANEL_ROWS, MOST_PANELS = 32, 4
@@ -26,12 +26,12 @@ def refine(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, deta
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (joints, intrinsics, *maps, w1, b1, w2, b2))
     height, width = image_size
     arguments = (w1, b1, w2, b2, height, width, step_size, detach)
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or _torch_private.functorch_transforms_active():
         return torch.ops.amt.refine.default(joints, intrinsics, list(maps), *arguments, keep)[0]
     # the op's own autograd, in Python over nested lists, costs several times the kernel where there are few images
     if keep:
         return _Refine.apply(joints, intrinsics, *arguments, *maps)
-    with torch._C._AutoDispatchBelowAutograd():
+    with _torch_private.AutoDispatchBelowAutograd():
         return torch.ops.amt.refine.default(joints, intrinsics, maps, *arguments, False)[0]
 
 
@@ -84,7 +84,7 @@ def below_autograd(op, arguments: tuple):
     """Calls a backward's op without its own autograd, which costs more than a launch, unless a graph of it is asked for."""
     if torch.is_grad_enabled():
         return op(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
+    with _torch_private.AutoDispatchBelowAutograd():
         return op(*arguments)
 
 
@@ -112,7 +112,7 @@ class _Refine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, *maps):
-        with torch._C._AutoDispatchBelowAutograd():
+        with _torch_private.AutoDispatchBelowAutograd():
             steps, kept = torch.ops.amt.refine.default(
                 joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, True
             )

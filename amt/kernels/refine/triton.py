@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from amt.kernels import _torch_private
 from amt.kernels.refine import triton_launch
 from amt.kernels.refine.native import NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS, below_autograd
 
@@ -46,12 +47,12 @@ def refine(
         raise ValueError(f"refine: form must be auto, {' or '.join(triton_launch.FORMS)}, got {form!r}")
     height, width = image_size
     rest = (w1, b1, w2, b2, height, width, step_size, detach, form)
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or _torch_private.functorch_transforms_active():
         return torch.ops.amt.refine_triton.default(joints, intrinsics, list(maps), *rest)
     # the op's own autograd, in Python over nested lists, costs several times a launch on the host
     if torch.is_grad_enabled() and any(t.requires_grad for t in (joints, intrinsics, *maps, w1, b1, w2, b2)):
         return _Refine.apply(joints, intrinsics, *rest, *maps)
-    with torch._C._AutoDispatchBelowAutograd():
+    with _torch_private.AutoDispatchBelowAutograd():
         return torch.ops.amt.refine_triton.default(joints, intrinsics, maps, *rest)
 
 
@@ -105,7 +106,7 @@ class _Refine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, form, *maps):
-        with torch._C._AutoDispatchBelowAutograd():
+        with _torch_private.AutoDispatchBelowAutograd():
             steps = torch.ops.amt.refine_triton.default(
                 joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, form
             )

@@ -1,0 +1,42 @@
+"""Every private name of PyTorch that AMT uses, and what for: an update of PyTorch that moves one is mended in this file alone.
+
+A name that is missing raises an ImportError that says which one; tests/kernels/test_torch_private.py looks each of them up.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def find(path: str):
+    """The object of a dotted name such as ``torch._C._dispatch_get_all_op_names``.
+
+    Raises:
+        ImportError: this PyTorch has no such name.
+    """
+    found = torch
+    for name in path.split(".")[1:]:
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise ImportError(
+                f"PyTorch {torch.__version__} has no {path}, a private name that AMT uses: install the PyTorch of "
+                "constraints.txt, or replace the name in amt/kernels/_torch_private.py"
+            ) from None
+    return found
+
+
+# Skips autograd in a block: a formula registered in Python costs more on the host than a small kernel.
+AutoDispatchBelowAutograd = find("torch._C._AutoDispatchBelowAutograd")
+# Whether torch.func (grad, vmap, ...) is at work, which autograd.Function without setup_context does not support.
+functorch_transforms_active = find("torch._C._are_functorch_transforms_active")
+# What a native library holds: its ops, and for which devices.
+all_op_names = find("torch._C._dispatch_get_all_op_names")
+has_kernel = find("torch._C._dispatch_has_kernel_for_dispatch_key")
+# Trees of tensors. The public torch.export.register_dataclass imports the exporter, which takes seconds.
+register_dataclass = find("torch.utils._pytree.register_dataclass")
+tree_leaves = find("torch.utils._pytree.tree_leaves")
+# Shapes without numbers, for the model's summary.
+FakeTensorMode = find("torch._subclasses.fake_tensor.FakeTensorMode")
+# What scaled_dot_product_attention is on the CPU, for counting its operations.
+flash_attention_for_cpu = find("torch.ops.aten._scaled_dot_product_flash_attention_for_cpu")
