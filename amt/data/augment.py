@@ -19,12 +19,20 @@ from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of one sample in one epoch."""
-    return np.random.Generator(np.random.Philox(key=[(seed << 32) ^ epoch, index]))
+    """The generator of one sample in one epoch.
+
+    Args:
+        seed, epoch, index: not negative, of any size.
+    """
+    if seed < 2**32 and epoch < 2**32 and index < 2**64:
+        key = [(seed << 32) ^ epoch, index]
+    else:
+        key = np.random.SeedSequence([seed, epoch, index]).generate_state(2, np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def draw_geometry(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-    """An in-plane turn (rad) and the change of a box: [dx, dy] in sides and a factor for the side, float64 [3]."""
+    """An in-plane rotation (rad) and the change of a box: [dx, dy] in sides and a factor for the side, float64 [3]."""
     angle, zoom, dx, dy = rng.uniform(-1, 1, 4)
     return float(np.radians(config.turn) * angle), np.array(
         [dx * config.shift, dy * config.shift, 2 ** (zoom * config.zoom)]
@@ -39,9 +47,9 @@ def vary_colour(image: np.ndarray, config: AugmentConfig, rng: np.random.Generat
     draws = rng.uniform(-1, 1, 8)
     share = rng.random(6)
     if config.hue:
-        # A turn of colour space about its grey axis: hue without leaving RGB.
-        turn = cv2.Rodrigues(np.full(3, np.radians(config.hue * draws[6]) / np.sqrt(3)))[0]
-        image = cv2.transform(image, turn)
+        # Colour space rotated about its grey axis: hue without leaving RGB.
+        rotation = cv2.Rodrigues(np.full(3, np.radians(config.hue * draws[6]) / np.sqrt(3)))[0]
+        image = cv2.transform(image, rotation)
     image = cv2.LUT(image, _tone_curves(config, draws)[None])
     if share[0] < config.blur:
         image = cv2.GaussianBlur(image, (5, 5), 0.4 + 1.2 * share[1])
@@ -55,6 +63,8 @@ def vary_colour(image: np.ndarray, config: AugmentConfig, rng: np.random.Generat
         height, width = (size * (0.1 + 0.25 * rng.random(2))).astype(int)
         y, x = (rng.random(2) * (size - height, size - width)).astype(int)
         image[y : y + height, x : x + width] = rng.integers(0, 256, 3)
+    if share[5] < config.grey:  # last: a grey camera's noise is grey, too
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return image
 
 
@@ -73,8 +83,8 @@ def _noise_pool() -> np.ndarray:
     return np.round(np.random.default_rng(3).normal(0, 32, 3_000_017)).astype(np.int16)
 
 
-def turn_targets(targets: Targets, roll: Tensor) -> Targets:
-    """Targets in the frame of a camera turned about its optical axis.
+def rotate_targets(targets: Targets, roll: Tensor) -> Targets:
+    """Targets in the frame of a camera that is rotated about its optical axis.
 
     Args:
         roll: float32 [B, 3, 3], :func:`amt.hand.camera.camera_roll`.
@@ -83,15 +93,15 @@ def turn_targets(targets: Targets, roll: Tensor) -> Targets:
     def points(x: Tensor) -> Tensor:
         return x @ roll.mT
 
-    # The hand turns about J0(betas), which does not move with the pose: wrist = J0 + translation.
+    # The hand rotates about J0(betas), which does not move with the pose: wrist = J0 + translation.
     wrist = targets.joints[:, 0]
-    turned = points(targets.joints)
-    rotation = matrix_to_axis_angle(roll @ axis_angle_to_matrix(targets.pose[:, :3]))
+    rotated = points(targets.joints)
+    wrist_rotation = matrix_to_axis_angle(roll @ axis_angle_to_matrix(targets.pose[:, :3]))
     return replace(
         targets,
-        joints=turned,
-        pose=torch.cat([rotation, targets.pose[:, 3:]], 1),
-        translation=targets.translation + turned[:, 0] - wrist,
+        joints=rotated,
+        pose=torch.cat([wrist_rotation, targets.pose[:, 3:]], 1),
+        translation=targets.translation + rotated[:, 0] - wrist,
         vertices=points(targets.vertices),
         object_rotation=roll @ targets.object_rotation,
         object_translation=points(targets.object_translation[:, None])[:, 0],

@@ -21,9 +21,12 @@ class CropConfig:
     num_points: int = 256  # of the object's surface
 
     def __post_init__(self):
+        for name in ("size", "num_points"):
+            if getattr(self, name) != int(getattr(self, name)):
+                raise ValueError(f"data.crop.{name} must be a whole number; got {getattr(self, name)}")
         if self.size < 16:
             raise ValueError(f"data.crop.size must be at least 16 px; got {self.size}")
-        if self.box_scale < 1:
+        if not 1 <= self.box_scale < float("inf"):
             raise ValueError(f"data.crop.box_scale must be at least 1 (the box holds all joints); got {self.box_scale}")
         if not 1 <= self.margin <= 3:
             raise ValueError(f"data.crop.margin must be 1-3; got {self.margin}")
@@ -66,7 +69,7 @@ class CropConfig:
 class AugmentConfig:
     """Ranges of variation; a zero turns one off."""
 
-    turn: float = 30.0  # degrees: in-plane turn of the camera, either way; 180 for any
+    turn: float = 30.0  # degrees: in-plane rotation of the camera, either way; 180 for any
     zoom: float = 0.15  # log2-ish: side of the box times 2 ** uniform(-zoom, zoom)
     shift: float = 0.08  # of the box's side, along x and y
     brightness: float = 0.35  # gain 2 ** uniform(-b, b) on all channels
@@ -77,14 +80,15 @@ class AugmentConfig:
     blur: float = 0.25  # share of samples
     noise: float = 8.0  # grey levels, at most
     erase: float = 0.25  # share of samples that lose a rectangle
+    grey: float = 0.05  # share of samples without colour
 
     def __post_init__(self):
-        for name in ("blur", "erase"):
+        for name in ("blur", "erase", "grey"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.augment.{name} is a share, 0-1; got {getattr(self, name)}")
         for name in ("turn", "zoom", "shift", "brightness", "contrast", "gamma", "tint", "hue", "noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"data.augment.{name} must not be negative; got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"data.augment.{name} must be finite and not negative; got {getattr(self, name)}")
         if self.shift > 0.5:
             raise ValueError(f"data.augment.shift is a part of the box, at most 0.5; got {self.shift}")
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amt.data.augment import draw_geometry, sample_rng, turn_targets, vary_colour
+from amt.data.augment import draw_geometry, rotate_targets, sample_rng, vary_colour
 from amt.data.cache import CROPS
 from amt.data.config import AugmentConfig, CropConfig, DataConfig
 from amt.data.crop_cache import CropCache, build_cache
@@ -86,12 +86,12 @@ class CropDataset:
         )
         targets = Targets(**{name: take(name) for name in Targets.__dataclass_fields__})
         if self.augment and self.augment.turn:
-            targets = turn_targets(targets, camera_roll(angle).float())
+            targets = rotate_targets(targets, camera_roll(angle).float())
         return Batch(inputs, targets, index)
 
 
 def _changed_box(box: Tensor, change: Tensor, intrinsics: Tensor, roll: Tensor) -> Tensor:
-    """Boxes [B, 3] shifted and zoomed by ``change`` [B, 3], in the frame that the turned camera would have taken."""
+    """Boxes [B, 3] shifted and zoomed by ``change`` [B, 3], in the frame that the rotated camera would have taken."""
     centre = box[:, None, :2] + change[:, None, :2] * box[:, None, 2:]
     ray = unproject(centre, torch.ones_like(centre[..., 0]), intrinsics)
     return torch.cat([project(ray @ roll.mT, intrinsics)[:, 0], box[:, 2:] * change[:, 2:]], 1)

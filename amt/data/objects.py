@@ -1,15 +1,17 @@
-"""Object geometry: points on the surface of a set's ``models/<name>`` or of any mesh, chosen once and the same for everybody."""
+"""Object geometry: points on the surface of a set's ``models/<name>``, chosen once and the same for everybody."""
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from amt.data.layout import CLASS_NAMES, DataError
+from amt.data.errors import DataError, FileError
+from amt.data.layout import CLASS_NAMES
+from amt.data.meshes import check_extent, read_mesh, sample_surface
 
-LONGEST = 1.0  # m: no object that a hand holds is longer; a mesh in millimetres is
 MESH_SAMPLES = 4096  # points that stand for a mesh before they are thinned out
 _FIRST_MESHES = ("textured_simple.obj", "textured.obj")  # YCB's; any other mesh file comes after these
 _MESH_SUFFIXES = (".obj", ".ply", ".stl")
@@ -55,15 +57,14 @@ class ObjectModels:
                 f"{folder}: has neither points.xyz nor a mesh ({', '.join(_FIRST_MESHES)}, or any "
                 f"{', '.join('*' + suffix for suffix in _MESH_SUFFIXES)}); put the set's models folder in place"
             )
-        try:
-            if source == listed:
-                cloud = np.loadtxt(listed, dtype=np.float32, ndmin=2)[:, :3]
-            else:
-                cloud = sample_surface(*read_mesh(source), MESH_SAMPLES)
-        except DataError:
-            raise
-        except ValueError as error:
-            raise DataError(f"{source}: cannot be read ({error}); copy it anew") from error
+        if source == listed:
+            try:
+                with warnings.catch_warnings(action="ignore"):  # an empty file is told below
+                    cloud = np.loadtxt(listed, dtype=np.float32, ndmin=2)[:, :3]
+            except (OSError, ValueError, IndexError) as error:
+                raise FileError(listed, f"cannot be read ({' '.join(str(error).split())})") from error
+        else:
+            cloud = sample_surface(*read_mesh(source), MESH_SAMPLES)
         check_extent(cloud, str(source))
         return cloud
 
@@ -83,15 +84,6 @@ def farthest_points(points: np.ndarray, count: int) -> np.ndarray:
     return np.resize(chosen, count)
 
 
-def check_extent(cloud: np.ndarray, name: str) -> None:
-    """Raises DataError unless points [N, 3] are finite, at least one, and as large as what a hand holds (m)."""
-    if cloud.ndim != 2 or cloud.shape[1] != 3 or not len(cloud) or not np.isfinite(cloud).all():
-        raise DataError(f"{name}: expected finite points [N, 3] in metres, got shape {list(cloud.shape)}")
-    extent = float(np.ptp(cloud, axis=0).max())
-    if not 0 < extent <= LONGEST:
-        raise DataError(f"{name}: is {extent:.4g} m long; at most {LONGEST:g} m was expected; rescale it to metres")
-
-
 def mesh_file(folder: Path) -> Path | None:
     """The mesh that stands for a model's folder: YCB's own names first, then by format and name."""
     for name in _FIRST_MESHES:
@@ -99,68 +91,3 @@ def mesh_file(folder: Path) -> Path | None:
             return folder / name
     found = [path for path in folder.glob("*") if path.suffix.lower() in _MESH_SUFFIXES and path.is_file()]
     return min(found, key=lambda path: (_MESH_SUFFIXES.index(path.suffix.lower()), path.name), default=None)
-
-
-def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices float [V, 3] and triangles int [F, 3] of a mesh file; all but .obj are read with trimesh.
-
-    Raises:
-        ValueError: it is no triangle mesh.
-        DataError: trimesh is needed and not installed.
-    """
-    if path.suffix.lower() == ".obj":
-        return read_obj(path)
-    try:
-        import trimesh
-    except ImportError:
-        raise DataError(
-            f"{path}: reading {path.suffix} takes trimesh; pip install trimesh, or convert it to .obj"
-        ) from None
-    try:
-        mesh = trimesh.load(path, force="mesh")
-    except Exception as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    if not len(getattr(mesh, "faces", ())):
-        raise ValueError("no triangles")
-    return np.asarray(mesh.vertices), np.asarray(mesh.faces)
-
-
-def box_mesh(extent: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices float [8, 3] (m) and triangles int [12, 3] of a box about the origin, ``extent`` (m) along x, y and z."""
-    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * np.asarray(extent) / 2
-    sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
-    return corners, np.array([triangle for a, b, c, d in sides for triangle in ((a, b, c), (a, c, d))])
-
-
-def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices float32 [V, 3] and triangles int64 [F, 3] of a Wavefront file; polygons are cut into fans.
-
-    Raises:
-        ValueError: without triangles, or with one that names no vertex.
-    """
-    vertices, faces = [], []
-    with open(path) as lines:
-        for line in lines:
-            if line.startswith("v "):
-                vertices.append([float(x) for x in line.split()[1:4]])
-            elif line.startswith("f "):
-                corner = [int(word.split("/")[0]) for word in line.split()[1:]]
-                faces += [[corner[0], corner[k], corner[k + 1]] for k in range(1, len(corner) - 1)]
-    if not faces:
-        raise ValueError("no triangles")
-    indices = np.array(faces, np.int64)
-    indices = np.where(indices < 0, indices + len(vertices), indices - 1)
-    if indices.min() < 0 or indices.max() >= len(vertices):
-        raise ValueError(f"a triangle names a vertex that is not among the {len(vertices)}")
-    return np.array(vertices, np.float32), indices
-
-
-def sample_surface(vertices: np.ndarray, faces: np.ndarray, count: int) -> np.ndarray:
-    """float32 [count, 3]: points spread over triangles by area, the same at every call."""
-    rng = np.random.default_rng(0)
-    a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-    face = rng.choice(len(faces), count, p=area / area.sum())
-    u, v = rng.random((2, count, 1))
-    u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
-    return (a[face] + u * (b - a)[face] + v * (c - a)[face]).astype(np.float32)

@@ -76,14 +76,14 @@ def crop_camera(
         K' [..., 3, 3] and the warp [..., 2, 3] from frame pixels to crop pixels (what ``cv2.warpAffine`` takes).
 
     Raises:
-        ValueError: a focal length or the box's side that is not positive and finite, a size below 1.
+        ValueError: a focal length or the box's side that is not positive and finite, a size below 1 or not whole.
     """
     intrinsics = _tensors(intrinsics)[0]
     check_intrinsics(intrinsics)
     box = torch.as_tensor(box, dtype=intrinsics.dtype, device=intrinsics.device)
     angle = torch.as_tensor(angle, dtype=intrinsics.dtype, device=intrinsics.device)
-    if size < 1:
-        raise ValueError(f"size: a crop needs at least 1 px, got {size}")
+    if size < 1 or size != int(size):
+        raise ValueError(f"size: a crop needs a whole number of px, at least 1, got {size}")
     if not bool((torch.isfinite(box).all(-1) & (box[..., 2] > 0)).all()):
         raise ValueError(f"box: expected a finite centre and a side above 0 px, got {box.tolist()}")
 

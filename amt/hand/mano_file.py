@@ -26,6 +26,7 @@ _ARRAYS = (
     "hands_components",
     "hands_mean",
 )
+_MOST_ENTRIES = 1_000_000  # of a sparse matrix made dense (8 MB); J_regressor has 16 x 778
 
 
 def load_mano(path: str | Path, side: str | None = None) -> HandModel:
@@ -57,7 +58,7 @@ def load_mano(path: str | Path, side: str | None = None) -> HandModel:
         arrays["f"] = arrays["f"].astype(np.int64)
         arrays["shapedirs"] = arrays["shapedirs"][..., :NUM_BETAS]
         return HandModel(**arrays, side=side)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -73,7 +74,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     except _Refused as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise ValueError(f"not a readable pickle ({type(error).__name__}: {error})") from error
+        raise ValueError(f"not a readable pickle ({type(error).__name__}: {' '.join(str(error).split())})") from error
     if not isinstance(contents, dict):
         raise ValueError(f"not a MANO model: it holds a {type(contents).__name__}, not a dictionary")
     return contents
@@ -114,10 +115,18 @@ class _Sparse(_Shell):
         if shape is None or not {"data", "indices", "indptr"} <= stored.keys():
             raise ValueError(f"{name}: a sparse matrix without its data (stored: {sorted(stored)})")
         rows, columns = (int(n) for n in shape)
-        major = np.repeat(np.arange(columns if self.by_column else rows), np.diff(stored["indptr"]))
-        minor = np.asarray(stored["indices"])
+        if rows < 0 or columns < 0 or rows * columns > _MOST_ENTRIES:
+            raise ValueError(f"{name}: a sparse matrix of {rows} x {columns}; at most {_MOST_ENTRIES} entries are read")
+        length, width = (columns, rows) if self.by_column else (rows, columns)
+        counts = np.diff(_as_array(stored["indptr"], name))
+        minor, data = _as_array(stored["indices"], name), _as_array(stored["data"], name)
+        if counts.shape != (length,) or (counts < 0).any() or not counts.sum() == len(minor) == len(data):
+            raise ValueError(f"{name}: a sparse matrix whose parts do not fit each other")
+        if len(minor) and not 0 <= minor.min() <= minor.max() < width:
+            raise ValueError(f"{name}: a sparse matrix with an entry outside its shape")
+        major = np.repeat(np.arange(length), counts)
         dense = np.zeros((rows, columns))
-        np.add.at(dense, (minor, major) if self.by_column else (major, minor), stored["data"])
+        np.add.at(dense, (minor, major) if self.by_column else (major, minor), data)
         return dense
 
 
@@ -133,7 +142,7 @@ def _rebuild(cls, base, state):
 
 
 _NUMPY = {"multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer"}
-_PLAIN = {"set", "frozenset", "object", "complex", "bytearray"}
+_PLAIN = {"set", "frozenset", "object", "complex"}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -156,11 +165,20 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _rebuild
         if module in ("__builtin__", "builtins") and name in _PLAIN:
             return super().find_class("builtins", name)
+        if module in ("__builtin__", "builtins") and name == "bytearray":
+            return _bytearray
         if (module, name) == ("_codecs", "encode"):
             return _encode_latin1
         raise _Refused(
             f"refused: it asks for {module}.{name}, and a MANO file needs arrays only. Do not trust this file."
         )
+
+
+def _bytearray(content: bytes | str = b"", encoding: str = "latin1") -> bytearray:
+    """A bytearray of what is in the file; a number would ask for so many bytes that are not."""
+    if not isinstance(content, bytes | str):
+        raise _Refused(f"refused: it asks for a bytearray of {type(content).__name__}")
+    return bytearray(content if isinstance(content, bytes) else _encode_latin1(content, encoding))
 
 
 def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:

@@ -11,16 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.layout import CLASS_NAMES, DataError
-from amt.data.objects import (
-    LONGEST,
-    MESH_SAMPLES,
-    ObjectModels,
-    box_mesh,
-    check_extent,
-    farthest_points,
-    read_mesh,
-    sample_surface,
-)
+from amt.data.meshes import LONGEST, box_mesh, check_extent, read_mesh, sample_surface
+from amt.data.objects import MESH_SAMPLES, ObjectModels, farthest_points
 from amt.infer.checks import InputError
 
 # Whatever NumPy turns into numbers: a class id, three sides, or points.
@@ -114,8 +106,6 @@ def _named(given: str | PathLike, count: int, models: str | Path | None) -> Held
         cloud = sample_surface(*read_mesh(path), MESH_SAMPLES)
     except DataError as error:
         raise InputError(str(error)) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not a mesh that can be read ({error}); give a triangle mesh in metres") from error
     return HeldObject(0, path.stem, _spread(cloud, count, str(path)))
 
 

@@ -43,6 +43,7 @@ def save_checkpoint(folder: str | Path, model: AMT, mean_pose: MeanPose | None =
     with new_folder(folder) as part:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, part / WEIGHTS)
         (part / CONFIG).write_text(json.dumps({"model": model.config.as_dict(), **record}, indent=2) + "\n")
+        (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)  # safetensors makes it readable for its owner only
     return folder
 
 

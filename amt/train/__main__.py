@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from amt.config import finish, help_text, one_line_errors, prepare
+from amt.config import finish, help_text, one_line_errors, prepare, split_words
 from amt.train.config import PROGRAM, Config, check_one_process
 
 
@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _compose(arguments: list[str], job: Callable) -> None:
     """Calls ``job`` with what Hydra composes; several times in a multirun."""
-    sys.argv[1:] = prepare(PROGRAM, arguments, multirun=bool({"-m", "--multirun"} & set(arguments)))
+    options, words = split_words(arguments)  # in this order: Hydra does not find options among words
+    sys.argv[1:] = prepare(PROGRAM, [*options, *words], multirun=bool({"-m", "--multirun"} & set(options)))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, not printed and turned into an exit
     import hydra
 

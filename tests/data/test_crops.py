@@ -222,6 +222,37 @@ def test_colour_changes_are_bounded_and_repeatable():
     assert not np.array_equal(a, c)
 
 
+def test_grey_is_a_share_of_the_samples_and_changes_no_other_draw():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    grey = 0
+    for index in range(400):
+        none, some, all_ = (
+            vary_colour(image.copy(), AugmentConfig(grey=share), sample_rng(0, 0, index)) for share in (0, 0.25, 1)
+        )
+        assert (all_ == all_[..., :1]).all()
+        np.testing.assert_array_equal(all_, np.repeat(cv2.cvtColor(none, cv2.COLOR_RGB2GRAY)[..., None], 3, 2))
+        assert np.array_equal(some, none) or np.array_equal(some, all_)
+        grey += np.array_equal(some, all_)
+    assert 70 < grey < 130
+
+
+def test_seeds_of_any_size_give_samples_of_their_own():
+    draws = {
+        sample_rng(*key).random() for key in [(1, 2, 3), (2**32, 0, 0), (2**32 + 1, 0, 0), (2**70, 5, 1), (0, 2**40, 1)]
+    }
+    assert len(draws) == 5
+    assert sample_rng(2**40, 1, 2).random() == sample_rng(2**40, 1, 2).random()
+    # Those that fitted before are the same as before.
+    expected = np.random.Generator(np.random.Philox(key=[(7 << 32) ^ 3, 11])).random()
+    assert sample_rng(7, 3, 11).random() == expected
+
+
+@pytest.mark.parametrize("size", [0, 31.5])
+def test_a_crop_of_no_whole_size_is_refused(size):
+    with pytest.raises(ValueError, match=f"size: a crop needs a whole number of px, at least 1, got {size}"):
+        crop_camera(np.eye(3), (0.0, 0.0, 5.0), size)
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "named"),
     [
@@ -229,6 +260,10 @@ def test_colour_changes_are_bounded_and_repeatable():
         (CropConfig, {"box_scale": 0.5}, "box_scale"),
         (CropConfig, {"margin": 9}, "margin"),
         (CropConfig, {"num_points": 0}, "num_points"),
+        (CropConfig, {"size": 112.5}, "size must be a whole number"),
+        (CropConfig, {"box_scale": float("nan")}, "box_scale"),
+        (AugmentConfig, {"grey": 1.5}, "grey"),
+        (AugmentConfig, {"zoom": float("nan")}, "zoom"),
         (AugmentConfig, {"blur": 2}, "blur"),
         (AugmentConfig, {"turn": -1}, "turn"),
         (DataConfig, {"split": "s7"}, "split"),

@@ -13,7 +13,7 @@ from amt.data.dexycb import DexYCB
 from amt.data.errors import BrokenFrame, DataError, EmptySubset, MissingHand
 from amt.data.files import load_npz
 from amt.data.layout import GRASPED_CLASSES, SERIALS, SUBJECTS, hand_digest, labels_name
-from amt.data.objects import ObjectModels, farthest_points, read_obj
+from amt.data.objects import farthest_points
 from amt.hand.stand_in import stand_in_hand
 
 FRAMES = 7
@@ -297,35 +297,6 @@ def test_object_points_come_from_the_mesh_where_no_list_is(own_set):
     assert table[1:].any((1, 2)).all()
 
 
-@pytest.mark.parametrize("suffix", ["obj", "ply", "stl"])
-def test_any_mesh_stands_for_a_class(tmp_path, suffix):
-    trimesh = pytest.importorskip("trimesh")
-    folder = tmp_path / "models" / "025_mug"
-    folder.mkdir(parents=True)
-    trimesh.creation.box((0.1, 0.05, 0.2)).export(folder / f"nontextured.{suffix}")
-    points = ObjectModels(tmp_path).points(14, 300)
-    np.testing.assert_allclose(np.ptp(points, axis=0), (0.1, 0.05, 0.2), atol=0.003)
-    np.testing.assert_array_equal(points, ObjectModels(tmp_path).points(14, 300))  # sampled the same at every call
-    trimesh.creation.box((0.02, 0.02, 0.02)).export(folder / "textured.obj")
-    assert np.ptp(ObjectModels(tmp_path).points(14, 300)) < 0.03  # YCB's own name comes first
-    assert ObjectModels(tmp_path).class_points(32)[14].any()
-
-
-def test_a_model_that_cannot_be_used_is_named(tmp_path):
-    folder = tmp_path / "models" / "025_mug"
-    folder.mkdir(parents=True)
-    for text, message in (
-        (None, r"025_mug: has neither points\.xyz nor a mesh \(textured_simple\.obj, textured\.obj, or any \*\.obj"),
-        ("v 0 0 0\n", r"mug\.obj: cannot be read \(no triangles\)"),
-        ("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", r"mug\.obj: cannot be read \(a triangle names a vertex"),
-        ("v 0 0 0\nv 90 0 0\nv 0 120 0\nf 1 2 3\n", r"mug\.obj: is 1.* m long; .*rescale it to metres"),
-    ):
-        if text is not None:
-            (folder / "mug.obj").write_text(text)
-        with pytest.raises(DataError, match=message):
-            ObjectModels(tmp_path).points(14, 32)
-
-
 def test_farthest_points_cover_the_whole():
     points = np.random.default_rng(0).random((500, 3))
     chosen = farthest_points(points, 50)
@@ -333,11 +304,3 @@ def test_farthest_points_cover_the_whole():
     gap = np.linalg.norm(points[:, None] - points[chosen], axis=2).min(1)
     assert gap.max() < 0.35
     assert len(farthest_points(points[:3], 10)) == 10
-
-
-def test_obj_files_with_polygons_and_negative_indices(tmp_path):
-    path = tmp_path / "square.obj"
-    path.write_text("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1/1/1 2/2/2 3/3/3 4/4/4\nf -4 -3 -2\n")
-    vertices, faces = read_obj(path)
-    assert vertices.shape == (4, 3)
-    np.testing.assert_array_equal(faces, [[0, 1, 2], [0, 2, 3], [0, 1, 2]])

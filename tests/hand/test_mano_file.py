@@ -77,6 +77,54 @@ def test_rows_and_columns_of_a_sparse_matrix_are_told_apart(tmp_path):
         np.testing.assert_allclose(load_mano(path).J_regressor, stand_in_hand("left").J_regressor)
 
 
+def damaged(change):
+    """J_regressor with parts of its sparse form replaced."""
+    matrix = sparse.csc_matrix(stand_in_hand().J_regressor)
+    state = {"_shape": matrix.shape, "data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+    return Stored(state | change)
+
+
+class Stored:
+    """Pickles as a csc_matrix of a given state, without SciPy's checks."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __reduce__(self):
+        return sparse.csc_matrix, ((1, 1),), self.state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_shape": (10**9, 10**9)}, "a sparse matrix of 1000000000 x 1000000000; at most 1000000 entries"),
+        ({"_shape": (16, 10**8)}, "at most 1000000 entries"),
+        ({"_shape": (-1, 778)}, "a sparse matrix of -1 x 778"),
+        ({"_shape": (16, 777)}, "parts do not fit each other"),
+        ({"_shape": (3, 778)}, "an entry outside its shape"),
+        ({"indptr": np.array([0, 2**40])}, "parts do not fit each other"),
+        ({"data": np.zeros(3)}, "parts do not fit each other"),
+        ({"indices": "many"}, "expected an array of numbers"),
+    ],
+)
+def test_a_sparse_matrix_that_asks_for_too_much_or_does_not_fit_is_refused(tmp_path, change, message):
+    path = tmp_path / "MANO_RIGHT.pkl"
+    path.write_bytes(pickle.dumps({**stand_in_hand().arrays(), "J_regressor": damaged(change)}))
+    with pytest.raises(ValueError, match=rf"MANO_RIGHT\.pkl: J_regressor: .*{message}") as error:
+        load_mano(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bytearray_holds_what_is_in_the_file_and_not_a_number_of_bytes(tmp_path):
+    path = tmp_path / "MANO_RIGHT.pkl"
+    for protocol in (2, pickle.HIGHEST_PROTOCOL):
+        path.write_bytes(pickle.dumps({**stand_in_hand().arrays(), "bs_style": bytearray(b"lbs")}, protocol))
+        assert load_mano(path).side == "right"
+    path.write_bytes(pickle.dumps({**stand_in_hand().arrays(), "bs_style": Runs(bytearray, 10**15)}, 2))
+    with pytest.raises(ValueError, match=r"MANO_RIGHT\.pkl: refused: it asks for a bytearray of int"):
+        load_mano(path)
+
+
 def test_an_npz_is_read(tmp_path):
     path = tmp_path / "hand.npz"
     np.savez(path, **stand_in_hand("left").arrays())

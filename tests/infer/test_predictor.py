@@ -318,7 +318,7 @@ def test_moved_counts_place_and_size():
         ({"side": "both"}, "side: expected 'right' or 'left', got 'both'"),
         ({"object": 22}, "object: class 22 is unknown"),
         ({"object": "no_such_thing"}, "object: 'no_such_thing' is neither a mesh file nor a YCB object"),
-        ({"object": np.zeros((5, 2))}, r"object: expected finite points \[N, 3\]"),
+        ({"object": np.zeros((5, 2))}, r"object: expected points \[N, 3\]"),
         ({"object": 14.0}, "object: expected a class id"),
         ({"object": True}, "object: expected a class id"),
         ({"object": {"a": 1}}, "object: expected a class id"),
@@ -346,7 +346,7 @@ def test_objects_by_name_class_mesh_and_models_folder(tmp_path):
     assert wedge.points.min() >= 0
     assert wedge.points.sum(1).max() <= 0.1 + 1e-6
     mesh.write_text("v 0 0 0\n")
-    with pytest.raises(ValueError, match=r"wedge\.obj: not a mesh"):
+    with pytest.raises(ValueError, match=r"wedge\.obj: cannot be read \(no triangles\)"):
         resolve_object(str(mesh), 64)
 
     folder = tmp_path / "models" / "025_mug"

@@ -30,6 +30,7 @@ def test_what_comes_back_is_bit_identical(saved, make_batch):
     with torch.no_grad():
         assert torch.equal(model(inputs).joints, again(inputs).joints)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # who may read one may read the other
 
 
 def test_no_licensed_hand_is_written(saved):

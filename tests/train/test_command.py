@@ -1,5 +1,6 @@
 """The command line: a wrong word gives one clear line and status 2, and leaves nothing behind."""
 
+import signal
 import sys
 
 import pytest
@@ -42,3 +43,67 @@ def test_one_clear_line_and_status_2(call, word, message):
     assert error.startswith("amt.train: ")
     assert error.count("\n") == 1
     assert "Traceback" not in error
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """The configurations of all runs; nothing is trained."""
+    seen = []
+
+    def run(config):
+        seen.append(config)
+        return tmp_path
+
+    monkeypatch.setattr("amt.train.trainer.run", run)
+    monkeypatch.chdir(tmp_path)
+    return seen
+
+
+def test_hydra_composes_groups_experiments_and_named_configurations(call, runs, tmp_path):
+    assert call("experiment=demo", "model.refine_steps=1", "train.steps=7")[0] == 0
+    assert runs[0].train.steps == 7
+    assert runs[0].train.batch_size == 16
+    assert runs[0].model.refine_steps == 1
+    (tmp_path / "mine.yaml").write_text("defaults: [train, _self_]\ntrain: {lr: 0.5}\n")
+    assert call("--config-dir", str(tmp_path), "--config-name", "mine")[0] == 0
+    assert runs[1].train.lr == 0.5
+    status, error = call("--config-name=nowhere")
+    assert (status, error) == (2, "amt.train: no configuration 'nowhere'\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]  # composing leaves nothing behind
+
+
+def test_each_run_of_a_multirun_has_its_folder(call, runs, tmp_path):
+    assert call("--multirun", "train.seed=3,4", "data.split=s0")[0] == 0
+    assert [(run.train.seed, run.train.output) for run in runs] == [
+        (3, f"{tmp_path}/run/0"),
+        (4, f"{tmp_path}/run/1"),
+    ]
+    status, error = call("--multirun", "train.seed=5,-1")
+    assert status == 2
+    assert "train.seed must not be negative; got -1" in error
+    assert runs[-1].train.seed == 5
+
+
+def test_a_stopped_run_ends_a_multirun_with_its_status(call, monkeypatch, tmp_path):
+    from amt.train.signals import Stopped
+
+    seen = []
+
+    def run(config):
+        seen.append(config)
+        raise Stopped(signal.SIGINT, 5)
+
+    monkeypatch.setattr("amt.train.trainer.run", run)
+    monkeypatch.chdir(tmp_path)
+    status, error = call("--multirun", "train.seed=3,4")
+    assert status == 130
+    assert "SIGINT: saved step 5; the same command continues from it" in error
+    assert len(seen) == 1
+
+
+def test_several_ranks_are_refused(call, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, error = call()
+    assert status == 2
+    assert error.startswith("amt.train: WORLD_SIZE=2: ")
+    assert error.count("\n") == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.layout import CLASS_NAMES
+from amt.data.meshes import read_mesh
 from amt.data.synthetic.primitives import Part, arc, box, hull, lathe, tube
 
 
@@ -87,12 +88,7 @@ def from_file(path: Path, class_id: int) -> Shape:
     """
     import trimesh
 
-    try:
-        mesh = trimesh.load(path, force="mesh", process=True)
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as a mesh ({error}); give .obj, .ply or .stl files") from error
-    if not len(mesh.faces):
-        raise ValueError(f"{path}: holds no triangles; give a surface mesh (.obj, .ply or .stl)")
+    mesh = trimesh.Trimesh(*read_mesh(Path(path)), process=True)
     mesh.merge_vertices(merge_tex=True, merge_norm=True)
     if not mesh.is_watertight:
         raise ValueError(f"{path}: is not watertight; close its holes (for example with trimesh.repair.fill_holes)")
