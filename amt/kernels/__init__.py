@@ -8,10 +8,15 @@
 ``amt.kernels.use("reference")`` forces an implementation; ``python -m amt.kernels`` prints what runs here and why.
 """
 
-from amt.kernels._backend import BackendUnavailable, use
-from amt.kernels.attention import attention
-from amt.kernels.frame_pointnet import frame_pointnet
-from amt.kernels.hand_frames import hand_frames
-from amt.kernels.refine import RefineWeights, refine
+import sys
+
+# `python -m amt.kernels --help` imports this package first, and should not wait for PyTorch. Python names a program "-m" until
+# it has found the module.
+if not (sys.argv[:1] == ["-m"] and "amt.kernels" in sys.orig_argv and {"-h", "--help"} & set(sys.argv)):
+    from amt.kernels._backend import BackendUnavailable, use
+    from amt.kernels.attention import attention
+    from amt.kernels.frame_pointnet import frame_pointnet
+    from amt.kernels.hand_frames import hand_frames
+    from amt.kernels.refine import RefineWeights, refine
 
 __all__ = ["BackendUnavailable", "RefineWeights", "attention", "frame_pointnet", "hand_frames", "refine", "use"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
+from typing import TYPE_CHECKING
 
-import torch
-
-import amt.kernels  # noqa: F401  (registers the ops)
-from amt.kernels import _backend, _native
-from amt.kernels.attention import rivals
+if TYPE_CHECKING:
+    import torch
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m amt.kernels", description=__doc__).parse_args()
+    import torch
+
+    from amt.kernels import _backend
+    from amt.kernels.attention import rivals
+
     print(f"PyTorch {torch.__version__}, Python {platform.python_version()}, choice {_backend._choice!r} (AMT_KERNELS)")
     print(f"native library: {_library()}")
     devices = [torch.device("cpu")]
@@ -30,6 +35,10 @@ def main() -> None:
 
 
 def _library() -> str:
+    import torch
+
+    from amt.kernels import _native
+
     if _native._reason is not None:
         return f"off, {_native._reason}"
     sets = ("baseline", "AVX2", "AVX-512", "AVX-512 with AMX")
@@ -39,6 +48,8 @@ def _library() -> str:
 
 def _choice_of(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:
     """What the op takes under the present choice, then every implementation that cannot run here with its reason."""
+    from amt.kernels import _backend
+
     reasons = dict(_backend.explain(op, device, dtype))
     if _backend._choice == "auto":
         taken = next((name for name, reason in reasons.items() if reason is None), "nothing")
