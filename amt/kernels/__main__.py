@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 
-def main() -> None:
-    argparse.ArgumentParser(prog="python -m amt.kernels", description=__doc__).parse_args()
+def main(arguments: Sequence[str] = ()) -> None:
+    argparse.ArgumentParser(prog="python -m amt.kernels", description=__doc__).parse_args(arguments)
     import torch
 
     from amt.kernels import _backend
@@ -60,4 +62,4 @@ def _choice_of(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
