@@ -8,5 +8,5 @@ import torch
 
 
 def no_autocast(device_type: str) -> AbstractContextManager:
-    """Autocast off on that device type; PyTorch knows no autocast for ``meta``, where there is none to turn off."""
+    """Autocast off on that device type; PyTorch has no autocast for ``meta``."""
     return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)

@@ -47,7 +47,7 @@ def unproject(pixels: Tensor | np.ndarray, depth: Tensor | np.ndarray, intrinsic
 
 
 def camera_roll(angle: Tensor | float) -> Tensor:
-    """``Rz(angle)``, [..., 3, 3]: turns camera-frame points about the optical axis, clockwise on screen (rad)."""
+    """``Rz(angle)``, [..., 3, 3]: rotates camera-frame points about the optical axis, clockwise on screen (rad)."""
     angle = torch.as_tensor(angle)
     c, s, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     return torch.stack((c, -s, zero, s, c, zero, zero, zero, one), dim=-1).unflatten(-1, (3, 3))
@@ -61,9 +61,9 @@ def crop_camera(
 ) -> tuple[Tensor, Tensor]:
     """The camera that sees a square crop, and the affine map that makes the crop out of the frame.
 
-    The crop is what the same camera would see after a turn by ``angle`` about its optical axis and with a sensor of
+    The crop is what the same camera would see, rotated by ``angle`` about its optical axis, with a sensor of
     ``size`` x ``size`` px: ``warp = K' Rz(angle) K^-1`` is exactly affine, K' has no skew, and the centre of the box
-    falls on the centre of the crop. A label turns with it: ``points @ camera_roll(angle).T``. At angle 0 and without
+    falls on the centre of the crop. Labels rotate with it: ``points @ camera_roll(angle).T``. At angle 0 and without
     skew, ``x' = (x - cx) size / side + size / 2 - 0.5`` for both axes.
 
     Args:
@@ -91,8 +91,8 @@ def crop_camera(
     focal = torch.stack((intrinsics[..., 0, 0] * zoom, intrinsics[..., 1, 1] * zoom), dim=-1)
     roll = camera_roll(angle)
     ray = unproject(box[..., None, :2], torch.ones_like(box[..., :1]), intrinsics)
-    turned = (ray @ roll.mT)[..., 0, :2]
-    centre = (size - 1) / 2 - focal * turned
+    rotated = (ray @ roll.mT)[..., 0, :2]
+    centre = (size - 1) / 2 - focal * rotated
 
     focal, centre = torch.broadcast_tensors(focal, centre)
     cropped = torch.zeros(*centre.shape[:-1], 3, 3, dtype=intrinsics.dtype, device=intrinsics.device)

@@ -1,9 +1,9 @@
-"""Posing a hand in anatomical terms: how far each joint bends and parts, and how far it can.
+"""Posing a hand by anatomical angles, and the limits of these angles.
 
 Each finger has a frame at rest: along the bone from its first joint to its tip, out of its back (the nail's side),
-and the flexion axis back x along. A joint turns by flexion about the flexion axis (positive curls the finger toward
+and the flexion axis back x along. A joint rotates by flexion about the flexion axis (positive curls the finger toward
 the palm), then by abduction about the back axis (positive toward the thumb; for the thumb itself, out of the palm's
-plane), and the thumb's first joint also twists about its bone (positive turns its pulp to face the fingers). Angles
+plane), and the thumb's first joint also twists about its bone (positive: its pulp faces the fingers). Angles
 are in rad, fingers in the order thumb, index, middle, ring, little, joints from the palm outward. The stand-in is
 posed exactly so, MANO's own hand closely.
 """
@@ -56,8 +56,8 @@ def limits() -> tuple[Tensor, Tensor, Tensor]:
 def finger_frames(model: HandModel) -> np.ndarray:
     """Unit vectors [5, 3 (along, back, flexion axis), 3] of each finger at rest, in the model's frame.
 
-    On a left hand they are the right hand's, mirrored as directions; a turn by a positive angle must then go the
-    other way, which :func:`articulate` sees to.
+    On a left hand they are the right hand's, mirrored as directions. A positive angle then rotates the other way:
+    :func:`articulate` changes the sign.
     """
     joints = np.asarray(model.J_regressor, np.float64) @ model.v_template
     mirror = np.array((1.0 if model.side == "right" else -1.0, 1.0, 1.0))
@@ -93,16 +93,16 @@ def articulate(
     """
     model = stand_in_hand() if model is None else model
     frames = torch.tensor(finger_frames(model), dtype=flexion.dtype, device=flexion.device)
-    frames = frames * (1 if model.side == "right" else -1)  # a mirror turns the sense of rotation round
-    turns = axis_angle_to_matrix(flexion[..., None] * frames[:, 2, None])
-    first = turns[..., 0, :, :]
+    frames = frames * (1 if model.side == "right" else -1)  # a mirror reverses the sense of rotation
+    rotations = axis_angle_to_matrix(flexion[..., None] * frames[:, 2, None])
+    first = rotations[..., 0, :, :]
     if twist is not None:
         thumb = axis_angle_to_matrix(twist[..., None] * frames[0, 0])
         first = torch.cat((first[..., :1, :, :] @ thumb[..., None, :, :], first[..., 1:, :, :]), dim=-3)
     if abduction is not None:
         first = axis_angle_to_matrix(abduction[..., None] * frames[:, 1]) @ first
-    turns = torch.cat((first[..., None, :, :], turns[..., 1:, :, :]), dim=-3)
-    by_finger = matrix_to_axis_angle(turns).flatten(-3, -2)  # [..., 15, 3]
+    rotations = torch.cat((first[..., None, :, :], rotations[..., 1:, :, :]), dim=-3)
+    by_finger = matrix_to_axis_angle(rotations).flatten(-3, -2)  # [..., 15, 3]
     order = torch.tensor(np.argsort(_POSE_ORDER), device=flexion.device)
     return by_finger.index_select(-2, order).flatten(-2)
 

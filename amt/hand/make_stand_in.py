@@ -191,27 +191,27 @@ def synergies():
     """hands_components [45, 45], orthonormal rows: curl of all fingers first, then how fingers part, then the rest."""
     frames = {f: to_mano_axes(*finger_frame(f)) for f in FINGERS}
 
-    def turn(finger, joint, axis, amount=1.0):
+    def rotation(finger, joint, axis, amount=1.0):
         row = np.zeros((15, 3))
         row[MANO_FINGER_JOINTS[finger][joint] - 1] = frames[finger][axis] * amount
         return row.reshape(45)
 
     def curl(finger, amounts=(1.0, 1.1, 0.7)):
-        return sum(turn(finger, k, 2, amount) for k, amount in enumerate(amounts))
+        return sum(rotation(finger, k, 2, amount) for k, amount in enumerate(amounts))
 
     four = FINGERS[1:]
     spread = dict(zip(four, (1.0, 0.2, -0.5, -1.2), strict=True))
     rows = [
         sum(curl(f) for f in four) + 0.4 * curl("thumb", (0.5, 0.6, 0.8)),
-        sum(turn(f, 0, 2, 1.0) - turn(f, 1, 2, 0.6) - turn(f, 2, 2, 0.4) for f in four),
-        turn("thumb", 0, 1, 1.0) + 0.5 * turn("thumb", 0, 0, 1.0),
+        sum(rotation(f, 0, 2, 1.0) - rotation(f, 1, 2, 0.6) - rotation(f, 2, 2, 0.4) for f in four),
+        rotation("thumb", 0, 1, 1.0) + 0.5 * rotation("thumb", 0, 0, 1.0),
         curl("index") - 0.4 * curl("ring") - 0.6 * curl("little"),
         curl("thumb", (0.2, 0.7, 1.0)),
-        sum(turn(f, 0, 1, amount) for f, amount in spread.items()),
+        sum(rotation(f, 0, 1, amount) for f, amount in spread.items()),
         curl("middle") - curl("little"),
-        turn("thumb", 0, 2, 1.0),
+        rotation("thumb", 0, 2, 1.0),
         curl("ring") - curl("middle"),
-        *(turn(f, k, axis) for axis in (2, 1, 0) for k in (0, 1, 2) for f in FINGERS),
+        *(rotation(f, k, axis) for axis in (2, 1, 0) for k in (0, 1, 2) for f in FINGERS),
     ]
     basis = []
     for row in rows:
@@ -220,7 +220,11 @@ def synergies():
                 row = row - other * (row @ other)
         if np.linalg.norm(row) > 1e-6:
             basis.append(row / np.linalg.norm(row))
-    mean = sum(curl(f, (0.35, 0.45, 0.25)) for f in four) + curl("thumb", (0.1, 0.15, 0.25)) + turn("thumb", 0, 1, 0.15)
+    mean = (
+        sum(curl(f, (0.35, 0.45, 0.25)) for f in four)
+        + curl("thumb", (0.1, 0.15, 0.25))
+        + rotation("thumb", 0, 1, 0.15)
+    )
     return np.stack(basis), mean
 
 

@@ -39,7 +39,8 @@ _SHAPES = {
 class HandModel:
     """One hand's arrays under the names that MANO's files use: metres, flat fingers at rest. Compared by identity.
 
-    Raises ValueError where an array's shape is not MANO's, an index is out of range, or ``side`` is unknown.
+    Raises ValueError where an array's shape is not MANO's, a number is not finite, an index is out of range, or ``side`` is
+    unknown.
     """
 
     v_template: np.ndarray  # float [778, 3], m: vertices at rest
@@ -60,6 +61,9 @@ class HandModel:
             got = np.shape(getattr(self, name))
             if len(got) != len(shape) or any(want not in (None, have) for want, have in zip(shape, got, strict=True)):
                 raise ValueError(f"{name}: expected shape {shape}, got {got}")
+        broken = [name for name, array in self.arrays().items() if not np.isfinite(array).all()]
+        if broken:
+            raise ValueError(f"{broken[0]}: expected finite numbers")
         if self.f.min() < 0 or self.f.max() >= NUM_VERTICES:
             raise ValueError(f"f: vertex indices must be in 0..{NUM_VERTICES - 1}, got {self.f.min()}..{self.f.max()}")
         if any(not -1 <= parent < joint for joint, parent in enumerate(self.parents)):
@@ -76,7 +80,7 @@ class HandModel:
 
 
 class HandMesh(NamedTuple):
-    """What the layer returns, in the frame that the pose's global turn leads to."""
+    """What the layer returns, in the frame that the pose's global rotation leads to."""
 
     vertices: Tensor  # [B, 778, 3], m
     joints: Tensor  # [B, 21, 3], m, order of amt.hand.skeleton.JOINT_NAMES
@@ -127,11 +131,11 @@ class ManoLayer(nn.Module):
         """Poses B hands.
 
         Args:
-            pose: rotation matrices [B, 16, 3, 3] (the first is the global turn, then MANO's 15 joints, each relative to
+            pose: rotation matrices [B, 16, 3, 3] (the first is global, then MANO's 15 joints, each relative to
                 its parent), or axis-angle [B, 48] in the same order (rad, ``hands_mean`` included: see
                 :meth:`pca_to_pose`).
             betas: [B, 10].
-            translation: [B, 3], m. The hand turns about its root at rest: wrist = J0(betas) + translation.
+            translation: [B, 3], m. The hand rotates about its root at rest: wrist = J0(betas) + translation.
 
         Returns:
             Vertices [B, 778, 3] and joints [B, 21, 3], m.
@@ -157,11 +161,11 @@ class ManoLayer(nn.Module):
         vertices = self.v_template + (betas @ self.shapedirs.flatten(1)).unflatten(1, (-1, 3))
         vertices = vertices + (relative.flatten(1) @ self.posedirs.flatten(1)).unflatten(1, (-1, 3))
 
-        turns, places = self._kinematics(rotations, rest)
-        # A joint carries v to turn @ (v - rest) + place: 12 numbers a joint, blended by one matrix product.
-        shifts = places - (turns @ rest[..., None])[..., 0]
-        carriers = torch.cat((turns, shifts[..., None]), dim=-1).flatten(2)
-        blended = (self.weights @ carriers).unflatten(-1, (3, 4))
+        rotations, places = self.kinematics(rotations, rest)
+        # A joint takes v to rotation @ (v - rest) + place: 12 numbers a joint, blended by one matrix product.
+        shifts = places - (rotations @ rest[..., None])[..., 0]
+        transforms = torch.cat((rotations, shifts[..., None]), dim=-1).flatten(2)
+        blended = (self.weights @ transforms).unflatten(-1, (3, 4))
         vertices = (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]
 
         vertices = vertices + translation[:, None]
@@ -169,21 +173,27 @@ class ManoLayer(nn.Module):
         joints = torch.cat((places + translation[:, None], tips), dim=1).index_select(1, self.joint_order)
         return HandMesh(vertices, joints)
 
-    def _kinematics(self, rotations: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """Global turns [B, 16, 3, 3] and places [B, 16, 3] of the joints, one level of the tree at a time."""
-        local = rotations.index_select(1, self.level_order)
+    def kinematics(self, pose: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """Global rotations [B, 16, 3, 3] and positions [B, 16, 3] (m) of MANO's joints, before the translation.
+
+        Args:
+            pose: [B, 16, 3, 3], relative to the parents.
+            rest: [B, 16, 3], m: see :meth:`rest_joints`.
+        """
+        # one level of the tree at a time
+        local = pose.index_select(1, self.level_order)
         bones = rest.index_select(1, self.level_order) - rest.index_select(1, self.bone_parents)
-        turns, places = local[:, :1], rest[:, :1]
+        rotations, places = local[:, :1], rest[:, :1]
         start = 1
         for size in self._level_sizes[1:]:
             level = slice(start, start + size)
             parents = self.level_parents[level]
-            parent_turns = turns.index_select(1, parents)
-            place = places.index_select(1, parents) + (parent_turns @ bones[:, level, :, None])[..., 0]
-            turns = torch.cat((turns, parent_turns @ local[:, level]), dim=1)
+            above = rotations.index_select(1, parents)
+            place = places.index_select(1, parents) + (above @ bones[:, level, :, None])[..., 0]
+            rotations = torch.cat((rotations, above @ local[:, level]), dim=1)
             places = torch.cat((places, place), dim=1)
             start += size
-        return turns.index_select(1, self.level_inverse), places.index_select(1, self.level_inverse)
+        return rotations.index_select(1, self.level_inverse), places.index_select(1, self.level_inverse)
 
     def rest_joints(self, betas: Tensor) -> Tensor:
         """MANO's 16 joints of the unposed hand, [B, 16, 3] (m), for betas [B, 10]. The first is J0(betas)."""

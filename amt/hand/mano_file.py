@@ -1,8 +1,8 @@
 """Reads a user's own MANO file without running what it holds.
 
-MANO_RIGHT.pkl and MANO_LEFT.pkl are Python 2 pickles, and a pickle is a program. This reader admits arrays, and
-stands inert shells in for chumpy's and scipy.sparse's classes, from which it takes the numbers; anything else is
-refused. Neither chumpy nor scipy is needed.
+MANO_RIGHT.pkl and MANO_LEFT.pkl are Python 2 pickles, and a pickle is a program. This reader admits arrays. Objects of
+chumpy and scipy.sparse become inert shells, from which it takes the numbers. Anything else is refused. Neither chumpy nor
+scipy is needed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def load_mano(path: str | Path, side: str | None = None) -> HandModel:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a MANO model, would run code, or its side cannot be told. Names the file.
+        ValueError: the file is not a MANO model, would run code, or its name does not say its side. Names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,7 +46,7 @@ def load_mano(path: str | Path, side: str | None = None) -> HandModel:
     if side is None:
         named = [side for side in ("right", "left") if side in path.name.lower()]
         if len(named) != 1:
-            raise ValueError(f"{path}: the name tells no side; pass side='right' or side='left'")
+            raise ValueError(f"{path}: the name does not say the side; pass side='right' or side='left'")
         side = named[0]
     try:
         contents = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
@@ -60,6 +60,8 @@ def load_mano(path: str | Path, side: str | None = None) -> HandModel:
         return HandModel(**arrays, side=side)
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # what a damaged file holds can raise almost anything
+        raise ValueError(f"{path}: damaged ({type(error).__name__}: {error})") from error
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -85,7 +87,7 @@ class _Refused(pickle.UnpicklingError):
 
 
 class _Shell:
-    """Stands in for an object of a class that is never imported: keeps what was stored in it, does nothing."""
+    """Stands in for an object of a class that is never imported: holds what was stored in it, does nothing."""
 
     def __init__(self, *args):
         pass
@@ -103,7 +105,7 @@ class _Chumpy(_Shell):
         if "a" in stored and "idxs" in stored:  # chumpy.reordering.Select: a[idxs]
             picked = _as_array(stored["a"], name).ravel()[np.asarray(stored["idxs"])]
             return picked.reshape(stored.get("preferred_shape", picked.shape))
-        raise ValueError(f"{name}: a chumpy expression that holds no value (stored: {sorted(stored)})")
+        raise ValueError(f"{name}: a chumpy expression without a value (stored: {sorted(stored)})")
 
 
 class _Sparse(_Shell):
@@ -169,9 +171,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _bytearray
         if (module, name) == ("_codecs", "encode"):
             return _encode_latin1
-        raise _Refused(
-            f"refused: it asks for {module}.{name}, and a MANO file needs arrays only. Do not trust this file."
-        )
+        raise _Refused(f"refused: it asks for {module}.{name}; a MANO file needs arrays only. Do not trust this file.")
 
 
 def _bytearray(content: bytes | str = b"", encoding: str = "latin1") -> bytearray:

@@ -50,7 +50,7 @@ def _rows_sum_to_one(rows: np.ndarray) -> np.ndarray:
 def _mirror(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same hand seen in a mirror at x = 0."""
     point = np.array((-1.0, 1.0, 1.0))
-    turn = np.tile((1.0, -1.0, -1.0), 15)  # an axis-angle vector (a, b, c) becomes (a, -b, -c)
+    signs = np.tile((1.0, -1.0, -1.0), 15)  # an axis-angle vector (a, b, c) becomes (a, -b, -c)
     matrix = np.tile(np.outer(point, point).reshape(9), 15)  # R becomes M R M, entry by entry
     order = np.arange(NUM_VERTICES)
     right, left = TIP_VERTICES["right"][2], TIP_VERTICES["left"][2]
@@ -63,6 +63,6 @@ def _mirror(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "weights": arrays["weights"][order],
         "kintree_table": arrays["kintree_table"].copy(),
         "f": order[arrays["f"][:, ::-1]],
-        "hands_components": arrays["hands_components"] * turn,
-        "hands_mean": arrays["hands_mean"] * turn,
+        "hands_components": arrays["hands_components"] * signs,
+        "hands_mean": arrays["hands_mean"] * signs,
     }

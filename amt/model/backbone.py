@@ -60,7 +60,7 @@ class HybridBackbone(nn.Module):
 
 
 def _sines(grid: int, width: int) -> Tensor:
-    """Where each of grid x grid cells lies, as sines and cosines [grid * grid, width]: a start that attention can tell apart."""
+    """Position embeddings of grid x grid cells, sines and cosines: [grid * grid, width]."""
     axis = torch.arange(grid) / grid
     waves = torch.pi * torch.arange(1, width // 4 + 1) / 4
     phases = axis[:, None] * waves

@@ -9,7 +9,7 @@ from amt.hand.mano import ManoLayer
 from amt.hand.skeleton import MANO_FINGER_JOINTS, MANO_TO_SKELETON, NUM_JOINTS, TIPS
 from amt.kernels import hand_frames
 
-PALM_FALLOFF = 0.02  # m: how quickly a palm vertex forgets the joints that are farther away
+PALM_FALLOFF = 0.02  # m: scale of distance at which a palm vertex stops following a joint
 
 
 def rest_hand(mano: ManoLayer) -> tuple[Tensor, Tensor]:
@@ -30,8 +30,8 @@ def vertex_frames(mano: ManoLayer) -> Tensor:
 def follow_weights(mano: ManoLayer) -> Tensor:
     """How much each vertex follows each joint's displacement: [778, 21], rows sum to 1.
 
-    A vertex skinned to a finger's bone divides its weight between the bone's ends by where it lies along the bone; one
-    skinned to the palm takes the wrist and the finger bases by distance. A fingertip's vertex follows its tip.
+    A vertex skinned to a finger's bone divides its weight between the bone's ends, by its position along the bone. One
+    skinned to the palm follows the wrist and the finger bases, by distance. A fingertip's vertex follows its tip.
     """
     vertices, joints = rest_hand(mano)
     weights = vertices.new_zeros(len(vertices), NUM_JOINTS)

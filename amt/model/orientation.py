@@ -1,8 +1,8 @@
-"""How a shape is turned, from where its points were seen: a closed form instead of a regressed guess.
+"""The rotation of a known shape from the positions of its points: a closed form instead of a regressed guess.
 
-A short training learns where joints show, and how deep, long before it learns rotations; given points of a known shape and
-where they are, the rotation is Procrustes' (Horn, "Closed-form solution of absolute orientation using unit quaternions",
-1987). The decoder's own guess is a prior, and how far it is trusted is learned.
+A short training learns the joints' pixels and depths long before it learns rotations. From the points of a known shape and
+their positions, the rotation is Procrustes' (Horn, "Closed-form solution of absolute orientation using unit quaternions",
+1987). The decoder's guess is the prior. Its weight is learned.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from amt.model.precision import coordinates
 
 LENGTH_UNIT = 0.1  # m
 SQUARINGS = 8  # of Horn's matrix: its 256th power is the leading eigenvector's projector but for one part in thousands
-# A tenth of what one wholly trusted point a length unit away weighs: early on where points show is known far better than how
-# the whole is turned, and a prior as heavy as one point turned the hand 23 degrees further off (NOTES.md).
+# A tenth of the weight of one fully trusted point at one length unit. Early in training, keypoints are far better than the
+# guessed rotation: a prior of weight 1 made the rotation 23 degrees worse.
 FIRST_PRIOR = 0.1
 
 
 class OrientationSolver(nn.Module):
-    """The turn R that maximises  sum_j w_j t_j . R r_j + p trace(R)  for points r_j and the places t_j where they were seen.
+    """The rotation R that maximises  sum_j w_j t_j . R r_j + p trace(R)  for points r_j and their seen positions t_j.
 
-    No SVD and no eigenvalue routine: their gradients break down where two singular values meet, they wait for the host on a
-    GPU, and 4 x 4 products do as well.
+    No SVD and no eigenvalue routine: their gradients are singular where two singular values meet, and on a GPU they wait for
+    the host. Products of 4 x 4 matrices suffice.
     """
 
     def __init__(self):
@@ -35,9 +35,9 @@ class OrientationSolver(nn.Module):
         self.register_buffer("quaternion_form", _quaternion_form(), persistent=False)  # [9, 16]
 
     def forward(self, shape: Tensor, seen: Tensor, trust: Tensor) -> Tensor:
-        """Rotations [B, 3, 3] that turn the shape [B, N, 3] (m) to where it was seen [B, N, 3] (m), with trust [B, N] (0 to 1).
+        """Rotations [B, 3, 3] from the shape [B, N, 3] (m) to its seen positions [B, N, 3] (m), with trust [B, N] (0 to 1).
 
-        Both are relative to the point about which it turns. Where nothing was seen or nothing is trusted, the identity.
+        Both are relative to the centre of rotation. The identity where all trust or all positions are 0.
         """
         return _solve(shape, seen, trust, self.log_prior.exp(), self.quaternion_form)
 

@@ -37,7 +37,7 @@ class Prediction(TensorFields):
 
     A left hand is predicted as a right one in a mirror, and mirrored back. Its ``pose`` and ``betas`` therefore belong to the
     mirrored right hand model: the stand-in's left hand is just that. MANO's own left file has another shape space, in which
-    the same betas give a mesh 1 to 2 mm off.
+    the same betas give a mesh 1 to 2 mm off: :func:`amt.hand.fit.fit_joints` with that file's layer finds its betas.
     """
 
     keypoints: Keypoints
@@ -76,6 +76,7 @@ class Prediction(TensorFields):
         """[B, 3], m: MANO's translation of ``decoded``.
 
         With ``pose`` and ``betas`` it gives ``decoded.joints`` and ``decoded.vertices``, before each joint moved by itself.
+        :func:`amt.hand.fit.fit_joints` gives the parameters nearest to ``joints``.
         """
         return self.decoded.translation
 

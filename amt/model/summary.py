@@ -1,7 +1,7 @@
-"""What each part of the model costs: parameters, operations and the memory that training keeps for its backward pass.
+"""What each part of the model costs: parameters, operations and the memory that training saves for its backward pass.
 
-Nothing is computed: the model runs on fake tensors, which have shapes but no numbers. So the large size takes no more than
-seconds, and a model on the meta device will do.
+Nothing is computed: the model runs on fake tensors, which have shapes but no numbers. The large size takes seconds, and the
+model may be on the meta device.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Summary:
             for row in (head, *rows)
         ]
         rule = "-" * len(lines[0])
-        note = "GFLOP: forward, an image. saved: an image, kept for backward in training at float32."
+        note = "GFLOP: forward, an image. saved: an image, for backward in training at float32."
         return "\n".join([self.title, lines[0], rule, *lines[1:-1], rule, lines[-1], note])
 
 
@@ -61,7 +61,7 @@ def summarize(model: nn.Module, batch_size: int = 8, num_points: int = 256) -> S
     """Measures an :class:`~amt.model.AMT` on any device; its parameters, buffers and mode stay as they are.
 
     Args:
-        batch_size: images of the pass whose figures are divided by it; what does not grow with the batch counts little.
+        batch_size: images of the pass whose figures are divided by it; costs that do not grow with the batch are divided too.
         num_points: of the object.
     """
     meter, was_training = _Meter(model), model.training

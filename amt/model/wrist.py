@@ -1,7 +1,7 @@
-"""Where the wrist is, from how large and where the posed hand shows: metric geometry instead of a regressed guess.
+"""The wrist's position from the size and place of the posed hand in the crop: metric geometry instead of a regressed guess.
 
-A hand of known pose and size fits its keypoints at one distance only. The fit is linear in the wrist's position, so it is
-solved in closed form, together with the coarse decoder's own guess as a prior; how far each is trusted is learned.
+A hand of known pose and size fits its keypoints at one distance only. The fit is linear in the wrist's position, so it has a
+closed form. The coarse decoder's guess is the prior. The weights of keypoints and prior are learned.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class WristSolver(nn.Module):
 
         sum_j w_j |(r_j + t)_xy - u_j (r_j + t)_z|^2 / s_k^2 + |t_xy - u_0 t_z|^2 / s_u^2 + (t_z - z_0)^2 / s_z^2,
 
-    with lengths in units of the guessed depth z_0. Corners of the object's box, where they are given, add to t_z alone: how
-    large a thing of known size shows says how far it is, wherever the hand holds it.
+    with lengths in units of the guessed depth z_0. Corners of the object's box, where they are given, add to t_z alone: the
+    apparent size of an object of known size gives its depth, wherever the hand holds it.
     """
 
     def __init__(self):
@@ -35,22 +35,22 @@ class WristSolver(nn.Module):
     def forward(self, guess: Tensor, joints: Seen, corners: Seen | None = None) -> Tensor:
         """The wrist [B, 3] (m) from a guess [B, 3] (m), the hand's joints and the object's corners."""
         unit = guess[:, 2:].detach().clamp(min=MIN_DEPTH)
-        sureness = self.log_sigmas.exp() ** -2
+        precision = self.log_sigmas.exp() ** -2
         # the guessed direction is one more ray, to the wrist itself
         direction = guess[:, :2] / guess[:, 2:].clamp(min=MIN_DEPTH)
         u = torch.cat((joints.rays, direction[:, None]), dim=1)
         r = torch.cat((joints.points, torch.zeros_like(joints.points[:, :1])), dim=1)
-        weights = torch.cat((joints.trust * sureness[JOINT], sureness[DIRECTION].expand(len(u), 1)), dim=1)
+        weights = torch.cat((joints.trust * precision[JOINT], precision[DIRECTION].expand(len(u), 1)), dim=1)
         u_mean, wanted_mean, spread, product = _regression(r / unit[:, None], u, weights)
         if corners is not None:
-            of_box = _regression(corners.points / unit[:, None], corners.rays, corners.trust * sureness[CORNER])
+            of_box = _regression(corners.points / unit[:, None], corners.rays, corners.trust * precision[CORNER])
             spread, product = spread + of_box[2], product + of_box[3]
-        z = (sureness[DEPTH] * guess[:, 2] / unit[:, 0] - product) / (spread + sureness[DEPTH])
+        z = (precision[DEPTH] * guess[:, 2] / unit[:, 0] - product) / (spread + precision[DEPTH])
         return torch.cat((wanted_mean + u_mean * z[:, None], z[:, None]), dim=1) * unit
 
 
 class Seen(NamedTuple):
-    """Points and where they show."""
+    """Points and the rays on which they are seen."""
 
     points: Tensor  # [B, N, 3], m, from the wrist
     rays: Tensor  # [B, N, 2]: x/z, y/z

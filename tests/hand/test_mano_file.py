@@ -196,3 +196,18 @@ def test_truncated_wrong_or_unnamed_files(tmp_path):
         load_mano(unnamed)
     with pytest.raises(FileNotFoundError, match=r"missing\.pkl"):
         load_mano(tmp_path / "missing.pkl")
+
+
+def test_a_damaged_npz_and_numbers_that_are_not_finite_are_named(tmp_path):
+    path = tmp_path / "MANO_RIGHT.npz"
+    np.savez(path, **stand_in_hand().arrays())
+    whole = path.read_bytes()
+    for content in (b"", b"not an archive", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"MANO_RIGHT\.npz: "):
+            load_mano(path)
+    arrays = {name: np.array(array) for name, array in stand_in_hand().arrays().items()}
+    arrays["v_template"][5, 1] = np.nan
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"MANO_RIGHT\.npz: v_template: expected finite numbers"):
+        load_mano(path)

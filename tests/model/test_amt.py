@@ -7,6 +7,7 @@ import torch
 
 from amt.hand.batch import Targets
 from amt.hand.camera import crop_camera, project
+from amt.hand.fit import fit_joints
 from amt.hand.mirror import mirror_inputs
 from amt.kernels import hand_frames
 from amt.model import AMT, ModelConfig
@@ -284,3 +285,17 @@ def test_a_dinov2_size_goes_through_the_same_walls(make_batch):
         n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.isfinite().all())
     ]
     assert not missing
+
+
+def test_parameters_of_the_refined_joints(model, make_batch):
+    """The decoded parameters give the decoded hand to the last bit of float32; fitted ones are nearer to the final joints."""
+    batch = make_batch(3)
+    with torch.no_grad():
+        p = model(batch.inputs)
+    mesh = model.mano(p.pose, p.betas, p.translation)
+    torch.testing.assert_close(mesh.joints, p.decoded.joints, atol=1e-6, rtol=0)
+    torch.testing.assert_close(mesh.vertices, p.decoded.vertices, atol=1e-6, rtol=0)
+    fit = fit_joints(model.mano, p.joints, p.pose, p.betas, p.translation)
+    before, after = ((joints - p.joints).norm(dim=-1).mean() for joints in (p.decoded.joints, fit.joints))
+    assert before > 1e-3
+    assert after < 0.6 * before
