@@ -8,6 +8,7 @@ Step k, for every joint j of every image::
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,9 +16,12 @@ import torch
 from torch import Tensor
 
 from amt.kernels import _backend, _checks, _native, _triton
-from amt.kernels.refine import reference
+from amt.kernels.refine import choice, reference
 
 MAX_MAPS = 4
+MAX_STEPS = 62  # the last one moves the joints by 2**-61 of the first
+# of the maps, by the dtype of the joints
+_MAP_DTYPES = {torch.float32: (torch.float32, torch.bfloat16, torch.float16), torch.float64: (torch.float64,)}
 
 
 class RefineWeights(NamedTuple):
@@ -39,25 +43,27 @@ def refine(
     step_size: float = 1.0,
     detach: bool = True,
 ) -> Tensor:  # [B, S, J, 3]
-    """Refines ``joints`` in S steps by what the maps hold where they project; every step is returned.
+    """Refines ``joints`` in S steps by what the maps hold where they project, and returns the joints after every step.
 
-    Sampling is bilinear with ``align_corners=False`` and zeros outside. A joint at z <= 1 mm, or whose projection is not
-    finite, samples zeros and sends no gradient through its projection.
+    Sampling is bilinear with ``align_corners=False`` and zeros outside. A joint at z <= 1 mm, or one without a finite projection,
+    samples zeros and sends no gradient through its projection. NaN comes out only where it came in.
 
-    Sums are in float32 at least. Where no backward follows, the CPU may multiply bfloat16 maps and weights otherwise, by matrix
-    tiles or in fixed point: the results then differ from those of a forward with a graph, by no more than samples rounded to
-    bfloat16 make.
+    Products and sums are in float32 at least, in the dtype of ``joints``. Weights in the dtype of bfloat16 or float16 maps let an
+    implementation round the samples to that dtype, for tensor cores. Under no_grad the CPU may then use AMX or int16 arithmetic:
+    its results can differ from the training forward by about one bfloat16 rounding of the samples.
+
+    No double backward and no torch.vmap, except with ``amt.kernels.use("reference")``.
 
     Args:
         joints: float32 or float64 [B, J, 3], metres, camera frame; joint 0 is the wrist.
         intrinsics: same dtype [B, 3, 3], pixels of the image that the maps cover, never of a map's own grid; the last row
             is taken as 0, 0, 1.
-        maps: one to four maps [B, H, W, C], all float16, bfloat16 or float32 (float64 exactly with float64 joints). Channels
-            last in memory too; the other strides are free.
-        weights: the MLP of each step, in the maps' dtype or the joints'.
-        image_size: height and width in pixels of the image that ``intrinsics`` and ``maps`` cover.
+        maps: one to four maps [B, H, W, C], all float16, bfloat16 or float32 (float64 exactly with float64 joints), none empty.
+            Channels last in memory too; the other strides are free.
+        weights: the MLP of each step, in the maps' dtype or the joints'; 1 to 62 steps, at least one hidden unit.
+        image_size: height and width, whole pixels, of the image that ``intrinsics`` and ``maps`` cover.
         step_size: metres per unit of the MLP's output in the first step; step k takes ``step_size / 2**k``.
-        detach: cut the joints that enter steps 1, 2, ... from the graph, so that each step answers for its own offset only.
+        detach: cut the joints that enter steps 1, 2, ... from the graph, so that each step's gradient is its own offset's.
 
     Returns:
         [B, S, J, 3] in the joints' dtype: the joints after each step.
@@ -65,93 +71,155 @@ def refine(
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape or device; the message names it.
     """
-    maps = tuple(maps)
+    if type(maps) is not tuple:
+        if isinstance(maps, Tensor):
+            raise TypeError("refine: maps must be a sequence of tensors, got one tensor: pass [maps]")
+        maps = tuple(maps)
+    if not _is_valid(joints, intrinsics, maps, weights, image_size):
+        _check(joints, intrinsics, maps, weights, image_size)
+    run = _backend.choose("refine", joints.device, maps[0].dtype)
+    height, width = image_size
+    return run(joints, intrinsics, maps, *weights, (int(height), int(width)), float(step_size), bool(detach))
+
+
+def _is_valid(joints, intrinsics, maps: tuple, weights, image_size) -> bool:
+    """Whether the arguments are plainly right. Otherwise :func:`_check` decides, and says what is wrong.
+
+    Made for speed: it takes 3 µs, and :func:`_check` 15 µs of a call of 100 µs (one image on the CPU).
+    """
     try:
-        run = _backend.choose("refine", joints.device, maps[0].dtype)
-        # the native op looks at its arguments itself, in a tenth of the time, which counts with a single image
-        if run.__module__ != "amt.kernels.refine.native" or torch.compiler.is_compiling():
-            _check(joints, intrinsics, maps, weights, image_size)
+        w1, b1, w2, b2 = weights
         height, width = image_size
-        return run(joints, intrinsics, maps, *weights, (int(height), int(width)), float(step_size), bool(detach))
-    except Exception:
-        _check(joints, intrinsics, maps, weights, image_size)  # says what is wrong, and how to mend it
-        raise
+        batch, num_joints, three = joints.shape
+        steps, hidden, inputs = w1.shape
+        dtype, map_dtype, device = joints.dtype, maps[0].dtype, joints.device
+        channels = 3
+        for feature_map in maps:
+            images, rows, columns, map_channels = feature_map.shape
+            if not (
+                images == batch
+                and rows > 0
+                and columns > 0
+                and map_channels > 0
+                and feature_map.stride()[3] == 1
+                and feature_map.dtype is map_dtype
+                and feature_map.device == device
+            ):
+                return False
+            channels += map_channels
+        for weight in weights:
+            if weight.device != device or (weight.dtype is not dtype and weight.dtype is not map_dtype):
+                return False
+        return (
+            type(height) is int
+            and type(width) is int
+            and height > 0
+            and width > 0
+            and len(maps) <= MAX_MAPS
+            and three == 3
+            and inputs == channels
+            and hidden > 0
+            and 0 < steps <= MAX_STEPS
+            and intrinsics.shape == (batch, 3, 3)
+            and intrinsics.dtype is dtype
+            and intrinsics.device == device
+            and b1.shape == (steps, num_joints, hidden)
+            and w2.shape == (steps, 3, hidden)
+            and b2.shape == (steps, 3)
+            and map_dtype in _MAP_DTYPES[dtype]
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
 
 
-def _check(joints: Tensor, intrinsics: Tensor, maps: tuple[Tensor, ...], weights: RefineWeights, image_size) -> None:
-    coordinates = (torch.float32, torch.float64)
-    _checks.tensor("refine", "joints", joints, ("B", "J", 3), coordinates)
+def _check(joints, intrinsics, maps: tuple, weights, image_size) -> None:
+    """Raises an error that names the argument that is wrong, what was expected and what came."""
+    _checks.tensor("refine", "joints", joints, ("B", "J", 3), tuple(_MAP_DTYPES))
     batch, num_joints = joints.shape[:2]
     _checks.tensor("refine", "intrinsics", intrinsics, (batch, 3, 3), (joints.dtype,), like=joints)
     if not 1 <= len(maps) <= MAX_MAPS:
         raise ValueError(f"refine: maps must hold 1 to {MAX_MAPS} maps, got {len(maps)}")
-    dtypes = _checks.FLOATS if joints.dtype == torch.float32 else (torch.float64,)
+    dtypes = _MAP_DTYPES[joints.dtype]
     for i, feature_map in enumerate(maps):
         _checks.tensor("refine", f"maps[{i}]", feature_map, (batch, "H", "W", "C"), dtypes, like=joints)
         if feature_map.dtype != maps[0].dtype:
             raise TypeError(f"refine: maps[{i}] must be {maps[0].dtype} as maps[0] is, got {feature_map.dtype}")
+        if 0 in feature_map.shape[1:]:
+            raise ValueError(
+                f"refine: maps[{i}] must hold at least one cell and channel, got {list(feature_map.shape)}"
+            )
         if feature_map.stride(3) != 1 and feature_map.shape[3] > 1:
             raise ValueError(
                 f"refine: maps[{i}] must be channels last in memory (stride 1 of C), got the strides "
                 f"{feature_map.stride()}: make it so where it is produced, e.g. with .contiguous()"
             )
+    if len(weights) != 4:
+        raise TypeError(f"refine: weights must be RefineWeights(w1, b1, w2, b2), got {len(weights)} values")
     channels = sum(feature_map.shape[3] for feature_map in maps)
     dtypes = (maps[0].dtype, joints.dtype)
     w1, b1, w2, b2 = weights
     _checks.tensor("refine", "weights.w1", w1, ("S", "D", channels + 3), dtypes, like=joints)
-    num_steps, hidden = w1.shape[:2]
-    _checks.tensor("refine", "weights.b1", b1, (num_steps, num_joints, hidden), dtypes, like=joints)
-    _checks.tensor("refine", "weights.w2", w2, (num_steps, 3, hidden), dtypes, like=joints)
-    _checks.tensor("refine", "weights.b2", b2, (num_steps, 3), dtypes, like=joints)
-    if num_steps < 1:
-        raise ValueError("refine: weights must hold at least one step, got 0")
-    if len(image_size) != 2 or not all(size > 0 for size in image_size):
+    steps, hidden = w1.shape[:2]
+    _checks.tensor("refine", "weights.b1", b1, (steps, num_joints, hidden), dtypes, like=joints)
+    _checks.tensor("refine", "weights.w2", w2, (steps, 3, hidden), dtypes, like=joints)
+    _checks.tensor("refine", "weights.b2", b2, (steps, 3), dtypes, like=joints)
+    if not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"refine: weights must hold at least one step and at most {MAX_STEPS}, got {steps}")
+    if hidden < 1:
+        raise ValueError("refine: weights must hold at least one hidden unit, got 0")
+    # whole numbers of any kind: NumPy's, and symbolic ones
+    if len(image_size) != 2 or not all(hasattr(type(size), "__index__") for size in image_size):
+        raise TypeError(f"refine: image_size must be (height, width) in whole pixels, got {image_size}")
+    if not all(size > 0 for size in image_size):
         raise ValueError(f"refine: image_size must be a positive (height, width), got {image_size}")
 
 
-def _load_native():
-    from amt.kernels.refine.native import refine
+def _load_reference():
+    return reference.refine
 
-    return refine
+
+def _load_native():
+    from amt.kernels.refine import native
+
+    return native.refine
 
 
 def _load_triton():
-    from amt.kernels.refine.triton import refine
+    from amt.kernels.refine import triton
 
-    return refine
+    return triton.refine
+
+
+def _load_by_size():
+    device = torch.device("cuda")
+    implementations = {"reference": reference.refine}
+    if _native.missing("refine", "cuda") is None:
+        implementations["cuda"] = _load_native()
+    if _triton.missing(device) is None:
+        implementations["triton"] = _load_triton()
+    return functools.partial(choice.refine, implementations=implementations)
 
 
 def _not_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     return "it takes no float64" if dtype == torch.float64 else _triton.missing(device)
 
 
+def _not_by_size(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return "it runs on CUDA tensors only"
+    not_cuda, not_triton = _not_cuda(device, dtype), _not_triton(device, dtype)
+    return f"cuda: {not_cuda}; triton: {not_triton}" if not_cuda and not_triton else None
+
+
 _not_cuda = _native.reason_on("refine", "cuda")
-
-# Up to this many images, called one by one, CUDA's single launch costs the least time on the host (H200: 0.10 ms against 0.16 ms
-# at 8 images); the kernels themselves take a third of its time in Triton, which counts once the host is out of the way.
-SMALL_BATCH = 8
-
-
-def _by_batch(joints: Tensor, *arguments) -> Tensor:
-    from amt.kernels.refine import native, triton
-
-    small = joints.shape[0] <= SMALL_BATCH and joints.shape[1] <= native.CUDA_MOST_JOINTS
-    if small and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing():
-        return native.refine(joints, *arguments)
-    return triton.refine(joints, *arguments)
-
-
-def _not_by_batch(device: torch.device, dtype: torch.dtype) -> str | None:
-    return _not_cuda(device, dtype) or _not_triton(device, dtype)
-
 
 _backend.register(
     "refine",
     [
         _backend.Implementation("native", _load_native, _native.reason_on("refine", "cpu")),
-        _backend.Implementation("cuda or triton, by the batch", lambda: _by_batch, _not_by_batch),
+        _backend.Implementation("cuda or triton, by size", _load_by_size, _not_by_size),
         _backend.Implementation("triton", _load_triton, _not_triton),
         _backend.Implementation("cuda", _load_native, _not_cuda),
-        _backend.Implementation("reference", lambda: reference.refine, _backend.runs_everywhere, fast=False),
+        _backend.Implementation("reference", _load_reference, lambda device, dtype: None, fast=False),
     ],
 )

@@ -1,362 +1,331 @@
-"""``refine`` backward in Triton, all but the maps' gradient: no atomics, every output owned.
-
-Features and pre-activations are computed again instead of being kept, so that nothing but the joints of each step is saved.
-A launch takes all steps where no gradient passes from one to the next, else one: its tensors begin at its first step, and the
-grid's last axis counts from there.
-
-    gather_kernel            (of the forward) features
-    mlp_backward_kernel      pre-activations again; their gradient, that of the relative coordinates, and per row block the
-                             sums that w2, b2 and the relative columns of w1 need
-    feature_gradient_kernel  gradient of the samples: one GEMM
-    weight_gradient_kernel   gradient of w1: one GEMM, split over rows
-    joint_gradient_kernel    one program an image: through the taps and the projection into joints and intrinsics
-    weights_kernel           adds the parts of w1, w2 and b2 up, in a fixed order
-"""
+"""``refine`` backward in Triton, the host side: buffers, and the order of the launches of triton_kernels/."""
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
+import torch
+from torch import Tensor
 
-from amt.kernels.refine.triton_sampling import (
-    RELATIVE_UNIT,
-    dot,
-    gelu,
-    gelu_derivative,
-    is_finite,
-    load_camera,
-    load_joint,
-    load_taps,
-    project,
-    relative_to_wrist,
+from amt.kernels._triton import aligned
+from amt.kernels.refine.autograd import NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS
+from amt.kernels.refine.triton_kernels.backward import (
+    feature_gradient_kernel,
+    joint_gradient_kernel,
+    mlp_backward_kernel,
+    weight_gradient_kernel,
+    weights_kernel,
 )
-from amt.kernels.refine.triton_two_kernel import add_bias, load_relative_weights, load_w2, multiply_features
+from amt.kernels.refine.triton_kernels.map_gradient import link_kernel, locate_kernel, map_gradient_kernel
+from amt.kernels.refine.triton_problem import Problem, at, ceil_div, divisor, power_of_two
+
+ROWS_PER_SPLIT = 1024  # of the weight gradient: a constant, so that every card adds in the same order
 
 
-@triton.jit
-def load_leaving(gradient, carried, offset, row, valid, CARRIED: tl.constexpr):
-    """Gradient of the joints that leave a step: the caller's, and with CARRIED what the next step sends back."""
-    gx, gy, gz = load_joint(gradient, offset, valid)
-    if CARRIED:
-        cx, cy, cz = load_joint(carried, row * 3, valid)
-        gx += cx
-        gy += cy
-        gz += cz
-    return gx, gy, gz
+def backward(
+    grad_steps: Tensor,
+    steps: Tensor,
+    joints: Tensor,
+    intrinsics: Tensor,
+    maps: list[Tensor],
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    height: int,
+    width: int,
+    step_size: float,
+    detach: bool,
+    needs: int,
+) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of joints, intrinsics, maps, w1, b1, w2, b2; those that ``needs`` leaves out are empty: [0], and no maps."""
+    problem = Problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width)
+    needs_coordinates, needs_weights = needs & NEEDS_COORDINATES, needs & NEEDS_WEIGHTS
+    weights = (w1, b1, w2, b2)
+    grad_maps = [torch.zeros(m.shape, dtype=m.dtype, device=m.device) for m in maps] if needs & NEEDS_MAPS else []
+    if problem.rows == 0:
+        grad_coordinates = [x.new_zeros(x.shape if needs_coordinates else 0) for x in (joints, intrinsics)]
+        return *grad_coordinates, grad_maps, *(w.new_zeros(w.shape if needs_weights else 0) for w in weights)
+    launches = _Launches(problem, grad_steps.contiguous(), steps, step_size, detach)
+    for k, count in launches.passes():
+        through = not detach and k > 0  # gradients pass from this step to the one before it
+        launches.mlp(k, count)
+        if needs_weights:
+            launches.weight_parts(k, count)
+        if needs & (NEEDS_MAPS | NEEDS_COORDINATES) or through:
+            launches.features(k, count)
+        if needs_coordinates or through:
+            launches.joints(k, count)
+    if grad_maps:
+        launches.maps(grad_maps)
+    if needs_coordinates:
+        grad_coordinates = (launches.grad_entering[0].view(joints.shape), launches.grad_intrinsics.sum(dim=0))
+    else:
+        grad_coordinates = (joints.new_empty(0), intrinsics.new_empty(0))
+    grad_weights = launches.weights(*weights) if needs_weights else [w.new_empty(0) for w in weights]
+    return *grad_coordinates, grad_maps, *grad_weights
 
 
-@triton.jit
-def store_partial(partial, column, mask, WIDTH: tl.constexpr, vx, vy, vz):
-    tl.store(partial + column, vx, mask=mask)
-    tl.store(partial + WIDTH + column, vy, mask=mask)
-    tl.store(partial + 2 * WIDTH + column, vz, mask=mask)
+class _Launches:
+    """One backward pass: its buffers, [S, ...] in the order of the steps, and the launches that fill them.
 
+    The methods that take ``k`` and ``count`` handle steps k .. k + count - 1 in one launch.
+    """
 
-@triton.jit
-def mlp_backward_kernel(
-    features,  # [steps, rows, PADDED_CHANNELS]
-    packed,  # [steps, PADDED_HIDDEN, PADDED_CHANNELS], packed_stride numbers between steps
-    packed_stride,
-    w1,
-    w1_stride,
-    b1,
-    w2,
-    entering,  # joints that enter each step, image_stride floats between images and step_stride between steps
-    image_stride,
-    step_stride,
-    gradient,  # of the joints that leave each step, laid out like `entering`
-    carried,  # [rows, 3] float32: what the next step sends back; not read unless CARRIED
-    scale,  # of the first step's offsets
-    grad_hidden,  # [steps, rows, PADDED_HIDDEN], out: gradient of the pre-activations
-    grad_relative,  # [steps, rows, 3] float32, out
-    partial,  # [steps, row blocks, 7, WIDTH] float32, out: gradient of w2, of w1's relative columns, and in one row that of b2
-    rows,
-    num_joints,
-    CHANNELS_TOTAL: tl.constexpr,
-    PADDED_CHANNELS: tl.constexpr,
-    HIDDEN: tl.constexpr,
-    PADDED_HIDDEN: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
-    CARRIED: tl.constexpr,
-    UPCAST: tl.constexpr,
-):
-    block = tl.program_id(0)
-    step = tl.program_id(1).to(tl.int64)
-    row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    valid = row < rows
-    image = (row // num_joints).to(tl.int64)
-    joint = row % num_joints
-    features += step * rows * PADDED_CHANNELS
-    packed += step * packed_stride
-    w1 += step * w1_stride
-    b1 += step * num_joints * HIDDEN
-    w2 += step * 3 * HIDDEN
-    entering += step * step_stride
-    partial += (step * tl.num_programs(0) + block) * 7 * WIDTH
-    out_row = step * rows + row
-    offset = image * image_stride + joint * 3
-    gx, gy, gz = load_leaving(gradient + step * step_stride, carried, offset, row.to(tl.int64), valid, CARRIED)
-    scale = scale / (1 << step).to(tl.float32)
-    gx *= scale
-    gy *= scale
-    gz *= scale
-    axis = tl.arange(0, 4)
-    of_b2 = tl.where(axis == 0, tl.sum(gx, axis=0), tl.where(axis == 1, tl.sum(gy, axis=0), tl.sum(gz, axis=0)))
-    tl.store(partial + 6 * WIDTH + axis, of_b2)
-    rx_grad = tl.zeros([BLOCK_ROWS], tl.float32)
-    ry_grad = tl.zeros([BLOCK_ROWS], tl.float32)
-    rz_grad = tl.zeros([BLOCK_ROWS], tl.float32)
-    for start in range(0, PADDED_HIDDEN, BLOCK_HIDDEN):
-        unit = start + tl.arange(0, BLOCK_HIDDEN)
-        in_units = unit < HIDDEN
-        acc = multiply_features(
-            features, packed, row, rows, unit, PADDED_CHANNELS, BLOCK_ROWS, BLOCK_HIDDEN, BLOCK_CHANNELS, UPCAST
+    def __init__(self, problem: Problem, grad_steps: Tensor, steps: Tensor, step_size: float, detach: bool):
+        self.problem, self.grad_steps, self.step_size = problem, grad_steps, step_size
+        layout = problem.layout
+        self.num_steps, self.rows, self.detach = layout.num_steps, problem.rows, detach
+        self.slot = (aligned(grad_steps), detach)
+        # the joints that enter each step, [B, S, J, 3], and its strides
+        self.entering = torch.cat([problem.joints[:, None], steps[:, :-1]], dim=1)
+        self.step_stride = problem.num_joints * 3
+        self.image_stride = self.num_steps * self.step_stride
+        steps_at_once = self.num_steps if detach else 1
+        self.features_read = problem.empty(steps_at_once, self.rows, layout.padded_channels, dtype=problem.dtype)
+        self.grad_features = problem.empty(self.num_steps, self.rows, layout.padded_channels, dtype=problem.dtype)
+        self.grad_hidden = problem.empty(self.num_steps, self.rows, layout.padded_hidden, dtype=problem.dtype)
+        self.grad_relative = problem.empty(self.num_steps, self.rows, 3)
+        self.grad_entering = problem.empty(self.num_steps, self.rows, 3)
+        self.grad_intrinsics = problem.empty(self.num_steps, problem.batch, 3, 3)
+        self.row_blocks = ceil_div(self.rows, problem.table["mlp_backward"].rows)
+        self.splits = ceil_div(self.rows, ROWS_PER_SPLIT)
+        self.width = max(layout.hidden, 16)  # of a row of `partial`: the hidden units, or b2's three
+        self.partial = problem.empty(self.num_steps, self.row_blocks, 7, self.width)
+        self.parts = None
+
+    def passes(self) -> list[tuple[int, int]]:
+        """(first step, steps at once). detach=True: one launch for all steps. detach=False: one per step, the last one first."""
+        return [(0, self.num_steps)] if self.detach else [(k, 1) for k in reversed(range(self.num_steps))]
+
+    def _launch(self, kernel, grid, /, *, k: int, blocks, **arguments) -> None:
+        self.problem.launch(kernel, grid, blocks=blocks, slot=(*self.slot, k), **arguments)
+
+    def _carried(self, k: int) -> tuple[Tensor, bool]:
+        """The gradient that step k + 1 passes to step k, and whether it does."""
+        carried = not self.detach and k + 1 < self.num_steps
+        return (self.grad_entering[k + 1] if carried else self.grad_steps), carried
+
+    def mlp(self, k: int, count: int) -> None:
+        """Recomputes features and pre-activations; the gradient of the pre-activations."""
+        problem, layout = self.problem, self.problem.layout
+        blocks = problem.table["mlp_backward"]
+        entering = at(self.entering, slice(None), k)
+        problem.gather(
+            entering,
+            image_stride=self.image_stride,
+            step_stride=self.step_stride,
+            features=self.features_read,
+            slot=("backward", k),
         )
-        x, y, z = load_joint(entering, offset, valid)
-        relative = relative_to_wrist(entering, x, y, z, image * image_stride, valid)
-        relative_weights = load_relative_weights(w1, unit, in_units, CHANNELS_TOTAL)
-        pre = add_bias(acc, b1, joint, unit, valid, in_units, relative, relative_weights, HIDDEN)
-
-        hidden = tl.where(valid[:, None], gelu(pre), 0.0)
-        store_partial(
-            partial,
-            unit,
-            in_units,
-            WIDTH,
-            tl.sum(hidden * gx[:, None], axis=0),
-            tl.sum(hidden * gy[:, None], axis=0),
-            tl.sum(hidden * gz[:, None], axis=0),
+        carried, has_carried = self._carried(k)
+        self._launch(
+            mlp_backward_kernel,
+            (self.row_blocks, count),
+            k=k,
+            blocks=blocks,
+            features=self.features_read,
+            packed=at(problem.packed, k),
+            packed_stride=problem.packed.stride(0),
+            w1=at(problem.w1, k),
+            w1_stride=problem.w1.stride(0),
+            b1=at(problem.b1, k),
+            w2=at(problem.w2, k),
+            entering=entering,
+            image_stride=self.image_stride,
+            step_stride=self.step_stride,
+            grad_steps=at(self.grad_steps, slice(None), k),
+            carried=carried,
+            scale=self.step_size / 2**k,
+            grad_hidden=at(self.grad_hidden, k),
+            grad_relative=at(self.grad_relative, k),
+            partial=at(self.partial, k),
+            rows=self.rows,
+            num_joints=problem.num_joints,
+            CHANNELS_TOTAL=layout.channels_total,
+            PADDED_CHANNELS=layout.padded_channels,
+            HIDDEN=layout.hidden,
+            PADDED_HIDDEN=layout.padded_hidden,
+            WIDTH=self.width,
+            BLOCK_ROWS=blocks.rows,
+            BLOCK_HIDDEN=problem.hidden_block(blocks),
+            BLOCK_CHANNELS=blocks.channels,
+            CARRIED=has_carried,
+            UPCAST=layout.upcast,
         )
-        w2x, w2y, w2z = load_w2(w2, unit, in_units, HIDDEN)
-        grad = gx[:, None] * w2x[None, :] + gy[:, None] * w2y[None, :] + gz[:, None] * w2z[None, :]
-        grad = tl.where(valid[:, None], grad * gelu_derivative(pre), 0.0)
-        store_partial(
-            partial + 3 * WIDTH,
-            unit,
-            in_units,
-            WIDTH,
-            tl.sum(grad * relative[0][:, None], axis=0),
-            tl.sum(grad * relative[1][:, None], axis=0),
-            tl.sum(grad * relative[2][:, None], axis=0),
+
+    def weight_parts(self, k: int, count: int) -> None:
+        """w1's gradient without its relative columns: one part for each split of the rows."""
+        problem, layout = self.problem, self.problem.layout
+        if self.parts is None:
+            self.parts = problem.empty(self.num_steps, self.splits, layout.padded_hidden, layout.padded_channels)
+        blocks = problem.table["weight_gradient"]
+        block_hidden = problem.hidden_block(blocks)
+        block_channels = divisor(layout.padded_channels, blocks.channels)
+        self._launch(
+            weight_gradient_kernel,
+            (layout.padded_hidden // block_hidden, layout.padded_channels // block_channels, self.splits * count),
+            k=k,
+            blocks=blocks,
+            grad_hidden=at(self.grad_hidden, k),
+            features=self.features_read,
+            parts=at(self.parts, k),
+            rows=self.rows,
+            rows_per_split=ROWS_PER_SPLIT,
+            splits=self.splits,
+            PADDED_CHANNELS=layout.padded_channels,
+            PADDED_HIDDEN=layout.padded_hidden,
+            BLOCK_ROWS=blocks.rows,
+            BLOCK_HIDDEN=block_hidden,
+            BLOCK_CHANNELS=block_channels,
+            UPCAST=layout.upcast,
         )
-        rx_grad += tl.sum(grad * relative_weights[0][None, :], axis=1)
-        ry_grad += tl.sum(grad * relative_weights[1][None, :], axis=1)
-        rz_grad += tl.sum(grad * relative_weights[2][None, :], axis=1)
-        tl.store(
-            grad_hidden + out_row[:, None] * PADDED_HIDDEN + unit[None, :],
-            grad.to(grad_hidden.dtype.element_ty),
-            mask=valid[:, None],
+
+    def features(self, k: int, count: int) -> None:
+        """The gradient of the samples."""
+        problem, layout = self.problem, self.problem.layout
+        blocks = problem.table["feature_gradient"]
+        block_channels = divisor(layout.padded_channels, blocks.channels)
+        self._launch(
+            feature_gradient_kernel,
+            (ceil_div(self.rows, blocks.rows), layout.padded_channels // block_channels, count),
+            k=k,
+            blocks=blocks,
+            grad_hidden=at(self.grad_hidden, k),
+            packed=at(problem.packed, k),
+            packed_stride=problem.packed.stride(0),
+            grad_features=at(self.grad_features, k),
+            rows=self.rows,
+            PADDED_CHANNELS=layout.padded_channels,
+            PADDED_HIDDEN=layout.padded_hidden,
+            BLOCK_ROWS=blocks.rows,
+            BLOCK_HIDDEN=problem.hidden_block(blocks),
+            BLOCK_CHANNELS=block_channels,
+            UPCAST=layout.upcast,
         )
-    tl.store(grad_relative + out_row * 3, rx_grad, mask=valid)
-    tl.store(grad_relative + out_row * 3 + 1, ry_grad, mask=valid)
-    tl.store(grad_relative + out_row * 3 + 2, rz_grad, mask=valid)
 
+    def joints(self, k: int, count: int) -> None:
+        """The gradients of the joints that enter the steps, and of the intrinsics."""
+        problem, layout = self.problem, self.problem.layout
+        blocks = problem.table["joint_gradient"]
+        block_joints = power_of_two(problem.num_joints)
+        carried, has_carried = self._carried(k)
+        self._launch(
+            joint_gradient_kernel,
+            (problem.batch, count),
+            k=k,
+            blocks=blocks,
+            **problem.geometry,
+            entering=at(self.entering, slice(None), k),
+            image_stride=self.image_stride,
+            step_stride=self.step_stride,
+            intrinsics=problem.intrinsics,
+            grad_features=at(self.grad_features, k),
+            grad_relative=at(self.grad_relative, k),
+            grad_steps=at(self.grad_steps, slice(None), k),
+            carried=carried,
+            grad_entering=at(self.grad_entering, k),
+            grad_intrinsics=at(self.grad_intrinsics, k),
+            num_joints=problem.num_joints,
+            CHANNELS=layout.channels,
+            PADDED_CHANNELS=layout.padded_channels,
+            BLOCK_JOINTS=block_joints,
+            BLOCK_CHANNELS=min(max(16, blocks.channels * 32 // block_joints), power_of_two(max(layout.channels))),
+            CARRIED=has_carried,
+        )
 
-@triton.jit
-def feature_gradient_kernel(
-    grad_hidden,  # [steps, rows, PADDED_HIDDEN]
-    packed,  # [steps, PADDED_HIDDEN, PADDED_CHANNELS], packed_stride numbers between steps
-    packed_stride,
-    grad_features,  # [steps, rows, PADDED_CHANNELS], out
-    rows,
-    PADDED_CHANNELS: tl.constexpr,
-    PADDED_HIDDEN: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
-    UPCAST: tl.constexpr,
-):
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    step = tl.program_id(2).to(tl.int64)
-    valid = (row < rows)[:, None]
-    packed += step * packed_stride
-    row_of_all = (step * rows + row)[:, None]
-    acc = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], tl.float32)
-    for start in range(0, PADDED_HIDDEN, BLOCK_HIDDEN):
-        unit = start + tl.arange(0, BLOCK_HIDDEN)
-        a = tl.load(grad_hidden + row_of_all * PADDED_HIDDEN + unit[None, :], mask=valid, other=0.0)
-        b = tl.load(packed + unit[:, None] * PADDED_CHANNELS + channel[None, :])
-        acc = dot(a, b, acc, UPCAST)
-    out = grad_features + row_of_all * PADDED_CHANNELS + channel[None, :]
-    tl.store(out, acc.to(grad_features.dtype.element_ty), mask=valid)
+    def weights(self, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, ...]:
+        """The weights' gradients from their parts, in a fixed order."""
+        problem, layout = self.problem, self.problem.layout
+        blocks = problem.table["weights"]
+        grad_w1, grad_w2, grad_b2 = (problem.empty(*w.shape, dtype=w.dtype) for w in (w1, w2, b2))
+        self._launch(
+            weights_kernel,
+            (ceil_div(layout.hidden, blocks.hidden), ceil_div(layout.channels_total, blocks.channels), self.num_steps),
+            k=0,
+            blocks=blocks,
+            parts=self.parts,
+            partial=self.partial,
+            grad_w1=grad_w1,
+            grad_w2=grad_w2,
+            grad_b2=grad_b2,
+            splits=self.splits,
+            row_blocks=self.row_blocks,
+            CHANNELS_TOTAL=layout.channels_total,
+            PADDED_CHANNELS=layout.padded_channels,
+            HIDDEN=layout.hidden,
+            PADDED_HIDDEN=layout.padded_hidden,
+            WIDTH=self.width,
+            BLOCK_HIDDEN=blocks.hidden,
+            BLOCK_CHANNELS=blocks.channels,
+        )
+        shape = (self.num_steps, problem.batch, problem.num_joints, layout.padded_hidden)
+        grad_hidden = self.grad_hidden.view(shape)[..., : layout.hidden]
+        # PyTorch adds in float32 whatever the dtype, and rounds once; a narrower dtype would round each addend first
+        dtype = b1.dtype if b1.dtype == grad_hidden.dtype else torch.float32
+        grad_b1 = grad_hidden.sum(dim=1, dtype=dtype).to(b1.dtype)
+        return grad_w1, grad_b1, grad_w2, grad_b2
 
-
-@triton.jit
-def weight_gradient_kernel(
-    grad_hidden,  # [steps, rows, PADDED_HIDDEN]
-    features,  # [steps, rows, PADDED_CHANNELS]
-    parts,  # [steps, splits, PADDED_HIDDEN, PADDED_CHANNELS] float32, out
-    rows,
-    rows_per_split,
-    splits,
-    PADDED_CHANNELS: tl.constexpr,
-    PADDED_HIDDEN: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
-    UPCAST: tl.constexpr,
-):
-    unit = tl.program_id(0) * BLOCK_HIDDEN + tl.arange(0, BLOCK_HIDDEN)
-    channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    part = tl.program_id(2)
-    first_of_step = (part // splits).to(tl.int64) * rows
-    first = part % splits * rows_per_split
-    acc = tl.zeros([BLOCK_HIDDEN, BLOCK_CHANNELS], tl.float32)
-    for start in range(first, first + rows_per_split, BLOCK_ROWS):
-        row = start + tl.arange(0, BLOCK_ROWS)
-        valid = (row < rows)[:, None]
-        row_of_all = (first_of_step + row)[:, None]
-        a = tl.load(grad_hidden + row_of_all * PADDED_HIDDEN + unit[None, :], mask=valid, other=0.0)
-        b = tl.load(features + row_of_all * PADDED_CHANNELS + channel[None, :], mask=valid, other=0.0)
-        acc = dot(tl.trans(a), b, acc, UPCAST)
-    out = parts + (part * PADDED_HIDDEN + unit).to(tl.int64)[:, None] * PADDED_CHANNELS + channel[None, :]
-    tl.store(out, acc)
-
-
-@triton.jit
-def weights_kernel(
-    parts,  # [steps, splits, PADDED_HIDDEN, PADDED_CHANNELS] float32
-    partial,  # [steps, row blocks, 7, WIDTH] float32, of mlp_backward_kernel
-    grad_w1,  # [steps, HIDDEN, CHANNELS_TOTAL + 3], out
-    grad_w2,  # [steps, 3, HIDDEN], out
-    grad_b2,  # [steps, 3], out
-    splits,
-    row_blocks,
-    CHANNELS_TOTAL: tl.constexpr,
-    PADDED_CHANNELS: tl.constexpr,
-    HIDDEN: tl.constexpr,
-    PADDED_HIDDEN: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
-):
-    unit = tl.program_id(0) * BLOCK_HIDDEN + tl.arange(0, BLOCK_HIDDEN)
-    channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    step = tl.program_id(2).to(tl.int64)
-    in_units = unit < HIDDEN
-    inside = in_units[:, None] & (channel < CHANNELS_TOTAL)[None, :]
-    row_of_w1 = grad_w1 + (step * HIDDEN + unit) * (CHANNELS_TOTAL + 3)
-    acc = tl.zeros([BLOCK_HIDDEN, BLOCK_CHANNELS], tl.float32)
-    for split in range(splits):
-        row = ((step * splits + split) * PADDED_HIDDEN + unit)[:, None] * PADDED_CHANNELS
-        acc += tl.load(parts + row + channel[None, :], mask=inside, other=0.0)
-    tl.store(row_of_w1[:, None] + channel[None, :], acc.to(grad_w1.dtype.element_ty), mask=inside)
-    partial += step * row_blocks * 7 * WIDTH
-    if tl.program_id(1) == 0:
-        for axis in tl.static_range(3):
-            of_w2 = add_blocks(partial + axis * WIDTH, unit, in_units, row_blocks, WIDTH)
-            tl.store(grad_w2 + (step * 3 + axis) * HIDDEN + unit, of_w2.to(grad_w2.dtype.element_ty), mask=in_units)
-            of_relative = add_blocks(partial + (3 + axis) * WIDTH, unit, in_units, row_blocks, WIDTH)
-            tl.store(row_of_w1 + CHANNELS_TOTAL + axis, of_relative.to(grad_w1.dtype.element_ty), mask=in_units)
-    if tl.program_id(0) + tl.program_id(1) == 0:
-        axes = tl.arange(0, 16)
-        of_b2 = add_blocks(partial + 6 * WIDTH, axes, axes < 3, row_blocks, WIDTH)
-        tl.store(grad_b2 + step * 3 + axes, of_b2.to(grad_b2.dtype.element_ty), mask=axes < 3)
-
-
-@triton.jit
-def add_blocks(partial, column, mask, row_blocks, WIDTH: tl.constexpr):
-    """Sums of ``partial`` [row blocks, 7, WIDTH], at one of the seven, over the blocks."""
-    acc = tl.zeros([32, column.shape[0]], tl.float32)
-    for start in range(0, row_blocks, 32):
-        block = start + tl.arange(0, 32)
-        values = partial + block[:, None] * (7 * WIDTH) + column[None, :]
-        acc += tl.load(values, mask=(block < row_blocks)[:, None] & mask[None, :], other=0.0)
-    return tl.sum(acc, axis=0)
-
-
-@triton.jit
-def joint_gradient_kernel(
-    maps,
-    sizes,
-    scales,
-    strides,
-    entering,  # joints that enter each step, image_stride floats between images and step_stride between steps
-    image_stride,
-    step_stride,
-    intrinsics,
-    grad_features,  # [steps, B * J, PADDED_CHANNELS]
-    grad_relative,  # [steps, B * J, 3]
-    gradient,  # of the joints that leave each step, laid out like `entering`
-    carried,  # [B * J, 3]: what the next step sends back; not read unless CARRIED
-    grad_entering,  # [steps, B * J, 3], out
-    grad_intrinsics,  # [steps, B, 3, 3], out
-    num_joints,
-    CHANNELS: tl.constexpr,
-    PADDED_CHANNELS: tl.constexpr,
-    BLOCK_JOINTS: tl.constexpr,  # >= num_joints: one program owns an image
-    BLOCK_CHANNELS: tl.constexpr,
-    CARRIED: tl.constexpr,
-):
-    image = tl.program_id(0).to(tl.int64)
-    step = tl.program_id(1).to(tl.int64)
-    image_of_all = step * tl.num_programs(0) + image
-    joint = tl.arange(0, BLOCK_JOINTS)
-    valid = joint < num_joints
-    image_of_row = image + tl.zeros([BLOCK_JOINTS], tl.int64)
-    entering += step * step_stride
-    offset = image * image_stride + joint * 3
-    x, y, z = load_joint(entering, offset, valid)
-    camera = load_camera(intrinsics, image_of_row, valid)
-    u, v, visible = project(x, y, z, camera, valid)
-    row = image_of_all * num_joints + joint
-    gu = tl.zeros([BLOCK_JOINTS], tl.float32)
-    gv = tl.zeros([BLOCK_JOINTS], tl.float32)
-    first = 0
-    for l in tl.static_range(len(CHANNELS)):
-        gx = tl.zeros([BLOCK_JOINTS], tl.float32)
-        gy = tl.zeros([BLOCK_JOINTS], tl.float32)
-        for start in range(0, CHANNELS[l], BLOCK_CHANNELS):
-            channel = start + tl.arange(0, BLOCK_CHANNELS)
-            t00, t01, t10, t11, fx, fy = load_taps(
-                maps[l], sizes[l], scales[l], strides[l], image_of_row, u, v, visible, channel, CHANNELS[l]
-            )
-            mask = valid[:, None] & (channel < CHANNELS[l])[None, :]
-            grad = grad_features + row[:, None] * PADDED_CHANNELS + (first + channel)[None, :]
-            g = tl.load(grad, mask=mask, other=0.0).to(tl.float32)
-            gx += tl.sum(g * ((1 - fy[:, None]) * (t01 - t00) + fy[:, None] * (t11 - t10)), axis=1)
-            gy += tl.sum(g * ((1 - fx[:, None]) * (t10 - t00) + fx[:, None] * (t11 - t01)), axis=1)
-        gu += gx * scales[l][0]
-        gv += gy * scales[l][1]
-        first += CHANNELS[l]
-    # u = (k00 x + k01 y + k02 z) / z, nothing of it where the joint has no projection
-    gu = tl.where(visible, gu, 0.0)
-    gv = tl.where(visible, gv, 0.0)
-    safe_x = tl.where(visible, x, 0.0)
-    safe_y = tl.where(visible, y, 0.0)
-    safe_z = tl.where(visible, z, 1.0)
-    gu = tl.div_rn(gu, safe_z)
-    gv = tl.div_rn(gv, safe_z)
-    px = tl.where(visible, gu * camera[0] + gv * camera[3], 0.0)
-    py = tl.where(visible, gu * camera[1] + gv * camera[4], 0.0)
-    pz = tl.where(visible, gu * (camera[2] - u) + gv * (camera[5] - v), 0.0)
-
-    # relative = (joint - wrist) / 0.1: the wrist takes minus the sum over the joints, itself included
-    x0, y0, z0 = load_joint(entering, image * image_stride + joint * 0, valid)
-    rx, ry, rz = load_joint(grad_relative, row * 3, valid)
-    rx = tl.where(is_finite((x - x0) / RELATIVE_UNIT), rx, 0.0) / RELATIVE_UNIT
-    ry = tl.where(is_finite((y - y0) / RELATIVE_UNIT), ry, 0.0) / RELATIVE_UNIT
-    rz = tl.where(is_finite((z - z0) / RELATIVE_UNIT), rz, 0.0) / RELATIVE_UNIT
-    is_wrist = joint == 0
-    lx, ly, lz = load_leaving(
-        gradient + step * step_stride, carried, offset, image * num_joints + joint, valid, CARRIED
-    )
-    lx += px + rx - tl.where(is_wrist, tl.sum(rx, axis=0), 0.0)
-    ly += py + ry - tl.where(is_wrist, tl.sum(ry, axis=0), 0.0)
-    lz += pz + rz - tl.where(is_wrist, tl.sum(rz, axis=0), 0.0)
-    tl.store(grad_entering + row * 3, lx, mask=valid)
-    tl.store(grad_entering + row * 3 + 1, ly, mask=valid)
-    tl.store(grad_entering + row * 3 + 2, lz, mask=valid)
-
-    grad_camera = grad_intrinsics + image_of_all * 9
-    tl.store(grad_camera, tl.sum(gu * safe_x, axis=0))
-    tl.store(grad_camera + 1, tl.sum(gu * safe_y, axis=0))
-    tl.store(grad_camera + 2, tl.sum(gu * safe_z, axis=0))
-    tl.store(grad_camera + 3, tl.sum(gv * safe_x, axis=0))
-    tl.store(grad_camera + 4, tl.sum(gv * safe_y, axis=0))
-    tl.store(grad_camera + 5, tl.sum(gv * safe_z, axis=0))
-    tl.store(grad_camera + 6 + tl.arange(0, 4), tl.zeros([4], tl.float32), mask=tl.arange(0, 4) < 3)
+    def maps(self, grad_maps: list[Tensor]) -> None:
+        """Writes the maps' gradients over their zeros."""
+        problem, layout = self.problem, self.problem.layout
+        count = self.num_steps * problem.num_joints
+        num_taps, num_maps = count * 4, len(grad_maps)
+        cells, owned, following = (
+            problem.empty(num_maps, problem.batch, num_taps, dtype=torch.int32) for _ in range(3)
+        )
+        weights = problem.empty(num_maps, problem.batch, num_taps)
+        blocks = problem.table["locate"]
+        self._launch(
+            locate_kernel,
+            (ceil_div(problem.batch * count, blocks.rows),),
+            k=0,
+            blocks=blocks,
+            sizes=layout.sizes,
+            scales=layout.scales,
+            entering=self.entering,
+            intrinsics=problem.intrinsics,
+            cells=cells,
+            weights=weights,
+            total=problem.batch * count,
+            count=count,
+            NUM_MAPS=num_maps,
+            BLOCK_ROWS=blocks.rows,
+        )
+        blocks = problem.table["link"]
+        self._launch(
+            link_kernel,
+            (num_maps * problem.batch, ceil_div(num_taps, blocks.rows)),
+            k=0,
+            blocks=blocks,
+            cells=cells,
+            owned=owned,
+            following=following,
+            num_taps=num_taps,
+            BLOCK=blocks.rows,
+        )
+        blocks = problem.table["map_gradient"]
+        first = 0
+        for l, grad_map in enumerate(grad_maps):
+            channels = layout.channels[l]
+            block_channels = min(blocks.channels, power_of_two(channels))
+            if grad_map.numel() > 0:
+                self._launch(
+                    map_gradient_kernel,
+                    (problem.batch, ceil_div(num_taps, blocks.rows), ceil_div(channels, block_channels)),
+                    k=l,
+                    blocks=blocks,
+                    owned=owned[l],
+                    following=following[l],
+                    weights=weights[l],
+                    grad_features=self.grad_features,
+                    grad_map=grad_map,
+                    num_cells=grad_map.shape[1] * grad_map.shape[2],
+                    batch=problem.batch,
+                    num_joints=problem.num_joints,
+                    num_taps=num_taps,
+                    first=first,
+                    CHANNELS=channels,
+                    PADDED_CHANNELS=layout.padded_channels,
+                    BLOCK_TAPS=blocks.rows,
+                    BLOCK_CHANNELS=block_channels,
+                )
+            first += channels

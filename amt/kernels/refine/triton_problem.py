@@ -1,7 +1,6 @@
-"""What the launches of one call of ``refine`` in Triton share: block sizes from a table, the maps' geometry, packed weights.
+"""One call of ``refine`` as its Triton launches see it: tiles from a table, the maps' geometry, packed weights.
 
-Nothing is tuned at run time: the same shapes take the same blocks, and give the same bits, on every machine. What follows from
-shapes and strides alone is worked out once (:class:`Layout`).
+Nothing is tuned at run time: the same shapes take the same tiles, and give the same bits, on every machine.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor
 
 from amt.kernels import _triton
-from amt.kernels.refine.triton_two_kernel import gather_kernel
+from amt.kernels.refine.triton_kernels.forward import gather_kernel
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """One kernel's tile [rows, hidden, channels] at most, warps and pipeline stages; an axis that a kernel lacks is 0."""
+    """The largest tile [rows, hidden, channels] of one kernel, its warps and pipeline stages; 0 for an axis that it lacks."""
 
     rows: int
     hidden: int
@@ -27,7 +26,7 @@ class Blocks:
     stages: int = 1
 
 
-# 2 bytes: float16 and bfloat16, on the tensor cores. 4 bytes: float32 in IEEE arithmetic, which has none.
+# By the bytes of an operand of the products. Both run on tensor cores: float16 and bfloat16 (2), float32 as tf32x3 (4).
 TABLE = {
     2: {
         "gather": Blocks(8, 0, 256, warps=8),
@@ -62,7 +61,12 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def ceil_div(value: int, size: int) -> int:
+    return -(-value // size)
+
+
 def power_of_two(value: int) -> int:
+    """The smallest power of two that is at least ``value`` and 16."""
     return max(16, 1 << (value - 1).bit_length())
 
 
@@ -71,14 +75,19 @@ def divisor(size: int, most: int) -> int:
     return min(size & -size, most)
 
 
-def ceil_div(value: int, size: int) -> int:
-    return -(-value // size)
+def at(tensor: Tensor, *index) -> Tensor:
+    """``tensor[index]`` for a launch, which reads its address alone: the tensor itself at step 0, for a view costs host time."""
+    return tensor[index] if index[-1] else tensor
 
 
 class Layout:
-    """What follows from shapes and strides alone."""
+    """The part of a problem that follows from shapes and strides alone: computed once for all calls that share them.
 
-    def __init__(self, map_shapes, map_strides, dtype, w1_shape, height, width):
+    Raises:
+        ValueError: no channel, no hidden unit, or no cell: the kernels' grids would be empty and leave outputs unwritten.
+    """
+
+    def __init__(self, map_shapes, map_strides, w1_dtype, w1_shape, height, width):
         self.channels = tuple(shape[3] for shape in map_shapes)
         self.sizes = tuple((shape[1], shape[2]) for shape in map_shapes)
         self.scales = tuple((w / width, h / height) for h, w in self.sizes)
@@ -87,25 +96,40 @@ class Layout:
         self.padded_channels = max(64, round_up(self.channels_total, 64))
         self.num_steps, self.hidden = w1_shape[:2]
         self.padded_hidden = power_of_two(self.hidden) if self.hidden <= 64 else round_up(self.hidden, 64)
-        self.upcast = _triton.INTERPRETED and dtype == torch.bfloat16
+        self.upcast = _triton.INTERPRETED and w1_dtype == torch.bfloat16
+        if min(self.hidden, *self.channels, *(n for size in self.sizes for n in size)) < 1:
+            raise ValueError(
+                f"refine: maps and hidden units must not be empty, got maps {[list(s) for s in map_shapes]}, "
+                f"w1 {list(w1_shape)}"
+            )
 
 
 _layout = lru_cache(maxsize=256)(Layout)
 
 
 class Problem:
-    """What every launch of one call shares. ``rows`` = B J: the projections of one step."""
+    """What all launches of one call share. ``rows`` = B J: the projections of one step.
+
+    ``dtype`` is that of the products: w1's. With float32 weights over bfloat16 or float16 maps the samples are not rounded and the
+    products are float32, as in the reference.
+    """
 
     def __init__(self, joints, intrinsics, maps, w1, b1, w2, b2, height, width):
         self.layout = layout = _layout(
-            tuple(m.shape for m in maps), tuple(m.stride() for m in maps), maps[0].dtype, w1.shape, height, width
+            tuple(m.shape for m in maps), tuple(m.stride() for m in maps), w1.dtype, w1.shape, height, width
         )
-        self.dtype = maps[0].dtype
+        self.dtype = w1.dtype
         self.table = TABLE[self.dtype.itemsize]
         self.batch, self.num_joints = joints.shape[:2]
         self.rows = self.batch * self.num_joints
         self.joints, self.intrinsics = joints.contiguous(), intrinsics.contiguous()
-        self.geometry = (tuple(maps), layout.sizes, layout.scales, layout.strides)
+        # the first arguments of each kernel that samples
+        self.geometry = {
+            "maps": tuple(maps),
+            "sizes": layout.sizes,
+            "scales": layout.scales,
+            "strides": layout.strides,
+        }
         self.w1 = w1 if w1.stride()[1:] == (w1.shape[2], 1) else w1.contiguous()
         self.b1, self.w2, self.b2 = b1.contiguous(), w2.contiguous(), b2.contiguous()
         self.packed = self._pack(self.w1)
@@ -119,16 +143,15 @@ class Problem:
             w1 = w1[:1]
         samples = w1[..., : layout.channels_total]
         if samples.shape[1:] == (layout.padded_hidden, layout.padded_channels):
-            packed = samples.to(self.dtype, memory_format=torch.contiguous_format, copy=True)
+            packed = samples.contiguous()  # a copy: its rows are 3 columns longer
         else:
-            packed = torch.zeros(
-                w1.shape[0], layout.padded_hidden, layout.padded_channels, dtype=self.dtype, device=w1.device
-            )
+            packed = w1.new_zeros(w1.shape[0], layout.padded_hidden, layout.padded_channels)
             packed[:, : layout.hidden, : layout.channels_total] = samples
         return packed.expand(steps, -1, -1)
 
-    def launch(self, kernel, grid: tuple[int, ...], *arguments, blocks: Blocks, slot: tuple = (), **constants) -> None:
-        self.launcher(kernel, grid, *arguments, warps=blocks.warps, stages=blocks.stages, slot=slot, **constants)
+    def launch(self, kernel, grid: tuple[int, ...], /, *, blocks: Blocks, slot: tuple = (), **arguments) -> None:
+        """``arguments``: all of the kernel's, in its order."""
+        self.launcher(kernel, grid, warps=blocks.warps, stages=blocks.stages, slot=slot, **arguments)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.joints.device)
@@ -136,23 +159,27 @@ class Problem:
     def hidden_block(self, blocks: Blocks) -> int:
         return divisor(self.layout.padded_hidden, blocks.hidden)
 
-    def gather(self, entering: Tensor, strides: tuple[int, int], features: Tensor, slot: tuple) -> None:
-        """Samples at the joints of ``entering``, whose images and steps lie ``strides`` floats apart, into features [S', ...]."""
-        blocks = self.table["gather"]
+    def gather(self, entering: Tensor, *, image_stride: int, step_stride: int, features: Tensor, slot: tuple) -> None:
+        """Writes the samples at the joints of ``entering`` into ``features`` [steps, rows, PADDED_CHANNELS].
+
+        ``image_stride`` and ``step_stride`` of ``entering`` are in floats.
+        """
+        layout, blocks = self.layout, self.table["gather"]
         self.launch(
             gather_kernel,
             (ceil_div(self.rows, blocks.rows), features.shape[0]),
-            *self.geometry,
-            entering,
-            *strides,
-            self.intrinsics,
-            features,
-            self.rows,
-            self.num_joints,
             blocks=blocks,
             slot=slot,
-            CHANNELS=self.layout.channels,
-            PADDED_CHANNELS=self.layout.padded_channels,
+            **self.geometry,
+            entering=entering,
+            image_stride=image_stride,
+            step_stride=step_stride,
+            intrinsics=self.intrinsics,
+            features=features,
+            rows=self.rows,
+            num_joints=self.num_joints,
+            CHANNELS=layout.channels,
+            PADDED_CHANNELS=layout.padded_channels,
             BLOCK_ROWS=blocks.rows,
-            BLOCK_CHANNELS=min(blocks.channels, power_of_two(max(self.layout.channels))),
+            BLOCK_CHANNELS=min(blocks.channels, power_of_two(max(layout.channels))),
         )

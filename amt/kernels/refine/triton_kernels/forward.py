@@ -1,10 +1,13 @@
-"""``refine`` forward in Triton, two kernels a step: gather every map into a feature buffer, then the MLP as one GEMM.
+"""``refine`` forward in Triton. A step takes two kernels ("two_kernel") or one ("single").
 
     gather_kernel   features[row] = bilinear samples of all maps at the row's joint          row = image * J + joint
-    mlp_kernel      joint + scale * (w2 gelu(w1 [features, relative] + b1) + b2), with everything after w1 in the epilogue
+    mlp_kernel      joint + scale * (w2 gelu(w1 [features, relative] + b1) + b2): one GEMM and its epilogue
+    single_kernel   both at once: the samples go straight into the GEMM's operand
 
-The three wrist-relative columns of w1 never enter the GEMM: the epilogue adds them in float32, so that coordinates are not
-rounded to the maps' dtype and the GEMM keeps aligned rows.
+The single kernel writes no feature buffer, but every row block reads all of w1 again: it pays where there are few rows.
+
+The three wrist-relative columns of w1 do not enter the GEMM. The epilogue adds them in float32: coordinates are not rounded to
+the dtype of the products, and the rows of the GEMM stay aligned.
 """
 
 from __future__ import annotations
@@ -12,7 +15,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from amt.kernels.refine.triton_sampling import dot, gelu, load_camera, load_joint, project, relative_to_wrist, sample
+from amt.kernels.refine.triton_kernels.sampling import (
+    dot,
+    gelu,
+    load_camera,
+    load_joint,
+    project,
+    relative_to_wrist,
+    sample,
+)
 
 
 @triton.jit
@@ -52,7 +63,7 @@ def gather_kernel(
                 mask=valid[:, None] & (channel < CHANNELS[l])[None, :],
             )
         first += CHANNELS[l]
-    # the GEMM reads whole blocks: what pads the channels must be 0, for 0 * NaN is NaN
+    # the GEMM reads whole blocks, and 0 * NaN is NaN: the padding channels must hold 0
     for start in range(first, PADDED_CHANNELS, 64):
         channel = start + tl.arange(0, 64)
         zeros = tl.zeros([BLOCK_ROWS, 64], features.dtype.element_ty)
@@ -97,7 +108,7 @@ def load_relative_weights(w1, unit, in_units, CHANNELS_TOTAL: tl.constexpr):
 
 @triton.jit
 def add_bias(acc, b1, joint, unit, valid, in_units, relative, relative_weights, HIDDEN: tl.constexpr):
-    """What the GEMM leaves out of w1 f + b1: the joint's bias and the wrist-relative columns, both in float32."""
+    """Completes w1 f + b1 in float32: adds the joint's bias and the wrist-relative columns to the GEMM's result."""
     mask = valid[:, None] & in_units[None, :]
     acc += tl.load(b1 + joint[:, None] * HIDDEN + unit[None, :], mask=mask, other=0.0).to(tl.float32)
     acc += relative[0][:, None] * relative_weights[0][None, :]
@@ -123,7 +134,7 @@ def store_moved_joint(out, offset, valid, x, y, z, ox, oy, oz, b2, scale):
 @triton.jit
 def mlp_kernel(
     features,  # [rows, PADDED_CHANNELS]
-    packed,  # [PADDED_HIDDEN, PADDED_CHANNELS]: w1 without its relative columns, zero-padded
+    packed,  # [PADDED_HIDDEN, PADDED_CHANNELS], zero-padded: w1 without its relative columns
     w1,  # [HIDDEN, CHANNELS_TOTAL + 3]
     b1,  # [J, HIDDEN]
     w2,  # [3, HIDDEN]
@@ -165,4 +176,67 @@ def mlp_kernel(
         oy += tl.sum(hidden * w2y[None, :], axis=1)
         oz += tl.sum(hidden * w2z[None, :], axis=1)
     x, y, z = load_joint(entering, image * image_stride + joint * 3, valid)
+    store_moved_joint(out, image * out_stride + joint * 3, valid, x, y, z, ox, oy, oz, b2, scale)
+
+
+@triton.jit
+def single_kernel(
+    maps,
+    sizes,
+    scales,
+    strides,
+    intrinsics,
+    packed,  # [PADDED_HIDDEN, PADDED_CHANNELS], zero-padded: w1 without its relative columns
+    w1,  # [HIDDEN, CHANNELS_TOTAL + 3]
+    b1,  # [J, HIDDEN]
+    w2,  # [3, HIDDEN]
+    b2,  # [3]
+    entering,  # joints that enter the step, image_stride floats between images
+    image_stride,
+    out,  # joints that leave the step, out_stride floats between images
+    out_stride,
+    rows,
+    num_joints,
+    scale,
+    CHANNELS: tl.constexpr,  # of each map
+    CHANNELS_TOTAL: tl.constexpr,
+    PADDED_CHANNELS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    valid = row < rows
+    image = (row // num_joints).to(tl.int64)
+    joint = row % num_joints
+    x, y, z = load_joint(entering, image * image_stride + joint * 3, valid)
+    u, v, visible = project(x, y, z, load_camera(intrinsics, image, valid), valid)
+    ox = tl.zeros([BLOCK_ROWS], tl.float32)
+    oy = tl.zeros([BLOCK_ROWS], tl.float32)
+    oz = tl.zeros([BLOCK_ROWS], tl.float32)
+    for start_unit in range(0, HIDDEN, BLOCK_HIDDEN):
+        unit = start_unit + tl.arange(0, BLOCK_HIDDEN)
+        in_units = unit < HIDDEN
+        acc = tl.zeros([BLOCK_ROWS, BLOCK_HIDDEN], tl.float32)
+        first = 0
+        for l in tl.static_range(len(CHANNELS)):
+            for start in range(0, CHANNELS[l], BLOCK_CHANNELS):
+                channel = start + tl.arange(0, BLOCK_CHANNELS)
+                value = sample(maps[l], sizes[l], scales[l], strides[l], image, u, v, visible, channel, CHANNELS[l])
+                weight = packed + unit[None, :] * PADDED_CHANNELS + (first + channel)[:, None]
+                if CHANNELS[l] % BLOCK_CHANNELS == 0:
+                    w = tl.load(weight)
+                else:
+                    w = tl.load(weight, mask=(channel < CHANNELS[l])[:, None], other=0.0)
+                acc = dot(value.to(w.dtype), w, acc, UPCAST)
+            first += CHANNELS[l]
+        relative = relative_to_wrist(entering, x, y, z, image * image_stride, valid)
+        relative_weights = load_relative_weights(w1, unit, in_units, CHANNELS_TOTAL)
+        hidden = gelu(add_bias(acc, b1, joint, unit, valid, in_units, relative, relative_weights, HIDDEN))
+        w2x, w2y, w2z = load_w2(w2, unit, in_units, HIDDEN)
+        ox += tl.sum(hidden * w2x[None, :], axis=1)
+        oy += tl.sum(hidden * w2y[None, :], axis=1)
+        oz += tl.sum(hidden * w2z[None, :], axis=1)
     store_moved_joint(out, image * out_stride + joint * 3, valid, x, y, z, ox, oy, oz, b2, scale)

@@ -1,8 +1,10 @@
-"""``refine`` backward in Triton: the gradient of one map, deterministic without atomics or a float32 copy of the map.
+"""``refine`` backward in Triton: the gradient of one map. Deterministic, without atomics and without a float32 copy of the map.
 
-One image's taps come from that image's S x J projections only. The taps on one cell are chained in their order, and the first
-of them owns the cell: a program takes some owners and a block of channels, walks their chains and writes each cell once. The
-map's gradient is zero-filled beforehand.
+    locate_kernel         the cell and the weight of each tap
+    link_kernel           a linked list for each cell: its taps in their order; the first tap owns the cell
+    map_gradient_kernel   adds the taps of a list up and writes the cell once
+
+The taps of an image come from its own S x J projections only. The caller fills the map's gradient with zeros first.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from amt.kernels.refine.triton_sampling import corner, load_camera, load_joint, project
+from amt.kernels.refine.triton_kernels.sampling import corner, load_camera, load_joint, project
 
 
 @triton.jit
@@ -26,7 +28,7 @@ def locate_kernel(
     NUM_MAPS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ):
-    """The taps of every projection, once for all channel blocks."""
+    """The taps of every projection, computed once for all channel blocks."""
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     valid = row < total
     row = row.to(tl.int64)
@@ -34,8 +36,8 @@ def locate_kernel(
     u, v, visible = project(x, y, z, load_camera(intrinsics, row // count, valid), valid)
     for l in tl.static_range(NUM_MAPS):
         column, fx, left, right = corner(u, visible, sizes[l][1], scales[l][0])
-        line, fy, top, bottom = corner(v, visible, sizes[l][0], scales[l][1])
-        cell = line * sizes[l][1] + column
+        map_row, fy, top, bottom = corner(v, visible, sizes[l][0], scales[l][1])
+        cell = map_row * sizes[l][1] + column
         offset = (row + l * total.to(tl.int64)) * 4
         for tap in tl.static_range(4):
             inside = (bottom if tap // 2 else top) & (right if tap % 2 else left)
@@ -56,7 +58,7 @@ def link_kernel(
     num_taps,
     BLOCK: tl.constexpr,
 ):
-    """Chains the taps of one image that lie on one cell, in their order."""
+    """Links the taps of one image that lie on the same cell, in their order."""
     image = tl.program_id(0).to(tl.int64)
     own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     cells += image * num_taps
@@ -80,7 +82,7 @@ def map_gradient_kernel(
     following,  # [B, N] int32
     weights,  # [B, N] float32
     grad_features,  # [S, B, J, PADDED_CHANNELS]
-    out,  # [B, CELLS, CHANNELS], zeros
+    grad_map,  # [B, CELLS, CHANNELS], zeros, out
     num_cells,
     batch,
     num_joints,
@@ -108,9 +110,9 @@ def map_gradient_kernel(
         grad = tl.load(grad, mask=active[:, None] & in_channels, other=0.0).to(tl.float32)
         acc += tl.load(weights + tap, mask=active, other=0.0)[:, None] * grad
         tap = tl.load(following + tap, mask=active, other=-1)
-    out += image * num_cells * CHANNELS
+    grad_map += image * num_cells * CHANNELS
     tl.store(
-        out + cell.to(tl.int64)[:, None] * CHANNELS + channel[None, :],
-        acc.to(out.dtype.element_ty),
+        grad_map + cell.to(tl.int64)[:, None] * CHANNELS + channel[None, :],
+        acc.to(grad_map.dtype.element_ty),
         mask=(cell >= 0)[:, None] & in_channels,
     )

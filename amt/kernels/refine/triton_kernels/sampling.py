@@ -1,7 +1,7 @@
 """Device functions that every Triton kernel of ``refine`` shares: projection, taps and bilinear samples.
 
-Coordinates are float32 whatever the maps are, offsets into a map are int64. Nothing here ever turns a coordinate that is
-not inside a map into an address: insideness is decided in floating point first.
+Coordinates are float32 for maps of every dtype; offsets into a map are int64. Whether a tap lies inside its map is decided in
+floating point, before its coordinate becomes an address.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def project(x, y, z, camera, valid):
 
 @triton.jit
 def relative_to_wrist(entering, x, y, z, wrist_offset, valid):
-    """(joint - wrist) / 0.1 m per component; 0 where that is not finite, so that a broken wrist spoils no other joint."""
+    """(joint - wrist) / 0.1 m per component; 0 where that is not finite: a wrist of NaN stays in its own joint."""
     wrist_x, wrist_y, wrist_z = load_joint(entering, wrist_offset, valid)
     rx = (x - wrist_x) / RELATIVE_UNIT
     ry = (y - wrist_y) / RELATIVE_UNIT
@@ -87,8 +87,8 @@ def load_taps(feature_map, size, scale, stride, image, u, v, visible, channel, n
     ``image`` is int64.
     """
     column, fx, left, right = corner(u, visible, size[1], scale[0])
-    line, fy, top, bottom = corner(v, visible, size[0], scale[1])
-    base = image * stride[0] + line * stride[1] + column * stride[2]
+    row, fy, top, bottom = corner(v, visible, size[0], scale[1])
+    base = image * stride[0] + row * stride[1] + column * stride[2]
     t00 = load_tap(feature_map, base, top & left, channel, num_channels)
     t01 = load_tap(feature_map, base + stride[2], top & right, channel, num_channels)
     t10 = load_tap(feature_map, base + stride[1], bottom & left, channel, num_channels)
@@ -119,8 +119,10 @@ def gelu_derivative(x):
 
 @triton.jit
 def dot(a, b, acc, UPCAST: tl.constexpr):
-    """acc + a b in float32, float32 operands as three products of tf32 parts. ``UPCAST``: under the interpreter, whose bf16
-    arithmetic is wrong."""
+    """acc + a b, accumulated in float32; float32 operands are multiplied as three tf32 products (tf32x3).
+
+    ``UPCAST``: bfloat16 operands in Triton's interpreter, whose bfloat16 arithmetic is wrong.
+    """
     if UPCAST:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
