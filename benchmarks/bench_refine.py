@@ -1,8 +1,8 @@
-"""refine beside what PyTorch offers: grid_sample and a composed MLP, on channels-last and NCHW maps, and torch.compile of it."""
+"""refine beside what PyTorch offers: grid_sample and an MLP, on channels-last and NCHW maps, and torch.compile of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -55,10 +55,10 @@ def case(batch: int, maps: str, channels: int, dtype: torch.dtype, device: torch
         ours=lambda joints, intrinsics, maps, *weights: refine(
             joints, intrinsics, maps, RefineWeights(*weights), image_size=(IMAGE, IMAGE)
         ),
-        eager=lambda joints, intrinsics, maps, *weights: composed(joints, intrinsics, _nchw(maps), *weights),
+        eager=lambda joints, intrinsics, maps, *weights: plain_refine(joints, intrinsics, _nchw(maps), *weights),
         # maps and weights of two bytes as float32: faster where a processor has no matrix unit for them, and often where it has
-        rivals={"eager NCHW": Rival(composed, _contiguous_nchw)}
-        | ({} if dtype == torch.float32 or backward else {"eager in float32": Rival(composed, _widened_nchw)}),
+        rivals={"eager NCHW": Rival(plain_refine, _contiguous_nchw)}
+        | ({} if dtype == torch.float32 or backward else {"eager in float32": Rival(plain_refine, _widened_nchw)}),
         variants=_variants() if device.type == "cuda" else {},
         flops=flops,
         bytes=taps + weights if not backward else 2 * (taps + weights) + pixels,
@@ -68,7 +68,7 @@ def case(batch: int, maps: str, channels: int, dtype: torch.dtype, device: torch
 
 
 def _variants() -> dict[str, Callable]:
-    """The implementations among which the batch decides on a GPU."""
+    """The implementations among which the sizes decide on a GPU."""
     from amt.kernels.refine import triton
 
     def cuda(joints, intrinsics, maps, *weights):
@@ -83,20 +83,34 @@ def _variants() -> dict[str, Callable]:
     return {"cuda": cuda, **{f"triton {form}": in_triton(form) for form in ("two_kernel", "single")}}
 
 
-def composed(joints, intrinsics, maps, w1, b1, w2, b2):
-    """What a user of PyTorch writes: float32 coordinates and sampling, the MLP in the maps' dtype; maps [B, C, H, W]."""
+def plain_refine(
+    joints: torch.Tensor,
+    intrinsics: torch.Tensor,
+    maps: Sequence[torch.Tensor],  # [B, C, H, W]
+    w1: torch.Tensor,
+    b1: torch.Tensor,
+    w2: torch.Tensor,
+    b2: torch.Tensor,
+    image_size: tuple[int, int] = (IMAGE, IMAGE),
+    step_size: float = 1.0,
+    detach: bool = True,
+) -> torch.Tensor:  # [B, S, J, 3]
+    """``refine`` as a user of PyTorch writes it: coordinates and sampling in float32, the MLP in the dtype of the weights."""
+    height, width = image_size
+    scale = joints.new_tensor([2 / width, 2 / height])
+    maps = [m.to(joints.dtype) for m in maps]  # grid_sample takes the coordinates in the map's dtype: cast once
     steps = []
-    scale = 2 / IMAGE
     for k in range(w1.shape[0]):
-        joints = joints.detach() if k > 0 else joints
+        if detach and k > 0:
+            joints = joints.detach()
         depth = joints[..., 2:]
         visible = depth > 1e-3
         pixels = (joints @ intrinsics.mT)[..., :2] / torch.where(visible, depth, 1.0)
         grid = torch.where(visible, (pixels + 0.5) * scale - 1, 9.0)[:, :, None]
-        samples = [F.grid_sample(m.to(grid.dtype), grid, align_corners=False)[..., 0].mT for m in maps]
+        samples = [F.grid_sample(m, grid, align_corners=False)[..., 0].mT for m in maps]
         inputs = torch.cat([*samples, (joints - joints[:, :1]) / 0.1], dim=-1).to(w1.dtype)
         offsets = F.linear(F.gelu(F.linear(inputs, w1[k]) + b1[k]), w2[k], b2[k])
-        joints = joints + offsets.to(joints.dtype) / 2**k
+        joints = joints + step_size / 2**k * offsets.to(joints.dtype)
         steps.append(joints)
     return torch.stack(steps, dim=1)
 

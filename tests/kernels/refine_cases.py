@@ -1,18 +1,103 @@
-"""Cases that every implementation of ``refine`` is tried on, and the two that it is compared with."""
+"""``refine`` in tests: the implementations that this run tries, the cases, and the error rule on them.
+
+A plain run tries what this machine has. TRITON_INTERPRET=1 tries Triton's kernels in the interpreter, on the CPU; AMT_CPU_ISA
+tries the native library with the vector instructions of an older CPU. Both must be set before the process starts.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 
+import pytest
 import torch
-import torch.nn.functional as F
-from helpers import assert_error_rule
 from torch import Tensor
 
+from amt.kernels import RefineWeights, _native, _triton, refine, use
 from amt.kernels.refine import reference
+from amt.kernels.testing import assert_error_rule
+from benchmarks.bench_refine import plain_refine
+
+FLOAT32, FLOAT16, BFLOAT16, FLOAT64 = torch.float32, torch.float16, torch.bfloat16, torch.float64
 
 PYRAMID = ((4, 5, 30), (7, 6, 17))
 IMAGE_SIZE = (60, 64)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to run the op: ``function`` takes the reference's arguments."""
+
+    name: str
+    function: Callable[..., Tensor]
+    chosen_by: str  # the name for amt.kernels.use
+    device: str = "cpu"
+    dtypes: tuple[torch.dtype, ...] = (FLOAT32, BFLOAT16, FLOAT16, FLOAT64)  # of maps
+    marks: tuple = field(default=())
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def public(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, detach, *, name: str) -> Tensor:
+    """The public function under ``use(name)``."""
+    weights, options = RefineWeights(w1, b1, w2, b2), {"step_size": step_size, "detach": detach}
+    with use(name):
+        return refine(joints, intrinsics, maps, weights, image_size=image_size, **options)
+
+
+def _triton_form(form: str) -> Callable[..., Tensor]:
+    def function(*arguments) -> Tensor:
+        from amt.kernels.refine import triton
+
+        return triton.refine(*arguments, form=form)
+
+    return function
+
+
+def _implementations() -> list[Implementation]:
+    """Those that this run tries; those for a GPU are skipped where there is none."""
+    forms = {f"triton-{form}": _triton_form(form) for form in ("two_kernel", "single")}
+    if _triton.INTERPRETED:  # it truncates where a GPU rounds to bfloat16
+        return [Implementation(n, f, "triton", dtypes=(FLOAT32, FLOAT16)) for n, f in forms.items()]
+    native = Implementation("native", partial(public, name="native"), "native")
+    if "AMT_CPU_ISA" in os.environ:
+        return [native]
+    found = [Implementation("reference", reference.refine, "reference")]
+    if _native.missing("refine", "cpu") is None:
+        found.append(native)
+    no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    on_gpu = {"device": "cuda", "marks": (pytest.mark.gpu, no_gpu)}
+    if _triton.INSTALLED:
+        found += [
+            Implementation(n, f, "triton", dtypes=(FLOAT32, BFLOAT16, FLOAT16), **on_gpu) for n, f in forms.items()
+        ]
+    found += [Implementation(name, partial(public, name=name), name, **on_gpu) for name in ("cuda", "auto")]
+    return found
+
+
+IMPLEMENTATIONS = _implementations()
+
+
+def over(wanted: Callable[[Implementation], bool] = lambda implementation: True, dtypes: tuple = ()):
+    """Parametrises a test over the implementations, and with ``dtypes`` over those of the maps that each of them takes."""
+    chosen = [i for i in IMPLEMENTATIONS if wanted(i)]
+    if not dtypes:
+        return pytest.mark.parametrize("implementation", [pytest.param(i, marks=i.marks, id=i.name) for i in chosen])
+    pairs = [
+        pytest.param(i, dtype, marks=i.marks, id=f"{i.name}-{str(dtype).removeprefix('torch.')}")
+        for i in chosen
+        for dtype in dtypes
+        if dtype in i.dtypes
+    ]
+    return pytest.mark.parametrize(("implementation", "dtype"), pairs)
+
+
+def compiled(implementation: Implementation) -> bool:
+    """Not the definition itself."""
+    return implementation.name != "reference"
 
 
 @dataclass(frozen=True)
@@ -131,16 +216,25 @@ CASES = {
     "huge": lambda: scaled(1e20),
     "coincident": coincident,
 }
+LARGE = {"J21-B30": lambda: make(batch=30, joints=21), "J150": lambda: make(batch=2, joints=150, hidden=16)}
+CASES |= LARGE
 EMPTY = {"B0": lambda: make(batch=0), "J0": lambda: make(joints=0)}
 
 
-def run(function, case: Case, **options) -> list[Tensor]:
+# Cases in which plain PyTorch has NaN or infinities of its own: the definition at the same dtype takes its place.
+BEYOND_PLAIN = ("behind-the-camera", "huge")
+
+
+def run(function, case: Case) -> list[Tensor]:
     """The steps, then the gradients of joints, intrinsics, maps and weights for a fixed random gradient of the steps."""
     inputs = [x.detach().requires_grad_() for x in case.inputs()]
     last = 2 + len(case.maps)
-    steps = function(*inputs[:2], inputs[2:last], *inputs[last:], IMAGE_SIZE, 1.0, case.detach, **options)
-    gradient = torch.randn(steps.shape, generator=torch.Generator().manual_seed(1)).to(steps)
-    return [steps.detach(), *torch.autograd.grad(steps, inputs, gradient)]
+    steps = function(*inputs[:2], inputs[2:last], *inputs[last:], IMAGE_SIZE, 1.0, case.detach)
+    return [steps.detach(), *torch.autograd.grad(steps, inputs, gradient_of(steps))]
+
+
+def gradient_of(steps: Tensor) -> Tensor:
+    return torch.randn(steps.shape, generator=torch.Generator().manual_seed(1)).to(steps)
 
 
 def forward(function, case: Case) -> Tensor:
@@ -151,34 +245,21 @@ def forward(function, case: Case) -> Tensor:
         return function(joints, intrinsics, maps, *weights, IMAGE_SIZE, 1.0, case.detach)
 
 
-def composed(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, detach) -> Tensor:
-    """What a PyTorch user writes in the maps' dtype: float32 coordinates, samples and MLP in the dtype."""
-    dtype = maps[0].dtype
-    steps = []
-    for k in range(w1.shape[0]):
-        if detach and k > 0:
-            joints = joints.detach()
-        pixels, visible = reference.project(joints, intrinsics)
-        samples = [reference.sample(m, pixels, visible, image_size) for m in maps]
-        relative = (joints - joints[:, :1]) / reference.RELATIVE_UNIT
-        relative = torch.where(torch.isfinite(relative), relative, 0.0)
-        features = torch.cat([*samples, relative], dim=-1).to(dtype)
-        offset = F.gelu(features @ w1[k].T + b1[k]) @ w2[k].T + b2[k]
-        joints = joints + step_size / 2**k * offset.to(joints.dtype)
-        steps.append(joints)
-    return torch.stack(steps, dim=1)
+def plain(joints, intrinsics, maps, *rest) -> Tensor:
+    """Plain PyTorch as a user writes it, by the reference's arguments."""
+    return plain_refine(joints, intrinsics, [m.permute(0, 3, 1, 2) for m in maps], *rest)
 
 
-def check(function, case: Case, **options) -> None:
+def check(function, case: Case, peer: Callable[..., Tensor] = plain) -> None:
     """The error rule on the steps and every gradient; NaN exactly where the definition has it."""
     truth = run(reference.refine, case.to(case.joints.device, torch.float64))
-    _compare(run(function, case, **options), truth, run(composed, case))
+    _compare(run(function, case), truth, run(peer, case))
 
 
-def check_forward(function, case: Case) -> None:
+def check_forward(function, case: Case, peer: Callable[..., Tensor] = plain) -> None:
     """The same rule on the steps where no backward follows."""
     truth = forward(reference.refine, case.to(case.joints.device, torch.float64))
-    _compare([forward(function, case)], [truth], [forward(composed, case)])
+    _compare([forward(function, case)], [truth], [forward(peer, case)])
 
 
 def _compare(ours: list[Tensor], truth: list[Tensor], peer: list[Tensor]) -> None:

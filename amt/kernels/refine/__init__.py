@@ -174,10 +174,6 @@ def _check(joints, intrinsics, maps: tuple, weights, image_size) -> None:
         raise ValueError(f"refine: image_size must be a positive (height, width), got {image_size}")
 
 
-def _load_reference():
-    return reference.refine
-
-
 def _load_native():
     from amt.kernels.refine import native
 
@@ -220,6 +216,6 @@ _backend.register(
         _backend.Implementation("cuda or triton, by size", _load_by_size, _not_by_size),
         _backend.Implementation("triton", _load_triton, _not_triton),
         _backend.Implementation("cuda", _load_native, _not_cuda),
-        _backend.Implementation("reference", _load_reference, lambda device, dtype: None, fast=False),
+        _backend.Implementation("reference", lambda: reference.refine, _backend.runs_everywhere, fast=False),
     ],
 )

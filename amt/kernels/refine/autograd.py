@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from amt.kernels._torch_private import AutoDispatchBelowAutograd, functorch_transforms_active
+
 # Bits of the backward ops' last argument, as in csrc: which gradients to compute.
 NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS = 1, 2, 4  # joints and intrinsics; maps; w1, b1, w2 and b2
 
@@ -32,7 +34,7 @@ def is_needed(joints, intrinsics, maps, w1, b1, w2, b2) -> bool:
     """Whether a backward may follow."""
     if not torch.is_grad_enabled():
         return False
-    for tensor in (w1, b1, w2, b2, joints, intrinsics, *maps):
+    for tensor in (w1, b1, w2, b2, joints, intrinsics, *maps):  # noqa: SIM110 (a generator costs 0.5 µs a call)
         if tensor.requires_grad:
             return True
     return False
@@ -42,11 +44,11 @@ def call(ops: Ops, with_graph: bool, joints, intrinsics, maps, *rest) -> Tensor:
     """The steps by ``ops.forward``. In eager mode it goes past the op's own autograd, which PyTorch runs in Python over nested
     lists: that costs several times the kernel where there are few images.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or functorch_transforms_active():
         return _results(ops.forward(joints, intrinsics, list(maps), *rest))[0]
     if with_graph:
         return _Refine.apply(ops, joints, intrinsics, *rest, *maps)
-    with torch._C._AutoDispatchBelowAutograd():
+    with AutoDispatchBelowAutograd():
         return _results(ops.forward(joints, intrinsics, maps, *rest))[0]
 
 
@@ -59,7 +61,7 @@ class _Refine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, ops, joints, intrinsics, w1, b1, w2, b2, height, width, step_size, detach, option, *maps):
-        with torch._C._AutoDispatchBelowAutograd():
+        with AutoDispatchBelowAutograd():
             output = ops.forward(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, detach, option)
         results = _results(output)
         ctx.save_for_backward(*results, joints, intrinsics, w1, b1, w2, b2, *maps)
@@ -98,7 +100,7 @@ def _below_autograd(op, arguments: tuple):
     """Calls ``op`` without its own autograd, which costs more than a launch, unless a graph of the backward is asked for."""
     if torch.is_grad_enabled():
         return op(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
+    with AutoDispatchBelowAutograd():
         return op(*arguments)
 
 

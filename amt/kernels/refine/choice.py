@@ -24,15 +24,10 @@ CUDA_FORWARD_BYTES = {4: 66_976, 8: 131_648}
 CUDA_BACKWARD_BYTES = {4: (23_552, 96), 8: (44_800, 192)}  # fixed, and per hidden unit
 
 
-def cuda_fits(num_joints: int, hidden: int, dtype: torch.dtype, shared_memory: int) -> bool:
-    """Whether CUDA's forward and backward can run on a GPU that grants a block ``shared_memory`` bytes.
-
-    Args:
-        dtype: of the joints, float32 or float64.
-    """
+def cuda_bytes(hidden: int, dtype: torch.dtype) -> int:
+    """Shared memory per block that CUDA's forward and backward need at most; ``dtype`` is the joints', float32 or float64."""
     fixed, per_unit = CUDA_BACKWARD_BYTES[dtype.itemsize]
-    needed = max(CUDA_FORWARD_BYTES[dtype.itemsize], fixed + per_unit * hidden)
-    return num_joints <= CUDA_MAX_JOINTS and needed <= shared_memory
+    return max(CUDA_FORWARD_BYTES[dtype.itemsize], fixed + per_unit * hidden)
 
 
 def choose(
@@ -54,7 +49,8 @@ def choose(
         available: which of CUDA and Triton are built and installed.
     """
     triton = "triton" in available and dtype != torch.float64
-    cuda = "cuda" in available and cuda_fits(num_joints, hidden, dtype, shared_memory)
+    fits = num_joints <= CUDA_MAX_JOINTS and cuda_bytes(hidden, dtype) <= shared_memory
+    cuda = "cuda" in available and fits
     if cuda and (not triton or (batch <= SMALL_BATCH and not graphed)):
         return "cuda"
     return "triton" if triton else "reference"

@@ -110,7 +110,7 @@ _layout = lru_cache(maxsize=256)(Layout)
 class Problem:
     """What all launches of one call share. ``rows`` = B J: the projections of one step.
 
-    ``dtype`` is that of the products: w1's. With float32 weights over bfloat16 or float16 maps the samples are not rounded and the
+    ``dtype`` is that of the products: w1's. With float32 weights over bfloat16 or float16 maps, samples are not rounded and
     products are float32, as in the reference.
     """
 
