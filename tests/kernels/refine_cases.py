@@ -61,8 +61,9 @@ def _implementations() -> list[Implementation]:
     """Those that this run tries; those for a GPU are skipped where there is none."""
     forms = {f"triton-{form}": _triton_form(form) for form in ("two_kernel", "single")}
     if _triton.INTERPRETED:  # it truncates where a GPU rounds to bfloat16
-        return [Implementation(n, f, "triton", dtypes=(FLOAT32, FLOAT16)) for n, f in forms.items()]
-    native = Implementation("native", partial(public, name="native"), "native")
+        on_cpu = {"dtypes": (FLOAT32, FLOAT16), "marks": (pytest.mark.interpreted,)}
+        return [Implementation(n, f, "triton", **on_cpu) for n, f in forms.items()]
+    native = Implementation("native", partial(public, name="native"), "native", marks=(pytest.mark.native,))
     if "AMT_CPU_ISA" in os.environ:
         return [native]
     found = [Implementation("reference", reference.refine, "reference")]
