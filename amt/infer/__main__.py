@@ -45,6 +45,11 @@ def _run(command: Command, source) -> int:
     set_threads(infer.threads)
     device = choose_device(options.device, "--device")
     try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {device}: cannot be used ({reason}); leave it out to take what there is") from error
+    try:
         with use(command.settings["kernels"].use):
             predictor = load(
                 command.checkpoint,

@@ -93,7 +93,7 @@ class Command:
     @property
     def out(self) -> Path:
         """The folder of the results: the given one, or one that is called after the input, or after the folder of many."""
-        if self.options.out:
+        if self.options.out is not None:
             return Path(self.options.out)
         first = Path(self.inputs[0])
         if len(self.inputs) > 1 or any(c in self.inputs[0] for c in "*?["):
@@ -107,6 +107,10 @@ def read_command(arguments: list[str]) -> Command:
     Raises:
         InputError, CheckpointError, ConfigError: one line that names what is wrong.
     """
+    if "" in arguments:
+        before = arguments[arguments.index("") - 1] if arguments.index("") else ""
+        name = before if before.startswith("--") else "one of the words"
+        raise InputError(f"{name} is empty (is its variable set?); give a value, or leave it out")
     options = parser().parse_intermixed_args(_joined(arguments))
     _check_options(options)
     is_key = re.compile(r"[+~]*\w+(\.\w+)*=")
@@ -137,11 +141,14 @@ def read_command(arguments: list[str]) -> Command:
     )
 
 
+_NUMBERS = ("--intrinsics", "--fov", "--box", "--video", "--batch")
+
+
 def _joined(arguments: list[str]) -> list[str]:
     """Puts "--box -10,20,100" together as "--box=-10,20,100": argparse takes a word that begins with - for an option."""
     joined: list[str] = []
     for word in arguments:
-        if joined and re.fullmatch(r"--[a-z-]+", joined[-1]) and re.match(r"-[\d.]", word):
+        if joined and joined[-1] in _NUMBERS and re.match(r"-[^-]", word):
             joined[-1] += f"={word}"
         else:
             joined.append(word)
@@ -160,7 +167,8 @@ def _settings(keys: list[str], record: dict[str, Any]) -> tuple[dict[str, Any], 
 def _mano(given: str | None, hand: str | None, record: dict[str, Any]) -> Path | None:
     """The folder of MANO's files: the given one, that of the model's hand, or that of the training."""
     trained_with = hand or record["model"].get("hand", "stand-in")
-    found = given or (record.get("data") or {}).get("mano")
+    data = record.get("data")
+    found = given or (data.get("mano") if isinstance(data, dict) else None)
     return Path(found) if found else None if trained_with == "stand-in" else Path(trained_with).parent
 
 

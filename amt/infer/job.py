@@ -81,7 +81,8 @@ class Job:
         self.empty += 1
         self.say(
             f"{picture.path}{'' if picture.frame is None else f', frame {picture.frame}'}: no hand found (joints spread over "
-            f"{100 * result.spread:.0f} % of the crop); this limit is provisional, infer.max_spread=0.2 is more generous",
+            f"{100 * result.spread:.0f} % of the crop, limit {100 * self.predictor.spread_limit(result.box_source):.0f} %); "
+            "this test is provisional, a larger infer.max_spread accepts more",
             "no hand",
         )
 
@@ -115,9 +116,6 @@ class Job:
         """
         size = picture.image.shape[:2]
         frame = self.lookup.frame_of(picture.path)
-        for note in picture.notes:
-            self.say(f"{picture.path}: {note}", note)
-            self.notes[note] += 1
         intrinsics, camera = self._camera(size, frame)
         if frame is not None:
             self.say(
@@ -131,6 +129,13 @@ class Job:
             held = self._needed(lambda: held_object(frame, self.predictor.num_points), "--object")
         request = Request(picture.image, intrinsics, box, side, held, near)
         request.check()
+        if camera == "fov":
+            self.say(
+                f"K is guessed from a field of view of {self.fov:g} degrees; distances are only as good as that guess"
+            )
+        for note in picture.notes:
+            self.say(f"{picture.path}: {note}", note)
+            self.notes[note] += 1
         known = None if frame is None else self._truth(frame, intrinsics)
         return Question(picture, request, known, {"intrinsics_source": camera, **found})
 
@@ -138,9 +143,6 @@ class Job:
         if self.intrinsics is not None:
             return self.intrinsics, "given"
         if self.fov is not None:
-            self.say(
-                f"K is guessed from a field of view of {self.fov:g} degrees: distances are only as good as that guess"
-            )
             return fov_camera(self.fov, *size), "fov"
         if frame is None:
             raise InputError(_NO_CAMERA)

@@ -15,6 +15,8 @@ from amt.data.meshes import LONGEST, box_mesh, check_extent, read_mesh, sample_s
 from amt.data.objects import MESH_SAMPLES, ObjectModels, farthest_points
 from amt.infer.checks import InputError
 
+SHORTEST = 0.001  # m: side of a box
+
 # Whatever NumPy turns into numbers: a class id, three sides, or points.
 ObjectLike = str | Path | int | Sequence | np.ndarray | None
 
@@ -42,8 +44,8 @@ def resolve_object(given: ObjectLike | HeldObject, count: int, models: str | Pat
             "box:0.1x0.05x0.2" or three numbers (0.1, 0.05, 0.2), metres along its x, y and z. Numbers may be Python's, lists
             or tuples of them, NumPy's or tensors.
         count: number of points.
-        models: folder with one folder a class, as DexYCB's ``models``; without it, class names stand for the built-in
-            shapes of the synthetic sets, which are like the YCB objects in size only.
+        models: folder with one folder a class, as DexYCB's ``models``, or a set's folder. Without it, class names stand for
+            the built-in shapes of the synthetic sets, which are like the YCB objects in size only.
 
     Raises:
         InputError: an unknown name or class, a file that is missing or no mesh, an extent that is not in metres, or a box
@@ -122,9 +124,9 @@ def _box(sides: Sequence, given: ObjectLike, count: int) -> HeldObject:
         extent = tuple(float(side) for side in sides)
     except (TypeError, ValueError):
         extent = ()
-    if len(extent) != 3 or not all(0 < side <= LONGEST for side in extent):
+    if len(extent) != 3 or not all(SHORTEST <= side <= LONGEST for side in extent):
         raise InputError(
-            f"object: expected three sides above 0 and up to {LONGEST:g} m, as box:0.1x0.05x0.2 or (0.1, 0.05, 0.2); "
+            f"object: expected three sides of {SHORTEST:g} to {LONGEST:g} m, as box:0.1x0.05x0.2 or (0.1, 0.05, 0.2); "
             f"got {_short(given)}"
         )
     name = "box " + "x".join(f"{side:g}" for side in extent)
@@ -137,9 +139,11 @@ def _class_points(class_id: int, count: int, models: str | None) -> np.ndarray:
         from amt.data.synthetic.objects import built_in
 
         return _spread(sample_surface(*built_in(class_id).mesh(), MESH_SAMPLES), count, CLASS_NAMES[class_id])
-    folder = Path(models)
+    shapes = ObjectModels(Path(models))
+    if not shapes.folder.is_dir():
+        shapes.folder = Path(models)  # not a set's folder, but its ``models`` or one like it
     try:
-        return ObjectModels(folder.parent if folder.name == "models" else folder).points(class_id, count)
+        return shapes.points(class_id, count)
     except DataError as error:
         raise InputError(str(error)) from error
 

@@ -7,6 +7,7 @@ result.joints      # [21, 3], m, in the camera's frame
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +29,7 @@ from amt.infer.locate import FOLLOWED, ROUNDS, SEARCHED, SETTLED, moved, next_bo
 from amt.infer.objects import HeldObject, ObjectLike, resolve_object
 from amt.infer.result import Result
 from amt.model.amt import AMT
-from amt.model.checkpoint import load_checkpoint
+from amt.model.checkpoint import CONFIG, WEIGHTS, CheckpointError, load_checkpoint
 from amt.model.outputs import Prediction
 
 SIDES = ("right", "left")
@@ -92,9 +93,8 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
         self.record, self.models, self.batch_size, self.max_spread = record or {}, models, batch_size, max_spread
-        trained = (self.record.get("data") or {}).get("crop") or {}
-        self.num_points = int(trained.get("num_points", CropConfig.num_points))
-        self.box_scale = float(trained.get("box_scale", CropConfig.box_scale))
+        trained = crop_config(self.record)
+        self.num_points, self.box_scale = trained.num_points, trained.box_scale
 
     def __call__(
         self,
@@ -153,7 +153,8 @@ class Predictor:
                     box=box.astype(np.float32),
                     box_source=source,
                     box_settled=settled,
-                    hand_found=self._is_hand(fields, searched=source == "found"),
+                    hand_found=fields["spread"] <= self.spread_limit(source)
+                    and bool(np.isfinite(fields["joints"]).all()),
                 )
                 if not settled and look + 1 < ROUNDS:
                     following[k] = after
@@ -168,9 +169,9 @@ class Predictor:
                 surest[i] = result
         return surest
 
-    def _is_hand(self, fields: dict, searched: bool) -> bool:
-        limit = self.max_spread * (SEARCHED if searched and self.max_spread < 1 else 1)
-        return fields["spread"] <= limit and bool(np.isfinite(fields["joints"]).all())
+    def spread_limit(self, box_source: str) -> float:
+        """The largest spread that counts as a hand, in a square from this source: less in a search."""
+        return self.max_spread * (SEARCHED if box_source == "found" and self.max_spread < 1 else 1)
 
     def _starts(self, request: Request) -> list[np.ndarray]:
         """The squares to begin with: the given one, or where the surest windows of a search see the hand."""
@@ -263,6 +264,23 @@ class Predictor:
         return {"right": right, "left": np.ascontiguousarray(right[:, ::-1])}
 
 
+def crop_config(record: dict[str, Any]) -> CropConfig:
+    """How the training cut its crops, as a checkpoint's record says; the defaults where it says nothing.
+
+    Raises ValueError for a section that is not one, or for values that cannot be.
+    """
+    trained: Any = record
+    for name in ("data", "crop"):
+        trained = trained.get(name) or {}
+        if not isinstance(trained, dict):
+            raise ValueError(f'section "{name}" is not an object')
+    known = {field.name: trained[field.name] for field in dataclasses.fields(CropConfig) if field.name in trained}
+    for name, value in known.items():
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"data.crop.{name} must be a number; got {value!r}")
+    return CropConfig(**known)
+
+
 def load(
     folder: str | Path,
     device: torch.device | str | None = None,
@@ -286,4 +304,11 @@ def load(
         CheckpointError: the folder or a file of it is missing or broken; the message names it and the remedy.
     """
     model, record = load_checkpoint(folder, **overrides)
+    broken = next((name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise CheckpointError(f"{Path(folder, WEIGHTS)}: {broken} holds numbers that are not finite; train it again")
+    try:
+        crop_config(record)
+    except ValueError as error:
+        raise CheckpointError(f"{Path(folder, CONFIG)}: {error}; copy the folder again") from error
     return Predictor(model, record, device, models, batch_size, max_spread)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,9 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         ([*LENS, "--object", "teapot"], "object: 'teapot' is neither a mesh file nor a YCB object"),
         ([*LENS, "--mano", "/nowhere"], "MANO_RIGHT.pkl: no such file"),
         ([*LENS, "--device", "toaster"], "--device must be auto, cpu, cuda or cuda:N; got 'toaster'"),
+        ([*LENS, "--device", "meta"], "--device meta: cannot be used"),
+        ([*LENS, "--box", "-inf,1,2"], "--box: expected cx,cy,side in px, got '-inf,1,2'"),
+        ([*LENS, ""], "one of the words is empty"),
         ([*LENS, "--models", "/nowhere"], "--models /nowhere: no such folder"),
         ([*LENS, "--video", "0"], "--video: expected a rate above 0"),
         ([*LENS, "infer.max_spread=2"], "infer.max_spread must be above 0 and at most 1; got 2.0"),
@@ -149,7 +153,7 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         ([*LENS, "--box", "180,110,1000000"], "box: a side of 1e+06 px is too large for a picture of 320 x 240 px"),
         ([*LENS, "--box", "2000,110,120"], "box: the square of 120 px around (2000, 110) lies outside the picture"),
         ([*LENS, "--box", "-200,-100,100"], "box: the square of 100 px around (-200, -100) lies outside the picture"),
-        ([*LENS, "--object", "box:nanx0.1x0.1"], "object: expected three sides above 0"),
+        ([*LENS, "--object", "box:nanx0.1x0.1"], "object: expected three sides of 0.001 to 1 m"),
         ([], "its camera is not known; give --intrinsics fx,fy,cx,cy, or --fov"),
     ],
 )
@@ -164,8 +168,6 @@ def test_a_wrong_option_costs_one_line(checkpoint, picture, arguments, message, 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json", "folder"])
 def test_a_checkpoint_without_its_weights_costs_one_line(checkpoint, picture, missing, tmp_path, capsys):
-    import shutil
-
     folder = tmp_path / "ck"
     if missing != "folder":
         shutil.copytree(checkpoint, folder)
@@ -219,6 +221,44 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(checkpoint, photo, tmp_p
     assert len(said) == 1
     assert "predictions.jsonl: cannot be written" in said[0]
     assert 0 < len(lines(out / "predictions.jsonl")) < 6
+
+
+def test_an_empty_name_for_the_results_is_refused(checkpoint, picture, capsys):
+    assert main([str(checkpoint), str(picture), *LENS, "--out", ""]) == 2
+    assert "--out is empty (is its variable set?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"crop": {"num_points": "many"}}, "data.crop"),
+        ({"crop": {"num_points": 0}}, "data.crop"),
+        ([1], "section"),
+        ({"crop": 3}, "section"),
+    ],
+)
+def test_a_garbled_record_of_the_training_is_one_line(checkpoint, picture, data, message, tmp_path, capsys):
+    folder = tmp_path / "ck"
+    shutil.copytree(checkpoint, folder)
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | {"data": data}))
+    assert main([str(folder), str(picture), *LENS, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"amt.infer: {folder / 'config.json'}")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_weights_that_are_not_finite_are_refused(checkpoint, picture, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "ck"
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["refinement.w1"][:] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+    assert main([str(folder), str(picture), *LENS, "--out", str(tmp_path / "out")]) == 2
+    assert "model.safetensors: refinement.w1 holds numbers that are not finite" in capsys.readouterr().err
 
 
 def test_one_broken_image_of_many_is_told_and_the_others_done(checkpoint, bad, photo, tmp_path, capsys):

@@ -354,8 +354,11 @@ def test_objects_by_name_class_mesh_and_models_folder(tmp_path):
     np.savetxt(folder / "points.xyz", np.random.default_rng(0).uniform(0, 0.1, (200, 3)))
     listed = resolve_object("mug", 64, tmp_path / "models")
     assert not np.array_equal(listed.points, by_name.points)
+    np.testing.assert_array_equal(resolve_object("mug", 64, tmp_path).points, listed.points)  # a set's folder
+    folder.parent.rename(tmp_path / "ycb")
+    np.testing.assert_array_equal(resolve_object("mug", 64, tmp_path / "ycb").points, listed.points)
     with pytest.raises(ValueError, match="003_cracker_box"):
-        resolve_object("cracker_box", 64, tmp_path / "models")
+        resolve_object("cracker_box", 64, tmp_path / "ycb")
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor, str])
@@ -394,10 +397,11 @@ def test_an_object_without_a_mesh_can_be_its_box(given):
 
 
 @pytest.mark.parametrize(
-    "given", ["box:0.1x0.2", "box:", "box:axbxc", "box:0.1x0.1x0", "box:100x50x20", (0.1, 0.2, -1)]
+    "given",
+    ["box:0.1x0.2", "box:", "box:axbxc", "box:0.1x0.1x0", "box:100x50x20", "box:1e-9x1e-9x1e-9", (0.1, 0.2, -1)],
 )
 def test_a_box_that_cannot_be_is_named(given):
-    with pytest.raises(ValueError, match=r"object: expected three sides above 0 and up to 1 m, as box:0\.1x0\.05x0\.2"):
+    with pytest.raises(ValueError, match=r"object: expected three sides of 0\.001 to 1 m, as box:0\.1x0\.05x0\.2"):
         resolve_object(given, 64)
 
 
