@@ -15,8 +15,10 @@ A program describes itself by a :class:`Program`; :func:`compose` gives it its s
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -44,11 +46,14 @@ GROUPS = ("model", "data", "train", "kernels", "experiment")
 class KernelsConfig:
     """Which implementation of the ops runs."""
 
-    use: str = "auto"  # auto, reference, native, triton or cuda
+    use: str = field(  # auto, reference, native, triton or cuda; the default is the variable AMT_KERNELS, or auto
+        default_factory=lambda: os.environ.get("AMT_KERNELS", "auto")
+    )
 
     def __post_init__(self):
         if self.use not in CHOICES:
-            raise ConfigError(f"kernels.use must be one of {', '.join(CHOICES)}; got {self.use!r}")
+            where = " (from AMT_KERNELS)" if self.use == os.environ.get("AMT_KERNELS") else ""
+            raise ConfigError(f"kernels.use must be one of {', '.join(CHOICES)}; got {self.use!r}{where}")
 
 
 @dataclass(frozen=True)
@@ -151,19 +156,18 @@ def check_crop_size(model: ModelConfig, size: int) -> None:
         )
 
 
-class one_line_errors:
-    """A context in which errors of Hydra, OmegaConf and the dataclasses' checks become a ConfigError of one line."""
-
-    def __init__(self, program: Program):
-        self.program = program
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        line = None if error is None or isinstance(error, ConfigError) else _one_line(error, self.program)
-        if line is not None:
-            raise ConfigError(line) from error
+@contextmanager
+def one_line_errors(program: Program) -> Iterator[None]:
+    """A block in which errors of Hydra, OmegaConf and the dataclasses' checks become a ConfigError of one line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        line = _one_line(error, program)
+        if line is None:
+            raise
+        raise ConfigError(line) from error
 
 
 def choose_device(name: str, key: str) -> torch.device:
@@ -220,10 +224,8 @@ def _described(program: Program, section: type, prefix: str) -> list[str]:
         if is_dataclass(kind):
             lines += _described(program, kind, key)
         elif program.takes_key(key):
-            default = (
-                "" if entry.default is MISSING else "null" if entry.default is None else str(entry.default).lower()
-            )
-            default = "null" if key == FOLLOWS_MODEL else default
+            value = entry.default_factory() if entry.default is MISSING else entry.default
+            default = "null" if value is None or key == FOLLOWS_MODEL else str(value).lower()
             comment = comments.get(entry.name, "").replace("None", "null").replace("``", "")
             lines.append(f"  {f'{key}={default}':40} {comment}".rstrip())
     return lines

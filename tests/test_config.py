@@ -161,6 +161,29 @@ def test_words_of_the_configuration_are_told_from_other_arguments():
     )
 
 
+def test_the_variable_of_the_kernels_is_the_default(monkeypatch):
+    monkeypatch.setenv("AMT_KERNELS", "reference")
+    assert compose(TRAIN, [])["kernels"].use == evaluated()["kernels"].use == "reference"
+    assert compose(TRAIN, ["kernels.use=native"])["kernels"].use == "native"
+    assert compose(TRAIN, ["kernels=auto"])["kernels"].use == "auto"
+    monkeypatch.setenv("AMT_KERNELS", "magic")
+    with pytest.raises(ConfigError, match=r"kernels\.use must be one of .*; got 'magic' \(from AMT_KERNELS\)"):
+        compose(TRAIN, [])
+    monkeypatch.delenv("AMT_KERNELS")
+    assert compose(TRAIN, [])["kernels"].use == "auto"
+
+
+def test_a_set_is_rendered_only_where_no_other_is_named_and_that_is_said(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("amt.data.synthetic.write.write_set", lambda folder, *_: folder)
+    settings = compose(TRAIN, [f"data.cache={tmp_path}"])
+    assert settings["data"].root_folder() == settings["data"].root_folder() == tmp_path / "synthetic-12x3"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"data.root is not given: the synthetic set {tmp_path}/synthetic-12x3 serves" in said
+    assert compose(TRAIN, [f"data.root={tmp_path}"])["data"].root_folder() == tmp_path
+    assert capsys.readouterr().err == ""
+
+
 def test_the_choices_are_those_of_the_kernels():
     assert config.CHOICES == _backend.CHOICES
 

@@ -32,8 +32,9 @@ def save_checkpoint(folder: str | Path, model: AMT, mean_pose: MeanPose | None =
         record: further JSON values for config.json (what it was trained on, and how).
 
     Raises:
-        CheckpointError: the folder holds files of something else.
+        CheckpointError: the folder holds files of something else, or cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -41,7 +42,10 @@ def save_checkpoint(folder: str | Path, model: AMT, mean_pose: MeanPose | None =
     state = dict(model.state_dict())
     state |= {MEAN_POSE + name: tensor for name, tensor in (mean_pose.tensors() if mean_pose else {}).items()}
     with new_folder(folder) as part:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, part / WEIGHTS)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, part / WEIGHTS)
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise CheckpointError(f"{folder / WEIGHTS} cannot be written ({error}); make room and try again") from error
         (part / CONFIG).write_text(json.dumps({"model": model.config.as_dict(), **record}, indent=2) + "\n")
         (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)  # safetensors makes it readable for its owner only
     return folder

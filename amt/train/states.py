@@ -37,7 +37,13 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> Pat
     """Writes ``state`` (tensors and plain values) as ``folder/step-N`` and removes all but the newest ``keep`` states."""
     final = folder / f"step-{step:08d}"
     with new_folder(final) as part:
-        torch.save(state, part / STATE)
+        try:
+            torch.save(state, part / STATE)
+        except RuntimeError as error:  # what PyTorch makes of a full disk
+            reason = str(error).splitlines()[0]
+            raise StateError(
+                f"{final} cannot be written ({reason}); make room, and the same command continues"
+            ) from error
     for old in states(folder)[:-keep]:
         remove(old)
     return final

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from amt.evaluate.__main__ import main
 from amt.evaluate.evaluate import Collected, collect, score
 from amt.evaluate.metrics import f1, wrist_aligned_error_mm
 from amt.evaluate.report import table, write_json
-from amt.model import AMT, ModelConfig
+from amt.model import AMT, ModelConfig, save_checkpoint
 from amt.model.mean_pose import MeanPose, _best_mask
 
 
@@ -113,6 +114,31 @@ def test_the_table_and_the_file(collected, tmp_path):
     assert json.loads((tmp_path / "deep" / "metrics.json").read_text())["contact_f1"] == figures["contact_f1"]
 
 
+def test_only_the_test_set_is_read_where_the_checkpoint_holds_the_mean_pose(make_batch, monkeypatch, tmp_path, capsys):
+    batches = {"train": [make_batch(6, seed=1, left=True)], "test": [make_batch(4, seed=2)]}
+    read = []
+
+    def make_loader(data, subset, *_, augment, shuffle):
+        read.append(subset)
+        return batches[subset]
+
+    monkeypatch.setattr("amt.data.loader.make_loader", make_loader)
+    monkeypatch.setattr("amt.data.loader.open_reader", lambda *_: SimpleNamespace(record={}))
+    torch.manual_seed(0)
+    model = AMT(ModelConfig())
+    newer = save_checkpoint(tmp_path / "newer", model, MeanPose.of(batches["train"]))
+    older = save_checkpoint(tmp_path / "older", model)
+    assert main([str(newer), "evaluate.device=cpu"]) == 0
+    assert read == ["test"]
+    assert "holds no mean pose" not in capsys.readouterr().err
+    assert main([str(older), "evaluate.device=cpu"]) == 0
+    assert read == ["test", "test", "train"]
+    assert "the checkpoint holds no mean pose: it is computed from the training set" in capsys.readouterr().err
+    a, b = (json.loads((folder / "metrics.json").read_text()) for folder in (newer, older))
+    differing = {"checkpoint", "images_per_second"}
+    assert {k: v for k, v in a.items() if k not in differing} == {k: v for k, v in b.items() if k not in differing}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -125,8 +151,6 @@ def test_the_table_and_the_file(collected, tmp_path):
     ],
 )
 def test_one_clear_line_and_status_2(words, message, tmp_path, capsys):
-    from amt.model import save_checkpoint
-
     folder = save_checkpoint(tmp_path / "checkpoint", AMT(ModelConfig(decoder_depth=1, backbone={"depth": 1})))
     assert main([word.format(checkpoint=folder) for word in words]) == 2
     error = capsys.readouterr().err

@@ -2,14 +2,16 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from amt.model import load_checkpoint
+from amt.model import AMT, ModelConfig, load_checkpoint, save_checkpoint
 from amt.model.checkpoint import CheckpointError
 from amt.train import trainer as trainer_module
 from amt.train.config import MAY_DIFFER, differences, identity
@@ -185,6 +187,29 @@ def test_a_state_of_the_same_step_is_there_until_the_new_one_is(tmp_path, monkey
         save_state(tmp_path, 1, {"x": torch.tensor(2)}, keep=2)
     assert int(load_newest(tmp_path, CPU)[1]["x"]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+@contextmanager
+def small_disk():
+    """Files of at most 1,000 bytes, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_line_and_the_newest_state_stays(tmp_path):
+    save_state(tmp_path, 1, {"x": torch.tensor(1)}, keep=1)
+    with small_disk(), pytest.raises((StateError, OSError), match=r"cannot be written .*make room|File too large"):
+        save_state(tmp_path, 2, {"x": torch.zeros(1000)}, keep=1)
+    assert load_newest(tmp_path, CPU)[0] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    model = AMT(ModelConfig())
+    with small_disk(), pytest.raises((CheckpointError, OSError), match=r"cannot be written .*make room|File too large"):
+        save_checkpoint(tmp_path / "checkpoint", model)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_leftovers_of_a_killed_run_are_cleared(tmp_path):
