@@ -2,11 +2,11 @@
 
 crop, K ─ backbone ─ neck ──────────────────────────────────────────────┐ maps
              │ tokens                                       keypoints ──┤
-             ├ coarse decoder ─ scene solver ─ scene (MANO, object)     │
+             ├ coarse decoder ─ scene solver ─ coarse scene             │
              │        └ hand, object and contact encoders ─ tokens      │
-             └───────── fusion ── hand decoder ── joints ──────────── refine ─ joints, mesh
-                               ├─ object decoder ── 6-DoF
-                               └─ contact decoder ── logits
+             └────── fusion ── hand decoder ──┐                         │
+                        ├──── object decoder ─┴ decoded scene ───── refinement ─ joints, mesh
+                        └──── contact decoder ─ contact
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from amt.hand.rotations import axis_angle_to_matrix, matrix_to_six_d
 from amt.kernels import hand_frames
 from amt.model.backbone import Normalize, build_backbone
 from amt.model.camera import CropCamera
-from amt.model.coarse_decoder import HAND, OBJECT, CoarseDecoder, Guess
+from amt.model.coarse_decoder import HAND, OBJECT, CoarseDecoder
 from amt.model.config import ConfigError, ModelConfig
 from amt.model.decoders import Contact, ContactDecoder, HandDecoder, ObjectDecoder, parameter_residual
 from amt.model.distances import nearest_distances, vertex_distances
 from amt.model.encoders import ContactEncoder, HandEncoder, ObjectEncoder, PlaceEncoder
-from amt.model.features import Features
 from amt.model.frames import Frames
 from amt.model.fusion import Fused, Fusion, Tokens
 from amt.model.keypoints import KeypointHead
 from amt.model.neck import Neck
 from amt.model.outputs import Hand, Prediction
 from amt.model.refinement import Refinement
-from amt.model.scene import OFFSET_UNIT, Parameters, Scene, build_scene, in_frame
+from amt.model.scene import OFFSET_UNIT, Scene, build_scene, in_frame
 from amt.model.scene_solver import SceneSolver
 from amt.model.summary import Summary, summarize
 
@@ -90,7 +89,7 @@ class AMT(nn.Module):
     def _right_hand(self, inputs: Inputs) -> Prediction:
         camera = CropCamera.of(inputs.intrinsics, self.config.crop_size)
 
-        # from the image to a coarse scene
+        # from the image to a coarse scene that fits its keypoints
         features = self.backbone(self.normalize(inputs.image))
         maps = self.neck(features)
         keypoints, keypoint_features = self.keypoints(maps.fine)
@@ -98,12 +97,16 @@ class AMT(nn.Module):
         corners = box_corners(inputs.object_points)
         coarse, parameters = self.scene_solver(guess.parameters, self.mano, keypoints, corners, camera)
 
-        # from the coarse scene, which is an observation from here on, to fused tokens
-        observed = coarse.detach()
+        # to tokens; from here on the coarse scene is an observation, through which no gradient passes
+        observed, fixed = coarse.detach(), parameters.detach()
         frames = self._frames(observed.joints, camera)
-        fused = self.fusion(self._tokens(inputs, camera, features, guess, observed, parameters.detach(), frames))
+        points = observed.posed(inputs.object_points)
+        hand_tokens = self.hand_encoder(observed.vertices, frames, camera.view)
+        object_tokens = self.object_encoder(points, inputs.object_class, observed, fixed, frames, camera.view)
+        contact_tokens = self._contact_tokens(observed, points, frames)
+        fused = self.fusion(Tokens(features.tokens, guess.queries, hand_tokens, object_tokens, contact_tokens))
 
-        # from fused tokens to residuals, and to the refined hand
+        # to residuals on the coarse scene, to the refined hand, and to contact
         hand = self.hand_decoder(fused.queries[:, HAND], fused.hand, fused.contact, frames.rotations)
         body = self.object_decoder(fused.queries[:, OBJECT], fused.object, fused.contact)
         decoded = build_scene(parameters + parameter_residual(hand, body), self.mano, camera)
@@ -112,6 +115,7 @@ class AMT(nn.Module):
         joints = steps[:, -1] if steps.shape[1] else start
         refined = Hand(joints, self.refinement.follow_joints(decoded.vertices, joints - decoded.joints))
         unrefined = Hand(start, self.refinement.follow_joints(decoded.vertices, hand.joints))
+        contact = self._contact(inputs, camera, fused, decoded, refined)
         return Prediction(
             keypoints=keypoints,
             object_class=guess.class_logits,
@@ -120,7 +124,7 @@ class AMT(nn.Module):
             unrefined=unrefined,
             steps=steps,
             refined=refined,
-            contact=self._contact(inputs, camera, fused, decoded, refined),
+            contact=contact,
             hand_latent=hand.distribution,
             object_latent=body.distribution,
         )
@@ -132,24 +136,11 @@ class AMT(nn.Module):
             return Frames(origins, rotations)
         return Frames(origins, camera.view[:, None].expand_as(rotations).contiguous())
 
-    def _tokens(
-        self,
-        inputs: Inputs,
-        camera: CropCamera,
-        features: Features,
-        guess: Guess,
-        scene: Scene,
-        parameters: Parameters,
-        frames: Frames,
-    ) -> Tokens:
-        """All that is known, as tokens."""
-        points = scene.posed(inputs.object_points)
-        hand = self.hand_encoder(scene.vertices, frames, camera.view)
-        body = self.object_encoder(points, inputs.object_class, scene, parameters, frames, camera.view)
-        contact = None
-        if self.contact_encoder is not None:
-            contact = self.contact_encoder(points, frames, vertex_distances(scene.vertices, points))
-        return Tokens(features.tokens, guess.queries, hand, body, contact)
+    def _contact_tokens(self, scene: Scene, points: Tensor, frames: Frames) -> Tensor | None:
+        """What the frames see of the object's points [B, P, 3] (m); None where the model has no contact encoder."""
+        if self.contact_encoder is None:
+            return None
+        return self.contact_encoder(points, frames, vertex_distances(scene.vertices, points))
 
     def _contact(self, inputs: Inputs, camera: CropCamera, fused: Fused, decoded: Scene, refined: Hand) -> Contact:
         """Contact where the final hand and the final object are; no gradient goes back through the distances."""
