@@ -9,8 +9,10 @@
 
 #include <cstdlib>
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -34,10 +36,18 @@ inline bool ask_for_tiles() {
 }
 #endif
 
+#if defined(__x86_64__)
+// Conversions of float16 (F16C), which the vector code uses; __builtin_cpu_supports does not know it everywhere.
+inline bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29));
+}
+#endif
+
 inline CpuIsa detect_cpu_isa() {
 #if defined(__x86_64__)
   CpuIsa isa = CpuIsa::baseline;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isa = CpuIsa::avx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) isa = CpuIsa::avx2;
   if (isa == CpuIsa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     isa = CpuIsa::avx512;

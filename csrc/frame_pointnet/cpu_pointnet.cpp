@@ -150,6 +150,14 @@ void backward(const Arguments& a, const Tensor& grad_features, const Tensor& win
   }
 }
 
+// The backward reads points by these numbers; -1 stands for a frame without any point.
+void check_winners(const Tensor& winners, int64_t points) {
+  const int32_t* first = winners.const_data_ptr<int32_t>();
+  const bool inside = std::all_of(first, first + winners.numel(), [=](int32_t w) { return w >= -1 && w < points; });
+  STD_TORCH_CHECK(inside, "frame_pointnet: winners must be -1 or a point's number, below ", points,
+                  ": pass those that frame_pointnet returned");
+}
+
 std::tuple<Tensor, Tensor> frame_pointnet(const Tensor& points, const Tensor& origins, const Tensor& rotations,
                                           const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2,
                                           const std::optional<Tensor>& mask) {
@@ -172,6 +180,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> frame_pointne
   amt::check_shape<3>(winners, "frame_pointnet: winners", out);
   STD_TORCH_CHECK(grad_features.scalar_type() == points.scalar_type() && winners.scalar_type() == ScalarType::Int,
                   "frame_pointnet: grad_features must have the points' dtype, winners int32");
+  const Tensor dense_winners = dense(winners);
+  check_winners(dense_winners, a.shape.points);
   const ScalarType dtype = points.scalar_type();
   const PointnetShape& s = a.shape;
   const std::array<Tensor, 7> grads = {amt::empty<3>({a.images, s.points, 3}, dtype, points),
@@ -182,9 +192,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> frame_pointne
                                        amt::empty<2>({s.features, s.hidden}, dtype, points),
                                        amt::empty<1>({s.features}, dtype, points)};
   if (dtype == ScalarType::Double)
-    backward<double>(a, dense(grad_features), dense(winners), grads);
+    backward<double>(a, dense(grad_features), dense_winners, grads);
   else
-    backward<float>(a, dense(grad_features), dense(winners), grads);
+    backward<float>(a, dense(grad_features), dense_winners, grads);
   return {grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], grads[6]};
 }
 

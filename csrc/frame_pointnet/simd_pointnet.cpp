@@ -60,8 +60,6 @@ AMT_INLINE void one_register(P& address) {
 #endif
 }
 
-constexpr double unit = 0.1;  // m: the scale of the local coordinates that the MLP reads
-
 // hidden = folded[0] x + folded[1] y + folded[2] z + folded[3] with (x, y, z) = point - origin: the rotation is inside.
 template <class T>
 AMT_INLINE void fold(const T* rotation, const T* w1, const T* b1, int64_t hidden, T* folded) {
@@ -70,7 +68,7 @@ AMT_INLINE void fold(const T* rotation, const T* w1, const T* b1, int64_t hidden
     for (int i = 0; i < 3; ++i)
       folded[i * row + k] =
           (rotation[3 * i] * w1[3 * k] + rotation[3 * i + 1] * w1[3 * k + 1] + rotation[3 * i + 2] * w1[3 * k + 2]) /
-          static_cast<T>(unit);
+          static_cast<T>(pointnet_unit);
     folded[3 * row + k] = b1[k];
   }
   for (int64_t k = hidden; k < row; ++k)
@@ -373,7 +371,7 @@ void pointnet_backward(const PointnetInputs<T>& in, PointnetShape shape, const T
       for (int j = 0; j < 3; ++j) {
         T to_w1 = 0;
         for (int i = 0; i < 3; ++i) {
-          const T g = grad_folded[i * row + k] / static_cast<T>(unit);
+          const T g = grad_folded[i * row + k] / static_cast<T>(pointnet_unit);
           to_w1 += g * rotation[3 * i + j];
           to_rotation[3 * i + j] += g * in.w1[3 * k + j];
         }

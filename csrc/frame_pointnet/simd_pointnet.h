@@ -7,6 +7,8 @@
 
 namespace amt {
 
+constexpr double pointnet_unit = 0.1;  // m: the scale of the local coordinates that the MLP reads
+
 struct PointnetShape {
   int64_t points, frames, hidden, features;
 };

@@ -36,6 +36,10 @@ inline Tensor empty_frame_gradient(const Tensor& grad_origins, const Tensor& gra
   STD_TORCH_CHECK(
       grad_origins.scalar_type() == joints.scalar_type() && grad_rotations.scalar_type() == joints.scalar_type(),
       "hand_frames: gradients must have the dtype of the joints");
+  STD_TORCH_CHECK(grad_origins.is_cpu() == joints.is_cpu() && grad_rotations.is_cpu() == joints.is_cpu() &&
+                      grad_origins.get_device_index() == joints.get_device_index() &&
+                      grad_rotations.get_device_index() == joints.get_device_index(),
+                  "hand_frames: gradients must be on the joints' device");
   return empty<3>({hands, frames::num_joints, 3}, joints.scalar_type(), joints);
 }
 

@@ -358,18 +358,13 @@ Tensor empty_like_contiguous(const Tensor& tensor) {
 std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> refine_backward_cpu(
     Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1,
     Tensor b1, Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach, int64_t needed) {
-  check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
+  check_arguments(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const Needs needs{(needed & needs_coordinates) != 0, (needed & needs_maps) != 0, (needed & needs_weights) != 0};
   const int64_t batch = joints.size(0), num_joints = joints.size(1);
   const Plan plan(batch, std::max<int64_t>(num_joints, 1));
   const bool empty = batch == 0 || num_joints == 0;
-  STD_TORCH_CHECK(gradient.is_contiguous() && steps.is_contiguous() && gradient.numel() == steps.numel() &&
-                      steps.numel() == batch * w1.size(0) * num_joints * 3 &&
-                      gradient.scalar_type() == joints.scalar_type() && steps.scalar_type() == joints.scalar_type(),
-                  "refine_backward: gradient and steps must be contiguous [B, S, J, 3] in the joints' dtype");
-  STD_TORCH_CHECK(empty || (kept.numel() == plan.chunks * w1.size(0) * w1.size(1) * plan.lanes &&
-                            kept.scalar_type() == joints.scalar_type()),
-                  "refine_backward: kept must come from refine with keep=True");
+  check_backward_arguments(gradient, steps, kept, joints, w1,
+                           empty ? kept.numel() : plan.chunks * w1.size(0) * w1.size(1) * plan.lanes);
   const auto output = [](bool is_needed, const Tensor& like) {
     return is_needed ? empty_like_contiguous(like) : torch::stable::new_empty(like, {0});
   };

@@ -274,7 +274,7 @@ void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* k
 std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1,
                                       Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size,
                                       bool detach, bool keep) {
-  check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
+  check_arguments(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0);
   const Plan plan(batch, std::max<int64_t>(num_joints, 1));
   const bool nothing = batch == 0 || num_joints == 0;

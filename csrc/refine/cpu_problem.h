@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <vector>
@@ -11,6 +12,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "refine/checks.h"
 #include "refine/simd_kernels.h"
 
 namespace amt::refine {
@@ -145,7 +147,7 @@ struct Problem {
   }
 
   int num_maps() const { return static_cast<int>(maps.size()); }
-  T scale_of(int64_t step) const { return static_cast<T>(first_step_size / static_cast<double>(int64_t(1) << step)); }
+  T scale_of(int64_t step) const { return static_cast<T>(std::ldexp(first_step_size, -static_cast<int>(step))); }
 
   // Joints of an image as they enter a step.
   const T* entering(const T* steps, int64_t image, int64_t step) const {
@@ -165,46 +167,5 @@ struct Problem {
     return taps;
   }
 };
-
-// Raises where the native ops are called with something that the public function would not have let through.
-inline void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps, const Tensor& w1,
-                  const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height, int64_t width) {
-  const ScalarType dtype = joints.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
-                  "refine: joints must be float32 or float64");
-  STD_TORCH_CHECK(joints.dim() == 3 && joints.size(2) == 3 && joints.is_contiguous(),
-                  "refine: joints must be contiguous [B, J, 3]");
-  STD_TORCH_CHECK(intrinsics.dim() == 3 && intrinsics.size(0) == joints.size(0) && intrinsics.size(1) == 3 &&
-                      intrinsics.size(2) == 3 && intrinsics.is_contiguous() && intrinsics.scalar_type() == dtype,
-                  "refine: intrinsics must be contiguous [B, 3, 3] in the joints' dtype");
-  STD_TORCH_CHECK(!maps.empty() && maps.size() <= max_maps, "refine: maps must hold 1 to 4 maps, got ", maps.size());
-  int64_t channels = 0;
-  for (const Tensor& map : maps) {
-    STD_TORCH_CHECK(map.dim() == 4 && map.size(0) == joints.size(0) && map.is_cpu(),
-                    "refine: maps must be [B, H, W, C] on the CPU");
-    STD_TORCH_CHECK(map.stride(3) == 1 || map.size(3) <= 1,
-                    "refine: maps must be channels last in memory (stride 1 of the channels)");
-    STD_TORCH_CHECK(map.scalar_type() == maps[0].scalar_type() &&
-                        ((map.scalar_type() == ScalarType::Double) == (dtype == ScalarType::Double)),
-                    "refine: maps must share one dtype, float64 exactly with float64 joints");
-    channels += map.size(3);
-  }
-  STD_TORCH_CHECK(
-      w1.dim() == 3 && w1.size(2) == channels + 3 && w1.stride(2) == 1 && w1.stride(1) >= 0 && w1.stride(0) >= 0,
-      "refine: w1 must be [S, D, C + 3] with stride 1 in its last dimension");
-  const int64_t steps = w1.size(0), hidden = w1.size(1);
-  STD_TORCH_CHECK(steps >= 1, "refine: w1 must hold at least one step");
-  STD_TORCH_CHECK(b1.dim() == 3 && b1.size(0) == steps && b1.size(1) == joints.size(1) && b1.size(2) == hidden &&
-                      b1.is_contiguous(),
-                  "refine: b1 must be contiguous [S, J, D]");
-  STD_TORCH_CHECK(w2.dim() == 3 && w2.size(0) == steps && w2.size(1) == 3 && w2.size(2) == hidden && w2.is_contiguous(),
-                  "refine: w2 must be contiguous [S, 3, D]");
-  STD_TORCH_CHECK(b2.dim() == 2 && b2.size(0) == steps && b2.size(1) == 3 && b2.is_contiguous(),
-                  "refine: b2 must be contiguous [S, 3]");
-  for (const Tensor* weight : {&w1, &b1, &w2, &b2})
-    STD_TORCH_CHECK(weight->scalar_type() == maps[0].scalar_type() || weight->scalar_type() == dtype,
-                    "refine: the weights must be of the maps' dtype or the joints'");
-  STD_TORCH_CHECK(height > 0 && width > 0, "refine: the image's size must be positive");
-}
 
 }  // namespace amt::refine

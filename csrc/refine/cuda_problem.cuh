@@ -36,7 +36,7 @@ struct Problem {
   int64_t w1_step, w1_row;
   T step_size;
 
-  __device__ T scale_of(int step) const { return step_size / static_cast<T>(int64_t(1) << step); }
+  __device__ T scale_of(int step) const { return ldexp(step_size, -step); }
 
   // Joints of an image as they enter a step.
   __device__ const T* entering(const T* steps, int64_t image, int step) const {

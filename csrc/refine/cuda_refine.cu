@@ -1,7 +1,10 @@
 // refine on CUDA: checks, memory and launches of the native ops' CUDA half; the schema is in op.cpp. Made for small
 // batches: every step of an image in one launch. `kept` holds the pre-activations [B, S, J, D].
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <mutex>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -14,6 +17,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "common/cuda_call.h"
+#include "refine/checks.h"
 #include "refine/cuda_backward.cuh"
 #include "refine/cuda_forward.cuh"
 #include "refine/cuda_gradients.cuh"
@@ -26,42 +30,9 @@ constexpr int max_devices = 64, team_on_hopper = 8;
 
 void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps, const Tensor& w1,
            const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height, int64_t width) {
-  const ScalarType dtype = joints.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
-                  "refine: joints must be float32 or float64");
-  check_shape<3>(joints, "refine: joints", {-1, -1, 3});
-  const int64_t batch = joints.size(0), num_joints = joints.size(1);
-  STD_TORCH_CHECK(num_joints <= max_joints, "refine: at most ", max_joints, " joints on CUDA, got ", num_joints);
-  check_shape<3>(intrinsics, "refine: intrinsics", {batch, 3, 3});
-  STD_TORCH_CHECK(intrinsics.scalar_type() == dtype, "refine: intrinsics must have the joints' dtype");
-  STD_TORCH_CHECK(!maps.empty() && maps.size() <= max_maps, "refine: maps must hold 1 to 4 maps, got ", maps.size());
-  int64_t channels = 0;
-  for (const Tensor& map : maps) {
-    check_shape<4>(map, "refine: a map", {batch, -1, -1, -1});
-    STD_TORCH_CHECK(map.stride(3) == 1 || map.size(3) <= 1,
-                    "refine: maps must be channels last in memory (stride 1 of the channels)");
-    STD_TORCH_CHECK(map.scalar_type() == maps[0].scalar_type() &&
-                        (map.scalar_type() == ScalarType::Double) == (dtype == ScalarType::Double),
-                    "refine: maps must share one dtype, float64 exactly with float64 joints");
-    STD_TORCH_CHECK(map.get_device_index() == joints.get_device_index(), "refine: maps must be on the joints' device");
-    channels += map.size(3);
-  }
-  check_shape<3>(w1, "refine: w1", {-1, -1, channels + 3});
-  const int64_t num_steps = w1.size(0), hidden = w1.size(1);
-  check_shape<3>(b1, "refine: b1", {num_steps, num_joints, hidden});
-  check_shape<3>(w2, "refine: w2", {num_steps, 3, hidden});
-  check_shape<2>(b2, "refine: b2", {num_steps, 3});
-  STD_TORCH_CHECK(num_steps >= 1 && num_steps < 63, "refine: 1 to 62 steps, got ", num_steps);
-  STD_TORCH_CHECK(w1.stride(2) == 1, "refine: w1 must have stride 1 in its last dimension");
-  for (const Tensor* tensor : {&joints, &intrinsics, &b1, &w2, &b2})
-    STD_TORCH_CHECK(tensor->is_contiguous(), "refine: all but maps and w1 must be contiguous");
-  for (const Tensor* weight : {&w1, &b1, &w2, &b2})
-    STD_TORCH_CHECK(weight->scalar_type() == maps[0].scalar_type() || weight->scalar_type() == dtype,
-                    "refine: the weights must be of the maps' dtype or the joints'");
-  for (const Tensor* tensor : {&intrinsics, &w1, &b1, &w2, &b2})
-    STD_TORCH_CHECK(tensor->get_device_index() == joints.get_device_index(),
-                    "refine: all tensors must be on one device");
-  STD_TORCH_CHECK(height > 0 && width > 0, "refine: the image's size must be positive");
+  check_arguments(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
+  STD_TORCH_CHECK(joints.size(1) <= max_joints, "refine: at most ", max_joints, " joints on CUDA, got ", joints.size(1),
+                  ": use Triton (amt.kernels.use(\"triton\"))");
 }
 
 template <class T>
@@ -127,11 +98,31 @@ int team_size(int device) {
   return team;
 }
 
+// Lets a kernel have all the shared memory that the device grants a block, once for each device: the attribute is the
+// kernel's, not the launch's, so that host threads that set it to sizes of their own would race.
+template <auto kernel>
+void allow_shared_memory(int device, size_t wanted) {
+  static std::array<std::once_flag, max_devices> once;
+  static std::array<size_t, max_devices> granted;
+  STD_TORCH_CHECK(device < max_devices, "refine: at most ", max_devices, " CUDA devices");
+  std::call_once(once[device], [device] {
+    int most = 0;
+    cudaFuncAttributes attributes;
+    AMT_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    AMT_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+    most -= static_cast<int>(attributes.sharedSizeBytes);
+    AMT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+    granted[device] = static_cast<size_t>(most);
+  });
+  STD_TORCH_CHECK(wanted <= granted[device], "refine: CUDA's kernel needs ", wanted,
+                  " bytes of shared memory for these sizes, this device grants ", granted[device],
+                  ": use fewer hidden units or steps, or Triton (amt.kernels.use(\"triton\"))");
+}
+
 template <auto kernel, class... Arguments>
-void launch(dim3 grid, int team, size_t shared, cudaStream_t stream, const Arguments&... arguments) {
+void launch(dim3 grid, int team, size_t shared, int device, cudaStream_t stream, const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0) return;
-  if (shared > 48 * 1024)
-    AMT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  if (shared > 48 * 1024) allow_shared_memory<kernel>(device, shared);
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {static_cast<unsigned>(team), 1, 1};
@@ -144,6 +135,21 @@ void launch(dim3 grid, int team, size_t shared, cudaStream_t stream, const Argum
   config.numAttrs = team > 1 ? 1 : 0;
   AMT_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
   AMT_CUDA_CHECK(cudaGetLastError());
+}
+
+// Shared memory of the backward's first kernel; BackwardMemory holds one hidden unit's gradients.
+template <class T>
+size_t backward_bytes(int64_t hidden) {
+  return sizeof(BackwardMemory<T>) + sizeof(T) * joint_tile * std::max<int64_t>(hidden - 1, 0);
+}
+
+// Of a coordinate of `item_bytes`: bytes of the forward; of the backward without hidden units, and for each of them.
+std::tuple<int64_t, int64_t, int64_t> refine_shared_bytes(int64_t item_bytes) {
+  const auto bytes = []<class T>(T) {
+    const auto of_unit = static_cast<int64_t>(sizeof(T) * joint_tile);
+    return std::tuple<int64_t, int64_t, int64_t>(sizeof(ForwardMemory<T>), backward_bytes<T>(1) - of_unit, of_unit);
+  };
+  return item_bytes == 8 ? bytes(double{}) : bytes(float{});
 }
 
 unsigned blocks(int64_t count, int64_t size) { return static_cast<unsigned>((count + size - 1) / size); }
@@ -164,7 +170,7 @@ std::tuple<Tensor, Tensor> refine_cuda(Tensor joints, Tensor intrinsics, std::ve
     const Problem<T> p = problem_of<T>(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
     constexpr auto kernel = forward_kernel<T, M>;
     const int team = team_size<kernel>(device);
-    launch<kernel>(dim3(static_cast<unsigned>(batch * team)), team, sizeof(ForwardMemory<T>), stream, p,
+    launch<kernel>(dim3(static_cast<unsigned>(batch * team)), team, sizeof(ForwardMemory<T>), device, stream, p,
                    static_cast<T*>(steps.mutable_data_ptr()),
                    keep ? static_cast<T*>(kept.mutable_data_ptr()) : static_cast<T*>(nullptr));
   });
@@ -190,12 +196,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
   check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0), hidden = w1.size(1),
                 inputs = w1.size(2);
-  for (const Tensor* tensor : {&gradient, &steps}) {
-    check_shape<4>(*tensor, "refine_backward: gradient and steps", {batch, num_steps, num_joints, 3});
-    STD_TORCH_CHECK(tensor->is_contiguous() && tensor->scalar_type() == joints.scalar_type(),
-                    "refine_backward: gradient and steps must be contiguous and of the joints' dtype");
-  }
-  check_shape<4>(kept, "refine_backward: kept (from refine with keep=True)", {batch, num_steps, num_joints, hidden});
+  check_backward_arguments(gradient, steps, kept, joints, w1, batch * num_steps * num_joints * hidden);
   const int device = joints.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   const cudaStream_t stream = current_stream(joints);
@@ -236,23 +237,24 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
 
     constexpr auto first = backward_kernel<T, M>;
     const int team = team_size<first>(device);
-    const size_t shared = sizeof(BackwardMemory<T>) + sizeof(T) * joint_tile * std::max<int64_t>(hidden - 1, 0);
-    launch<first>(dim3(static_cast<unsigned>(batch * team)), team, shared, stream, p, scratch,
+    const size_t shared = backward_bytes<T>(hidden);
+    launch<first>(dim3(static_cast<unsigned>(batch * team)), team, shared, device, stream, p, scratch,
                   static_cast<const T*>(gradient.const_data_ptr()), after, before_gelu, detach,
                   pointer(d_joints, coordinates), pointer(d_intrinsics, coordinates));
     if (of_weights) {
       const auto steps_in_grid = static_cast<unsigned>(num_steps);
-      launch<w1_kernel<T, M>>(dim3(blocks(inputs, tile), blocks(hidden, tile), steps_in_grid), 1, 0, stream, p, scratch,
-                              gradient_of(d_w1));
+      launch<w1_kernel<T, M>>(dim3(blocks(inputs, tile), blocks(hidden, tile), steps_in_grid), 1, 0, device, stream, p,
+                              scratch, gradient_of(d_w1));
       // one block at least: it sums b2's gradient
-      launch<bias_kernel<T, M>>(dim3(std::max(blocks(hidden, 32), 1u), steps_in_grid), 1, 0, stream, p, scratch,
+      launch<bias_kernel<T, M>>(dim3(std::max(blocks(hidden, 32), 1u), steps_in_grid), 1, 0, device, stream, p, scratch,
                                 before_gelu, gradient_of(d_b1), gradient_of(d_w2), gradient_of(d_b2));
     }
     for (size_t m = 0; m < d_maps.size(); ++m) {
       const size_t taps = static_cast<size_t>(num_steps * num_joints * 4) * (sizeof(T) + sizeof(int64_t));
       if (d_maps[m].numel() > 0)
-        launch<map_kernel<T, M>>(dim3(static_cast<unsigned>(batch), blocks(maps[m].size(3), 32)), 1, taps, stream, p,
-                                 scratch, after, static_cast<int>(m), static_cast<M*>(d_maps[m].mutable_data_ptr()));
+        launch<map_kernel<T, M>>(dim3(static_cast<unsigned>(batch), blocks(maps[m].size(3), 32)), 1, taps, device,
+                                 stream, p, scratch, after, static_cast<int>(m),
+                                 static_cast<M*>(d_maps[m].mutable_data_ptr()));
     }
   });
   return {d_joints, d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2};
@@ -264,4 +266,12 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
 STABLE_TORCH_LIBRARY_IMPL(amt, CUDA, m) {
   m.impl("refine", TORCH_BOX(&amt::refine::cuda::refine_cuda));
   m.impl("refine_backward", TORCH_BOX(&amt::refine::cuda::refine_backward_cuda));
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
+  m.def("refine_shared_bytes(int item_bytes) -> (int forward, int backward, int backward_of_unit)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(amt, CompositeExplicitAutograd, m) {
+  m.impl("refine_shared_bytes", TORCH_BOX(&amt::refine::cuda::refine_shared_bytes));
 }

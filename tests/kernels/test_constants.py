@@ -1,0 +1,51 @@
+"""Numbers that stand in C++, in Python and in Triton's kernels are the same."""
+
+import importlib
+
+import pytest
+import torch
+
+from amt.kernels import _native
+from amt.kernels.frame_pointnet import reference as pointnet
+from amt.kernels.hand_frames import reference as frames
+from amt.kernels.refine import reference as refine
+
+missing = _native.missing("refine", "cpu")
+needs_native = pytest.mark.skipif(missing is not None, reason=str(missing))
+
+
+@needs_native
+def test_refine_in_cpp_and_python():
+    from amt.kernels.refine import native
+
+    package = importlib.import_module("amt.kernels.refine")  # the attribute of that name is the function
+
+    most_maps, coordinates, maps, weights, rows, panels, depth, unit = torch.ops.amt.refine_constants()
+    assert most_maps == package.MAX_MAPS
+    needs = native.NEEDS_COORDINATES, native.NEEDS_MAPS, native.NEEDS_WEIGHTS
+    assert (coordinates, maps, weights) == needs
+    assert (rows, panels) == (native.PANEL_ROWS, native.MOST_PANELS)
+    assert (depth, unit) == (refine.NEAREST_DEPTH, refine.RELATIVE_UNIT)
+
+
+@needs_native
+def test_hand_frames_in_cpp_and_python():
+    found = torch.ops.amt.hand_frames_constants()
+    assert found[:4] == (frames.NUM_JOINTS, frames.NUM_FRAMES, frames.INDEX_BASE, frames.LITTLE_BASE)
+    assert found[4:6] == (frames.FLAT, frames.REVERSED)
+
+
+@needs_native
+def test_frame_pointnet_in_cpp_and_python():
+    assert torch.ops.amt.frame_pointnet_unit() == pointnet.UNIT
+
+
+def test_triton_and_python():
+    pytest.importorskip("triton")
+    from amt.kernels.frame_pointnet import triton_kernels as pointnet_kernels
+    from amt.kernels.hand_frames import triton_kernels as frames_kernels
+
+    assert (frames_kernels.FLAT.value, frames_kernels.REVERSED.value) == (frames.FLAT, frames.REVERSED)
+    if missing is None:
+        assert frames_kernels.SMALLEST_SIZE.value == torch.ops.amt.hand_frames_constants()[6]
+    assert pointnet_kernels.PER_UNIT.value * pointnet.UNIT == 1.0
