@@ -1,4 +1,4 @@
-"""The folder of crop caches: what lies in it, whose it is, and how it is kept small.
+"""The folder of crop caches: what lies in it, who reads it, and how it is limited.
 
     python -m amt.data.cache list                 # each cache: size, last use, the set that it was cut from
     python -m amt.data.cache clear [NAME ...]     # removes the named caches, or all of them
@@ -111,7 +111,7 @@ def made_by_one(crops: Path, base: str, say: Callable[[str], None]) -> Iterator[
             pass  # a file system without locks: two processes may cut the same frames, and the last one's are taken
         else:
             for left in _unfinished(crops, base):
-                files.remove(left)  # whoever made it no longer holds the lock
+                files.remove(left)  # the process that made it no longer holds the lock
         sweep(crops)
         yield
 

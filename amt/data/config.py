@@ -67,7 +67,7 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges of variation; a zero turns one off."""
+    """Ranges of variation; a zero switches one off."""
 
     turn: float = 30.0  # degrees: in-plane rotation of the camera, either way; 180 for any
     zoom: float = 0.15  # log2-ish: side of the box times 2 ** uniform(-zoom, zoom)

@@ -1,4 +1,4 @@
-"""The crop cache: the rows of a subset's frames, cut once and kept in files that are mapped into memory.
+"""The crop cache: the rows of a subset's frames, cut once and stored in files that are mapped into memory.
 
 A cache's name holds a digest of all that it was made from: the set's files (size and time), calibration, hands, settings and
 code. What changes, is cut anew. A cache appears under its name only when it is whole and on the disk.

@@ -44,7 +44,7 @@ class CropDataset:
         return len(self.cache)
 
     def batch(self, rows: np.ndarray, epoch: int = 0) -> Batch:
-        """The batch of cache rows [B], varied as it befits ``epoch``."""
+        """The batch of cache rows [B], varied as (seed, epoch, index) say."""
         rows = np.asarray(rows, np.int64)
 
         def take(name: str) -> Tensor:

@@ -48,8 +48,8 @@ def test_a_bright_dot_lands_where_the_crop_camera_projects_it(side, angle):
     crop_k, warp = crop_camera(k, box, 96, angle)
     found = bright_spot(cut(spot_at(pixel, sigma=max(2.0, side / 40)), warp.numpy(), 96))
     c, s = np.cos(angle), np.sin(angle)
-    turned = point @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T
-    np.testing.assert_allclose(found, project(turned, crop_k)[0].numpy(), atol=0.15)
+    rotated = point @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T
+    np.testing.assert_allclose(found, project(rotated, crop_k)[0].numpy(), atol=0.15)
 
 
 def test_a_planted_joint_is_found_through_cache_and_augmentation(own_set, tmp_path):
@@ -99,13 +99,13 @@ def test_labels_are_float32_to_the_last_bit(cached):
     np.testing.assert_array_equal(cache["joints"], stored)
 
 
-def test_turned_labels_are_still_one_hand(cached):
-    """Pose, betas and translation give the turned joints and vertices; object and box turn with them."""
+def test_rotated_labels_are_still_one_hand(cached):
+    """Pose, betas and translation give the rotated joints and vertices; object and box rotate with them."""
     _, cache = cached
     batch = CropDataset(cache, SMALL, GEOMETRY_ONLY).batch(np.arange(0, len(cache), 3), epoch=4)
     plain = CropDataset(cache, SMALL).batch(np.arange(0, len(cache), 3))
     t = batch.targets
-    assert (t.joints - plain.targets.joints).abs().max() > 0.02  # something turned
+    assert (t.joints - plain.targets.joints).abs().max() > 0.02  # something rotated
     for side, right in (("right", True), ("left", False)):
         mine = batch.inputs.right == right
         if not mine.any():
@@ -113,14 +113,14 @@ def test_turned_labels_are_still_one_hand(cached):
         mesh = ManoLayer(stand_in_hand(side))(t.pose[mine], t.betas[mine], t.translation[mine])
         torch.testing.assert_close(mesh.joints, t.joints[mine], atol=5e-6, rtol=0)
         torch.testing.assert_close(mesh.vertices, t.vertices[mine], atol=5e-6, rtol=0)
-    # Distances between hand and object do not change under a turn of the camera.
+    # Distances between hand and object do not change under a rotation of the camera.
     for one in (batch, plain):
         posed = one.inputs.object_points @ one.targets.object_rotation.mT + one.targets.object_translation[:, None]
         gap = torch.cdist(one.targets.joints.double(), posed.double())
         if one is batch:
             first = gap
     torch.testing.assert_close(first, gap, atol=2e-6, rtol=0)
-    # The box's centre, in the turned frame, is where the crop's centre looks.
+    # The box's centre, in the rotated frame, is where the crop's centre looks.
     i = batch.inputs
     centre = torch.full((len(i.box), 1, 2), (SMALL.size - 1) / 2)
     ray = torch.linalg.solve(i.intrinsics, torch.cat([centre, torch.ones(len(i.box), 1, 1)], -1).mT).mT
@@ -131,12 +131,12 @@ def test_turned_labels_are_still_one_hand(cached):
 
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_joints_land_on_the_frame_s_pixels_when_the_crop_is_mapped_back(cached, epoch):
-    """Random boxes, turns and zooms through cache and loader: crop pixels, un-warped, are the frame's own projections."""
+    """Random boxes, rotations and zooms through cache and loader: crop pixels, un-warped, are the frame's own projections."""
     _, cache = cached
-    wild = AugmentConfig(turn=180, zoom=0.4, shift=0.2, brightness=0, contrast=0, gamma=0, tint=0, hue=0, noise=0)
+    strong = AugmentConfig(turn=180, zoom=0.4, shift=0.2, brightness=0, contrast=0, gamma=0, tint=0, hue=0, noise=0)
     rows = np.arange(0, len(cache), 2)
-    batch = CropDataset(cache, SMALL, wild).batch(rows, epoch)
-    draws = [draw_geometry(wild, sample_rng(0, epoch, int(index))) for index in batch.index]
+    batch = CropDataset(cache, SMALL, strong).batch(rows, epoch)
+    draws = [draw_geometry(strong, sample_rng(0, epoch, int(index))) for index in batch.index]
     angle = torch.tensor([a for a, _ in draws], dtype=torch.float64)
     change = torch.from_numpy(np.stack([c for _, c in draws]))
     box = torch.from_numpy(cache["box"][rows]).double()

@@ -43,7 +43,7 @@ def full_index(tmp_path_factory):
     return root
 
 
-# Sequences x cameras of each subset, by dexycb.md's table: s0 keeps 80, 4 (2 x 20 = 40) and 16 (8 x 20) of 100 sequences.
+# Sequences x cameras of each subset, by dexycb.md's table: s0 train holds 80, 4 (2 x 20 = 40) and 16 (8 x 20) of 100 sequences.
 EXPECTED = {
     ("s0", "train"): 10 * 80 * 8,
     ("s0", "val"): 2 * 20 * 8,
@@ -198,7 +198,7 @@ def test_a_broken_yml_is_one_line_that_names_it(own_set, file, content):
     if content == "missing":
         path.unlink()
     else:
-        spoilt = {
+        damaged = {
             "latin-1": ("# Kamera für Gr\u00f6\u00dfen\n" + text).encode("latin-1"),
             "utf-16": text.encode("utf-16"),
             "no yaml": b"{a: [1, 2",
@@ -206,7 +206,7 @@ def test_a_broken_yml_is_one_line_that_names_it(own_set, file, content):
             "empty": b"",
             "wrong fields": b"color: 3\nextrinsics: [1]\nbetas: [a, b]\n",
         }
-        path.write_bytes(spoilt[content])
+        path.write_bytes(damaged[content])
     if content == "utf-16":
         read()  # its byte order mark tells
         return

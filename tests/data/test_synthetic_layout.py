@@ -145,18 +145,18 @@ def test_extrinsics_take_the_world_poses_to_each_camera(tiny_set):
         )
         for serial in SERIALS:
             to_world = np.array(content["extrinsics"][serial]).reshape(3, 4)
-            turn, place = to_world[:, :3], to_world[:, 3]
+            to_world_rotation, place = to_world[:, :3], to_world[:, 3]
             for frame in (0, 3):
                 found = labels(folder, serial, frame)
                 for k in range(len(m["ycb_ids"])):
                     rotation = Rotation.from_quat(world_y[frame, k, :4]).as_matrix()
-                    np.testing.assert_allclose(turn @ found["pose_y"][k, :, :3], rotation, atol=1e-5)
+                    np.testing.assert_allclose(to_world_rotation @ found["pose_y"][k, :, :3], rotation, atol=1e-5)
                     np.testing.assert_allclose(
-                        turn @ found["pose_y"][k, :, 3] + place, world_y[frame, k, 4:], atol=1e-5
+                        to_world_rotation @ found["pose_y"][k, :, 3] + place, world_y[frame, k, 4:], atol=1e-5
                     )
                 mine = Rotation.from_rotvec(found["pose_m"][0, :3]).as_matrix()
                 theirs = Rotation.from_rotvec(world_m[frame, 0, :3]).as_matrix()
-                np.testing.assert_allclose(turn @ mine, theirs, atol=1e-5)
+                np.testing.assert_allclose(to_world_rotation @ mine, theirs, atol=1e-5)
                 np.testing.assert_allclose(found["pose_m"][0, 3:48], world_m[frame, 0, 3:48], atol=1e-6)
 
 

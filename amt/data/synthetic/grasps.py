@@ -2,7 +2,7 @@
 
 A candidate is a wrist pose in front of a random point of the surface, palm toward it. The open hand comes in until it
 almost touches; then each finger bends at all joints together until its first contact, then at the outer two, then at the
-last one. Of many candidates the one is kept whose thumb and fingers press against each other through the object.
+last one. Of many candidates, the best is the one whose thumb and fingers press against each other through the object.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Grasp:
 
     fingers: np.ndarray  # float64 [45], axis-angle of MANO's 15 joints
     open_fingers: np.ndarray  # float64 [45]: the same hand before it closed
-    rotation: np.ndarray  # float64 [3, 3]: the hand's global turn
-    translation: np.ndarray  # float64 [3], m: MANO's (added after the turn about J0)
+    rotation: np.ndarray  # float64 [3, 3]: the wrist's rotation
+    translation: np.ndarray  # float64 [3], m: MANO's (added after the rotation about J0)
     retreat: np.ndarray  # float64 [3], unit: the way back out of the object
     arm: np.ndarray  # float64 [3], unit: from the wrist toward the elbow
     palm: np.ndarray  # float64 [3], unit: out of the palm
@@ -69,7 +69,7 @@ class Hand:
         self.flexion = np.stack([self._flexion_axis(number) for number in range(5)])
 
     def _flexion_axis(self, finger: int) -> np.ndarray:
-        """Unit axis, rest frame, about which a positive turn bends a finger toward the palm."""
+        """Unit axis, rest frame, about which a positive rotation bends a finger toward the palm."""
         base, tip = self.rest[1 + 4 * finger], self.rest[4 + 4 * finger]
         toward = self.palm if finger else 0.45 * self.palm + 0.9 * self.across
         return _unit(np.cross(_unit(tip - base), toward))
@@ -79,8 +79,8 @@ class Hand:
 
         Args:
             angles: [B, 5, 3], rad: each finger's base, middle and outer joint.
-            opposition: [B], rad: how far the thumb's base is turned under the palm.
-            spread: [B, 5], rad: sideways turn of the fingers' bases.
+            opposition: [B], rad: how far the thumb's base is rotated under the palm.
+            spread: [B, 5], rad: sideways rotation of the fingers' bases.
         """
         count = len(angles)
         joints = np.zeros((count, 16, 3))
@@ -95,8 +95,8 @@ class Hand:
                 base[:, first] = opposition[:, None] * axis
             else:
                 base[:, first] = spread[:, number, None] * self.palm
-        turn = axis_angle_to_matrix(torch.from_numpy(base.astype(np.float32)))
-        return turn @ axis_angle_to_matrix(torch.from_numpy(joints.astype(np.float32)))
+        rotation = axis_angle_to_matrix(torch.from_numpy(base.astype(np.float32)))
+        return rotation @ axis_angle_to_matrix(torch.from_numpy(joints.astype(np.float32)))
 
     def vertices(self, rotations: torch.Tensor) -> np.ndarray:
         """float32 [B, 778, 3], m, of joint rotations [B, 16, 3, 3], at zero translation."""
@@ -126,10 +126,10 @@ def _candidates(
     opened = hand.rotations(angles, opposition, spread)
     shapes = hand.vertices(opened)
 
-    turns, places = _wrist_poses(hand, shape, distance, shapes, rng)
+    rotations, places = _wrist_poses(hand, shape, distance, shapes, rng)
     bent, limits = angles.copy(), np.zeros((count, 5), bool)
     for stage in range(3):
-        bent, touched = _close(hand, distance, turns, places, bent, opposition, spread, stage, limits)
+        bent, touched = _close(hand, distance, rotations, places, bent, opposition, spread, stage, limits)
         if stage == 0:
             limits = touched
             # A finger that reaches nothing stays loosely bent.
@@ -137,7 +137,7 @@ def _candidates(
             bent = np.where(limits[..., None], bent, loose)
     closed = hand.rotations(bent, opposition, spread)
     found = []
-    vertices = np.einsum("bij,bvj->bvi", turns, hand.vertices(closed)) + places[:, None]
+    vertices = np.einsum("bij,bvj->bvi", rotations, hand.vertices(closed)) + places[:, None]
     gaps = distance(vertices)
     for k in range(count):
         score, good = _judge(hand, distance, vertices[k], gaps[k])
@@ -146,11 +146,11 @@ def _candidates(
             Grasp(
                 fingers=_fingers(closed[k]),
                 open_fingers=_fingers(opened[k]),
-                rotation=turns[k],
-                translation=turns[k] @ root + places[k] - root,
-                retreat=_unit(-turns[k] @ (hand.palm + 0.35 * hand.along)),
-                arm=-turns[k] @ hand.along,
-                palm=turns[k] @ hand.palm,
+                rotation=rotations[k],
+                translation=rotations[k] @ root + places[k] - root,
+                retreat=_unit(-rotations[k] @ (hand.palm + 0.35 * hand.along)),
+                arm=-rotations[k] @ hand.along,
+                palm=rotations[k] @ hand.palm,
                 score=score,
                 good=good,
             )
@@ -159,7 +159,7 @@ def _candidates(
 
 
 def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: np.ndarray, rng: np.random.Generator):
-    """Turns [C, 3, 3] and places [C, 3] (vertex = turn @ v + place) that bring open hands up to the surface."""
+    """Rotations [C, 3, 3] and places [C, 3] (vertex = rotation @ v + place) that bring open hands up to the surface."""
     count = len(shapes)
     points, normals = shape.surface_points(count, seed=int(rng.integers(1 << 31)))
     long = np.eye(3)[np.argmax(shape.extent)]
@@ -169,7 +169,7 @@ def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: np.
     thumb, fingers = (shapes[:, np.isin(hand.finger_of, f)].mean(1) for f in ([0], [1, 2]))
     centre = palm_centre + fork[:, None] * ((thumb + fingers) / 2 - palm_centre)
     tilt = fork * rng.uniform(0.2, 1.2, count)
-    turns, outward = np.empty((count, 3, 3)), np.empty((count, 3))
+    rotations, outward = np.empty((count, 3, 3)), np.empty((count, 3))
     flat = _unit(hand.along - hand.palm * (hand.along @ hand.palm))
     for k in range(count):
         toward = -_unit(normals[k] + rng.normal(0, 0.18, 3))
@@ -179,19 +179,19 @@ def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: np.
         approach = np.cos(tilt[k]) * hand.palm + np.sin(tilt[k]) * flat
         length = np.cos(tilt[k]) * flat - np.sin(tilt[k]) * hand.palm
         own = np.stack([approach, length, np.cross(approach, length)], 1)
-        turns[k] = np.stack([toward, finger, np.cross(toward, finger)], 1) @ own.T
+        rotations[k] = np.stack([toward, finger, np.cross(toward, finger)], 1) @ own.T
         outward[k] = -toward
-    start = points - np.einsum("bij,bj->bi", turns, centre)
-    turned = np.einsum("bij,bvj->bvi", turns, shapes)[:, ::2]
+    start = points - np.einsum("bij,bj->bi", rotations, centre)
+    rotated = np.einsum("bij,bvj->bvi", rotations, shapes)[:, ::2]
     # From far to near: the last step at which nothing sinks in.
     steps = np.linspace(0.14, -0.06, 34)
-    clear = np.stack([distance(turned + (start + s * outward)[:, None]).min(1) for s in steps], 1) > 0.001
+    clear = np.stack([distance(rotated + (start + s * outward)[:, None]).min(1) for s in steps], 1) > 0.001
     last = np.where(clear.all(1), len(steps), np.argmin(clear, 1)) - 1
     offset = steps[np.clip(last, 0, None)] + rng.choice([0.0, 0.0, 0.01, 0.025], count)
-    return turns, start + offset[:, None] * outward
+    return rotations, start + offset[:, None] * outward
 
 
-def _close(hand, distance, turns, places, angles, opposition, spread, stage, moving):
+def _close(hand, distance, rotations, places, angles, opposition, spread, stage, moving):
     """Bends the joints from ``stage`` outward of the fingers until each first touches.
 
     Returns the angles [C, 5, 3] and whether each finger touched [C, 5]. At stage 0 all fingers move, later only
@@ -211,7 +211,7 @@ def _close(hand, distance, turns, places, angles, opposition, spread, stage, mov
     touched = np.zeros((count, 5), bool)
     for finger in range(5):
         mine = np.flatnonzero(hand.finger_of == finger)
-        moved = np.einsum("bij,blvj->blvi", turns, posed[:, :, mine]) + places[:, None, None]
+        moved = np.einsum("bij,blvj->blvi", rotations, posed[:, :, mine]) + places[:, None, None]
         gap = distance(moved).min(2) + SKIN  # [C, L]
         inside = gap < 0
         touched[:, finger] = inside.any(1)

@@ -231,11 +231,13 @@ def _bowl() -> list[Part]:
 
 
 def _power_drill() -> list[Part]:
-    barrel = lathe([(0, 0), (0.020, 0), (0.027, 0.008), (0.028, 0.095), (0.022, 0.112), (0, 0.112)], 24).turned("y", 90)
+    barrel = lathe([(0, 0), (0.020, 0), (0.027, 0.008), (0.028, 0.095), (0.022, 0.112), (0, 0.112)], 24).rotated(
+        "y", 90
+    )
     chuck = lathe([(0, 0), (0.019, 0), (0.019, 0.012), (0.012, 0.042), (0.004, 0.050), (0.003, 0.070), (0, 0.070)], 18)
     grip = tube([(0.018, 0, -0.01), (0.015, 0, -0.06), (0.006, 0, -0.125)], (0.021, 0.019, 0.020), flatten=0.82)
     battery = box(0.085, 0.058, 0.036, 0.006).moved((0.012, 0, -0.140))
-    return [barrel, chuck.turned("y", 90).moved((0.108, 0, 0)), grip, battery]
+    return [barrel, chuck.rotated("y", 90).moved((0.108, 0, 0)), grip, battery]
 
 
 def _scissors() -> list[Part]:

@@ -17,14 +17,14 @@ class Part:
     def moved(self, offset) -> Part:
         return Part(self.vertices + np.asarray(offset, float), self.faces)
 
-    def turned(self, axis: str, degrees: float) -> Part:
+    def rotated(self, axis: str, degrees: float) -> Part:
         """Turned about a coordinate axis through the origin."""
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = c
-        turn[i, j], turn[j, i] = -s, s
-        return Part(self.vertices @ turn.T, self.faces)
+        rotation = np.eye(3)
+        rotation[i, i] = rotation[j, j] = c
+        rotation[i, j], rotation[j, i] = -s, s
+        return Part(self.vertices @ rotation.T, self.faces)
 
     def scaled(self, factors) -> Part:
         return Part(self.vertices * np.asarray(factors, float), self.faces)
@@ -54,7 +54,7 @@ def hull(points) -> Part:
 
 
 def lathe(profile, segments: int = 40) -> Part:
-    """A profile of (radius, z) pairs turned about z. It must start and end on the axis (radius 0), going upward outside."""
+    """A profile of (radius, z) pairs rotated about z. It must start and end on the axis (radius 0), going upward outside."""
     profile = np.asarray(profile, float)
     angles = np.linspace(0, 2 * np.pi, segments, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], 1)
@@ -67,7 +67,7 @@ def lathe(profile, segments: int = 40) -> Part:
 def tube(path, radii, segments: int = 14, flatten: float = 1.0) -> Part:
     """A capped tube along points [N, 3] with a radius at each; ``flatten`` squeezes the section's second axis.
 
-    The section's axes are carried along the path by the shortest turn, so that it does not twist.
+    The section's axes are carried along the path by the shortest rotation, so that it does not twist.
     """
     path, radii = np.asarray(path, float), np.broadcast_to(np.asarray(radii, float), len(path))
     tangents = np.gradient(path, axis=0)

@@ -104,7 +104,7 @@ def sequence_class(seed: int, subject: int, sequence: int, sequences: int, class
 
 
 def move(grasp: Grasp, shape: Shape, hand_vertices: np.ndarray, frames: int, rng: np.random.Generator) -> Motion:
-    """A lift and a turn of hand and object together, after a short reach.
+    """A lift and a rotation of hand and object together, after a short reach.
 
     Args:
         hand_vertices: [V, 3], m: the closed hand in the object's frame; nothing of it may end below the table.
@@ -114,9 +114,9 @@ def move(grasp: Grasp, shape: Shape, hand_vertices: np.ndarray, frames: int, rng
     reach = 0.15 if frames >= 4 else 0.0
     progress = np.clip((s - reach) / (1 - reach), 0, 1)
     ease = 0.5 - 0.5 * np.cos(np.pi * progress)
-    turn = _unit(rng.normal(0, 1, 3)) * np.radians(rng.uniform(25, 80))
+    spin = _unit(rng.normal(0, 1, 3)) * np.radians(rng.uniform(25, 80))
     wobble = rng.normal(0, 0.06, 3) * np.sin(2 * np.pi * progress * rng.uniform(0.5, 1.5))[:, None]
-    swing = ease[:, None] * turn + wobble * (progress > 0)[:, None]
+    swing = ease[:, None] * spin + wobble * (progress > 0)[:, None]
     rotations = axis_angle_to_matrix(torch.from_numpy(swing)).numpy() @ start
     low, high = np.array([-0.12, -0.12, 0.02]), np.array([0.12, 0.12, 0.22])
     first, last = rng.uniform(low, [0.12, 0.12, 0.10]), rng.uniform(low, high)
@@ -130,7 +130,7 @@ def move(grasp: Grasp, shape: Shape, hand_vertices: np.ndarray, frames: int, rng
 
 
 def _held_orientation(grasp: Grasp, rng: np.random.Generator) -> np.ndarray:
-    """A turn (object to table) that brings the arm in from the person's side and the palm mostly down or sideways."""
+    """A rotation (object to table) that brings the arm in from the person's side and the palm mostly down or sideways."""
     azimuth, elevation = np.radians(rng.uniform(-70, 70)), np.radians(rng.uniform(-5, 55))
     arm = np.array([np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)])
     for _ in range(20):
@@ -151,12 +151,12 @@ def clutter(held: int, shapes: dict[int, Shape], radius: float, rng: np.random.G
     placed, taken = [], []
     for class_id in chosen:
         shape = shapes[int(class_id)]
-        turn = np.eye(3)
+        side = np.eye(3)
         if rng.random() < 0.4:  # lies on another side
-            turn = np.roll(turn, int(rng.integers(1, 3)), axis=0)
+            side = np.roll(side, int(rng.integers(1, 3)), axis=0)
         yaw = rng.uniform(0, 2 * np.pi)
         c, s = np.cos(yaw), np.sin(yaw)
-        rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ turn
+        rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ side
         reach = float(np.hypot(*shape.extent[np.argsort(shape.extent)[1:]]) / 2)
         for _ in range(12):
             angle, far = rng.uniform(0, 2 * np.pi), radius + reach + rng.uniform(0, 0.2)

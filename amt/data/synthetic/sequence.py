@@ -41,8 +41,8 @@ class Sequence:
     Attributes:
         class_ids: objects in the scene, sorted as DexYCB's ``ycb_ids``; ``held`` is the grasped one's index.
         object_poses: float64 [F, O, 3, 4], m.
-        hand_pose: float64 [F, 48], axis-angle: global turn, then 15 joints.
-        hand_rotations: float64 [F, 3, 3]: the global turn as a matrix.
+        hand_pose: float64 [F, 48], axis-angle: wrist, then 15 joints.
+        hand_rotations: float64 [F, 3, 3]: the wrist's rotation as a matrix.
         hand_translation: float64 [F, 3], m.
         vertices: float64 [F, 778, 3], m; joints: float64 [F, 21, 3], m.
         hand_contact: bool [F, 778]; object_contact: bool [F, MODEL_POINTS], for the points of points.xyz.
@@ -84,21 +84,21 @@ class Sequence:
         """Vertices [F, 778, 3] and the hand's pose in the held object's frame, for how open and how far back it is."""
         grasp, hand = self.grasp, self.hand
         fingers = grasp.fingers + openness[:, None] * (grasp.open_fingers - grasp.fingers)
-        turns = axis_angle_to_matrix(torch.from_numpy(fingers.reshape(-1, 15, 3)).float())
-        turns = torch.cat([torch.eye(3).expand(len(turns), 1, 3, 3), turns], 1)
+        rotations = axis_angle_to_matrix(torch.from_numpy(fingers.reshape(-1, 15, 3)).float())
+        rotations = torch.cat([torch.eye(3).expand(len(rotations), 1, 3, 3), rotations], 1)
         places = grasp.translation + distances[:, None] * grasp.retreat
-        local = hand.vertices(turns) - hand.root
+        local = hand.vertices(rotations) - hand.root
         return local @ grasp.rotation.T + (hand.root + places)[:, None], fingers, places
 
     def _pose_hand(self):
         grasp, hand, motion = self.grasp, self.hand, self.motion
         self.vertices_in_object, fingers, places = self._in_object_frame(motion.openness, motion.distances)
         self.hand_rotations = motion.rotations @ grasp.rotation
-        turn = matrix_to_axis_angle(torch.from_numpy(self.hand_rotations)).numpy()
-        self.hand_pose = np.concatenate([turn, fingers], 1)
+        wrist = matrix_to_axis_angle(torch.from_numpy(self.hand_rotations)).numpy()
+        self.hand_pose = np.concatenate([wrist, fingers], 1)
         carried = np.einsum("fij,fj->fi", motion.rotations, hand.root + places) + motion.translations
         self.hand_translation = carried - hand.root
-        betas = torch.from_numpy(self.person.betas).float()[None].expand(len(turn), -1)
+        betas = torch.from_numpy(self.person.betas).float()[None].expand(len(wrist), -1)
         with torch.no_grad():
             pose, translation = (torch.from_numpy(a).float() for a in (self.hand_pose, self.hand_translation))
             mesh = hand.layer(pose, betas, translation)

@@ -276,11 +276,11 @@ def _write_frame(folder: Path, frame: int, picture, labels: dict[str, np.ndarray
 
 def _hand_in(sequence: Sequence, pose: np.ndarray) -> np.ndarray:
     """pose_m float32 [F, 51] of the hand in the frame that ``pose`` [3, 4] leads to from the table's."""
-    turn = matrix_to_axis_angle(torch.from_numpy(pose[:, :3] @ sequence.hand_rotations)).numpy()
+    wrist = matrix_to_axis_angle(torch.from_numpy(pose[:, :3] @ sequence.hand_rotations)).numpy()
     root = sequence.hand.root
     translation = (sequence.hand_translation + root) @ pose[:, :3].T + pose[:, 3] - root
     coefficients = sequence.hand.layer.pose_to_pca(torch.from_numpy(sequence.hand_pose[:, 3:]).float()).numpy()
-    return np.concatenate([turn, coefficients, translation], 1).astype(np.float32)
+    return np.concatenate([wrist, coefficients, translation], 1).astype(np.float32)
 
 
 def _quaternion_poses(poses: np.ndarray) -> np.ndarray:
