@@ -8,6 +8,8 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "common/aligned_buffer.h"
+#include "common/cpu_team.h"
+#include "common/cpu_threads.h"
 #include "frame_pointnet/simd_pointnet.h"
 #include "frame_pointnet/point_order.h"
 #include "common/tensors.h"
@@ -21,8 +23,9 @@ using amt::ScalarType;
 using amt::Tensor;
 
 constexpr int64_t max_groups = 32;  // of images whose weight gradients are summed apart
-constexpr int64_t points_per_task = 1 << 10;
-constexpr int64_t multiply_adds_per_task = 1 << 20;  // under this a second thread costs more than it brings
+constexpr int64_t points_per_piece = 1 << 10;
+constexpr int64_t multiply_adds_per_piece = 1 << 20;  // about 20 microseconds
+constexpr int64_t least_multiply_adds = 1 << 22;      // for a thread: with fewer, waking it costs more than it brings
 
 Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
@@ -76,16 +79,17 @@ struct Arguments {
             b2.const_data_ptr<T>()};
   }
 
-  int64_t grain() const {
-    return 1 + multiply_adds_per_task / (1 + shape.points * shape.hidden * (shape.features + 3));
-  }
+  int64_t multiply_adds() const { return 1 + shape.points * shape.hidden * (shape.features + 3); }  // of a frame
+
+  int64_t threads() const { return amt::threads_worth(images * shape.frames * multiply_adds(), least_multiply_adds); }
 };
 
 template <class T>
-void order(const Arguments& a, const amt::PointSet<T>& set, int32_t* points, int32_t* count) {
+void order(const Arguments& a, const amt::PointSet<T>& set, int32_t* points, int32_t* count, amt::CpuTeam& team) {
   const bool* valid = a.mask ? a.mask->const_data_ptr<bool>() : nullptr;
   const int64_t image_stride = valid ? a.mask->stride(0) : 0, point_stride = valid ? a.mask->stride(1) : 0;
-  torch::stable::parallel_for(0, a.images, 1 + points_per_task / (1 + a.shape.points), [&](int64_t begin, int64_t end) {
+  const int64_t images_per_piece = 1 + points_per_piece / (1 + a.shape.points);
+  team.share(a.images, images_per_piece, [&](int64_t begin, int64_t end, int64_t) {
     std::vector<uint64_t> keys;
     for (int64_t b = begin; b < end; ++b) {
       const T* image = set.points + b * set.image_stride;
@@ -103,12 +107,15 @@ void forward(const Arguments& a, Tensor& features, Tensor& winners) {
   AlignedBuffer<T> packed(amt::packed_weights(a.shape));
   const bool tame = AMT_SIMD(pointnet_pack<T>)(in.w2, a.shape, packed.data());
   AlignedBuffer<int32_t> points(a.images * a.shape.points), count(a.images);
-  order<T>(a, in.set, points.data(), count.data());
+  amt::CpuTeam team(a.threads());
+  order<T>(a, in.set, points.data(), count.data(), team);
   T* out = features.mutable_data_ptr<T>();
   int32_t* who = winners.mutable_data_ptr<int32_t>();
   const auto kernel = AMT_SIMD(pointnet_forward<T>);
-  torch::stable::parallel_for(0, a.images * a.shape.frames, a.grain(), [&](int64_t begin, int64_t end) {
-    AlignedBuffer<T> scratch(amt::forward_scratch(a.shape));
+  const int64_t frames_per_piece = 1 + multiply_adds_per_piece / a.multiply_adds();
+  amt::PerMember<AlignedBuffer<T>> scratches(team);
+  team.share(a.images * a.shape.frames, frames_per_piece, [&](int64_t begin, int64_t end, int64_t member) {
+    const auto& scratch = scratches.of(member, [&] { return AlignedBuffer<T>(amt::forward_scratch(a.shape)); });
     kernel(in, a.shape, {points.data(), count.data()}, packed.data(), tame, out, who, scratch.data(), begin, end);
   });
 }
@@ -126,10 +133,18 @@ void backward(const Arguments& a, const Tensor& grad_features, const Tensor& win
   AlignedBuffer<T> sums(groups * weights);
   T* points = grads[0].mutable_data_ptr<T>();
   const auto kernel = AMT_SIMD(pointnet_backward<T>);
-  torch::stable::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {
-    AlignedBuffer<T> scratch(amt::backward_scratch(s));
-    AlignedBuffer<int32_t> slots(s.points);
-    std::fill_n(slots.data(), s.points, -1);
+  struct Scratch {
+    AlignedBuffer<T> sums;
+    AlignedBuffer<int32_t> slots;
+  };
+  amt::CpuTeam team(std::min(groups, a.threads()));
+  amt::PerMember<Scratch> scratches(team);
+  team.share(groups, 1, [&](int64_t first, int64_t last, int64_t member) {
+    const Scratch& scratch = scratches.of(member, [&] {
+      Scratch made{AlignedBuffer<T>(amt::backward_scratch(s)), AlignedBuffer<int32_t>(s.points)};
+      std::fill_n(made.slots.data(), s.points, -1);
+      return made;
+    });
     for (int64_t group = first; group < last; ++group) {
       T* sum = sums.data() + group * weights;
       std::fill_n(sum, weights, T(0));
@@ -138,7 +153,7 @@ void backward(const Arguments& a, const Tensor& grad_features, const Tensor& win
       kernel(in, s, grad_features.const_data_ptr<T>(), winners.const_data_ptr<int32_t>(),
              {points, grads[1].mutable_data_ptr<T>(), grads[2].mutable_data_ptr<T>(), sum, sum + sizes[0],
               sum + sizes[0] + sizes[1], sum + sizes[0] + sizes[1] + sizes[2]},
-             scratch.data(), slots.data(), begin, end);
+             scratch.sums.data(), scratch.slots.data(), begin, end);
     }
   });
   const T* sum = sums.data();

@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "common/cpu_team.h"
+#include "common/cpu_threads.h"
 #include "hand_frames/simd_frames.h"
 #include "hand_frames/checks.h"
 
@@ -12,7 +14,8 @@ namespace {
 using amt::ScalarType;
 using amt::Tensor;
 
-constexpr int64_t hands_per_task = 128;  // under this a second thread costs more than it brings
+constexpr int64_t least_hands = 128;  // for a thread: with fewer, waking it costs more than it brings
+constexpr int64_t hands_per_piece = 64;
 
 template <class T>
 void forward(const Tensor& joints, Tensor& origins, Tensor& rotations) {
@@ -21,9 +24,9 @@ void forward(const Tensor& joints, Tensor& origins, Tensor& rotations) {
   T *o = origins.mutable_data_ptr<T>(), *r = rotations.mutable_data_ptr<T>();
   const auto kernel = AMT_SIMD(hand_frames<T>);
   const int64_t hands = joints.size(0);
-  if (hands <= hands_per_task) return kernel(in, strides, o, r, 0, hands);
-  torch::stable::parallel_for(0, hands, hands_per_task,
-                              [&](int64_t begin, int64_t end) { kernel(in, strides, o, r, begin, end); });
+  amt::CpuTeam team(amt::threads_worth(hands, least_hands));
+  team.share(hands, hands_per_piece,
+             [&](int64_t begin, int64_t end, int64_t) { kernel(in, strides, o, r, begin, end); });
 }
 
 template <class T>
@@ -34,7 +37,9 @@ void backward(const Tensor& grad_origins, const Tensor& grad_rotations, const Te
           *in = joints.const_data_ptr<T>();
   T* out = grad_joints.mutable_data_ptr<T>();
   const auto kernel = AMT_SIMD(hand_frames_backward<T>);
-  torch::stable::parallel_for(0, joints.size(0), hands_per_task, [&](int64_t begin, int64_t end) {
+  const int64_t hands = joints.size(0);
+  amt::CpuTeam team(amt::threads_worth(hands, least_hands));
+  team.share(hands, hands_per_piece, [&](int64_t begin, int64_t end, int64_t) {
     kernel(go, origin_strides, gr, rotation_strides, in, joint_strides, out, begin, end);
   });
 }

@@ -6,13 +6,17 @@
 #endif
 
 #include "refine/cpu_problem.h"
+#include "common/cpu_threads.h"
 
 namespace amt::refine {
 namespace {
 
 constexpr int64_t most_slices = 16;
-constexpr int64_t least_units = 64;  // of the hidden layer, worth a thread
-constexpr int64_t least_rows = 8;    // to read, worth a thread: waking one costs as much as ten rows in the cache
+// Pieces of a phase that the members of a team share.
+constexpr int64_t piece_units = 16;                 // of the hidden layer
+constexpr int64_t piece_rows = 3;                   // read from the maps
+constexpr int64_t piece_products = 16;              // rows of w1 that are copied
+constexpr int64_t least_products = 1 << 20;         // for a thread: with fewer, one less is faster
 constexpr int64_t fresh_bytes = int64_t(32) << 20;  // malloc always asks the kernel for blocks larger than this
 
 // A map's gradient, zero but for the pixels that were read. The kernel hands out large blocks as zero pages that take
@@ -85,13 +89,13 @@ struct PackedW1 {
   int64_t copied_blocks;
   Buffer<T> copy;  // [S, copied_blocks, D, matrix_columns], zeros beyond the last input
 
-  PackedW1(const Problem<T>& p, bool needed) : direct_blocks(0), copied_blocks(0) {
+  PackedW1(const Problem<T>& p, bool needed, CpuTeam& team) : direct_blocks(0), copied_blocks(0) {
     if (!needed) return;
     const int64_t blocks = (p.stride + matrix_columns - 1) / matrix_columns, hidden = p.num_hidden;
     direct_blocks = p.plan.chunks > 2 ? 0 : p.num_inputs / matrix_columns;
     copied_blocks = blocks - direct_blocks;
     copy = Buffer<T>(p.num_steps * copied_blocks * hidden * matrix_columns);
-    torch::stable::parallel_for(0, p.num_steps * hidden, 16, [&](int64_t begin, int64_t end) {
+    team.share(p.num_steps * hidden, piece_products, [&](int64_t begin, int64_t end, int64_t) {
       for (int64_t first = begin; first < end; first += 16) {
         for (int64_t block = 0; block < copied_blocks; block++) {
           const int64_t input = (direct_blocks + block) * matrix_columns;
@@ -108,7 +112,8 @@ struct PackedW1 {
   }
 
   // d_inputs [rows, stride] = hidden [D, lanes], turned, times w1 of a step.
-  void multiply(const Problem<T>& p, int64_t step, const T* hidden, int64_t rows, int64_t lanes, T* d_inputs) const {
+  void multiply(const Problem<T>& p, int64_t step, const T* hidden, int64_t rows, int64_t lanes, T* d_inputs,
+                CpuTeam& team) const {
     const int64_t direct = direct_blocks * matrix_columns;
     const Product<T> from_w1{rows,     p.num_hidden,   direct,   hidden,   1,    lanes, p.w1.get() + step * p.w1_step,
                              p.w1_row, matrix_columns, d_inputs, p.stride, false};
@@ -124,7 +129,7 @@ struct PackedW1 {
                                d_inputs + direct,
                                p.stride,
                                false};
-    torch::stable::parallel_for(0, direct_blocks + copied_blocks, 1, [&](int64_t begin, int64_t end) {
+    team.share_by_blocks(direct_blocks + copied_blocks, 1, [&](int64_t begin, int64_t end, int64_t) {
       if (begin < direct_blocks) AMT_SIMD(refine_product<T>)(from_w1, begin, std::min(end, direct_blocks));
       if (end > direct_blocks)
         AMT_SIMD(refine_product<T>)(from_copy, std::max<int64_t>(begin - direct_blocks, 0), end - direct_blocks);
@@ -160,7 +165,7 @@ void scatter_image(const Problem<T>& p, int64_t image, int m, int64_t first_row,
 template <class T>
 void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T* kept, const T* gradient,
                     const PackedW1<T>& packed_w1, bool detach, Needs needs, bool first_of_slice, Partial<T>* partial,
-                    const Outputs<T>& out, const Scratch<T>& scratch) {
+                    const Outputs<T>& out, const Scratch<T>& scratch, CpuTeam& team) {
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints, lanes = round_up(rows, panel_rows);
   const int num_maps = p.num_maps();
@@ -202,10 +207,10 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
                                    scratch.hidden.get(),
                                    needs.weights ? partial->w2.get() + weights_at * 3 : nullptr,
                                    needs.weights ? partial->b1.get() + weights_at * p.num_joints : nullptr};
-    torch::stable::parallel_for(0, p.num_hidden, least_units,
-                                [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden_backward<T>)(hidden, b, e); });
+    team.share_by_blocks(p.num_hidden, piece_units,
+                         [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_hidden_backward<T>)(hidden, b, e); });
 
-    if (coordinates || needs.maps) packed_w1.multiply(p, step, scratch.hidden.get(), rows, lanes, d_inputs);
+    if (coordinates || needs.maps) packed_w1.multiply(p, step, scratch.hidden.get(), rows, lanes, d_inputs, team);
     if (coordinates || needs.weights) {
       const Gather<T> gather{p.element,
                              num_maps,
@@ -216,8 +221,8 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
                              scratch.inputs.get(),
                              coordinates ? d_inputs : nullptr,
                              scratch.dots.get()};
-      torch::stable::parallel_for(0, rows, least_rows,
-                                  [&](int64_t b, int64_t e) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
+      team.share_by_blocks(rows, piece_rows,
+                           [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
     }
     if (needs.weights) {
       const Product<T> product{p.num_hidden,
@@ -232,8 +237,8 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
                                partial->w1.get() + weights_at * p.stride,
                                p.stride,
                                !first_of_slice};
-      torch::stable::parallel_for(0, (p.stride + matrix_columns - 1) / matrix_columns, 1,
-                                  [&](int64_t b, int64_t e) { AMT_SIMD(refine_product<T>)(product, b, e); });
+      team.share_by_blocks((p.stride + matrix_columns - 1) / matrix_columns, 1,
+                           [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_product<T>)(product, b, e); });
     }
 
     if (!joints_go_on) std::fill_n(scratch.carry.get(), rows * 3, T(0));
@@ -267,7 +272,7 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
     }
   }
   if (needs.maps) {
-    torch::stable::parallel_for(0, (last - first) * num_maps, 1, [&](int64_t begin, int64_t end) {
+    team.share((last - first) * num_maps, 1, [&](int64_t begin, int64_t end, int64_t) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t image = first + i / num_maps;
         const int m = static_cast<int>(i % num_maps);
@@ -292,13 +297,14 @@ void sum_slices(const std::vector<const T*>& slices, int64_t offset, int64_t cou
 
 template <class T>
 void backward_all(const Problem<T>& p, const T* steps, const T* kept, const T* gradient, bool detach, Needs needs,
-                  const Outputs<T>& out, const Tensor* d_w1, const Tensor* d_b1, const Tensor* d_w2,
-                  const Tensor* d_b2) {
-  const PackedW1<T> packed_w1(p, needs.coordinates || needs.maps || !detach);
+                  const Outputs<T>& out, const Tensor* d_w1, const Tensor* d_b1, const Tensor* d_w2, const Tensor* d_b2,
+                  CpuTeam& team) {
+  const PackedW1<T> packed_w1(p, needs.coordinates || needs.maps || !detach, team);
   const int64_t slices = std::min(most_slices, p.plan.chunks);
   std::vector<Partial<T>> partials(slices);
-  const auto run = [&](int64_t begin, int64_t end) {
-    const Scratch<T> scratch(p);
+  PerMember<Scratch<T>> scratches(team);
+  const auto run = [&](int64_t begin, int64_t end, int64_t member, CpuTeam& helpers) {
+    const Scratch<T>& scratch = scratches.of(member, [&] { return Scratch<T>(p); });
     for (int64_t slice = begin; slice < end; slice++) {
       Partial<T>& partial = partials[slice];
       if (needs.weights) {
@@ -314,14 +320,17 @@ void backward_all(const Problem<T>& p, const T* steps, const T* kept, const T* g
       const int64_t first = slice * p.plan.chunks / slices, last = (slice + 1) * p.plan.chunks / slices;
       for (int64_t chunk = first; chunk < last; chunk++)
         backward_chunk(p, chunk, steps, kept, gradient, packed_w1, detach, needs, chunk == first, &partial, out,
-                       scratch);
+                       scratch, helpers);
     }
   };
-  // few images: the threads share each chunk's work
-  if (p.plan.chunks < 4 * static_cast<int64_t>(torch::stable::get_num_threads()))
-    run(0, slices);
-  else
-    torch::stable::parallel_for(0, slices, 1, run);
+  if (p.plan.chunks < 4 * team.size()) {  // few images: the members share each chunk's work
+    run(0, slices, 0, team);
+  } else {
+    team.share(slices, 1, [&](int64_t begin, int64_t end, int64_t member) {
+      CpuTeam alone(1);
+      run(begin, end, member, alone);
+    });
+  }
   if (!needs.weights) return;
 
   std::vector<const T*> w1, b1, w2, b2;
@@ -332,7 +341,7 @@ void backward_all(const Problem<T>& p, const T* steps, const T* kept, const T* g
     b2.push_back(partial.b2.get());
   }
   const int64_t units = p.num_steps * p.num_hidden;
-  torch::stable::parallel_for(0, units, least_units, [&](int64_t begin, int64_t end) {
+  team.share(units, piece_units, [&](int64_t begin, int64_t end, int64_t) {
     Buffer<T> sum(p.num_inputs);
     const Element element = element_of(*d_w1);
     for (int64_t unit = begin; unit < end; unit++)
@@ -385,12 +394,14 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
     return {d_joints, d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2};
   }
   const auto run = [&]<class T>(T) {
-    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
+    CpuTeam team(threads_worth(batch * num_joints * w1.numel(), least_products));
+    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team);
     Outputs<T> out{
         static_cast<T*>(d_joints.mutable_data_ptr()), static_cast<T*>(d_intrinsics.mutable_data_ptr()), {}, is_zero};
     for (const Tensor& map : d_maps) out.maps.push_back(static_cast<char*>(map.mutable_data_ptr()));
     backward_all(problem, static_cast<const T*>(steps.const_data_ptr()), static_cast<const T*>(kept.const_data_ptr()),
-                 static_cast<const T*>(gradient.const_data_ptr()), detach, needs, out, &d_w1, &d_b1, &d_w2, &d_b2);
+                 static_cast<const T*>(gradient.const_data_ptr()), detach, needs, out, &d_w1, &d_b1, &d_w2, &d_b2,
+                 team);
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);

@@ -3,7 +3,8 @@
 #include <cstring>
 
 #include "refine/cpu_problem.h"
-#include "common/team.h"
+#include "common/cpu_team.h"
+#include "common/cpu_threads.h"
 #include "common/tensors.h"
 
 namespace amt::refine {
@@ -30,9 +31,9 @@ class Biases {
     return panels_.get() + (step * lanes_ + row) * units_;
   }  // row: a panel's first
 
-  void fill(Team::Member& team) const {
+  void fill(CpuTeam& team) const {
     const int64_t groups = units_ / 16;
-    team.share(p_.num_steps * groups, piece_bias_groups, [&](int64_t begin, int64_t end) {
+    team.share_by_blocks(p_.num_steps * groups, piece_bias_groups, [&](int64_t begin, int64_t end, int64_t) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t step = i / groups, group = i % groups;
         const BiasPanels<T> work{p_.b1.get() + step * p_.num_joints * p_.num_hidden,
@@ -56,17 +57,21 @@ class Biases {
 // where a backward follows: rounded samples can move a joint across a cell's border, where the gradient jumps.
 class NarrowWeights {
  public:
-  NarrowWeights(const std::vector<Tensor>& maps, const Tensor& w1, bool backward, int64_t chunks) {
-    for (const Tensor& map : maps) channels_.push_back(map.size(3));
+  static Form form_for(const std::vector<Tensor>& maps, const Tensor& w1, bool backward) {
     const bool narrow =
         !backward && maps[0].scalar_type() == ScalarType::BFloat16 && w1.scalar_type() == ScalarType::BFloat16;
-    layout_ = layout_of(narrow && has_tiles() ? Form::pairs : narrow && fast_int16() ? Form::fixed : Form::floats);
+    return narrow && has_tiles() ? Form::pairs : narrow && fast_int16() ? Form::fixed : Form::floats;
+  }
+
+  NarrowWeights(const std::vector<Tensor>& maps, const Tensor& w1, Form form, int64_t chunks, CpuTeam& team) {
+    for (const Tensor& map : maps) channels_.push_back(map.size(3));
+    layout_ = layout_of(form);
     if (layout_.form == Form::floats) return;
     data_ = w1.const_data_ptr();
     step_ = w1.stride(0) * 2;
     row_ = w1.stride(1);
-    if (layout_.form == Form::fixed && !fix(w1)) layout_ = layout_of(Form::floats);
-    if (layout_.form == Form::pairs && chunks >= chunks_worth_tiles) copy_tiles(w1);
+    if (layout_.form == Form::fixed && !fix(w1, team)) layout_ = layout_of(Form::floats);
+    if (layout_.form == Form::pairs && chunks >= chunks_worth_tiles) copy_tiles(w1, team);
   }
   const Layout& layout() const { return layout_; }
   const void* of(int64_t step) const { return static_cast<const char*>(data_) + step * step_; }
@@ -89,14 +94,14 @@ class NarrowWeights {
   }
 
   // Tiles as they are read, each in lines of its own: strided rows cost the matrix unit half its time.
-  void copy_tiles(const Tensor& w1) {
+  void copy_tiles(const Tensor& w1, CpuTeam& team) {
     const int64_t hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
     const int64_t blocks = (hidden + block_units - 1) / block_units, tiles = layout_.channels / (2 * tile_words);
     const int64_t of_block = tiles * 2 * tile_weights;
     tiles_ = Buffer<uint16_t>(copies * blocks * of_block);
     tiles_step_ = copies == 1 ? 0 : blocks * of_block;
     const auto* weights = static_cast<const uint16_t*>(w1.const_data_ptr());
-    torch::stable::parallel_for(0, copies * blocks, 1, [&](int64_t begin, int64_t end) {
+    team.share(copies * blocks, 1, [&](int64_t begin, int64_t end, int64_t) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t step = i / blocks, first = i % blocks * block_units;
         for (int64_t unit = first; unit < std::min(first + block_units, hidden); unit++) {
@@ -109,7 +114,7 @@ class NarrowWeights {
     });
   }
 
-  bool fix(const Tensor& w1) {  // false where a weight is not finite
+  bool fix(const Tensor& w1, CpuTeam& team) {  // false where a weight is not finite
     const int64_t blocks = layout_.blocks, hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
     fixed_ = Buffer<float>(copies * hidden * layout_.count);
     gains_ = Buffer<float>(copies * blocks * fixed_channels);
@@ -124,7 +129,7 @@ class NarrowWeights {
                           fixed_.get(),
                           gains_.get()};
     std::atomic<bool> finite{true};
-    torch::stable::parallel_for(0, copies * (blocks + 1), 1, [&](int64_t begin, int64_t end) {
+    team.share(copies * (blocks + 1), 1, [&](int64_t begin, int64_t end, int64_t) {
       if (!AMT_SIMD(refine_fix_weights)(work, begin, end)) finite = false;
     });
     data_ = fixed_.get();
@@ -140,7 +145,7 @@ struct Scratch {
   Buffer<Sample<T>> samples;
   Buffer<T> panels, products, offsets;
 
-  Scratch(const Problem<T>& p, const Layout& layout, bool used) : Scratch(p, layout, used ? block_rows(p) : 0) {}
+  Scratch(const Problem<T>& p, const Layout& layout) : Scratch(p, layout, block_rows(p)) {}
 
  private:
   Scratch(const Problem<T>& p, const Layout& layout, int64_t rows)
@@ -156,7 +161,7 @@ struct Scratch {
 
 template <class T>
 void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chunk, const Biases<T>& bias, T* steps,
-                  T* kept, const Scratch<T>& scratch, Team::Member& team) {
+                  T* kept, const Scratch<T>& scratch, CpuTeam& team) {
   const Layout& layout = narrow.layout();
   const bool floats = layout.form == Form::floats;
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
@@ -165,7 +170,7 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
   for (int64_t step = 0; step < p.num_steps; step++) {
     if (const int64_t used = round_up(rows, panel_rows); kept && used < p.plan.lanes) {  // the last chunk of few images
       T* keep = kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes;
-      team.share(p.num_hidden, piece_units, [&](int64_t b, int64_t e) {
+      team.share_by_blocks(p.num_hidden, piece_units, [&](int64_t b, int64_t e, int64_t) {
         for (int64_t unit = b; unit < e; unit++)
           std::fill(keep + unit * p.plan.lanes + used, keep + (unit + 1) * p.plan.lanes, T(0));
       });
@@ -174,7 +179,7 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
       const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
       const GatherPanels<T> gather{p.element,          p.num_maps(), p.channels.data(),   scratch.samples.get(), layout,
                                    narrow.gains(step), count,        scratch.panels.get()};
-      team.share(width, piece_rows, [&](int64_t b, int64_t e) {
+      team.share_by_blocks(width, piece_rows, [&](int64_t b, int64_t e, int64_t) {
         for (int64_t i = b; i < e; i++) {
           T* relatives = gather.at(i, layout.count - 3);
           if (i >= count) {
@@ -190,8 +195,8 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
           for (int c = 0; c < 3; c++) relatives[c * panel_rows] = relative(joint[c], wrist[c]);
         }
       });
-      team.share(round_up(layout.sampled, 16) / 16, piece_groups,
-                 [&](int64_t b, int64_t e) { AMT_SIMD(refine_gather_panels<T>)(gather, b, e); });
+      team.share_by_blocks(round_up(layout.sampled, 16) / 16, piece_groups,
+                           [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_gather_panels<T>)(gather, b, e); });
       T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
       const Hidden<T> hidden{layout,
                              scratch.panels.get(),
@@ -208,67 +213,52 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
                              keep,
                              p.plan.lanes,
                              scratch.offsets.get()};
-      team.share(blocks, 1, [&](int64_t b, int64_t e) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
+      team.share_by_blocks(blocks, 1, [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
       const T scale = p.scale_of(step);
-      team.share(count, count, [&](int64_t, int64_t) {
-        for (int64_t row = begin; row < begin + count; row++) {
-          const int64_t image = first + row / p.num_joints, joint = row % p.num_joints;
-          const T* from = p.entering(steps, image, step) + joint * 3;
-          T* to = steps + ((image * p.num_steps + step) * p.num_joints + joint) * 3;
-          for (int i = 0; i < 3; i++) {
-            T offset = 0;
-            for (int64_t block = 0; block < blocks; block++)
-              offset += scratch.offsets[(block * 3 + i) * width + row - begin];
-            to[i] = from[i] + scale * (offset + b2[i]);
-          }
+      for (int64_t row = begin; row < begin + count; row++) {
+        const int64_t image = first + row / p.num_joints, joint = row % p.num_joints;
+        const T* from = p.entering(steps, image, step) + joint * 3;
+        T* to = steps + ((image * p.num_steps + step) * p.num_joints + joint) * 3;
+        for (int i = 0; i < 3; i++) {
+          T offset = 0;
+          for (int64_t block = 0; block < blocks; block++)
+            offset += scratch.offsets[(block * 3 + i) * width + row - begin];
+          to[i] = from[i] + scale * (offset + b2[i]);
         }
-      });
+      }
     }
   }
 }
 
-// run(member) by `members` threads as one team.
-template <class Run>
-void with_team(int64_t members, const Run& run) {
-  if (members <= 1) {
-    Team::Member alone;
-    return run(alone);
-  }
-  Team team(members);
-  torch::stable::parallel_for(0, members, 1, [&](int64_t, int64_t) {
-    Team::Member member(team);
-    run(member);
-  });
+// Threads that a call is worth: by its products, and by how many would find anything to do.
+int64_t threads_for(Form form, int64_t chunks, int64_t rows, const Tensor& w1) {
+  const int64_t products = rows * w1.numel();
+  const int64_t worth = threads_worth(products, form == Form::pairs ? least_pair_products : least_products);
+  return std::min(worth, std::max(AMT_SIMD(refine_hidden_blocks)(form, w1.size(1)), chunks));
 }
 
 template <class T>
-void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* kept) {
+void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* kept, CpuTeam& team) {
   const Layout& layout = narrow.layout();
   const Biases<T> bias(p);
-  const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden);
-  const int64_t products = p.num_steps * p.batch * p.num_joints * p.num_hidden * p.num_inputs;
-  const int64_t worth_it = products / (layout.form == Form::pairs ? least_pair_products : least_products);
-  const int64_t busy = std::max(blocks, p.plan.chunks);  // members that would find anything to do
-  const int64_t members = std::clamp<int64_t>(worth_it, 1, std::min<int64_t>(torch::stable::get_num_threads(), busy));
-  const auto chunks = [&](int64_t begin, int64_t end, const Scratch<T>& scratch, Team::Member& team) {
-    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, team);
-  };
-  // Each its own chunks as long as there is one for every member. One or two that are left by all together: their
-  // threads wait for each other and for lines that another has written, so that a team is no faster than two or three
-  // threads alone.
-  const int64_t left = p.plan.chunks % members, shared = left <= 2 && 2 * left <= members ? left : 0,
-                own = p.plan.chunks - shared;
-  const Scratch<T> of_all(p, layout, shared > 0);
-  with_team(members, [&](Team::Member& team) {
-    bias.fill(team);
-    const Scratch<T> scratch(p, layout, own > 0);
-    team.share(own, 1, [&](int64_t begin, int64_t end) {
-      Team::Member alone;
-      chunks(begin, end, scratch, alone);
-    });
-    chunks(own, p.plan.chunks, of_all, team);
+  const int64_t members = team.size();
+  // Each member takes chunks of its own as long as there is one for each. The last one or two are shared by all: their
+  // members wait for each other and for cache lines that another core has written, so that sharing is no faster than
+  // two or three members alone.
+  const int64_t left = p.plan.chunks % members, shared = left <= 2 && 2 * left <= members ? left : 0;
+  const int64_t own = p.plan.chunks - shared;
+  bias.fill(team);
+  PerMember<Scratch<T>> scratches(team);
+  team.share(own, 1, [&](int64_t begin, int64_t end, int64_t member) {
+    CpuTeam alone(1);
+    const Scratch<T>& scratch = scratches.of(member, [&] { return Scratch<T>(p, layout); });
+    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, alone);
   });
+  if (shared == 0) return;
+  const Scratch<T>& scratch = scratches.of(0, [&] { return Scratch<T>(p, layout); });
+  for (int64_t chunk = own; chunk < p.plan.chunks; chunk++)
+    refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, team);
 }
 
 std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1,
@@ -283,11 +273,13 @@ std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vec
                               joints.scalar_type(), joints);
   if (nothing) return {steps, kept};
   const auto run = [&]<class T>(T) {
-    const NarrowWeights narrow(maps, w1, keep, plan.chunks);
-    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size,
+    const Form form = NarrowWeights::form_for(maps, w1, keep);
+    CpuTeam team(threads_for(form, plan.chunks, batch * num_joints, w1));
+    const NarrowWeights narrow(maps, w1, form, plan.chunks, team);
+    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team,
                              narrow.layout().form == Form::floats);
     refine_all(problem, narrow, static_cast<T*>(steps.mutable_data_ptr()),
-               keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr);
+               keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr, team);
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);

@@ -12,6 +12,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "common/cpu_team.h"
 #include "refine/checks.h"
 #include "refine/simd_kernels.h"
 
@@ -76,13 +77,13 @@ constexpr Element element_for = sizeof(T) == 8 ? Element::float64 : Element::flo
 template <class T>
 class Values {
  public:
-  Values(const Tensor& tensor, int64_t count) : data_(static_cast<const T*>(tensor.const_data_ptr())) {
+  Values(const Tensor& tensor, int64_t count, CpuTeam& team) : data_(static_cast<const T*>(tensor.const_data_ptr())) {
     const Element element = element_of(tensor);
     if (element == element_for<T>) return;
     if constexpr (sizeof(T) == 4) {
       copy_ = Buffer<T>(count);
       const auto* from = static_cast<const char*>(tensor.const_data_ptr());
-      torch::stable::parallel_for(0, count, 1 << 16, [&](int64_t begin, int64_t end) {
+      team.share(count, 1 << 14, [&](int64_t begin, int64_t end, int64_t) {
         AMT_SIMD(refine_widen)(element, from + begin * size_of(element), end - begin, copy_.get() + begin);
       });
       data_ = copy_.get();
@@ -115,7 +116,7 @@ struct Problem {
 
   Problem(const Tensor& joints_, const Tensor& intrinsics_, const std::vector<Tensor>& maps_, const Tensor& w1_,
           const Tensor& b1_, const Tensor& w2_, const Tensor& b2_, int64_t height, int64_t width, double step_size_,
-          bool reads_w1 = true)
+          CpuTeam& team, bool reads_w1 = true)
       : batch(joints_.size(0)),
         num_joints(joints_.size(1)),
         num_steps(w1_.size(0)),
@@ -125,10 +126,10 @@ struct Problem {
         joints(static_cast<const T*>(joints_.const_data_ptr())),
         intrinsics(static_cast<const T*>(intrinsics_.const_data_ptr())),
         element(element_of(maps_[0])),
-        w1(w1_, reads_w1 ? reach(w1_) : 0),
-        b1(b1_, b1_.numel()),
-        w2(w2_, w2_.numel()),
-        b2(b2_, b2_.numel()),
+        w1(w1_, reads_w1 ? reach(w1_) : 0, team),
+        b1(b1_, b1_.numel(), team),
+        w2(w2_, w2_.numel(), team),
+        b2(b2_, b2_.numel(), team),
         w1_step(w1_.stride(0)),
         w1_row(w1_.stride(1)),
         first_step_size(step_size_),
