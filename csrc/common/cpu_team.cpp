@@ -24,18 +24,32 @@ constexpr int spins_before_yield = 2000;  // some tens of microseconds
 void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
 #endif
 }
 
-// Waits while `go_on()`: spins first, then gives the core away at every turn.
-template <class Condition>
-void wait_while(const Condition& go_on) {
-  for (int spins = 0; go_on(); spins++) spins < spins_before_yield ? relax() : std::this_thread::yield();
-}
+// Waiting for another thread: spins first, then gives the core away at every turn.
+class Spin {
+ public:
+  void turn() {
+    if (turns_ >= spins_before_yield) return std::this_thread::yield();
+    turns_++;
+    relax();
+  }
 
-// One process's workers and the work at hand. `next_` holds the number of the work in its upper bits and the next piece
-// in its lower ones, so that a worker that was stopped between reading the work's fields and taking a piece takes
-// nothing of a later work: its compare-and-swap fails. The fields change only while `next_` is closed.
+ private:
+  int turns_ = 0;
+};
+
+// One process's workers and the list of pieces that they share at the moment.
+//
+// `next_` holds the number of the list in its upper bits and the next piece in its lower ones; `closed` there means
+// that no piece is left to take. The list's other fields change only while `next_` is closed. A worker reads `next_`,
+// then the fields, then takes the piece by compare-and-swap: where the fields it read belong to a later list, `next_`
+// has changed, and the swap fails. So a worker that was stopped in between takes nothing that it has misread. The
+// caller waits until every piece of its list is done before it closes the list; done_ therefore counts pieces of one
+// list.
 class Workers {
  public:
   using Piece = void (*)(const void*, int64_t, int64_t, int64_t);
@@ -80,9 +94,9 @@ class Workers {
     next_.store(generation_ << piece_bits, std::memory_order_release);
     while (take(0)) {
     }
-    wait_while([&] { return done_.load(std::memory_order_acquire) < pieces; });
+    for (Spin spin; done_.load(std::memory_order_acquire) < pieces;) spin.turn();
     next_.store(generation_ << piece_bits | closed, std::memory_order_release);
-    if (failed_.load(std::memory_order_acquire)) {
+    if (failed_.load(std::memory_order_relaxed)) {  // ordered by done_, as error_ is
       failed_.store(false, std::memory_order_relaxed);
       std::rethrow_exception(std::exchange(error_, nullptr));
     }
@@ -125,19 +139,13 @@ class Workers {
         try {
           piece(work, begin, end, member);
         } catch (...) {
-          if (!failing_.test_and_set(std::memory_order_acquire)) {
-            error_ = std::current_exception();
-            failed_.store(true, std::memory_order_release);
-            failing_.clear(std::memory_order_release);
-          }
+          if (!failed_.exchange(true, std::memory_order_relaxed)) error_ = std::current_exception();
         }
       }
       done_.fetch_add(1, std::memory_order_release);
       return true;
     }
   }
-
-  std::atomic_flag failing_ = ATOMIC_FLAG_INIT;
 
   void start(int64_t number) {
     sigset_t all, before;  // signals are for the program's own threads
@@ -158,18 +166,20 @@ class Workers {
     for (;;) {
       signals_[number].wait(signal, std::memory_order_acquire);
       signal = signals_[number].load(std::memory_order_acquire);
-      auto last = std::chrono::steady_clock::now();
-      for (int spins = 0;; spins++) {
+      Spin spin;
+      uint32_t idle = 0;
+      for (auto last = std::chrono::steady_clock::now();;) {
         if (take(number + 1)) {
-          spins = 0;
-        } else if (number < active_.load(std::memory_order_acquire)) {  // the call goes on: more pieces may come
-          spins < spins_before_yield ? relax() : std::this_thread::yield();
-        } else if (spins % 64 == 63) {
-          if (std::chrono::steady_clock::now() - last > patience) break;
+          while (take(number + 1)) {
+          }
+          last = std::chrono::steady_clock::now();
+          spin = Spin();
+        } else if (number < active_.load(std::memory_order_acquire)) {  // the call goes on: another list may come
+          spin.turn();
         } else {
           relax();
+          if (++idle % 64 == 0 && std::chrono::steady_clock::now() - last > patience) break;
         }
-        if (spins == 0) last = std::chrono::steady_clock::now();
       }
     }
   }
@@ -177,14 +187,14 @@ class Workers {
 
 std::atomic<Workers*> workers{nullptr};
 
-// A forked child has none of its parent's threads, and may have its locks: it starts anew.
+// A forked child has none of its parent's threads: it makes its own. The parent's object is left as it is, because a
+// thread may have been changing it.
 void forget_workers() { workers.store(nullptr, std::memory_order_release); }
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, forget_workers);
 
 Workers& all_workers() {
   Workers* found = workers.load(std::memory_order_acquire);
   if (found) return *found;
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_workers);
-  (void)registered;
   auto made = std::make_unique<Workers>();
   if (workers.compare_exchange_strong(found, made.get(), std::memory_order_acq_rel)) return *made.release();
   return *found;
