@@ -18,10 +18,12 @@ from amt.config import choose_device, compose, help_text, set_threads
 from amt.evaluate.config import PROGRAM
 from amt.model.checkpoint import CheckpointError, read_record
 from amt.model.config import ConfigError
+from amt.startup import bound_spin
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluates; 0, or 2 after one line that names what was wrong."""
+    bound_spin()
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n{help_text(PROGRAM)}")

@@ -12,12 +12,14 @@ from amt.infer.inputs import open_source
 from amt.infer.output import OutputError
 from amt.model.checkpoint import CheckpointError
 from amt.model.config import ConfigError
+from amt.startup import bound_spin
 
 WRONG = (InputError, OutputError, DataError, CheckpointError, ConfigError)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; 0, or 2 after one line on stderr for each input that could not be used."""
+    bound_spin()
     try:
         command = read_command(sys.argv[1:] if arguments is None else arguments)
         source = open_source(command.inputs, command.options.video)

@@ -15,11 +15,13 @@ import sys
 from collections.abc import Callable
 
 from amt.config import finish, help_text, one_line_errors, prepare, split_words
+from amt.startup import bound_spin
 from amt.train.config import PROGRAM, Config, check_one_process
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Trains; 0, or 2 after one line that says what was wrong with the command, the data or the run."""
+    bound_spin()
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n{help_text(PROGRAM)}")
