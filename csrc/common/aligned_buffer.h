@@ -1,26 +1,31 @@
-// Scratch memory that vector loads never find across two cache lines.
+// Uninitialised memory that begins at a cache line, so that no vector load crosses two of them.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
-#include <new>
+
+#include <torch/headeronly/util/Exception.h>
 
 namespace amt {
 
 template <class T>
 class AlignedBuffer {
  public:
-  explicit AlignedBuffer(int64_t count)
-      : data_(static_cast<T*>(::operator new(sizeof(T) * static_cast<size_t>(count > 0 ? count : 1), alignment))) {}
-  T* data() const { return data_.get(); }
+  explicit AlignedBuffer(int64_t count = 0) : data_(count > 0 ? allocate(count) : nullptr, &std::free) {
+    STD_TORCH_CHECK(count <= 0 || data_, "amt: out of memory for ", count, " elements of ", sizeof(T), " bytes");
+  }
+  T* get() const { return data_.get(); }
+  T& operator[](int64_t i) const { return data_.get()[i]; }
 
  private:
-  static constexpr std::align_val_t alignment{64};
-  struct Free {
-    void operator()(T* data) const { ::operator delete(data, alignment); }
-  };
-  std::unique_ptr<T, Free> data_;
+  static constexpr size_t cache_line = 64;
+  std::unique_ptr<T, decltype(&std::free)> data_;
+
+  static T* allocate(int64_t count) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + cache_line - 1) / cache_line * cache_line;
+    return static_cast<T*>(std::aligned_alloc(cache_line, bytes));
+  }
 };
 
 }  // namespace amt

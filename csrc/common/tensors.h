@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 
 #include <torch/csrc/stable/stableivalue_conversions.h>
 #include <torch/csrc/stable/tensor.h>
@@ -11,6 +12,14 @@ namespace amt {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// "[2, *, 3]": what an argument's shape must be; -1 stands for any size.
+template <size_t N>
+inline std::string shape_text(const std::array<int64_t, N>& sizes) {
+  std::string text = "[";
+  for (size_t d = 0; d < N; ++d) text += (d ? ", " : "") + (sizes[d] < 0 ? "*" : std::to_string(sizes[d]));
+  return text + "]";
+}
 
 // Contiguous and uninitialised, on the device of `like`. Goes past the dispatcher, which would look the op up by name.
 template <size_t N>
@@ -33,7 +42,7 @@ template <size_t N>
 inline void check_shape(const Tensor& t, const char* name, const std::array<int64_t, N>& sizes) {
   bool same = t.dim() == static_cast<int64_t>(N);
   for (size_t d = 0; same && d < N; ++d) same = sizes[d] < 0 || t.size(d) == sizes[d];
-  STD_TORCH_CHECK(same, name, " has a wrong shape");  // the public function says more: it has checked before
+  STD_TORCH_CHECK(same, name, " must have the shape ", shape_text<N>(sizes));
 }
 
 }  // namespace amt

@@ -95,11 +95,11 @@ struct Pair {
   int64_t first, second, count;
   const T* values[2];
   const Integer<T>* units;
-  bool tame;  // no value so large that a sum could overflow, and none NaN
+  bool finite;  // no value so large that a sum could overflow, and none NaN
 };
 
 // Below these a sum over the units cannot leave float32, so that no NaN can come up.
-constexpr float tame_value = 1e28f, tame_weight = 1e6f;
+constexpr float finite_value = 1e28f, finite_weight = 1e6f;
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 // For each set of lanes, their numbers: what _mm512_maskz_compress does, in a permutation.
@@ -118,18 +118,18 @@ template <class T>
 AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* values, T* others, Integer<T>* units,
                             Pair<T>& pair) {
   int64_t count = 0;
-  bool tame = true;
+  bool finite = true;
   for (int64_t k = 0; k < row; k += lanes<T>) {
     const Vector<T> h = hidden_units(folded, row, k, offset), g = hidden_units(folded, row, k, offset + 3);
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) {
-      const __m512 limit = _mm512_set1_ps(tame_value), zero = _mm512_setzero_ps();
+      const __m512 limit = _mm512_set1_ps(finite_value), zero = _mm512_setzero_ps();
       const __m512i numbers = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(k)),
                                                _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
       const __m512 a = _mm512_max_ps(zero, reinterpret_cast<__m512>(h));  // NaN stays: it is the second operand
       const __m512 b = _mm512_max_ps(zero, reinterpret_cast<__m512>(g));
       const __mmask16 active = _mm512_cmp_ps_mask(a, zero, _CMP_NEQ_UQ) | _mm512_cmp_ps_mask(b, zero, _CMP_NEQ_UQ);
-      tame &= (_mm512_cmp_ps_mask(a, limit, _CMP_NLT_UQ) | _mm512_cmp_ps_mask(b, limit, _CMP_NLT_UQ)) == 0;
+      finite &= (_mm512_cmp_ps_mask(a, limit, _CMP_NLT_UQ) | _mm512_cmp_ps_mask(b, limit, _CMP_NLT_UQ)) == 0;
       _mm512_storeu_ps(values + count, _mm512_maskz_compress_ps(active, a));
       _mm512_storeu_ps(others + count, _mm512_maskz_compress_ps(active, b));
       _mm512_storeu_si512(units + count, _mm512_slli_epi32(_mm512_maskz_compress_epi32(active, numbers), unit_shift));
@@ -138,13 +138,13 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
     }
 #elif defined(__AVX2__)
     if constexpr (sizeof(T) == 4) {
-      const __m256 limit = _mm256_set1_ps(tame_value), zero = _mm256_setzero_ps();
+      const __m256 limit = _mm256_set1_ps(finite_value), zero = _mm256_setzero_ps();
       const __m256 a = _mm256_max_ps(zero, reinterpret_cast<__m256>(h));  // NaN stays: it is the second operand
       const __m256 b = _mm256_max_ps(zero, reinterpret_cast<__m256>(g));
       const int active =
           _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a, zero, _CMP_NEQ_UQ), _mm256_cmp_ps(b, zero, _CMP_NEQ_UQ)));
-      tame &= _mm256_movemask_ps(
-                  _mm256_or_ps(_mm256_cmp_ps(a, limit, _CMP_NLT_UQ), _mm256_cmp_ps(b, limit, _CMP_NLT_UQ))) == 0;
+      finite &= _mm256_movemask_ps(
+                    _mm256_or_ps(_mm256_cmp_ps(a, limit, _CMP_NLT_UQ), _mm256_cmp_ps(b, limit, _CMP_NLT_UQ))) == 0;
       const __m256i listed =
           _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes_of.set[active])));
       _mm256_storeu_ps(values + count, _mm256_permutevar8x32_ps(a, listed));
@@ -158,7 +158,7 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
     T a[lanes<T>], b[lanes<T>];
     Integer<T> listed[lanes<T>];
     const Vector<T> cut_h = h <= 0 ? Vector<T>{} : h, cut_g = g <= 0 ? Vector<T>{} : g;
-    const auto active = (cut_h != 0) | (cut_g != 0), wild = ~((cut_h < tame_value) & (cut_g < tame_value));
+    const auto active = (cut_h != 0) | (cut_g != 0), wild = ~((cut_h < finite_value) & (cut_g < finite_value));
     __builtin_memcpy(a, &cut_h, sizeof a);
     __builtin_memcpy(b, &cut_g, sizeof b);
     __builtin_memcpy(listed, &active, sizeof listed);
@@ -167,16 +167,16 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
       others[count] = b[lane];
       units[count] = static_cast<Integer<T>>(k + lane) << unit_shift;
       count -= listed[lane];  // a true lane is -1
-      tame &= wild[lane] == 0;
+      finite &= wild[lane] == 0;
     }
   }
   pair.count = count;
-  pair.tame = tame;
+  pair.finite = finite;
 }
 
 // One block of features: the points of the pairs against the maxima so far.
 template <class T, int Vectors>
-AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool tame_weights, const T* w2, T* best,
+AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool finite_weights, const T* w2, T* best,
                             Integer<T>* winner) {
   using V = Vector<T>;
   using I = typename Lanes<T>::Index;
@@ -199,7 +199,7 @@ AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool tame_weigh
         sums[1][j] += other * weights;
       }
     }
-    const bool tame = pair.tame && tame_weights;
+    const bool finite = pair.finite && finite_weights;
     const I points[2] = {I{} + static_cast<Integer<T>>(pair.first), I{} + static_cast<Integer<T>>(pair.second)};
 #pragma GCC unroll 8
     for (int j = 0; j < Vectors; ++j) {
@@ -209,7 +209,7 @@ AMT_INLINE void take_maxima(const Pair<T>* pairs, int num_pairs, bool tame_weigh
       for (int side = 0; side < 2; ++side) {
         const V sum = sums[side][j];
         auto wins = sum > largest;
-        if (!tame) wins |= sum != sum;  // NaN wins and stays
+        if (!finite) wins |= sum != sum;  // NaN wins and stays
         largest = wins ? sum : largest;
         point = wins ? points[side] : point;
       }
@@ -233,21 +233,21 @@ AMT_INLINE void for_each_block(int64_t features, Function block) {
 
 template <class T>
 bool pointnet_pack(const T* w2, PointnetShape shape, T* packed) {
-  bool tame = true;
+  bool finite = true;
   for_each_block<T>(shape.features, [&]<int Vectors>(int64_t first) {
     constexpr int64_t width = Vectors * lanes<T>;
     T* block = packed + first * shape.hidden;
     for (int64_t k = 0; k < shape.hidden; ++k)
       for (int64_t d = 0; d < width; ++d)
         block[k * width + d] = first + d < shape.features ? w2[(first + d) * shape.hidden + k] : T(0);
-    for (int64_t i = 0; i < shape.hidden * width; ++i) tame &= block[i] < tame_weight && block[i] > -tame_weight;
+    for (int64_t i = 0; i < shape.hidden * width; ++i) finite &= block[i] < finite_weight && block[i] > -finite_weight;
   });
-  return tame;
+  return finite;
 }
 
 template <class T>
 void pointnet_forward(const PointnetInputs<T>& in, PointnetShape shape, PointOrder order, const T* packed,
-                      bool tame_weights, T* features, int32_t* winners, T* scratch, int64_t begin, int64_t end) {
+                      bool finite_weights, T* features, int32_t* winners, T* scratch, int64_t begin, int64_t end) {
   const int64_t row = padded(shape.hidden), wide = padded_features(shape.features), list = row + max_lanes;
   T* folded = scratch;
   T* values = folded + 4 * row;
@@ -287,7 +287,7 @@ void pointnet_forward(const PointnetInputs<T>& in, PointnetShape shape, PointOrd
         list_active(folded, row, offset, at, at + list, units, two);
       }
       for_each_block<T>(shape.features, [&]<int Vectors>(int64_t d) {
-        take_maxima<T, Vectors>(pairs, num_pairs, tame_weights, packed + d * shape.hidden, best + d, winner + d);
+        take_maxima<T, Vectors>(pairs, num_pairs, finite_weights, packed + d * shape.hidden, best + d, winner + d);
       });
     }
     for (int64_t d = 0; d < shape.features; ++d) {

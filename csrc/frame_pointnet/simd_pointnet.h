@@ -60,7 +60,7 @@ constexpr int64_t backward_scratch(const PointnetShape& s) {
 AMT_DECLARE_SIMD(template <class T> bool pointnet_pack(const T* w2, PointnetShape shape, T* packed))
 // Image-frame pairs begin to end of features [B, F, D2] and winners [B, F, D2] (the winning point, -1: none).
 AMT_DECLARE_SIMD(template <class T> void pointnet_forward(const PointnetInputs<T>& inputs, PointnetShape shape,
-                                                          PointOrder order, const T* packed, bool tame_weights,
+                                                          PointOrder order, const T* packed, bool finite_weights,
                                                           T* features, int32_t* winners, T* scratch, int64_t begin,
                                                           int64_t end))
 // Images begin to end. slots: one int32 a point, all -1, and left so.

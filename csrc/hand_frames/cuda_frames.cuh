@@ -106,10 +106,10 @@ __global__ void __launch_bounds__(threads_per_block)
   const Palm<T> palm =
       palm_of(root_joint, point(joints, joint_strides, index_base), point(joints, joint_strides, little_base));
   const Vec3<T> center = point(grad_origins, origin_strides, palm_frame) * T(1.0 / (1 + num_fingers));
-  Vec3<T> turn = zero3<T>(), to_wrist = zero3<T>(), to_base = zero3<T>();
+  Vec3<T> torque = zero3<T>(), to_wrist = zero3<T>(), to_base = zero3<T>();
   if (lane == palm_lane) {
-    turn = torque(palm.frame, matrix(grad_rotations, rotation_strides, wrist_frame)) +
-           torque(palm.frame, matrix(grad_rotations, rotation_strides, palm_frame));
+    torque = torque_of(palm.frame, matrix(grad_rotations, rotation_strides, wrist_frame)) +
+             torque_of(palm.frame, matrix(grad_rotations, rotation_strides, palm_frame));
     to_wrist = point(grad_origins, origin_strides, wrist_frame) + center;
   } else if (lane < num_fingers) {
     Frame<T> frame[bones_per_finger + 1];
@@ -125,8 +125,8 @@ __global__ void __launch_bounds__(threads_per_block)
     }
 #pragma unroll
     for (int i = bones_per_finger - 1; i >= 0; --i) {
-      turn = turn + torque(frame[i + 1], matrix(grad_rotations, rotation_strides, frame_of(lane, i)));
-      const Vec3<T> to_bone = transport_backward(bone[i], turn);
+      torque = torque + torque_of(frame[i + 1], matrix(grad_rotations, rotation_strides, frame_of(lane, i)));
+      const Vec3<T> to_bone = transport_backward(bone[i], torque);
       to_base = point(grad_origins, origin_strides, frame_of(lane, i)) + to_bone - to_next;
       if (i > 0 && there) put(grad_joints + 3 * joint_of(lane, i), to_base);
       to_next = to_bone;
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(threads_per_block)
     to_wrist = -to_next;
   }
   Vec3<T> to_index, to_little;
-  palm_backward(palm, sum_over_lanes(turn), to_index, to_little);
+  palm_backward(palm, sum_over_lanes(torque), to_index, to_little);
   to_wrist = sum_over_lanes(to_wrist) - to_index - to_little;
   if (joint_of(lane, 0) == index_base) to_base = to_base + to_index;
   if (joint_of(lane, 0) == little_base) to_base = to_base + to_little;

@@ -46,10 +46,10 @@ struct Needs {
 // What one slice of chunks adds to the weights' gradients.
 template <class T>
 struct Partial {
-  Buffer<T> w1;  // [S, D, stride]
-  Buffer<T> b1;  // [S, D, J]
-  Buffer<T> w2;  // [S, 3, D]
-  Buffer<T> b2;  // [S, 3]
+  AlignedBuffer<T> w1;  // [S, D, stride]
+  AlignedBuffer<T> b1;  // [S, D, J]
+  AlignedBuffer<T> w2;  // [S, 3, D]
+  AlignedBuffer<T> b2;  // [S, 3]
 };
 
 template <class T>
@@ -60,13 +60,13 @@ struct Outputs {
 };
 
 template <class T>
-struct Scratch {
-  Buffer<Pixel<T>> pixels;    // [rows]
-  Buffer<Taps<T>> taps;       // [S, rows, maps]
-  Buffer<Sample<T>> samples;  // [rows, maps]
-  Buffer<T> relative, carry, offsets, hidden, d_inputs, inputs, dots, d_intrinsics;
+struct BackwardScratch {
+  AlignedBuffer<Pixel<T>> pixels;    // [rows]
+  AlignedBuffer<Taps<T>> taps;       // [S, rows, maps]
+  AlignedBuffer<Sample<T>> samples;  // [rows, maps]
+  AlignedBuffer<T> relative, carry, offsets, hidden, grad_inputs, inputs, dots, grad_intrinsics;
 
-  explicit Scratch(const Problem<T>& p)
+  explicit BackwardScratch(const CpuProblem<T>& p)
       : pixels(p.plan.lanes),
         taps(p.num_steps * p.plan.lanes * p.num_maps()),
         samples(p.plan.lanes * p.num_maps()),
@@ -74,10 +74,10 @@ struct Scratch {
         carry(p.plan.lanes * 3),
         offsets(p.plan.lanes * 3),
         hidden(p.num_hidden * p.plan.lanes),
-        d_inputs(p.num_steps * p.plan.lanes * p.stride),
+        grad_inputs(p.num_steps * p.plan.lanes * p.stride),
         inputs(p.plan.lanes * p.stride),
         dots(p.plan.lanes * p.num_maps() * 4),
-        d_intrinsics(p.plan.images * 6) {}
+        grad_intrinsics(p.plan.images * 6) {}
 };
 
 // w1 as the product with the hidden layer's gradient reads it. Where many rows share it, in blocks of matrix_columns
@@ -87,14 +87,14 @@ template <class T>
 struct PackedW1 {
   int64_t direct_blocks;  // of w1 itself
   int64_t copied_blocks;
-  Buffer<T> copy;  // [S, copied_blocks, D, matrix_columns], zeros beyond the last input
+  AlignedBuffer<T> copy;  // [S, copied_blocks, D, matrix_columns], zeros beyond the last input
 
-  PackedW1(const Problem<T>& p, bool needed, CpuTeam& team) : direct_blocks(0), copied_blocks(0) {
+  PackedW1(const CpuProblem<T>& p, bool needed, CpuTeam& team) : direct_blocks(0), copied_blocks(0) {
     if (!needed) return;
     const int64_t blocks = (p.stride + matrix_columns - 1) / matrix_columns, hidden = p.num_hidden;
     direct_blocks = p.plan.chunks > 2 ? 0 : p.num_inputs / matrix_columns;
     copied_blocks = blocks - direct_blocks;
-    copy = Buffer<T>(p.num_steps * copied_blocks * hidden * matrix_columns);
+    copy = AlignedBuffer<T>(p.num_steps * copied_blocks * hidden * matrix_columns);
     team.share(p.num_steps * hidden, piece_products, [&](int64_t begin, int64_t end, int64_t) {
       for (int64_t first = begin; first < end; first += 16) {
         for (int64_t block = 0; block < copied_blocks; block++) {
@@ -111,12 +111,13 @@ struct PackedW1 {
     });
   }
 
-  // d_inputs [rows, stride] = hidden [D, lanes], turned, times w1 of a step.
-  void multiply(const Problem<T>& p, int64_t step, const T* hidden, int64_t rows, int64_t lanes, T* d_inputs,
+  // grad_inputs [rows, stride] = hidden [D, lanes], turned, times w1 of a step.
+  void multiply(const CpuProblem<T>& p, int64_t step, const T* hidden, int64_t rows, int64_t lanes, T* grad_inputs,
                 CpuTeam& team) const {
     const int64_t direct = direct_blocks * matrix_columns;
-    const Product<T> from_w1{rows,     p.num_hidden,   direct,   hidden,   1,    lanes, p.w1.get() + step * p.w1_step,
-                             p.w1_row, matrix_columns, d_inputs, p.stride, false};
+    const Product<T> from_w1{
+        rows,     p.num_hidden,   direct,      hidden,   1,    lanes, p.w1.get() + step * p.w1_step,
+        p.w1_row, matrix_columns, grad_inputs, p.stride, false};
     const Product<T> from_copy{rows,
                                p.num_hidden,
                                p.stride - direct,
@@ -126,7 +127,7 @@ struct PackedW1 {
                                copy.get() + step * copied_blocks * matrix_columns * p.num_hidden,
                                matrix_columns,
                                matrix_columns * p.num_hidden,
-                               d_inputs + direct,
+                               grad_inputs + direct,
                                p.stride,
                                false};
     team.share_by_blocks(direct_blocks + copied_blocks, 1, [&](int64_t begin, int64_t end, int64_t) {
@@ -139,7 +140,8 @@ struct PackedW1 {
 
 // One image of one map: contributions ordered by pixel, then step, joint and tap.
 template <class T>
-void scatter_image(const Problem<T>& p, int64_t image, int m, int64_t first_row, const Scratch<T>& scratch, char* out) {
+void scatter_image(const CpuProblem<T>& p, int64_t image, int m, int64_t first_row, const BackwardScratch<T>& scratch,
+                   char* out) {
   const Map& map = p.maps[m];
   int64_t channel = 0;
   for (int i = 0; i < m; i++) channel += p.channels[i];
@@ -151,7 +153,7 @@ void scatter_image(const Problem<T>& p, int64_t image, int m, int64_t first_row,
       for (int t = 0; t < 4; t++) {
         if (taps.inside >> t & 1u)
           contributions.push_back({(tap_y(taps, t) * map.width + tap_x(taps, t)) * map.channels, tap_weight(taps, t),
-                                   scratch.d_inputs.get() + (step * p.plan.lanes + row) * p.stride + channel});
+                                   scratch.grad_inputs.get() + (step * p.plan.lanes + row) * p.stride + channel});
       }
     }
   }
@@ -163,18 +165,18 @@ void scatter_image(const Problem<T>& p, int64_t image, int m, int64_t first_row,
 }
 
 template <class T>
-void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T* kept, const T* gradient,
+void backward_chunk(const CpuProblem<T>& p, int64_t chunk, const T* steps, const T* saved, const T* gradient,
                     const PackedW1<T>& packed_w1, bool detach, Needs needs, bool first_of_slice, Partial<T>* partial,
-                    const Outputs<T>& out, const Scratch<T>& scratch, CpuTeam& team) {
+                    const Outputs<T>& out, const BackwardScratch<T>& scratch, CpuTeam& team) {
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
-  const int64_t rows = (last - first) * p.num_joints, lanes = round_up(rows, panel_rows);
+  const int64_t rows = (last - first) * p.num_joints, lanes = round_up(rows, packed_rows);
   const int num_maps = p.num_maps();
   std::fill_n(scratch.carry.get(), rows * 3, T(0));
-  std::fill_n(scratch.d_intrinsics.get(), (last - first) * 6, T(0));
+  std::fill_n(scratch.grad_intrinsics.get(), (last - first) * 6, T(0));
   for (int64_t step = p.num_steps - 1; step >= 0; step--) {
     const bool joints_go_on = !(detach && step > 0);  // does the joints' gradient leave this step
     const bool coordinates = needs.coordinates || (joints_go_on && step > 0);
-    T* d_inputs = scratch.d_inputs.get() + step * p.plan.lanes * p.stride;
+    T* grad_inputs = scratch.grad_inputs.get() + step * p.plan.lanes * p.stride;
 
     const T scale = p.scale_of(step);
     std::fill_n(scratch.offsets.get(), 3 * lanes, T(0));
@@ -200,7 +202,7 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
                                    lanes,
                                    p.num_hidden,
                                    p.num_joints,
-                                   kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes,
+                                   saved + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes,
                                    p.plan.lanes,
                                    scratch.offsets.get(),
                                    p.w2.get() + weights_at * 3,
@@ -210,7 +212,7 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
     team.share_by_blocks(p.num_hidden, piece_units,
                          [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_hidden_backward<T>)(hidden, b, e); });
 
-    if (coordinates || needs.maps) packed_w1.multiply(p, step, scratch.hidden.get(), rows, lanes, d_inputs, team);
+    if (coordinates || needs.maps) packed_w1.multiply(p, step, scratch.hidden.get(), rows, lanes, grad_inputs, team);
     if (coordinates || needs.weights) {
       const Gather<T> gather{p.element,
                              num_maps,
@@ -219,7 +221,7 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
                              scratch.relative.get(),
                              p.stride,
                              scratch.inputs.get(),
-                             coordinates ? d_inputs : nullptr,
+                             coordinates ? grad_inputs : nullptr,
                              scratch.dots.get()};
       team.share_by_blocks(rows, piece_rows,
                            [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
@@ -247,19 +249,20 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
       const int64_t in_chunk = row / p.num_joints, image = first + in_chunk, wrist_row = in_chunk * p.num_joints;
       const T* wrist = p.entering(steps, image, step);
       const T* joint = wrist + (row - wrist_row) * 3;
-      T gx = 0, gy = 0, d_joint[3] = {0, 0, 0};
+      T gx = 0, gy = 0, grad_joint[3] = {0, 0, 0};
       for (int m = 0; m < num_maps; m++) {
         const Taps<T>& taps = scratch.taps[(step * p.plan.lanes + row) * num_maps + m];
         if (taps.inside)
           locate_backward(taps, &scratch.dots[(row * num_maps + m) * 4], p.scale_x[m], p.scale_y[m], &gx, &gy);
       }
-      project_backward(joint, p.intrinsics + image * 9, scratch.pixels[row], gx, gy, d_joint,
-                       &scratch.d_intrinsics[in_chunk * 6]);
+      project_backward(joint, p.intrinsics + image * 9, scratch.pixels[row], gx, gy, grad_joint,
+                       &scratch.grad_intrinsics[in_chunk * 6]);
       if (!joints_go_on) continue;
       for (int i = 0; i < 3; i++) {
-        const T d_relative = relative_backward(joint[i], wrist[i], d_inputs[row * p.stride + p.num_inputs - 3 + i]);
-        scratch.carry[row * 3 + i] += d_joint[i] + d_relative;
-        scratch.carry[wrist_row * 3 + i] -= d_relative;
+        const T grad_relative =
+            relative_backward(joint[i], wrist[i], grad_inputs[row * p.stride + p.num_inputs - 3 + i]);
+        scratch.carry[row * 3 + i] += grad_joint[i] + grad_relative;
+        scratch.carry[wrist_row * 3 + i] -= grad_relative;
       }
     }
   }
@@ -267,7 +270,7 @@ void backward_chunk(const Problem<T>& p, int64_t chunk, const T* steps, const T*
   if (needs.coordinates) {
     std::copy_n(scratch.carry.get(), rows * 3, out.joints + first * p.num_joints * 3);
     for (int64_t image = first; image < last; image++) {
-      std::copy_n(&scratch.d_intrinsics[(image - first) * 6], 6, out.intrinsics + image * 9);
+      std::copy_n(&scratch.grad_intrinsics[(image - first) * 6], 6, out.intrinsics + image * 9);
       std::fill_n(out.intrinsics + image * 9 + 6, 3, T(0));
     }
   }
@@ -296,30 +299,30 @@ void sum_slices(const std::vector<const T*>& slices, int64_t offset, int64_t cou
 }
 
 template <class T>
-void backward_all(const Problem<T>& p, const T* steps, const T* kept, const T* gradient, bool detach, Needs needs,
-                  const Outputs<T>& out, const Tensor* d_w1, const Tensor* d_b1, const Tensor* d_w2, const Tensor* d_b2,
-                  CpuTeam& team) {
+void backward_all(const CpuProblem<T>& p, const T* steps, const T* saved, const T* gradient, bool detach, Needs needs,
+                  const Outputs<T>& out, const Tensor* grad_w1, const Tensor* grad_b1, const Tensor* grad_w2,
+                  const Tensor* grad_b2, CpuTeam& team) {
   const PackedW1<T> packed_w1(p, needs.coordinates || needs.maps || !detach, team);
   const int64_t slices = std::min(most_slices, p.plan.chunks);
   std::vector<Partial<T>> partials(slices);
-  PerMember<Scratch<T>> scratches(team);
+  PerMember<BackwardScratch<T>> scratches(team);
   const auto run = [&](int64_t begin, int64_t end, int64_t member, CpuTeam& helpers) {
-    const Scratch<T>& scratch = scratches.of(member, [&] { return Scratch<T>(p); });
+    const BackwardScratch<T>& scratch = scratches.of(member, [&] { return BackwardScratch<T>(p); });
     for (int64_t slice = begin; slice < end; slice++) {
       Partial<T>& partial = partials[slice];
       if (needs.weights) {
         const int64_t units = p.num_steps * p.num_hidden;
-        partial.w1 = Buffer<T>(units * p.stride);
-        partial.b1 = Buffer<T>(units * p.num_joints);
-        partial.w2 = Buffer<T>(units * 3);
-        partial.b2 = Buffer<T>(p.num_steps * 3);
+        partial.w1 = AlignedBuffer<T>(units * p.stride);
+        partial.b1 = AlignedBuffer<T>(units * p.num_joints);
+        partial.w2 = AlignedBuffer<T>(units * 3);
+        partial.b2 = AlignedBuffer<T>(p.num_steps * 3);
         std::fill_n(partial.b1.get(), units * p.num_joints, T(0));
         std::fill_n(partial.w2.get(), units * 3, T(0));
         std::fill_n(partial.b2.get(), p.num_steps * 3, T(0));
       }
       const int64_t first = slice * p.plan.chunks / slices, last = (slice + 1) * p.plan.chunks / slices;
       for (int64_t chunk = first; chunk < last; chunk++)
-        backward_chunk(p, chunk, steps, kept, gradient, packed_w1, detach, needs, chunk == first, &partial, out,
+        backward_chunk(p, chunk, steps, saved, gradient, packed_w1, detach, needs, chunk == first, &partial, out,
                        scratch, helpers);
     }
   };
@@ -342,22 +345,22 @@ void backward_all(const Problem<T>& p, const T* steps, const T* kept, const T* g
   }
   const int64_t units = p.num_steps * p.num_hidden;
   team.share(units, piece_units, [&](int64_t begin, int64_t end, int64_t) {
-    Buffer<T> sum(p.num_inputs);
-    const Element element = element_of(*d_w1);
+    AlignedBuffer<T> sum(p.num_inputs);
+    const Element element = element_of(*grad_w1);
     for (int64_t unit = begin; unit < end; unit++)
       sum_slices(w1, unit * p.stride, p.num_inputs, sum.get(), element,
-                 static_cast<char*>(d_w1->mutable_data_ptr()) + unit * p.num_inputs * size_of(element));
+                 static_cast<char*>(grad_w1->mutable_data_ptr()) + unit * p.num_inputs * size_of(element));
   });
-  Buffer<T> sum(units * std::max<int64_t>(p.num_joints, 3)), turned(units * p.num_joints);
-  sum_slices(w2, 0, units * 3, sum.get(), element_of(*d_w2), static_cast<char*>(d_w2->mutable_data_ptr()));
-  sum_slices(b2, 0, p.num_steps * 3, sum.get(), element_of(*d_b2), static_cast<char*>(d_b2->mutable_data_ptr()));
+  AlignedBuffer<T> sum(units * std::max<int64_t>(p.num_joints, 3)), turned(units * p.num_joints);
+  sum_slices(w2, 0, units * 3, sum.get(), element_of(*grad_w2), static_cast<char*>(grad_w2->mutable_data_ptr()));
+  sum_slices(b2, 0, p.num_steps * 3, sum.get(), element_of(*grad_b2), static_cast<char*>(grad_b2->mutable_data_ptr()));
   for (size_t s = 0; s < b1.size(); s++)
     for (int64_t i = 0; i < units * p.num_joints; i++) sum[i] = s == 0 ? b1[s][i] : sum[i] + b1[s][i];
   for (int64_t unit = 0; unit < units; unit++)
     for (int64_t joint = 0; joint < p.num_joints; joint++)
       turned[(unit / p.num_hidden * p.num_joints + joint) * p.num_hidden + unit % p.num_hidden] =
           sum[unit * p.num_joints + joint];
-  AMT_SIMD(refine_narrow<T>)(element_of(*d_b1), turned.get(), units * p.num_joints, d_b1->mutable_data_ptr());
+  AMT_SIMD(refine_narrow<T>)(element_of(*grad_b1), turned.get(), units * p.num_joints, grad_b1->mutable_data_ptr());
 }
 
 Tensor empty_like_contiguous(const Tensor& tensor) {
@@ -365,49 +368,53 @@ Tensor empty_like_contiguous(const Tensor& tensor) {
 }
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> refine_backward_cpu(
-    Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1,
-    Tensor b1, Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach, int64_t needed) {
+    Tensor grad_steps, Tensor steps, Tensor saved, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps,
+    Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach,
+    int64_t needed) {
   check_arguments(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const Needs needs{(needed & needs_coordinates) != 0, (needed & needs_maps) != 0, (needed & needs_weights) != 0};
   const int64_t batch = joints.size(0), num_joints = joints.size(1);
   const Plan plan(batch, std::max<int64_t>(num_joints, 1));
   const bool empty = batch == 0 || num_joints == 0;
-  check_backward_arguments(gradient, steps, kept, joints, w1,
-                           empty ? kept.numel() : plan.chunks * w1.size(0) * w1.size(1) * plan.lanes);
+  check_backward_arguments(grad_steps, steps, saved, joints, w1,
+                           empty ? saved.numel() : plan.chunks * w1.size(0) * w1.size(1) * plan.lanes);
   const auto output = [](bool is_needed, const Tensor& like) {
     return is_needed ? empty_like_contiguous(like) : torch::stable::new_empty(like, {0});
   };
-  Tensor d_joints = output(needs.coordinates, joints), d_intrinsics = output(needs.coordinates, intrinsics);
-  Tensor d_w1 = output(needs.weights, w1), d_b1 = output(needs.weights, b1), d_w2 = output(needs.weights, w2),
-         d_b2 = output(needs.weights, b2);
-  std::vector<Tensor> d_maps;
+  Tensor grad_joints = output(needs.coordinates, joints), grad_intrinsics = output(needs.coordinates, intrinsics);
+  Tensor grad_w1 = output(needs.weights, w1), grad_b1 = output(needs.weights, b1), grad_w2 = output(needs.weights, w2),
+         grad_b2 = output(needs.weights, b2);
+  std::vector<Tensor> grad_maps;
   std::vector<bool> is_zero;
   for (const Tensor& map : maps) {
     if (!needs.maps) break;
     bool zero;
-    d_maps.push_back(map_gradient(map, &zero));
+    grad_maps.push_back(map_gradient(map, &zero));
     is_zero.push_back(zero);
   }
   if (empty) {
-    for (Tensor* tensor : {&d_joints, &d_intrinsics, &d_w1, &d_b1, &d_w2, &d_b2}) torch::stable::zero_(*tensor);
-    for (Tensor& tensor : d_maps) torch::stable::zero_(tensor);
-    return {d_joints, d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2};
+    for (Tensor* tensor : {&grad_joints, &grad_intrinsics, &grad_w1, &grad_b1, &grad_w2, &grad_b2})
+      torch::stable::zero_(*tensor);
+    for (Tensor& tensor : grad_maps) torch::stable::zero_(tensor);
+    return {grad_joints, grad_intrinsics, grad_maps, grad_w1, grad_b1, grad_w2, grad_b2};
   }
   const auto run = [&]<class T>(T) {
     CpuTeam team(threads_worth(batch * num_joints * w1.numel(), least_products));
-    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team);
-    Outputs<T> out{
-        static_cast<T*>(d_joints.mutable_data_ptr()), static_cast<T*>(d_intrinsics.mutable_data_ptr()), {}, is_zero};
-    for (const Tensor& map : d_maps) out.maps.push_back(static_cast<char*>(map.mutable_data_ptr()));
-    backward_all(problem, static_cast<const T*>(steps.const_data_ptr()), static_cast<const T*>(kept.const_data_ptr()),
-                 static_cast<const T*>(gradient.const_data_ptr()), detach, needs, out, &d_w1, &d_b1, &d_w2, &d_b2,
-                 team);
+    const CpuProblem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team);
+    Outputs<T> out{static_cast<T*>(grad_joints.mutable_data_ptr()),
+                   static_cast<T*>(grad_intrinsics.mutable_data_ptr()),
+                   {},
+                   is_zero};
+    for (const Tensor& map : grad_maps) out.maps.push_back(static_cast<char*>(map.mutable_data_ptr()));
+    backward_all(problem, static_cast<const T*>(steps.const_data_ptr()), static_cast<const T*>(saved.const_data_ptr()),
+                 static_cast<const T*>(grad_steps.const_data_ptr()), detach, needs, out, &grad_w1, &grad_b1, &grad_w2,
+                 &grad_b2, team);
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);
   else
     run(0.0f);
-  return {d_joints, d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2};
+  return {grad_joints, grad_intrinsics, grad_maps, grad_w1, grad_b1, grad_w2, grad_b2};
 }
 
 }  // namespace

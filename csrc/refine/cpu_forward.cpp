@@ -17,40 +17,40 @@ static_assert(piece_groups % groups_together == 0);
 // Products for each thread below which one less is faster.
 constexpr int64_t least_products = 1 << 20, least_pair_products = 1 << 21;
 
-// b1 of every step as a chunk's panels read it: [steps, panels, units, panel_rows].
+// b1 of every step as a chunk's packed tiles read it: [steps, packed tiles, units, packed_rows].
 template <class T>
 class Biases {
  public:
-  explicit Biases(const Problem<T>& problem)
+  explicit Biases(const CpuProblem<T>& problem)
       : p_(problem),
-        lanes_(std::min(p_.plan.lanes, round_up(p_.batch * p_.num_joints, panel_rows))),
+        lanes_(std::min(p_.plan.lanes, round_up(p_.batch * p_.num_joints, packed_rows))),
         units_(round_up(p_.num_hidden, 16)),
-        panels_(p_.num_steps * lanes_ * units_) {}
-  int64_t units() const { return units_; }  // of a panel, with what fills up the last group
+        packed_(p_.num_steps * lanes_ * units_) {}
+  int64_t units() const { return units_; }  // of a packed tile, with what fills up the last group
   const T* of(int64_t step, int64_t row) const {
-    return panels_.get() + (step * lanes_ + row) * units_;
-  }  // row: a panel's first
+    return packed_.get() + (step * lanes_ + row) * units_;
+  }  // row: a packed tile's first
 
   void fill(CpuTeam& team) const {
     const int64_t groups = units_ / 16;
     team.share_by_blocks(p_.num_steps * groups, piece_bias_groups, [&](int64_t begin, int64_t end, int64_t) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t step = i / groups, group = i % groups;
-        const BiasPanels<T> work{p_.b1.get() + step * p_.num_joints * p_.num_hidden,
-                                 p_.num_joints,
-                                 p_.num_hidden,
-                                 lanes_,
-                                 units_,
-                                 panels_.get() + step * lanes_ * units_};
-        AMT_SIMD(refine_bias_panels<T>)(work, group, group + 1);
+        const PackBias<T> work{p_.b1.get() + step * p_.num_joints * p_.num_hidden,
+                               p_.num_joints,
+                               p_.num_hidden,
+                               lanes_,
+                               units_,
+                               packed_.get() + step * lanes_ * units_};
+        AMT_SIMD(refine_pack_bias<T>)(work, group, group + 1);
       }
     });
   }
 
  private:
-  const Problem<T>& p_;
+  const CpuProblem<T>& p_;
   int64_t lanes_, units_;
-  Buffer<T> panels_;
+  AlignedBuffer<T> packed_;
 };
 
 // How a row's inputs lie (simd_kernels.h), and bfloat16 weights w1 to match where that form is not floats. It is floats
@@ -86,8 +86,8 @@ class NarrowWeights {
   Layout layout_;
   const void* data_ = nullptr;
   int64_t step_ = 0, row_ = 0, gains_step_ = 0, tiles_step_ = 0;  // step_: in bytes
-  Buffer<float> fixed_, gains_;
-  Buffer<uint16_t> tiles_;
+  AlignedBuffer<float> fixed_, gains_;
+  AlignedBuffer<uint16_t> tiles_;
 
   Layout layout_of(Form form) const {
     return refine::layout_of(form, static_cast<int>(channels_.size()), channels_.data());
@@ -98,7 +98,7 @@ class NarrowWeights {
     const int64_t hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
     const int64_t blocks = (hidden + block_units - 1) / block_units, tiles = layout_.channels / (2 * tile_words);
     const int64_t of_block = tiles * 2 * tile_weights;
-    tiles_ = Buffer<uint16_t>(copies * blocks * of_block);
+    tiles_ = AlignedBuffer<uint16_t>(copies * blocks * of_block);
     tiles_step_ = copies == 1 ? 0 : blocks * of_block;
     const auto* weights = static_cast<const uint16_t*>(w1.const_data_ptr());
     team.share(copies * blocks, 1, [&](int64_t begin, int64_t end, int64_t) {
@@ -116,8 +116,8 @@ class NarrowWeights {
 
   bool fix(const Tensor& w1, CpuTeam& team) {  // false where a weight is not finite
     const int64_t blocks = layout_.blocks, hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
-    fixed_ = Buffer<float>(copies * hidden * layout_.count);
-    gains_ = Buffer<float>(copies * blocks * fixed_channels);
+    fixed_ = AlignedBuffer<float>(copies * hidden * layout_.count);
+    gains_ = AlignedBuffer<float>(copies * blocks * fixed_channels);
     const FixWeights work{static_cast<const uint16_t*>(w1.const_data_ptr()),
                           hidden,
                           w1.stride(0),
@@ -141,49 +141,50 @@ class NarrowWeights {
 };
 
 template <class T>
-struct Scratch {
-  Buffer<Sample<T>> samples;
-  Buffer<T> panels, products, offsets;
+struct ForwardScratch {
+  AlignedBuffer<Sample<T>> samples;
+  AlignedBuffer<T> packed, products, offsets;
 
-  Scratch(const Problem<T>& p, const Layout& layout) : Scratch(p, layout, block_rows(p)) {}
+  ForwardScratch(const CpuProblem<T>& p, const Layout& layout) : ForwardScratch(p, layout, block_rows(p)) {}
 
  private:
-  Scratch(const Problem<T>& p, const Layout& layout, int64_t rows)
+  ForwardScratch(const CpuProblem<T>& p, const Layout& layout, int64_t rows)
       : samples(rows * p.num_maps()),
-        panels(rows * layout.count),
+        packed(rows * layout.count),
         products(layout.form == Form::pairs ? round_up(p.num_hidden, block_units) * rows : 0),
         offsets(AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden) * 3 * rows) {}
 
-  static int64_t block_rows(const Problem<T>& p) {
-    return std::min({p.plan.lanes, most_panels * panel_rows, round_up(p.batch * p.num_joints, panel_rows)});
+  static int64_t block_rows(const CpuProblem<T>& p) {
+    return std::min({p.plan.lanes, most_packed * packed_rows, round_up(p.batch * p.num_joints, packed_rows)});
   }
 };
 
 template <class T>
-void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chunk, const Biases<T>& bias, T* steps,
-                  T* kept, const Scratch<T>& scratch, CpuTeam& team) {
+void refine_chunk(const CpuProblem<T>& p, const NarrowWeights& narrow, int64_t chunk, const Biases<T>& bias, T* steps,
+                  T* saved, const ForwardScratch<T>& scratch, CpuTeam& team) {
   const Layout& layout = narrow.layout();
   const bool floats = layout.form == Form::floats;
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints;
   const int64_t blocks = AMT_SIMD(refine_hidden_blocks)(layout.form, p.num_hidden);
   for (int64_t step = 0; step < p.num_steps; step++) {
-    if (const int64_t used = round_up(rows, panel_rows); kept && used < p.plan.lanes) {  // the last chunk of few images
-      T* keep = kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes;
+    if (const int64_t used = round_up(rows, packed_rows);
+        saved && used < p.plan.lanes) {  // the last chunk of few images
+      T* saved_rows = saved + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes;
       team.share_by_blocks(p.num_hidden, piece_units, [&](int64_t b, int64_t e, int64_t) {
         for (int64_t unit = b; unit < e; unit++)
-          std::fill(keep + unit * p.plan.lanes + used, keep + (unit + 1) * p.plan.lanes, T(0));
+          std::fill(saved_rows + unit * p.plan.lanes + used, saved_rows + (unit + 1) * p.plan.lanes, T(0));
       });
     }
-    for (int64_t begin = 0; begin < rows; begin += most_panels * panel_rows) {
-      const int64_t count = std::min(rows - begin, most_panels * panel_rows), width = round_up(count, panel_rows);
-      const GatherPanels<T> gather{p.element,          p.num_maps(), p.channels.data(),   scratch.samples.get(), layout,
-                                   narrow.gains(step), count,        scratch.panels.get()};
+    for (int64_t begin = 0; begin < rows; begin += most_packed * packed_rows) {
+      const int64_t count = std::min(rows - begin, most_packed * packed_rows), width = round_up(count, packed_rows);
+      const PackInputs<T> gather{p.element,          p.num_maps(), p.channels.data(),   scratch.samples.get(), layout,
+                                 narrow.gains(step), count,        scratch.packed.get()};
       team.share_by_blocks(width, piece_rows, [&](int64_t b, int64_t e, int64_t) {
         for (int64_t i = b; i < e; i++) {
           T* relatives = gather.at(i, layout.count - 3);
           if (i >= count) {
-            for (int c = 0; c < 3; c++) relatives[c * panel_rows] = 0;
+            for (int c = 0; c < 3; c++) relatives[c * packed_rows] = 0;
             continue;
           }
           const int64_t row = begin + i, image = first + row / p.num_joints;
@@ -192,15 +193,15 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
           const Pixel<T> pixel = project(joint, p.intrinsics + image * 9);
           for (int m = 0; m < p.num_maps(); m++)
             p.locate_sample(pixel, image, m, &scratch.samples[i * p.num_maps() + m]);
-          for (int c = 0; c < 3; c++) relatives[c * panel_rows] = relative(joint[c], wrist[c]);
+          for (int c = 0; c < 3; c++) relatives[c * packed_rows] = relative(joint[c], wrist[c]);
         }
       });
       team.share_by_blocks(round_up(layout.sampled, 16) / 16, piece_groups,
-                           [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_gather_panels<T>)(gather, b, e); });
-      T* keep = kept ? kept + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
+                           [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_pack_inputs<T>)(gather, b, e); });
+      T* saved_rows = saved ? saved + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
       const Hidden<T> hidden{layout,
-                             scratch.panels.get(),
-                             width / panel_rows,
+                             scratch.packed.get(),
+                             width / packed_rows,
                              count,
                              p.num_hidden,
                              floats ? p.w1.get() + step * p.w1_step : narrow.of(step),
@@ -210,7 +211,7 @@ void refine_chunk(const Problem<T>& p, const NarrowWeights& narrow, int64_t chun
                              bias.of(step, begin),
                              bias.units(),
                              p.w2.get() + step * 3 * p.num_hidden,
-                             keep,
+                             saved_rows,
                              p.plan.lanes,
                              scratch.offsets.get()};
       team.share_by_blocks(blocks, 1, [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
@@ -239,7 +240,7 @@ int64_t threads_for(Form form, int64_t chunks, int64_t rows, const Tensor& w1) {
 }
 
 template <class T>
-void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* kept, CpuTeam& team) {
+void refine_all(const CpuProblem<T>& p, const NarrowWeights& narrow, T* steps, T* saved, CpuTeam& team) {
   const Layout& layout = narrow.layout();
   const Biases<T> bias(p);
   const int64_t members = team.size();
@@ -249,43 +250,44 @@ void refine_all(const Problem<T>& p, const NarrowWeights& narrow, T* steps, T* k
   const int64_t left = p.plan.chunks % members, shared = left <= 2 && 2 * left <= members ? left : 0;
   const int64_t own = p.plan.chunks - shared;
   bias.fill(team);
-  PerMember<Scratch<T>> scratches(team);
+  PerMember<ForwardScratch<T>> scratches(team);
   team.share(own, 1, [&](int64_t begin, int64_t end, int64_t member) {
     CpuTeam alone(1);
-    const Scratch<T>& scratch = scratches.of(member, [&] { return Scratch<T>(p, layout); });
-    for (int64_t chunk = begin; chunk < end; chunk++) refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, alone);
+    const ForwardScratch<T>& scratch = scratches.of(member, [&] { return ForwardScratch<T>(p, layout); });
+    for (int64_t chunk = begin; chunk < end; chunk++)
+      refine_chunk(p, narrow, chunk, bias, steps, saved, scratch, alone);
   });
   if (shared == 0) return;
-  const Scratch<T>& scratch = scratches.of(0, [&] { return Scratch<T>(p, layout); });
+  const ForwardScratch<T>& scratch = scratches.of(0, [&] { return ForwardScratch<T>(p, layout); });
   for (int64_t chunk = own; chunk < p.plan.chunks; chunk++)
-    refine_chunk(p, narrow, chunk, bias, steps, kept, scratch, team);
+    refine_chunk(p, narrow, chunk, bias, steps, saved, scratch, team);
 }
 
 std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1,
                                       Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size,
-                                      bool detach, bool keep) {
+                                      bool detach, bool save) {
   check_arguments(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0);
   const Plan plan(batch, std::max<int64_t>(num_joints, 1));
   const bool nothing = batch == 0 || num_joints == 0;
   Tensor steps = amt::empty<4>({batch, num_steps, num_joints, 3}, joints.scalar_type(), joints);
-  Tensor kept = amt::empty<1>({keep && !nothing ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0},
-                              joints.scalar_type(), joints);
-  if (nothing) return {steps, kept};
+  Tensor saved = amt::empty<1>({save && !nothing ? plan.chunks * num_steps * w1.size(1) * plan.lanes : 0},
+                               joints.scalar_type(), joints);
+  if (nothing) return {steps, saved};
   const auto run = [&]<class T>(T) {
-    const Form form = NarrowWeights::form_for(maps, w1, keep);
+    const Form form = NarrowWeights::form_for(maps, w1, save);
     CpuTeam team(threads_for(form, plan.chunks, batch * num_joints, w1));
     const NarrowWeights narrow(maps, w1, form, plan.chunks, team);
-    const Problem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team,
-                             narrow.layout().form == Form::floats);
+    const CpuProblem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team,
+                                narrow.layout().form == Form::floats);
     refine_all(problem, narrow, static_cast<T*>(steps.mutable_data_ptr()),
-               keep ? static_cast<T*>(kept.mutable_data_ptr()) : nullptr, team);
+               save ? static_cast<T*>(saved.mutable_data_ptr()) : nullptr, team);
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);
   else
     run(0.0f);
-  return {steps, kept};
+  return {steps, saved};
 }
 
 }  // namespace

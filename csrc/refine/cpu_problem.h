@@ -13,6 +13,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include "common/cpu_team.h"
+#include "common/aligned_buffer.h"
 #include "refine/checks.h"
 #include "refine/simd_kernels.h"
 
@@ -20,22 +21,6 @@ namespace amt::refine {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Uninitialised memory, on a cache line's boundary.
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count = 0)
-      : data_(count > 0 ? static_cast<T*>(std::aligned_alloc(64, round_up(count * sizeof(T), 64))) : nullptr,
-              &std::free) {
-    STD_TORCH_CHECK(count <= 0 || data_, "refine: out of memory");
-  }
-  T* get() const { return data_.get(); }
-  T& operator[](int64_t i) const { return data_.get()[i]; }
-
- private:
-  std::unique_ptr<T, decltype(&std::free)> data_;
-};
 
 inline Element element_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -51,13 +36,13 @@ inline int64_t size_of(Element element) {
   return element == Element::float64 ? 8 : element == Element::float32 ? 4 : 2;
 }
 
-// Images that are refined together, so that their rows fill whole panels; the same for any number of threads.
+// Images that are refined together, so that their rows fill whole packed tiles; the same for any number of threads.
 struct Plan {
-  int64_t images, lanes, chunks;  // of a chunk: images, and rows rounded up to whole panels
+  int64_t images, lanes, chunks;  // of a chunk: images, and rows rounded up to whole packed tiles
 
-  Plan(int64_t batch, int64_t num_joints) : images(1), lanes(round_up(num_joints, panel_rows)) {
-    for (int64_t n = 2; n * num_joints <= most_panels * panel_rows; n++) {
-      const int64_t padded = round_up(n * num_joints, panel_rows);
+  Plan(int64_t batch, int64_t num_joints) : images(1), lanes(round_up(num_joints, packed_rows)) {
+    for (int64_t n = 2; n * num_joints <= most_packed * packed_rows; n++) {
+      const int64_t padded = round_up(n * num_joints, packed_rows);
       if (images * num_joints * padded < n * num_joints * lanes) images = n, lanes = padded;
     }
     chunks = (batch + images - 1) / images;
@@ -81,7 +66,7 @@ class Values {
     const Element element = element_of(tensor);
     if (element == element_for<T>) return;
     if constexpr (sizeof(T) == 4) {
-      copy_ = Buffer<T>(count);
+      copy_ = AlignedBuffer<T>(count);
       const auto* from = static_cast<const char*>(tensor.const_data_ptr());
       team.share(count, 1 << 14, [&](int64_t begin, int64_t end, int64_t) {
         AMT_SIMD(refine_widen)(element, from + begin * size_of(element), end - begin, copy_.get() + begin);
@@ -93,7 +78,7 @@ class Values {
 
  private:
   const T* data_;
-  Buffer<T> copy_;
+  AlignedBuffer<T> copy_;
 };
 
 inline int64_t reach(const Tensor& w1) {  // elements from w1's first to its last
@@ -101,7 +86,7 @@ inline int64_t reach(const Tensor& w1) {  // elements from w1's first to its las
 }
 
 template <class T>
-struct Problem {
+struct CpuProblem {
   int64_t batch, num_joints, num_steps, num_hidden, num_inputs, stride;
   const T *joints, *intrinsics;
   std::vector<Map> maps;
@@ -114,9 +99,9 @@ struct Problem {
   double first_step_size;
   Plan plan;
 
-  Problem(const Tensor& joints_, const Tensor& intrinsics_, const std::vector<Tensor>& maps_, const Tensor& w1_,
-          const Tensor& b1_, const Tensor& w2_, const Tensor& b2_, int64_t height, int64_t width, double step_size_,
-          CpuTeam& team, bool reads_w1 = true)
+  CpuProblem(const Tensor& joints_, const Tensor& intrinsics_, const std::vector<Tensor>& maps_, const Tensor& w1_,
+             const Tensor& b1_, const Tensor& w2_, const Tensor& b2_, int64_t height, int64_t width, double step_size_,
+             CpuTeam& team, bool reads_w1 = true)
       : batch(joints_.size(0)),
         num_joints(joints_.size(1)),
         num_steps(w1_.size(0)),

@@ -13,43 +13,44 @@ constexpr int chunks_at_once = 4;
 
 // Rows are [B, S, J]; all in the joints' dtype. Null where nobody needs it.
 template <class T>
-struct Scratch {
-  T* d_offset;  // [rows, 3]: gradient of the MLP's output
-  T* d_hidden;  // [rows, D]: gradient of its pre-activations
-  T* inputs;    // [rows, C + 3]: what it read
-  T* d_inputs;  // [rows, C]: gradient of the samples
+struct CudaScratch {
+  T* grad_offset;  // [rows, 3]: gradient of the MLP's output
+  T* grad_hidden;  // [rows, D]: gradient of its pre-activations
+  T* inputs;       // [rows, C + 3]: what it read
+  T* grad_inputs;  // [rows, C]: gradient of the samples
 };
 
 template <class T>
 struct BackwardMemory {
-  T entering[max_joints][3], d_leaving[max_joints][3], d_offset[max_joints][3];
-  T d_near[max_joints][3];          // of this block's units only
+  T entering[max_joints][3], grad_leaving[max_joints][3], grad_offset[max_joints][3];
+  T grad_relative[max_joints][3];   // of this block's units only
   T dots[max_joints][max_maps][4];  // of this block's channels only: gradient * tap, summed over the channels
-  T d_joint[max_joints][3], d_near_scaled[max_joints][3], d_camera[max_joints][6];
+  T grad_joint[max_joints][3], grad_relative_scaled[max_joints][3], grad_camera[max_joints][6];
   Taps<T> taps[joint_tile][max_maps];
-  alignas(16) T d_hidden[1][joint_tile];  // [D, joint_tile] in truth: the rest of the launch's shared memory
+  alignas(16) T grad_hidden[1][joint_tile];  // [D, joint_tile] in truth: the rest of the launch's shared memory
 };
 
-// d_hidden and what it sends to the relative inputs, for this block's share of the units.
+// grad_hidden and what it sends to the relative inputs, for this block's share of the units.
 template <class T, class M>
-__device__ void mlp_backward(const Problem<T>& p, BackwardMemory<T>& memory, const Scratch<T>& scratch, const T* kept,
-                             int64_t image, int step, int rank, int team) {
+__device__ void mlp_backward(const CudaProblem<T>& p, BackwardMemory<T>& memory, const CudaScratch<T>& scratch,
+                             const T* saved, int64_t image, int step, int rank, int team) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int j = warp; j < p.num_joints; j += warps) {
     const int64_t row = ((image * p.num_steps + step) * p.num_joints + j) * p.num_hidden;
-    T d_near[3] = {};
+    T grad_relative[3] = {};
     for (int u = rank * 32 + lane; u < p.num_hidden; u += team * 32) {
       T gradient = 0;
       for (int i = 0; i < 3; ++i)
-        gradient += memory.d_offset[j][i] * load<T, M>(p.w2, (static_cast<int64_t>(step) * 3 + i) * p.num_hidden + u);
-      gradient *= gelu_backward(kept[row + u]);
-      scratch.d_hidden[row + u] = gradient;
+        gradient +=
+            memory.grad_offset[j][i] * load<T, M>(p.w2, (static_cast<int64_t>(step) * 3 + i) * p.num_hidden + u);
+      gradient *= gelu_backward(saved[row + u]);
+      scratch.grad_hidden[row + u] = gradient;
       for (int i = 0; i < 3; ++i)
-        d_near[i] += gradient * load<T, M>(p.w1, step * p.w1_step + u * p.w1_row + p.num_channels + i);
+        grad_relative[i] += gradient * load<T, M>(p.w1, step * p.w1_step + u * p.w1_row + p.num_channels + i);
     }
     for (int i = 0; i < 3; ++i) {
-      const T sum = warp_sum(d_near[i]);
-      if (lane == 0) memory.d_near[j][i] = sum;
+      const T sum = warp_sum(grad_relative[i]);
+      if (lane == 0) memory.grad_relative[j][i] = sum;
     }
   }
 }
@@ -57,7 +58,7 @@ __device__ void mlp_backward(const Problem<T>& p, BackwardMemory<T>& memory, con
 // The samples of this block's channels again, their gradient, and its products with the taps. Each warp has its own
 // joints.
 template <class T, class M>
-__device__ void inputs_backward(const Problem<T>& p, BackwardMemory<T>& memory, const Scratch<T>& scratch,
+__device__ void inputs_backward(const CudaProblem<T>& p, BackwardMemory<T>& memory, const CudaScratch<T>& scratch,
                                 int64_t image, int step, int base, int count, int rank, int team) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t first_row = (image * p.num_steps + step) * p.num_joints + base;
@@ -70,7 +71,7 @@ __device__ void inputs_backward(const Problem<T>& p, BackwardMemory<T>& memory, 
         const int channel = group + q * team * chunk + lane;
         const T weight = channel < p.num_channels ? load<T, M>(p.w1, row + channel) : T(0);
 #pragma unroll
-        for (int i = 0; i < joints_a_warp; ++i) sums[q][i] += weight * memory.d_hidden[u][warp * joints_a_warp + i];
+        for (int i = 0; i < joints_a_warp; ++i) sums[q][i] += weight * memory.grad_hidden[u][warp * joints_a_warp + i];
       }
     }
 #pragma unroll
@@ -87,7 +88,8 @@ __device__ void inputs_backward(const Problem<T>& p, BackwardMemory<T>& memory, 
           load_taps<T, M>(p.maps[m], memory.taps[j][m], image, channel - p.maps[m].first, values);
           if (scratch.inputs != nullptr)
             scratch.inputs[(first_row + j) * (p.num_channels + 3) + channel] = blend(memory.taps[j][m], values);
-          if (scratch.d_inputs != nullptr) scratch.d_inputs[(first_row + j) * p.num_channels + channel] = sums[q][i];
+          if (scratch.grad_inputs != nullptr)
+            scratch.grad_inputs[(first_row + j) * p.num_channels + channel] = sums[q][i];
         }
         for (int other = 0; other < p.num_maps; ++other) {
           if (!__any_sync(0xffffffffu, other == m)) continue;
@@ -106,37 +108,38 @@ __device__ void inputs_backward(const Problem<T>& p, BackwardMemory<T>& memory, 
 // One thread a joint, the same in every block of the team: from the sums of all blocks to the gradient of joint and
 // camera.
 template <class T>
-__device__ void joint_backward(const Problem<T>& p, BackwardMemory<T>& memory, int64_t image, int j, int team) {
+__device__ void joint_backward(const CudaProblem<T>& p, BackwardMemory<T>& memory, int64_t image, int j, int team) {
   const T* camera = p.intrinsics + image * 9;
   const T* joint = memory.entering[j];
   const Pixel<T> pixel = project(joint, camera);
-  T gx = 0, gy = 0, d_joint[3] = {}, d_camera[6] = {};
+  T gx = 0, gy = 0, grad_joint[3] = {}, grad_camera[6] = {};
   for (int m = 0; m < p.num_maps; ++m) {
     const Taps<T> taps = p.taps(joint, image, m);
     T dots[4] = {};
     for (int t = 0; t < 4; ++t)
-      for (int r = 0; r < team; ++r) dots[t] += Team::of(&memory.dots[j][m][t], r)[0];
+      for (int r = 0; r < team; ++r) dots[t] += CudaCluster::of(&memory.dots[j][m][t], r)[0];
     locate_backward(taps, dots, p.maps[m].scale_x, p.maps[m].scale_y, &gx, &gy);
   }
-  project_backward(joint, camera, pixel, gx, gy, d_joint, d_camera);
+  project_backward(joint, camera, pixel, gx, gy, grad_joint, grad_camera);
   for (int i = 0; i < 3; ++i) {
-    T d_near = 0;
-    for (int r = 0; r < team; ++r) d_near += Team::of(&memory.d_near[j][i], r)[0];
-    memory.d_near_scaled[j][i] = relative_backward(joint[i], memory.entering[0][i], d_near);
-    memory.d_joint[j][i] = memory.d_leaving[j][i] + d_joint[i] + memory.d_near_scaled[j][i];
+    T grad_relative = 0;
+    for (int r = 0; r < team; ++r) grad_relative += CudaCluster::of(&memory.grad_relative[j][i], r)[0];
+    memory.grad_relative_scaled[j][i] = relative_backward(joint[i], memory.entering[0][i], grad_relative);
+    memory.grad_joint[j][i] = memory.grad_leaving[j][i] + grad_joint[i] + memory.grad_relative_scaled[j][i];
   }
-  for (int i = 0; i < 6; ++i) memory.d_camera[j][i] = d_camera[i];
+  for (int i = 0; i < 6; ++i) memory.grad_camera[j][i] = grad_camera[i];
 }
 
 template <class T, class M>
 __global__ void __launch_bounds__(threads, 2)
-    backward_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, const T* gradient,
-                    const T* steps, const T* kept, bool detach, T* d_joints, T* d_intrinsics) {
+    backward_kernel(const __grid_constant__ CudaProblem<T> p, const __grid_constant__ CudaScratch<T> scratch,
+                    const T* gradient, const T* steps, const T* saved, bool detach, T* grad_joints,
+                    T* grad_intrinsics) {
   BackwardMemory<T>& memory = *shared_memory<BackwardMemory<T>>();
-  const int team = Team::size(), rank = Team::rank();
+  const int team = CudaCluster::size(), rank = CudaCluster::rank();
   const int64_t image = blockIdx.x / team;
   const int thread = threadIdx.x;
-  T d_camera = 0;  // of thread i < 6: of the camera's i-th number, over all steps
+  T grad_camera = 0;  // of thread i < 6: of the camera's i-th number, over all steps
 
   for (int step = p.num_steps - 1; step >= 0; --step) {
     const int64_t first_row = (image * p.num_steps + step) * p.num_joints;
@@ -144,18 +147,18 @@ __global__ void __launch_bounds__(threads, 2)
     const bool carried = step < p.num_steps - 1 && !detach;
     for (int i = thread; i < p.num_joints * 3; i += threads) {
       memory.entering[i / 3][i % 3] = entering[i];
-      const T leaving = gradient[first_row * 3 + i] + (carried ? memory.d_joint[i / 3][i % 3] : T(0));
-      memory.d_leaving[i / 3][i % 3] = leaving;
-      memory.d_offset[i / 3][i % 3] = leaving * p.scale_of(step);
-      if (rank == 0) scratch.d_offset[first_row * 3 + i] = leaving * p.scale_of(step);
+      const T leaving = gradient[first_row * 3 + i] + (carried ? memory.grad_joint[i / 3][i % 3] : T(0));
+      memory.grad_leaving[i / 3][i % 3] = leaving;
+      memory.grad_offset[i / 3][i % 3] = leaving * p.scale_of(step);
+      if (rank == 0) scratch.grad_offset[first_row * 3 + i] = leaving * p.scale_of(step);
       if (rank == 0 && scratch.inputs != nullptr)
         scratch.inputs[(first_row + i / 3) * (p.num_channels + 3) + p.num_channels + i % 3] =
             relative(entering[i], entering[i % 3]);
     }
     for (int i = thread; i < p.num_joints * max_maps * 4; i += threads) (&memory.dots[0][0][0])[i] = T(0);
     __syncthreads();
-    mlp_backward<T, M>(p, memory, scratch, kept, image, step, rank, team);
-    Team::sync();  // d_hidden of all units stands in memory
+    mlp_backward<T, M>(p, memory, scratch, saved, image, step, rank, team);
+    CudaCluster::sync();  // grad_hidden of all units stands in memory
     for (int base = 0; base < p.num_joints; base += joint_tile) {
       const int count = min(joint_tile, p.num_joints - base);
       for (int i = thread; i < count * p.num_maps; i += threads)
@@ -163,25 +166,25 @@ __global__ void __launch_bounds__(threads, 2)
             p.taps(memory.entering[base + i / p.num_maps], image, i % p.num_maps);
       for (int64_t i = thread; i < static_cast<int64_t>(joint_tile) * p.num_hidden; i += threads) {
         const int j = static_cast<int>(i / p.num_hidden), u = static_cast<int>(i % p.num_hidden);
-        memory.d_hidden[u][j] = j < count ? scratch.d_hidden[(first_row + base + j) * p.num_hidden + u] : T(0);
+        memory.grad_hidden[u][j] = j < count ? scratch.grad_hidden[(first_row + base + j) * p.num_hidden + u] : T(0);
       }
       __syncthreads();
       inputs_backward<T, M>(p, memory, scratch, image, step, base, count, rank, team);
       __syncthreads();
     }
-    Team::sync();  // everybody's sums stand
+    CudaCluster::sync();  // everybody's sums stand
     if (thread < p.num_joints) joint_backward(p, memory, image, thread, team);
     __syncthreads();
     if (thread < 3)
-      for (int j = 0; j < p.num_joints; ++j) memory.d_joint[0][thread] -= memory.d_near_scaled[j][thread];
+      for (int j = 0; j < p.num_joints; ++j) memory.grad_joint[0][thread] -= memory.grad_relative_scaled[j][thread];
     if (thread < 6)
-      for (int j = 0; j < p.num_joints; ++j) d_camera += memory.d_camera[j][thread];
-    Team::sync();  // everybody has read the others' sums
+      for (int j = 0; j < p.num_joints; ++j) grad_camera += memory.grad_camera[j][thread];
+    CudaCluster::sync();  // everybody has read the others' sums
   }
-  if (rank != 0 || d_joints == nullptr) return;
+  if (rank != 0 || grad_joints == nullptr) return;
   for (int i = thread; i < p.num_joints * 3; i += threads)
-    d_joints[image * p.num_joints * 3 + i] = memory.d_joint[i / 3][i % 3];
-  if (thread < 9) d_intrinsics[image * 9 + thread] = thread < 6 ? d_camera : T(0);
+    grad_joints[image * p.num_joints * 3 + i] = memory.grad_joint[i / 3][i % 3];
+  if (thread < 9) grad_intrinsics[image * 9 + thread] = thread < 6 ? grad_camera : T(0);
 }
 
 }  // namespace amt::refine::cuda

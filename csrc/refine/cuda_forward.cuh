@@ -22,7 +22,7 @@ struct ForwardMemory {
 
 // Stages channels [first, first + chunk) of the inputs of `count` joints, and of w1's rows [unit, unit + unit_tile).
 template <class T, class M>
-__device__ void stage(const Problem<T>& p, ForwardMemory<T>& memory, int64_t image, int step, int count, int unit,
+__device__ void stage(const CudaProblem<T>& p, ForwardMemory<T>& memory, int64_t image, int step, int count, int unit,
                       int first) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, channel = first + lane;
   const bool exists = channel < p.num_channels;
@@ -45,9 +45,9 @@ __device__ void stage(const Problem<T>& p, ForwardMemory<T>& memory, int64_t ima
 
 template <class T, class M>
 __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
-    forward_kernel(const __grid_constant__ Problem<T> p, T* steps, T* kept) {
+    forward_kernel(const __grid_constant__ CudaProblem<T> p, T* steps, T* saved) {
   ForwardMemory<T>& memory = *shared_memory<ForwardMemory<T>>();
-  const int team = Team::size(), rank = Team::rank();
+  const int team = CudaCluster::size(), rank = CudaCluster::rank();
   const int64_t image = blockIdx.x / team;
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   const int share = unit_tile / team;
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
         }
 #pragma unroll
         for (int j = 0; j < joint_tile; ++j) memory.partial[j][thread] = sums[j];
-        Team::sync();  // everybody's partial sums stand, and everybody has read the offsets of the tile before
+        CudaCluster::sync();  // everybody's partial sums stand, and everybody has read the offsets of the tile before
 
         for (int j = warp; j < count; j += warps) {
           const T* joint = memory.entering[base + j];
@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
             const int64_t relative_weights = step * p.w1_step + (unit + u) * p.w1_row + p.num_channels;
             T sum = load<T, M>(p.b1, row);
             for (int i = 0; i < 3; ++i) sum += near[i] * load<T, M>(p.w1, relative_weights + i);
-            for (int r = 0; r < team; ++r) sum += Team::of(&memory.partial[j][u], r)[0];
-            if (kept != nullptr) kept[image * p.num_steps * p.num_joints * p.num_hidden + row] = sum;
+            for (int r = 0; r < team; ++r) sum += CudaCluster::of(&memory.partial[j][u], r)[0];
+            if (saved != nullptr) saved[image * p.num_steps * p.num_joints * p.num_hidden + row] = sum;
             const T hidden = gelu(sum);
             for (int i = 0; i < 3; ++i)
               offset[i] += hidden * load<T, M>(p.w2, (static_cast<int64_t>(step) * 3 + i) * p.num_hidden + unit + u);
@@ -99,12 +99,12 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
             if (lane == 0) memory.offsets[j][i] = unit == 0 ? sum : memory.offsets[j][i] + sum;
           }
         }
-        Team::sync();  // everybody's offsets stand, and the partial sums may be overwritten
+        CudaCluster::sync();  // everybody's offsets stand, and the partial sums may be overwritten
       }
       for (int i = thread; i < count * 3; i += threads) {
         T offset = load<T, M>(p.b2, step * 3 + i % 3);
         if (p.num_hidden > 0)
-          for (int r = 0; r < team; ++r) offset += Team::of(&memory.offsets[i / 3][i % 3], r)[0];
+          for (int r = 0; r < team; ++r) offset += CudaCluster::of(&memory.offsets[i / 3][i % 3], r)[0];
         memory.leaving[base + i / 3][i % 3] = memory.entering[base + i / 3][i % 3] + p.scale_of(step) * offset;
       }
     }
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
     }
     __syncthreads();
   }
-  Team::sync();  // nobody leaves while another reads its shared memory
+  CudaCluster::sync();  // nobody leaves while another reads its shared memory
 }
 
 }  // namespace amt::refine::cuda

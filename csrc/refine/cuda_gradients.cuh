@@ -13,10 +13,10 @@ struct Output {
 
 constexpr int tile = 32;
 
-// d_w1[step] = d_hidden^T inputs: blocks of 32 units x 32 inputs, the rows B J in order.
+// grad_w1[step] = grad_hidden^T inputs: blocks of 32 units x 32 inputs, the rows B J in order.
 template <class T, class M>
-__global__ void __launch_bounds__(threads)
-    w1_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, Output d_w1) {
+__global__ void __launch_bounds__(threads) w1_kernel(const __grid_constant__ CudaProblem<T> p,
+                                                     const __grid_constant__ CudaScratch<T> scratch, Output grad_w1) {
   __shared__ T left[tile][tile + 1], right[tile][tile + 1];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, step = blockIdx.z;
   const int num_inputs = p.num_channels + 3, input = blockIdx.x * tile + lane, unit = blockIdx.y * tile;
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(threads)
       const int64_t row = first + r;
       const int64_t source = ((row / p.num_joints) * p.num_steps + step) * p.num_joints + row % p.num_joints;
       left[r][lane] =
-          row < rows && unit + lane < p.num_hidden ? scratch.d_hidden[source * p.num_hidden + unit + lane] : T(0);
+          row < rows && unit + lane < p.num_hidden ? scratch.grad_hidden[source * p.num_hidden + unit + lane] : T(0);
       right[r][lane] = row < rows && input < num_inputs ? scratch.inputs[source * num_inputs + input] : T(0);
     }
     __syncthreads();
@@ -42,15 +42,16 @@ __global__ void __launch_bounds__(threads)
   for (int i = 0; i < tile / warps; ++i) {
     const int u = unit + warp + i * warps;
     if (u < p.num_hidden && input < num_inputs)
-      store<T, M>(d_w1.data, d_w1.wide, (static_cast<int64_t>(step) * p.num_hidden + u) * num_inputs + input, sums[i]);
+      store<T, M>(grad_w1.data, grad_w1.wide, (static_cast<int64_t>(step) * p.num_hidden + u) * num_inputs + input,
+                  sums[i]);
   }
 }
 
-// d_b1, d_w2 of 32 units of a step; the first block of each step d_b2 as well.
+// grad_b1, grad_w2 of 32 units of a step; the first block of each step grad_b2 as well.
 template <class T, class M>
 __global__ void __launch_bounds__(threads)
-    bias_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, const T* kept,
-                Output d_b1, Output d_w2, Output d_b2) {
+    bias_kernel(const __grid_constant__ CudaProblem<T> p, const __grid_constant__ CudaScratch<T> scratch,
+                const T* saved, Output grad_b1, Output grad_w2, Output grad_b2) {
   __shared__ T parts[warps][3][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, step = blockIdx.y, unit = blockIdx.x * 32 + lane;
   const bool exists = unit < p.num_hidden;
@@ -59,35 +60,38 @@ __global__ void __launch_bounds__(threads)
     T bias = 0;
     for (int64_t image = 0; image < p.batch; ++image) {
       const int64_t row = (image * p.num_steps + step) * p.num_joints + j;
-      const T hidden = exists ? gelu(kept[row * p.num_hidden + unit]) : T(0);
-      for (int i = 0; i < 3; ++i) sums[i] += scratch.d_offset[row * 3 + i] * hidden;
-      bias += exists ? scratch.d_hidden[row * p.num_hidden + unit] : T(0);
+      const T hidden = exists ? gelu(saved[row * p.num_hidden + unit]) : T(0);
+      for (int i = 0; i < 3; ++i) sums[i] += scratch.grad_offset[row * 3 + i] * hidden;
+      bias += exists ? scratch.grad_hidden[row * p.num_hidden + unit] : T(0);
     }
     if (exists)
-      store<T, M>(d_b1.data, d_b1.wide, (static_cast<int64_t>(step) * p.num_joints + j) * p.num_hidden + unit, bias);
+      store<T, M>(grad_b1.data, grad_b1.wide, (static_cast<int64_t>(step) * p.num_joints + j) * p.num_hidden + unit,
+                  bias);
   }
   for (int i = 0; i < 3; ++i) parts[warp][i][lane] = sums[i];
   __syncthreads();
   if (warp >= 3) return;
   T sum = 0;
   for (int w = 0; w < warps; ++w) sum += parts[w][warp][lane];
-  if (exists) store<T, M>(d_w2.data, d_w2.wide, (static_cast<int64_t>(step) * 3 + warp) * p.num_hidden + unit, sum);
+  if (exists)
+    store<T, M>(grad_w2.data, grad_w2.wide, (static_cast<int64_t>(step) * 3 + warp) * p.num_hidden + unit, sum);
   if (blockIdx.x > 0) return;
   T offset = 0;
   for (int64_t row = lane; row < static_cast<int64_t>(p.batch) * p.num_joints; row += 32)
     offset +=
-        scratch.d_offset[(((row / p.num_joints) * p.num_steps + step) * p.num_joints + row % p.num_joints) * 3 + warp];
+        scratch
+            .grad_offset[(((row / p.num_joints) * p.num_steps + step) * p.num_joints + row % p.num_joints) * 3 + warp];
   offset = warp_sum(offset);
-  if (lane == 0) store<T, M>(d_b2.data, d_b2.wide, step * 3 + warp, offset);
+  if (lane == 0) store<T, M>(grad_b2.data, grad_b2.wide, step * 3 + warp, offset);
 }
 
 // The gradient of one image's map, 32 channels a block, over zeros. Of all taps on a cell the first owns it: its warp
 // adds up all of them in order and writes the cell once.
 template <class T, class M>
 __global__ void __launch_bounds__(threads)
-    map_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Scratch<T> scratch, const T* steps, int m,
-               M* d_map) {
-  const Map<T> map = p.maps[m];
+    map_kernel(const __grid_constant__ CudaProblem<T> p, const __grid_constant__ CudaScratch<T> scratch, const T* steps,
+               int m, M* grad_map) {
+  const CudaMap<T> map = p.maps[m];
   const int rows = p.num_steps * p.num_joints, taps_total = rows * 4;
   T* weights = shared_memory<T>();
   int64_t* cells = reinterpret_cast<int64_t*>(weights + taps_total);
@@ -101,7 +105,7 @@ __global__ void __launch_bounds__(threads)
     }
   }
   __syncthreads();
-  const T* d_inputs = scratch.d_inputs + image * rows * p.num_channels + map.first + channel;
+  const T* grad_inputs = scratch.grad_inputs + image * rows * p.num_channels + map.first + channel;
   for (int owner = warp; owner < taps_total; owner += warps) {
     const int64_t cell = cells[owner];
     if (cell < 0) continue;
@@ -114,11 +118,11 @@ __global__ void __launch_bounds__(threads)
       unsigned same = __ballot_sync(0xffffffffu, first + lane < taps_total && cells[first + lane] == cell);
       for (; same != 0; same &= same - 1) {
         const int tap = first + __ffs(static_cast<int>(same)) - 1;
-        if (channel < map.channels) sum += weights[tap] * d_inputs[static_cast<int64_t>(tap / 4) * p.num_channels];
+        if (channel < map.channels) sum += weights[tap] * grad_inputs[static_cast<int64_t>(tap / 4) * p.num_channels];
       }
     }
     if (channel < map.channels)
-      d_map[(image * map.height * map.width + cell) * map.channels + channel] = static_cast<M>(sum);
+      grad_map[(image * map.height * map.width + cell) * map.channels + channel] = static_cast<M>(sum);
   }
 }
 

@@ -2,7 +2,7 @@
 // sums over a warp.
 #pragma once
 
-#include "common/cuda_team.cuh"
+#include "common/cuda_cluster.cuh"
 #include "refine/math.h"
 
 namespace amt::refine::cuda {
@@ -14,7 +14,7 @@ constexpr int unit_tile = threads;
 constexpr int chunk = 32;  // channels a warp reads at once
 
 template <class T>
-struct Map {
+struct CudaMap {
   const void* data;
   int64_t image, row, column;  // strides in elements
   int64_t height, width;
@@ -28,10 +28,10 @@ struct Weight {
 };
 
 template <class T>
-struct Problem {
+struct CudaProblem {
   int batch, num_joints, num_steps, num_hidden, num_channels, num_maps;
   const T *joints, *intrinsics;
-  Map<T> maps[max_maps];
+  CudaMap<T> maps[max_maps];
   Weight w1, b1, w2, b2;
   int64_t w1_step, w1_row;
   T step_size;
@@ -70,7 +70,7 @@ __device__ __forceinline__ void store(void* data, bool wide, int64_t i, T value)
 
 // The four taps of one channel; 0 outside, where nothing is read.
 template <class T, class M>
-__device__ __forceinline__ void load_taps(const Map<T>& map, const Taps<T>& taps, int64_t image, int channel,
+__device__ __forceinline__ void load_taps(const CudaMap<T>& map, const Taps<T>& taps, int64_t image, int channel,
                                           T (&values)[4]) {
   const M* data = static_cast<const M*>(map.data) + image * map.image + channel;
 #pragma unroll

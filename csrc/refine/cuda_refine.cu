@@ -1,5 +1,5 @@
 // refine on CUDA: checks, memory and launches of the native ops' CUDA half; the schema is in op.cpp. Made for small
-// batches: every step of an image in one launch. `kept` holds the pre-activations [B, S, J, D].
+// batches: every step of an image in one launch. `saved` holds the pre-activations [B, S, J, D].
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -36,10 +36,10 @@ void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Ten
 }
 
 template <class T>
-Problem<T> problem_of(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps, const Tensor& w1,
-                      const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height, int64_t width,
-                      double step_size) {
-  Problem<T> p{};
+CudaProblem<T> problem_of(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps,
+                          const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height,
+                          int64_t width, double step_size) {
+  CudaProblem<T> p{};
   p.batch = static_cast<int>(joints.size(0));
   p.num_joints = static_cast<int>(joints.size(1));
   p.num_steps = static_cast<int>(w1.size(0));
@@ -143,6 +143,8 @@ size_t backward_bytes(int64_t hidden) {
   return sizeof(BackwardMemory<T>) + sizeof(T) * joint_tile * std::max<int64_t>(hidden - 1, 0);
 }
 
+int64_t refine_cuda_max_joints() { return max_joints; }
+
 // Of a coordinate of `item_bytes`: bytes of the forward; of the backward without hidden units, and for each of them.
 std::tuple<int64_t, int64_t, int64_t> refine_shared_bytes(int64_t item_bytes) {
   const auto bytes = []<class T>(T) {
@@ -156,25 +158,25 @@ unsigned blocks(int64_t count, int64_t size) { return static_cast<unsigned>((cou
 
 std::tuple<Tensor, Tensor> refine_cuda(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1,
                                        Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size,
-                                       bool detach, bool keep) {
+                                       bool detach, bool save) {
   check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int device = joints.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0), hidden = w1.size(1);
   Tensor steps = empty<4>({batch, num_steps, num_joints, 3}, joints.scalar_type(), joints);
-  Tensor kept = keep ? empty<4>({batch, num_steps, num_joints, hidden}, joints.scalar_type(), joints)
-                     : empty<1>({0}, joints.scalar_type(), joints);
-  if (batch == 0 || num_joints == 0) return {steps, kept};
+  Tensor saved = save ? empty<4>({batch, num_steps, num_joints, hidden}, joints.scalar_type(), joints)
+                      : empty<1>({0}, joints.scalar_type(), joints);
+  if (batch == 0 || num_joints == 0) return {steps, saved};
   const cudaStream_t stream = current_stream(joints);
   with_types(joints.scalar_type(), maps[0].scalar_type(), [&]<class T, class M>(T, M) {
-    const Problem<T> p = problem_of<T>(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
+    const CudaProblem<T> p = problem_of<T>(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
     constexpr auto kernel = forward_kernel<T, M>;
     const int team = team_size<kernel>(device);
     launch<kernel>(dim3(static_cast<unsigned>(batch * team)), team, sizeof(ForwardMemory<T>), device, stream, p,
                    static_cast<T*>(steps.mutable_data_ptr()),
-                   keep ? static_cast<T*>(kept.mutable_data_ptr()) : static_cast<T*>(nullptr));
+                   save ? static_cast<T*>(saved.mutable_data_ptr()) : static_cast<T*>(nullptr));
   });
-  return {steps, kept};
+  return {steps, saved};
 }
 
 template <class Like>
@@ -191,37 +193,39 @@ void zero(Tensor& tensor, cudaStream_t stream) {
 }
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> refine_backward_cuda(
-    Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1,
-    Tensor b1, Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach, int64_t needed) {
+    Tensor grad_steps, Tensor steps, Tensor saved, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps,
+    Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach,
+    int64_t needed) {
   check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0), hidden = w1.size(1),
                 inputs = w1.size(2);
-  check_backward_arguments(gradient, steps, kept, joints, w1, batch * num_steps * num_joints * hidden);
+  check_backward_arguments(grad_steps, steps, saved, joints, w1, batch * num_steps * num_joints * hidden);
   const int device = joints.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   const cudaStream_t stream = current_stream(joints);
   const bool coordinates = needed & needs_coordinates, of_maps = needed & needs_maps,
              of_weights = needed & needs_weights;
 
-  Tensor d_joints = output(coordinates, joints), d_intrinsics = output(coordinates, intrinsics);
-  Tensor d_w1 = output(of_weights, w1), d_b1 = output(of_weights, b1), d_w2 = output(of_weights, w2),
-         d_b2 = output(of_weights, b2);
-  std::vector<Tensor> d_maps;
+  Tensor grad_joints = output(coordinates, joints), grad_intrinsics = output(coordinates, intrinsics);
+  Tensor grad_w1 = output(of_weights, w1), grad_b1 = output(of_weights, b1), grad_w2 = output(of_weights, w2),
+         grad_b2 = output(of_weights, b2);
+  std::vector<Tensor> grad_maps;
   for (const Tensor& map : maps)
     if (of_maps) {
-      d_maps.push_back(output(true, map));
-      zero(d_maps.back(), stream);
+      grad_maps.push_back(output(true, map));
+      zero(grad_maps.back(), stream);
     }
   if (batch == 0 || num_joints == 0) {
-    for (Tensor* tensor : {&d_joints, &d_intrinsics, &d_w1, &d_b1, &d_w2, &d_b2}) zero(*tensor, stream);
-    return {d_joints, d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2};
+    for (Tensor* tensor : {&grad_joints, &grad_intrinsics, &grad_w1, &grad_b1, &grad_w2, &grad_b2})
+      zero(*tensor, stream);
+    return {grad_joints, grad_intrinsics, grad_maps, grad_w1, grad_b1, grad_w2, grad_b2};
   }
 
   const int64_t rows = batch * num_steps * num_joints;
   const ScalarType dtype = joints.scalar_type();
-  Tensor d_offset = empty<2>({rows, 3}, dtype, joints), d_hidden = empty<2>({rows, hidden}, dtype, joints);
+  Tensor grad_offset = empty<2>({rows, 3}, dtype, joints), grad_hidden = empty<2>({rows, hidden}, dtype, joints);
   Tensor read = empty<2>({of_weights ? rows : 0, inputs}, dtype, joints);
-  Tensor d_read = empty<2>({of_maps ? rows : 0, inputs - 3}, dtype, joints);
+  Tensor grad_read = empty<2>({of_maps ? rows : 0, inputs - 3}, dtype, joints);
   with_types(dtype, maps[0].scalar_type(), [&]<class T, class M>(T, M) {
     const auto pointer = [](Tensor& tensor, bool exists) {
       return exists ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
@@ -229,35 +233,35 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
     const auto gradient_of = [&](Tensor& tensor) {
       return Output{tensor.mutable_data_ptr(), tensor.scalar_type() == dtype};
     };
-    const Problem<T> p = problem_of<T>(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
-    const Scratch<T> scratch{pointer(d_offset, true), pointer(d_hidden, true), pointer(read, of_weights),
-                             pointer(d_read, of_maps)};
+    const CudaProblem<T> p = problem_of<T>(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
+    const CudaScratch<T> scratch{pointer(grad_offset, true), pointer(grad_hidden, true), pointer(read, of_weights),
+                                 pointer(grad_read, of_maps)};
     const T* after = static_cast<const T*>(steps.const_data_ptr());
-    const T* before_gelu = static_cast<const T*>(kept.const_data_ptr());
+    const T* before_gelu = static_cast<const T*>(saved.const_data_ptr());
 
     constexpr auto first = backward_kernel<T, M>;
     const int team = team_size<first>(device);
     const size_t shared = backward_bytes<T>(hidden);
     launch<first>(dim3(static_cast<unsigned>(batch * team)), team, shared, device, stream, p, scratch,
-                  static_cast<const T*>(gradient.const_data_ptr()), after, before_gelu, detach,
-                  pointer(d_joints, coordinates), pointer(d_intrinsics, coordinates));
+                  static_cast<const T*>(grad_steps.const_data_ptr()), after, before_gelu, detach,
+                  pointer(grad_joints, coordinates), pointer(grad_intrinsics, coordinates));
     if (of_weights) {
       const auto steps_in_grid = static_cast<unsigned>(num_steps);
       launch<w1_kernel<T, M>>(dim3(blocks(inputs, tile), blocks(hidden, tile), steps_in_grid), 1, 0, device, stream, p,
-                              scratch, gradient_of(d_w1));
+                              scratch, gradient_of(grad_w1));
       // one block at least: it sums b2's gradient
       launch<bias_kernel<T, M>>(dim3(std::max(blocks(hidden, 32), 1u), steps_in_grid), 1, 0, device, stream, p, scratch,
-                                before_gelu, gradient_of(d_b1), gradient_of(d_w2), gradient_of(d_b2));
+                                before_gelu, gradient_of(grad_b1), gradient_of(grad_w2), gradient_of(grad_b2));
     }
-    for (size_t m = 0; m < d_maps.size(); ++m) {
+    for (size_t m = 0; m < grad_maps.size(); ++m) {
       const size_t taps = static_cast<size_t>(num_steps * num_joints * 4) * (sizeof(T) + sizeof(int64_t));
-      if (d_maps[m].numel() > 0)
+      if (grad_maps[m].numel() > 0)
         launch<map_kernel<T, M>>(dim3(static_cast<unsigned>(batch), blocks(maps[m].size(3), 32)), 1, taps, device,
                                  stream, p, scratch, after, static_cast<int>(m),
-                                 static_cast<M*>(d_maps[m].mutable_data_ptr()));
+                                 static_cast<M*>(grad_maps[m].mutable_data_ptr()));
     }
   });
-  return {d_joints, d_intrinsics, d_maps, d_w1, d_b1, d_w2, d_b2};
+  return {grad_joints, grad_intrinsics, grad_maps, grad_w1, grad_b1, grad_w2, grad_b2};
 }
 
 }  // namespace
@@ -269,9 +273,11 @@ STABLE_TORCH_LIBRARY_IMPL(amt, CUDA, m) {
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
+  m.def("refine_cuda_max_joints() -> int");
   m.def("refine_shared_bytes(int item_bytes) -> (int forward, int backward, int backward_of_unit)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(amt, CompositeExplicitAutograd, m) {
+  m.impl("refine_cuda_max_joints", TORCH_BOX(&amt::refine::cuda::refine_cuda_max_joints));
   m.impl("refine_shared_bytes", TORCH_BOX(&amt::refine::cuda::refine_shared_bytes));
 }

@@ -59,17 +59,18 @@ AMT_INLINE Pixel<T> project(const T* joint, const T* k) {
   return {x, y, true};
 }
 
-// Adds to d_joint [3] and d_k [6] what the gradient (gx, gy) of the pixel sends; nothing where not visible.
+// Adds to grad_joint [3] and grad_k [6] what the gradient (gx, gy) of the pixel sends; nothing where not visible.
 template <class T>
-AMT_INLINE void project_backward(const T* joint, const T* k, const Pixel<T>& pixel, T gx, T gy, T* d_joint, T* d_k) {
+AMT_INLINE void project_backward(const T* joint, const T* k, const Pixel<T>& pixel, T gx, T gy, T* grad_joint,
+                                 T* grad_k) {
   if (!pixel.visible) return;
   const T ux = gx / joint[2], uy = gy / joint[2];
   for (int i = 0; i < 3; i++) {
-    d_joint[i] += k[i] * ux + k[3 + i] * uy;
-    d_k[i] += ux * joint[i];
-    d_k[3 + i] += uy * joint[i];
+    grad_joint[i] += k[i] * ux + k[3 + i] * uy;
+    grad_k[i] += ux * joint[i];
+    grad_k[3 + i] += uy * joint[i];
   }
-  d_joint[2] -= ux * pixel.x + uy * pixel.y;
+  grad_joint[2] -= ux * pixel.x + uy * pixel.y;
 }
 
 // The four taps around a pixel, in the order (y0, x0), (y0, x0 + 1), (y0 + 1, x0), (y0 + 1, x0 + 1).

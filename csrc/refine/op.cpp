@@ -15,8 +15,8 @@ std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, double, double>
           needs_coordinates,
           needs_maps,
           needs_weights,
-          panel_rows,
-          most_panels,
+          packed_rows,
+          most_packed,
           Constants<double>::nearest_depth,
           Constants<double>::relative_unit};
 }
@@ -27,25 +27,25 @@ std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, double, double>
 // steps). maps may have any strides but 1 for the channels. dtypes: joints and intrinsics float32 or float64; maps all
 // of one dtype; w1, b1, w2, b2 of the maps' dtype or the joints'.
 //
-// refine returns the joints after each step [B, S, J, 3] and `kept`: what the backward reads again, opaque, of the
+// refine returns the joints after each step [B, S, J, 3] and `saved`: what the backward reads again, opaque, of the
 // joints' dtype and of a shape that the device's implementation chooses (amt/kernels/refine/native.py tells it to the
-// compiler); empty where keep is false.
+// compiler); empty where save is false.
 //
 // refine_backward returns the gradients of joints, intrinsics, each map, w1, b1, w2, b2, each in its tensor's shape and
 // dtype and contiguous; those that the bits of `needs` (math.h) leave out are empty: [0], and no maps.
 STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
   m.def(
       "refine(Tensor joints, Tensor intrinsics, Tensor[] maps, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int height, "
-      "int width, float step_size, bool detach, bool keep) -> (Tensor steps, Tensor kept)");
+      "int width, float step_size, bool detach, bool save) -> (Tensor steps, Tensor saved)");
   m.def(
-      "refine_backward(Tensor gradient, Tensor steps, Tensor kept, Tensor joints, Tensor intrinsics, Tensor[] maps, "
+      "refine_backward(Tensor grad_steps, Tensor steps, Tensor saved, Tensor joints, Tensor intrinsics, Tensor[] maps, "
       "Tensor w1, "
       "Tensor b1, Tensor w2, Tensor b2, int height, int width, float step_size, bool detach, int needs) -> (Tensor "
       "joints, "
       "Tensor intrinsics, Tensor[] maps, Tensor w1, Tensor b1, Tensor w2, Tensor b2)");
   m.def(
-      "refine_constants() -> (int max_maps, int needs_coordinates, int needs_maps, int needs_weights, int panel_rows, "
-      "int most_panels, float nearest_depth, float relative_unit)");
+      "refine_constants() -> (int max_maps, int needs_coordinates, int needs_maps, int needs_weights, int packed_rows, "
+      "int most_packed, float nearest_depth, float relative_unit)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(amt, CompositeExplicitAutograd, m) {

@@ -1,4 +1,4 @@
-// refine's forward on the CPU: the MLP's inputs and biases as panels, and weights in fixed point.
+// refine's forward on the CPU: the MLP's inputs and biases as packed tiles, and weights in fixed point.
 #include <type_traits>
 
 #include "refine/simd_kernels.h"
@@ -28,8 +28,8 @@ AMT_INLINE Row odd4(Row a, Row b) {
   return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
 }
 
-// 16 rows of 16 floats, turned.
-AMT_INLINE void turn(const float* from, int64_t stride, float* to, int64_t to_stride) {
+// 16 rows of 16 floats, transposed.
+AMT_INLINE void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
   Row r[16], s[16];
   for (int i = 0; i < 16; i++) r[i] = load(from + i * stride);
   for (int i = 0; i < 16; i += 2) {
@@ -53,7 +53,7 @@ AMT_INLINE void turn(const float* from, int64_t stride, float* to, int64_t to_st
   }
 }
 #elif defined(__AVX2__)
-// 8 rows of 8 floats, turned.
+// 8 rows of 8 floats, transposed.
 AMT_INLINE void turn_quarter(const float* from, int64_t stride, float* to, int64_t to_stride) {
   __m256 r[8], s[8];
   for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(from + i * stride);
@@ -74,8 +74,8 @@ AMT_INLINE void turn_quarter(const float* from, int64_t stride, float* to, int64
   }
 }
 
-// 16 rows of 16 floats, turned.
-AMT_INLINE void turn(const float* from, int64_t stride, float* to, int64_t to_stride) {
+// 16 rows of 16 floats, transposed.
+AMT_INLINE void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
   for (int row = 0; row < 16; row += 8)
     for (int column = 0; column < 16; column += 8)
       turn_quarter(from + row * stride + column, stride, to + column * to_stride + row, to_stride);
@@ -83,16 +83,16 @@ AMT_INLINE void turn(const float* from, int64_t stride, float* to, int64_t to_st
 #endif
 
 template <class T>
-AMT_INLINE void turn(const T* from, int64_t stride, T* to, int64_t to_stride) {
+AMT_INLINE void transpose(const T* from, int64_t stride, T* to, int64_t to_stride) {
   for (int c = 0; c < 16; c++)
     for (int r = 0; r < 16; r++) to[c * to_stride + r] = from[r * stride + c];
 }
 
-// `columns` columns of 16 rows, turned.
+// `columns` columns of 16 rows, transposed.
 template <class T>
-AMT_INLINE void turn_columns(const T* from, int64_t stride, int64_t columns, T* to, int64_t to_stride) {
+AMT_INLINE void transpose_columns(const T* from, int64_t stride, int64_t columns, T* to, int64_t to_stride) {
   int64_t c = 0;
-  for (; c + 16 <= columns; c += 16) turn(from + c, stride, to + c * to_stride, to_stride);
+  for (; c + 16 <= columns; c += 16) transpose(from + c, stride, to + c * to_stride, to_stride);
   for (; c < columns; c++)
     for (int r = 0; r < 16; r++) to[c * to_stride + r] = from[r * stride + c];
 }
@@ -134,12 +134,12 @@ AMT_INLINE float fix_block(float* values, int64_t count, float* words) {
 }
 
 constexpr int64_t slice_inputs = 256,
-                  slice_stride = slice_inputs + 16;  // of 16 rows that are turned while they lie in the cache
-constexpr int64_t rows_ahead = 8;                    // whose taps are asked for while a row's are read
+                  slice_stride = slice_inputs + 16;  // of 16 rows that are transposed while they lie in L1
+constexpr int64_t rows_ahead = 8;                    // whose taps are prefetched while a row's are read
 
 #if defined(__AVX512BF16__)
-// gather_map from bfloat16 to bfloat16, the same sums: whole lines at a time, channels of even and of odd place apart
-// until they are rounded.
+// gather_map from bfloat16 to bfloat16, the same sums: whole cache lines at a time, channels of even and of odd place
+// apart until they are rounded.
 AMT_INLINE void gather_pairs(const Sample<float>& sample, const Sample<float>* ahead, int64_t first, int64_t count,
                              bfloat16* out) {
   typedef uint16_t Halves __attribute__((vector_size(refine_vector_bytes)));
@@ -168,7 +168,7 @@ AMT_INLINE void gather_pairs(const Sample<float>& sample, const Sample<float>* a
 
 // Inputs [first, last) of one row.
 template <Form form, class M, class T>
-AMT_INLINE void gather_slice(const GatherPanels<T>& work, int64_t row, int64_t first, int64_t last, T* out) {
+AMT_INLINE void gather_slice(const PackInputs<T>& work, int64_t row, int64_t first, int64_t last, T* out) {
   using Out = std::conditional_t<form == Form::pairs, bfloat16, T>;
   constexpr int64_t channels_each = sizeof(T) / sizeof(Out);
   first *= channels_each;
@@ -192,7 +192,7 @@ AMT_INLINE void gather_slice(const GatherPanels<T>& work, int64_t row, int64_t f
 }
 
 // The same in fixed point: whole blocks, their powers of two at once where they belong.
-AMT_INLINE void fix_slice(const GatherPanels<float>& work, int64_t row, int64_t first, int64_t last, float* out) {
+AMT_INLINE void fix_slice(const PackInputs<float>& work, int64_t row, int64_t first, int64_t last, float* out) {
   constexpr int lanes = Lanes<float>::count;
   float values[fixed_channels];
   int64_t input = 0;
@@ -214,12 +214,12 @@ AMT_INLINE void fix_slice(const GatherPanels<float>& work, int64_t row, int64_t 
 }
 
 template <Form form, class M, class T>
-void gather_panels(const GatherPanels<T>& work, int64_t begin, int64_t end) {
+void pack_inputs(const PackInputs<T>& work, int64_t begin, int64_t end) {
   alignas(64) T slice[16 * slice_stride];
   const int64_t last_of_all = end * 16 < work.layout.sampled ? end * 16 : work.layout.sampled;
   for (int64_t first = begin * 16; first < last_of_all; first += slice_inputs) {
     const int64_t last = first + slice_inputs < last_of_all ? first + slice_inputs : last_of_all;
-    for (int64_t row = 0; row < round_up(work.rows, panel_rows); row += 16) {
+    for (int64_t row = 0; row < round_up(work.rows, packed_rows); row += 16) {
       for (int64_t i = 0; i < 16; i++) {
         T* to = slice + i * slice_stride;
         if (row + i >= work.rows) {
@@ -232,7 +232,7 @@ void gather_panels(const GatherPanels<T>& work, int64_t begin, int64_t end) {
           gather_slice<form, M>(work, row + i, first, last, to);
         }
       }
-      turn_columns(slice, slice_stride, last - first, work.at(row, first), panel_rows);
+      transpose_columns(slice, slice_stride, last - first, work.at(row, first), packed_rows);
     }
   }
 }
@@ -299,23 +299,23 @@ bool refine_fix_weights(const FixWeights& work, int64_t begin, int64_t end) {
 }
 
 template <>
-void refine_gather_panels(const GatherPanels<float>& work, int64_t begin, int64_t end) {
-  if (work.layout.form == Form::fixed) return gather_panels<Form::fixed, bfloat16>(work, begin, end);
-  if (work.layout.form == Form::pairs) return gather_panels<Form::pairs, bfloat16>(work, begin, end);
+void refine_pack_inputs(const PackInputs<float>& work, int64_t begin, int64_t end) {
+  if (work.layout.form == Form::fixed) return pack_inputs<Form::fixed, bfloat16>(work, begin, end);
+  if (work.layout.form == Form::pairs) return pack_inputs<Form::pairs, bfloat16>(work, begin, end);
   switch (work.element) {
-    case Element::bfloat16: return gather_panels<Form::floats, bfloat16>(work, begin, end);
-    case Element::float16: return gather_panels<Form::floats, float16>(work, begin, end);
-    default: return gather_panels<Form::floats, float>(work, begin, end);
+    case Element::bfloat16: return pack_inputs<Form::floats, bfloat16>(work, begin, end);
+    case Element::float16: return pack_inputs<Form::floats, float16>(work, begin, end);
+    default: return pack_inputs<Form::floats, float>(work, begin, end);
   }
 }
 
 template <>
-void refine_gather_panels(const GatherPanels<double>& work, int64_t begin, int64_t end) {
-  gather_panels<Form::floats, double>(work, begin, end);
+void refine_pack_inputs(const PackInputs<double>& work, int64_t begin, int64_t end) {
+  pack_inputs<Form::floats, double>(work, begin, end);
 }
 
 template <class T>
-void refine_bias_panels(const BiasPanels<T>& work, int64_t begin, int64_t end) {
+void refine_pack_bias(const PackBias<T>& work, int64_t begin, int64_t end) {
   alignas(64) T square[16 * 16];
   for (int64_t unit = begin * 16; unit < end * 16; unit += 16) {
     const int64_t left = work.num_hidden - unit;
@@ -327,12 +327,12 @@ void refine_bias_panels(const BiasPanels<T>& work, int64_t begin, int64_t end) {
         else
           for (int64_t c = 0; c < 16; c++) square[i * 16 + c] = c < left ? from[c] : T(0);
       }
-      turn(square, 16, work.panels + (row / panel_rows * work.units + unit) * panel_rows + row % panel_rows,
-           panel_rows);
+      transpose(square, 16, work.packed + (row / packed_rows * work.units + unit) * packed_rows + row % packed_rows,
+                packed_rows);
     }
   }
 }
-template void refine_bias_panels(const BiasPanels<float>&, int64_t, int64_t);
-template void refine_bias_panels(const BiasPanels<double>&, int64_t, int64_t);
+template void refine_pack_bias(const PackBias<float>&, int64_t, int64_t);
+template void refine_pack_bias(const PackBias<double>&, int64_t, int64_t);
 
 }  // namespace amt::AMT_ISA

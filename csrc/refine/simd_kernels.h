@@ -10,9 +10,9 @@
 
 namespace amt::refine {
 
-constexpr int64_t panel_rows = 32;      // rows whose hidden layer is computed side by side, one a vector lane
+constexpr int64_t packed_rows = 32;     // rows whose hidden layer is computed side by side, one a vector lane
 constexpr int64_t matrix_columns = 32;  // of a block of the backward's products
-constexpr int64_t most_panels = 4;      // of a block whose inputs lie in the cache together
+constexpr int64_t most_packed = 4;      // of a block whose inputs lie in the cache together
 
 enum class Element { float32, bfloat16, float16, float64 };
 
@@ -79,7 +79,7 @@ struct Sample {
 // of whole blocks: groups_together at a time do.
 constexpr int64_t groups_together = fixed_words / 16;
 template <class T>
-struct GatherPanels {
+struct PackInputs {
   Element element;
   int num_maps;
   const int64_t* channels;   // [num_maps]
@@ -87,10 +87,10 @@ struct GatherPanels {
   Layout layout;             // of a row
   const float* gains;        // [layout.blocks, fixed_channels], in fixed point
   int64_t rows;
-  T* panels;  // [panels, layout.count, panel_rows]; 0 for the rows that fill up the last
+  T* packed;  // [packed tiles, layout.count, packed_rows]; 0 for the rows that fill up the last
 
   T* at(int64_t row, int64_t input) const {
-    return panels + (row / panel_rows * layout.count + input) * panel_rows + row % panel_rows;
+    return packed + (row / packed_rows * layout.count + input) * packed_rows + row % packed_rows;
   }
   T* power_of_two(int64_t row, int64_t input) const {
     return at(row, layout.sampled + input / fixed_words);
@@ -99,10 +99,10 @@ struct GatherPanels {
 
 // b1 as the hidden layer reads it. Works on ranges of groups of 16 hidden units.
 template <class T>
-struct BiasPanels {
+struct PackBias {
   const T* b1;                                   // [num_joints, num_hidden]
   int64_t num_joints, num_hidden, lanes, units;  // units: num_hidden rounded up to whole groups
-  T* panels;                                     // [lanes / panel_rows, units, panel_rows]
+  T* packed;                                     // [lanes / packed_rows, units, packed_rows]
 };
 
 // Reads the taps of rows [begin, end): writes the MLP's inputs in floats, and with `gradient` the taps' products with
@@ -132,36 +132,37 @@ struct FixWeights {
   float* gains;             // [steps, blocks, fixed_channels]
 };
 
-// The hidden layer of some panels, and each block of hidden units' share of the offsets. Works on ranges of blocks.
+// The hidden layer of some packed tiles, and each block of hidden units' share of the offsets. Works on ranges of
+// blocks.
 template <class T>
 struct Hidden {
   Layout layout;
-  const T* panels;                       // [num_panels, layout.count, panel_rows]
-  int64_t num_panels, rows, num_hidden;  // rows: of the panels, without what fills up the last
+  const T* packed;                       // [num_packed, layout.count, packed_rows]
+  int64_t num_packed, rows, num_hidden;  // rows: of the packed tiles, without what fills up the last
   const void* w1;  // [num_hidden, layout.count], rows w1_stride apart; pairs: bfloat16 [num_hidden, channels + 3]
   int64_t w1_stride;
   const uint16_t* w1_tiles;  // pairs: [blocks, tiles of channels, 2, tile_units, 2 * tile_words], or null: read from w1
-  T* products;               // pairs: scratch [blocks, num_panels, block_units, panel_rows]
-  const T* bias;             // [num_panels, bias_units, panel_rows]: b1 of each panel's rows
+  T* products;               // pairs: scratch [blocks, num_packed, block_units, packed_rows]
+  const T* bias;             // [num_packed, bias_units, packed_rows]: b1 of each packed tile's rows
   int64_t bias_units;
   const T* w2;  // [3, num_hidden]
-  T* kept;      // [num_hidden, kept_stride] at the first of these rows, or null: the hidden layer before its activation
-  int64_t kept_stride;
-  T* offsets;  // [blocks, 3, num_panels * panel_rows]
+  T* saved;  // [num_hidden, saved_stride] at the first of these rows, or null: the hidden layer before its activation
+  int64_t saved_stride;
+  T* offsets;  // [blocks, 3, num_packed * packed_rows]
 };
 
 // Gradient of the hidden layer before its activation, of w2 and of b1. Works on ranges of hidden units.
 template <class T>
 struct HiddenBackward {
-  int64_t rows, lanes;  // lanes: rows rounded up to whole panels
+  int64_t rows, lanes;  // lanes: rows rounded up to whole packed tiles
   int64_t num_hidden, num_joints;
-  const T* kept;  // [num_hidden, kept_stride]
-  int64_t kept_stride;
+  const T* saved;  // [num_hidden, saved_stride]
+  int64_t saved_stride;
   const T* offsets;  // [3, lanes]: gradient of the offsets, 0 beyond the rows
   const T* w2;       // [3, num_hidden]
   T* hidden;         // [num_hidden, lanes]: gradient
-  T* d_w2;           // [3, num_hidden], added to; null: weights need no gradient
-  T* d_b1;           // [num_hidden, num_joints], added to
+  T* grad_w2;        // [3, num_hidden], added to; null: weights need no gradient
+  T* grad_b1;        // [num_hidden, num_joints], added to
 };
 
 // out[i, :] (+)= sum over k of a[i, k] * b[k, :], a's element (i, k) at a[i * a_row + k * a_column]. Works on ranges of
@@ -201,9 +202,9 @@ inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1)
 }  // namespace amt::refine
 
 AMT_DECLARE_SIMD(template <class T> void refine_gather(const refine::Gather<T>&, int64_t begin, int64_t end);
-                 bool refine_fix_weights(const refine::FixWeights&, int64_t begin, int64_t end); template <class T>
-                 void refine_gather_panels(const refine::GatherPanels<T>&, int64_t begin, int64_t end);
-                 template <class T> void refine_bias_panels(const refine::BiasPanels<T>&, int64_t begin, int64_t end);
+                 bool refine_fix_weights(const refine::FixWeights&, int64_t begin, int64_t end);
+                 template <class T> void refine_pack_inputs(const refine::PackInputs<T>&, int64_t begin, int64_t end);
+                 template <class T> void refine_pack_bias(const refine::PackBias<T>&, int64_t begin, int64_t end);
                  template <class T> void refine_scatter(const refine::Scatter<T>&);
                  int64_t refine_hidden_blocks(refine::Form, int64_t num_hidden);
                  template <class T> void refine_hidden(const refine::Hidden<T>&, int64_t begin, int64_t end);

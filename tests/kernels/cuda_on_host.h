@@ -1,5 +1,5 @@
 // Runs CUDA kernels on the CPU, one fiber a thread, so that barriers, shuffles, shared memory and indices are tried
-// without a GPU. Threads change places at barriers only: no proof that there are no races. csrc/common/cuda_team.cuh
+// without a GPU. Threads change places at barriers only: no proof that there are no races. csrc/common/cuda_cluster.cuh
 // includes it where AMT_CUDA_ON_HOST is defined.
 #pragma once
 
@@ -162,7 +162,7 @@ inline int __ffs(int value) { return __builtin_ffs(value); }
 
 namespace amt {
 
-struct Team {
+struct CudaCluster {
   static int size() { return static_cast<int>(on_host::team->size()); }
   static int rank() { return on_host::running->rank; }
   static void sync() { on_host::wait(on_host::team_barrier, size() * on_host::threads_of_block()); }

@@ -16,16 +16,29 @@ needs_native = pytest.mark.skipif(missing is not None, reason=str(missing))
 
 @needs_native
 def test_refine_in_cpp_and_python():
-    from amt.kernels.refine import native
+    from amt.kernels.refine import autograd, native
 
     package = importlib.import_module("amt.kernels.refine")  # the attribute of that name is the function
 
     most_maps, coordinates, maps, weights, rows, panels, depth, unit = torch.ops.amt.refine_constants()
     assert most_maps == package.MAX_MAPS
-    needs = native.NEEDS_COORDINATES, native.NEEDS_MAPS, native.NEEDS_WEIGHTS
+    needs = autograd.NEEDS_COORDINATES, autograd.NEEDS_MAPS, autograd.NEEDS_WEIGHTS
     assert (coordinates, maps, weights) == needs
-    assert (rows, panels) == (native.PANEL_ROWS, native.MOST_PANELS)
+    assert (rows, panels) == (native.PACKED_ROWS, native.MOST_PACKED)
     assert (depth, unit) == (refine.NEAREST_DEPTH, refine.RELATIVE_UNIT)
+
+
+@needs_native
+def test_shared_memory_of_refine_on_cuda():
+    if not torch.ops.amt.built_with_cuda():
+        pytest.skip("the native library was built without nvcc")
+    from amt.kernels.refine import choice
+
+    for item_bytes in (4, 8):
+        forward, backward, of_unit = torch.ops.amt.refine_shared_bytes(item_bytes)
+        assert forward == choice.CUDA_FORWARD_BYTES[item_bytes]
+        assert (backward, of_unit) == choice.CUDA_BACKWARD_BYTES[item_bytes]
+    assert torch.ops.amt.refine_cuda_max_joints() == choice.CUDA_MAX_JOINTS
 
 
 @needs_native
@@ -44,7 +57,9 @@ def test_triton_and_python():
     pytest.importorskip("triton")
     from amt.kernels.frame_pointnet import triton_kernels as pointnet_kernels
     from amt.kernels.hand_frames import triton_kernels as frames_kernels
+    from amt.kernels.refine.triton_kernels import sampling
 
+    assert (sampling.NEAREST_DEPTH.value, sampling.RELATIVE_UNIT.value) == (refine.NEAREST_DEPTH, refine.RELATIVE_UNIT)
     assert (frames_kernels.FLAT.value, frames_kernels.REVERSED.value) == (frames.FLAT, frames.REVERSED)
     if missing is None:
         assert frames_kernels.SMALLEST_SIZE.value == torch.ops.amt.hand_frames_constants()[6]

@@ -8,7 +8,7 @@ from torch import Tensor
 from amt.kernels.refine import autograd
 
 # As in csrc: rows of a packed tile, and the most packed tiles of a chunk of images.
-TILE_ROWS, MAX_TILES = 32, 4
+PACKED_ROWS, MOST_PACKED = 32, 4
 
 _OPS = autograd.Ops("the native library", torch.ops.amt.refine.default, torch.ops.amt.refine_backward.default)
 
@@ -45,11 +45,11 @@ def plan(num_joints: int) -> tuple[int, int]:
     """Images of a chunk on the CPU, and its rows rounded up to whole packed tiles: ``Plan`` in csrc."""
 
     def padded(images: int) -> int:
-        return -(-images * num_joints // TILE_ROWS) * TILE_ROWS
+        return -(-images * num_joints // PACKED_ROWS) * PACKED_ROWS
 
     best = 1
     if num_joints > 0:
-        for images in range(2, MAX_TILES * TILE_ROWS // num_joints + 1):
+        for images in range(2, MOST_PACKED * PACKED_ROWS // num_joints + 1):
             if best * padded(images) < images * padded(best):
                 best = images
     return best, padded(best)

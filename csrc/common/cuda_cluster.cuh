@@ -9,7 +9,7 @@
 
 namespace amt {
 
-struct Team {
+struct CudaCluster {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   __device__ static int size() { return cooperative_groups::this_cluster().num_blocks(); }
   __device__ static int rank() { return cooperative_groups::this_cluster().block_rank(); }
