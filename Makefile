@@ -38,9 +38,19 @@ demo: $(INSTALLED)
 	@echo "overlay picture   $(DEMO)/pictures/overview.png"
 	@echo "loss curves       $(DEMO)/train/loss.png"
 
+# One process a core and one thread a process: two that each want every core slow each other down many times over.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
 test: $(INSTALLED) lint
-	@# One process a core and one thread a process: two that each want every core slow each other down many times over.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	@echo "== all tests, with what this machine has"
+	$(PYTEST)
+	@# AMT_CPU_ISA: 0 baseline, 1 AVX2, 2 AVX-512; only what is below this machine's own
+	@for isa in $$($(BIN)/python -m tools.instruction_sets); do \
+	  echo "== the native library as a machine with instruction set $$isa runs it"; \
+	  AMT_CPU_ISA=$$isa $(PYTEST) -m native tests/kernels || exit 1; \
+	done
+	@echo "== Triton's kernels in its interpreter"
+	TRITON_INTERPRET=1 $(PYTEST) -m interpreted tests/kernels
 	$(BIN)/python -m benchmarks.report --check
 
 lint: $(INSTALLED)
