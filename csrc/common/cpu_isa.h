@@ -22,7 +22,7 @@ namespace amt {
 enum class CpuIsa { baseline = 0, avx2 = 1, avx512 = 2, amx = 3 };
 
 #if defined(__x86_64__)
-// Whether there are matrix tiles of bfloat16 that this process may use: Linux saves them only where it was asked to.
+// Whether the CPU has AMX for bfloat16 and this process may use it. Linux grants the tile registers on request only.
 inline bool ask_for_tiles() {
 #if defined(__linux__)
   constexpr long ask_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -52,7 +52,7 @@ inline CpuIsa detect_cpu_isa() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     isa = CpuIsa::avx512;
   if (isa == CpuIsa::avx512 && __builtin_cpu_supports("avx512bf16") && ask_for_tiles()) isa = CpuIsa::amx;
-  // Tests lower it to reach the code that other machines run; it never rises above what the machine has.
+  // Tests lower it to run the code of other machines. It never rises above what the machine has.
   if (const char* cap = std::getenv("AMT_CPU_ISA")) {
     const int wanted = std::atoi(cap);
     if (wanted >= 0 && wanted < static_cast<int>(isa)) isa = static_cast<CpuIsa>(wanted);
@@ -68,12 +68,12 @@ inline CpuIsa cpu_isa() {
   return isa;
 }
 
-// Whether pairs of 16-bit integers are multiplied faster than floats. With AVX2 the products (vpmaddwd) go where floats
-// go and the sums elsewhere; with AVX-512 both go there, and where one instruction does both (vpdpwssd) floats were
-// still faster.
+// Whether pairs of 16-bit integers are multiplied faster than floats. They are with AVX2: the products (vpmaddwd) use
+// the ports of the floats and the sums use another. With AVX-512 both use the same ports, and floats were faster even
+// where one instruction does both (vpdpwssd).
 inline bool fast_int16() { return cpu_isa() == CpuIsa::avx2; }
 
-// Whether bfloat16 is multiplied by matrix tiles, at many times the rate of floats.
+// Whether AMX multiplies bfloat16, at many times the rate of floats.
 inline bool has_tiles() { return cpu_isa() == CpuIsa::amx; }
 
 }  // namespace amt

@@ -1,5 +1,5 @@
-// Blocks that work on one image together, and a block's own memory. On Hopper a team is a thread-block cluster, whose
-// blocks read each other's shared memory; elsewhere it is a single block.
+// The blocks that work on one image, and a block's shared memory. On Hopper they are a thread-block cluster, whose
+// blocks read each other's shared memory; on other GPUs one block works alone.
 #pragma once
 
 #if defined(AMT_CUDA_ON_HOST)  // the tests run the kernels, their barriers and their indices, on the CPU
@@ -14,7 +14,7 @@ struct CudaCluster {
   __device__ static int size() { return cooperative_groups::this_cluster().num_blocks(); }
   __device__ static int rank() { return cooperative_groups::this_cluster().block_rank(); }
   __device__ static void sync() { cooperative_groups::this_cluster().sync(); }
-  // Where `mine` lies in the shared memory of another block.
+  // The address of `mine` in the shared memory of another block.
   template <class T>
   __device__ static T* of(T* mine, int rank) {
     return cooperative_groups::this_cluster().map_shared_rank(mine, rank);

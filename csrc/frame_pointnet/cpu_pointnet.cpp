@@ -25,7 +25,7 @@ using amt::Tensor;
 constexpr int64_t max_groups = 32;  // of images whose weight gradients are summed apart
 constexpr int64_t points_per_piece = 1 << 10;
 constexpr int64_t multiply_adds_per_piece = 1 << 20;  // about 20 microseconds
-constexpr int64_t least_multiply_adds = 1 << 22;      // for a thread: with fewer, waking it costs more than it brings
+constexpr int64_t least_multiply_adds = 1 << 22;  // for a thread: with fewer, waking it costs more time than it saves
 
 Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
@@ -52,7 +52,7 @@ struct Arguments {
     images = points.size(0);
     amt::check_shape<2>(w1, "frame_pointnet: w1", {-1, 3});
     amt::check_shape<2>(w2, "frame_pointnet: w2", {-1, w1.size(0)});
-    shape = {points.size(1), origins.size(1), w1.size(0), w2.size(0)};
+    shape = {.points = points.size(1), .frames = origins.size(1), .hidden = w1.size(0), .features = w2.size(0)};
     amt::check_shape<4>(rotations, "frame_pointnet: rotations", {images, shape.frames, 3, 3});
     amt::check_shape<2>(b1, "frame_pointnet: b1", {shape.frames, shape.hidden});
     amt::check_shape<1>(b2, "frame_pointnet: b2", {shape.features});
@@ -70,13 +70,18 @@ struct Arguments {
 
   template <class T>
   PointnetInputs<T> inputs() const {
-    return {{points.const_data_ptr<T>(), points.stride(0), points.stride(1), points.stride(2)},
-            origins.const_data_ptr<T>(),
-            rotations.const_data_ptr<T>(),
-            w1.const_data_ptr<T>(),
-            b1.const_data_ptr<T>(),
-            w2.const_data_ptr<T>(),
-            b2.const_data_ptr<T>()};
+    return {
+        .set = {.points = points.const_data_ptr<T>(),
+                .image_stride = points.stride(0),
+                .point_stride = points.stride(1),
+                .axis_stride = points.stride(2)},
+        .origins = origins.const_data_ptr<T>(),
+        .rotations = rotations.const_data_ptr<T>(),
+        .w1 = w1.const_data_ptr<T>(),
+        .b1 = b1.const_data_ptr<T>(),
+        .w2 = w2.const_data_ptr<T>(),
+        .b2 = b2.const_data_ptr<T>(),
+    };
   }
 
   int64_t multiply_adds() const { return 1 + shape.points * shape.hidden * (shape.features + 3); }  // of a frame
@@ -151,8 +156,13 @@ void backward(const Arguments& a, const Tensor& grad_features, const Tensor& win
       const int64_t begin = a.images * group / groups, end = a.images * (group + 1) / groups;
       std::fill_n(points + begin * s.points * 3, (end - begin) * s.points * 3, T(0));
       kernel(in, s, grad_features.const_data_ptr<T>(), winners.const_data_ptr<int32_t>(),
-             {points, grads[1].mutable_data_ptr<T>(), grads[2].mutable_data_ptr<T>(), sum, sum + sizes[0],
-              sum + sizes[0] + sizes[1], sum + sizes[0] + sizes[1] + sizes[2]},
+             {.points = points,
+              .origins = grads[1].mutable_data_ptr<T>(),
+              .rotations = grads[2].mutable_data_ptr<T>(),
+              .w1 = sum,
+              .b1 = sum + sizes[0],
+              .w2 = sum + sizes[0] + sizes[1],
+              .b2 = sum + sizes[0] + sizes[1] + sizes[2]},
              scratch.sums.get(), scratch.slots.get(), begin, end);
     }
   });

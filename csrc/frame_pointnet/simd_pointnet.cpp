@@ -44,7 +44,7 @@ using Vector = typename Lanes<T>::Vector;
 template <class T>
 using Integer = typename Lanes<T>::Integer;
 
-// Keeps the compiler from reading a vector again from memory at its second use: loads are what there are too few of.
+// Keeps the compiler from reading a vector again from memory at its second use: load ports are the bottleneck.
 template <class V>
 AMT_INLINE void in_register(V& vector) {
 #if defined(__x86_64__)
@@ -95,10 +95,10 @@ struct Pair {
   int64_t first, second, count;
   const T* values[2];
   const Integer<T>* units;
-  bool finite;  // no value so large that a sum could overflow, and none NaN
+  bool finite;  // every value is below value_bound, and none is NaN
 };
 
-// Below these a sum over the units cannot leave float32, so that no NaN can come up.
+// Below both bounds a sum over the units stays finite in float32, so that it cannot become NaN.
 constexpr float finite_value = 1e28f, finite_weight = 1e6f;
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
@@ -158,7 +158,7 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
     T a[lanes<T>], b[lanes<T>];
     Integer<T> listed[lanes<T>];
     const Vector<T> cut_h = h <= 0 ? Vector<T>{} : h, cut_g = g <= 0 ? Vector<T>{} : g;
-    const auto active = (cut_h != 0) | (cut_g != 0), wild = ~((cut_h < finite_value) & (cut_g < finite_value));
+    const auto active = (cut_h != 0) | (cut_g != 0), saturated = ~((cut_h < finite_value) & (cut_g < finite_value));
     __builtin_memcpy(a, &cut_h, sizeof a);
     __builtin_memcpy(b, &cut_g, sizeof b);
     __builtin_memcpy(listed, &active, sizeof listed);
@@ -167,7 +167,7 @@ AMT_INLINE void list_active(const T* folded, int64_t row, const T* offset, T* va
       others[count] = b[lane];
       units[count] = static_cast<Integer<T>>(k + lane) << unit_shift;
       count -= listed[lane];  // a true lane is -1
-      finite &= wild[lane] == 0;
+      finite &= saturated[lane] == 0;
     }
   }
   pair.count = count;
@@ -312,14 +312,14 @@ void pointnet_backward(const PointnetInputs<T>& in, PointnetShape shape, const T
     const int64_t image = pair / shape.frames, frame = pair % shape.frames;
     const T* origin = in.origins + pair * 3;
     const T* rotation = in.rotations + pair * 9;
-    const T* gradient = grad_features + pair * shape.features;
+    const T* grad = grad_features + pair * shape.features;
     const int32_t* winner = winners + pair * shape.features;
     fold(rotation, in.w1, in.b1 + frame * shape.hidden, shape.hidden, folded);
 
-    // the hidden units of every winning point, once, and what the features send to them
+    // the hidden units of every winning point, once, and their gradient
     int64_t num_winners = 0;
     for (int64_t d = 0; d < shape.features; ++d) {
-      const T g = gradient[d];
+      const T g = grad[d];
       out.b2[d] += winner[d] < 0 ? T(0) : g;
       if (winner[d] < 0) continue;
       int32_t& slot = slots[winner[d]];
@@ -335,51 +335,51 @@ void pointnet_backward(const PointnetInputs<T>& in, PointnetShape shape, const T
         }
       }
       const T *weights = in.w2 + d * shape.hidden, *units = hidden + slot * row;
-      T *to_units = grad_hidden + slot * row, *to_weights = out.w2 + d * shape.hidden;
-      for (int64_t k = 0; k < shape.hidden; ++k) to_units[k] += g * weights[k];
-      for (int64_t k = 0; k < shape.hidden; ++k) to_weights[k] += g * units[k];
+      T *grad_units = grad_hidden + slot * row, *grad_weights = out.w2 + d * shape.hidden;
+      for (int64_t k = 0; k < shape.hidden; ++k) grad_units[k] += g * weights[k];
+      for (int64_t k = 0; k < shape.hidden; ++k) grad_weights[k] += g * units[k];
     }
 
     for (int64_t k = 0; k < 4 * row; ++k) grad_folded[k] = 0;
-    T to_origin[3] = {0, 0, 0};
+    T grad_origin[3] = {0, 0, 0};
     for (int64_t d = 0; d < shape.features; ++d) {
-      if (winner[d] < 0 || slots[winner[d]] < 0) continue;  // that point has been dealt with
+      if (winner[d] < 0 || slots[winner[d]] < 0) continue;  // the point's gradient is already written
       const int64_t slot = slots[winner[d]];
       slots[winner[d]] = -1;
       const T* offset = offsets + 4 * slot;
-      V to_point[3] = {};
+      V grad_point[3] = {};
       for (int64_t k = 0; k < row; k += lanes<T>) {
         const V h = *vectors(hidden + slot * row + k);
         const V g = h == 0 ? V{} : *vectors(grad_hidden + slot * row + k);
         for (int i = 0; i < 3; ++i) {
-          to_point[i] += g * *vectors(folded + i * row + k);
+          grad_point[i] += g * *vectors(folded + i * row + k);
           *vectors(grad_folded + i * row + k) += g * offset[i];
         }
         *vectors(grad_folded + 3 * row + k) += g;
       }
       for (int i = 0; i < 3; ++i) {
         T sum = 0;
-        for (int64_t lane = 0; lane < lanes<T>; ++lane) sum += to_point[i][lane];
+        for (int64_t lane = 0; lane < lanes<T>; ++lane) sum += grad_point[i][lane];
         out.points[(image * shape.points + winner[d]) * 3 + i] += sum;
-        to_origin[i] -= sum;
+        grad_origin[i] -= sum;
       }
     }
 
-    T to_rotation[9] = {};
+    T grad_rotation[9] = {};
     for (int64_t k = 0; k < shape.hidden; ++k) {
       out.b1[frame * shape.hidden + k] += grad_folded[3 * row + k];
       for (int j = 0; j < 3; ++j) {
-        T to_w1 = 0;
+        T grad_w1 = 0;
         for (int i = 0; i < 3; ++i) {
           const T g = grad_folded[i * row + k] / static_cast<T>(pointnet_unit);
-          to_w1 += g * rotation[3 * i + j];
-          to_rotation[3 * i + j] += g * in.w1[3 * k + j];
+          grad_w1 += g * rotation[3 * i + j];
+          grad_rotation[3 * i + j] += g * in.w1[3 * k + j];
         }
-        out.w1[3 * k + j] += to_w1;
+        out.w1[3 * k + j] += grad_w1;
       }
     }
-    for (int i = 0; i < 3; ++i) out.origins[pair * 3 + i] = to_origin[i];
-    for (int i = 0; i < 9; ++i) out.rotations[pair * 9 + i] = to_rotation[i];
+    for (int i = 0; i < 3; ++i) out.origins[pair * 3 + i] = grad_origin[i];
+    for (int i = 0; i < 9; ++i) out.rotations[pair * 9 + i] = grad_rotation[i];
   }
 }
 

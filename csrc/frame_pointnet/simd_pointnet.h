@@ -42,7 +42,7 @@ constexpr int64_t max_lanes = 16;  // of the widest vector, in floats
 constexpr int64_t padded(int64_t count) { return (count + max_lanes - 1) / max_lanes * max_lanes; }
 constexpr int64_t padded_features(int64_t count) { return padded(count) + 8 * max_lanes; }  // whole blocks
 constexpr int64_t packed_weights(const PointnetShape& s) { return s.hidden * padded_features(s.features); }
-constexpr int64_t pairs_per_tile = 8;  // so many read a block of w2 while it lies in the first cache
+constexpr int64_t pairs_per_tile = 8;  // pairs of points per w2 block, so that the block stays in L1
 // Elements of scratch that a call needs. Forward: folded weights, active units of the pairs, maxima.
 constexpr int64_t forward_scratch(const PointnetShape& s) {
   return 4 * padded(s.hidden) + 3 * pairs_per_tile * (padded(s.hidden) + max_lanes) + 2 * padded_features(s.features);
@@ -56,7 +56,7 @@ constexpr int64_t backward_scratch(const PointnetShape& s) {
 }  // namespace amt
 
 // w2 as forward reads it: [blocks of features][D1][features of the block]; packed holds packed_weights(shape).
-// Whether no weight is so large, or NaN, that the sums need a look at it.
+// Returns whether every weight is finite and below a bound under which the sums of forward cannot overflow.
 AMT_DECLARE_SIMD(template <class T> bool pointnet_pack(const T* w2, PointnetShape shape, T* packed))
 // Image-frame pairs begin to end of features [B, F, D2] and winners [B, F, D2] (the winning point, -1: none).
 AMT_DECLARE_SIMD(template <class T> void pointnet_forward(const PointnetInputs<T>& inputs, PointnetShape shape,

@@ -14,7 +14,7 @@ namespace {
 using amt::ScalarType;
 using amt::Tensor;
 
-constexpr int64_t least_hands = 128;  // for a thread: with fewer, waking it costs more than it brings
+constexpr int64_t least_hands = 128;  // for a thread: with fewer, waking it costs more time than it saves
 constexpr int64_t hands_per_piece = 64;
 
 template <class T>

@@ -1,6 +1,5 @@
-// The CUDA kernels of hand_frames: eight lanes a hand, one for each finger and one for the palm; the last two idle. The
-// arithmetic is hand_frames.h's. Launch latency is most of the cost, so the fingers run side by side rather than one
-// after the other.
+// The CUDA kernels of hand_frames: eight lanes a hand, one for each finger and one for the palm; two idle. The
+// arithmetic is in math.h. Launch latency is most of the cost, so the fingers run side by side.
 #pragma once
 
 #include <cstdint>
@@ -106,16 +105,16 @@ __global__ void __launch_bounds__(threads_per_block)
   const Palm<T> palm =
       palm_of(root_joint, point(joints, joint_strides, index_base), point(joints, joint_strides, little_base));
   const Vec3<T> center = point(grad_origins, origin_strides, palm_frame) * T(1.0 / (1 + num_fingers));
-  Vec3<T> torque = zero3<T>(), to_wrist = zero3<T>(), to_base = zero3<T>();
+  Vec3<T> torque = zero3<T>(), grad_wrist = zero3<T>(), grad_base = zero3<T>();
   if (lane == palm_lane) {
     torque = torque_of(palm.frame, matrix(grad_rotations, rotation_strides, wrist_frame)) +
              torque_of(palm.frame, matrix(grad_rotations, rotation_strides, palm_frame));
-    to_wrist = point(grad_origins, origin_strides, wrist_frame) + center;
+    grad_wrist = point(grad_origins, origin_strides, wrist_frame) + center;
   } else if (lane < num_fingers) {
     Frame<T> frame[bones_per_finger + 1];
     Bone<T> bone[bones_per_finger];
     frame[0] = palm.frame;
-    Vec3<T> from = root_joint, to_next = zero3<T>();
+    Vec3<T> from = root_joint, grad_next_bone = zero3<T>();
 #pragma unroll
     for (int i = 0; i < bones_per_finger; ++i) {
       const Vec3<T> to = point(joints, joint_strides, joint_of(lane, i));
@@ -126,21 +125,21 @@ __global__ void __launch_bounds__(threads_per_block)
 #pragma unroll
     for (int i = bones_per_finger - 1; i >= 0; --i) {
       torque = torque + torque_of(frame[i + 1], matrix(grad_rotations, rotation_strides, frame_of(lane, i)));
-      const Vec3<T> to_bone = transport_backward(bone[i], torque);
-      to_base = point(grad_origins, origin_strides, frame_of(lane, i)) + to_bone - to_next;
-      if (i > 0 && there) put(grad_joints + 3 * joint_of(lane, i), to_base);
-      to_next = to_bone;
+      const Vec3<T> grad_bone = transport_backward(bone[i], torque);
+      grad_base = point(grad_origins, origin_strides, frame_of(lane, i)) + grad_bone - grad_next_bone;
+      if (i > 0 && there) put(grad_joints + 3 * joint_of(lane, i), grad_base);
+      grad_next_bone = grad_bone;
     }
-    to_base = to_base + center;
-    to_wrist = -to_next;
+    grad_base = grad_base + center;
+    grad_wrist = -grad_next_bone;
   }
-  Vec3<T> to_index, to_little;
-  palm_backward(palm, sum_over_lanes(torque), to_index, to_little);
-  to_wrist = sum_over_lanes(to_wrist) - to_index - to_little;
-  if (joint_of(lane, 0) == index_base) to_base = to_base + to_index;
-  if (joint_of(lane, 0) == little_base) to_base = to_base + to_little;
-  if (there && lane < num_fingers) put(grad_joints + 3 * joint_of(lane, 0), to_base);
-  if (there && lane == palm_lane) put(grad_joints + 3 * wrist, to_wrist);
+  Vec3<T> grad_index, grad_little;
+  palm_backward(palm, sum_over_lanes(torque), grad_index, grad_little);
+  grad_wrist = sum_over_lanes(grad_wrist) - grad_index - grad_little;
+  if (joint_of(lane, 0) == index_base) grad_base = grad_base + grad_index;
+  if (joint_of(lane, 0) == little_base) grad_base = grad_base + grad_little;
+  if (there && lane < num_fingers) put(grad_joints + 3 * joint_of(lane, 0), grad_base);
+  if (there && lane == palm_lane) put(grad_joints + 3 * wrist, grad_wrist);
 }
 
 }  // namespace amt::frames::cuda

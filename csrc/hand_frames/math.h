@@ -1,7 +1,7 @@
 // The frames of one finger and of the palm, forward and backward, for CPU and CUDA. T is float or double, or a vector
 // of them with one hand a lane (simd_frames.cpp), so every condition is a select and no lane waits for another.
 //
-// A frame only ever rotates, so backward carries torques instead of nine-number gradients: a rotation w of the frame
+// A frame only rotates, so backward carries torques instead of gradients of nine numbers. A rotation w of the frame
 // (each column r moves by w x r) changes the loss by w . t with t = sum of r x dL/dr. With h = z + b, 1 + c = h.h / 2,
 // the shortest arc from z to b rotates a child by  w' = w + b x e - b (e . z x b) / (1 + c),  e = db - w x b,  which
 // gives
@@ -52,8 +52,8 @@ AMT_INLINE T root(T x) {
   return x;
 }
 
-// What forward computes in, whatever the joints are: an arc of nearly half a turn amplifies every rounding along a
-// finger, and in float32 frames would not rotate with the hand to 1e-5.
+// The type of forward's arithmetic for every dtype of the joints. An arc of nearly 180 degrees amplifies every rounding
+// along a finger: in float32 the frames of a rotated hand would differ from the rotated frames by more than 1e-5.
 using Exact = double;
 
 template <class T>
@@ -102,8 +102,8 @@ AMT_INLINE Vec3<T> zero3() {
   return {constant<T>(0), constant<T>(0), constant<T>(0)};
 }
 template <class T>
-AMT_INLINE Vec3<T> torque_of(Frame<T> f, Frame<T> gradient) {
-  return cross(f.x, gradient.x) + cross(f.y, gradient.y) + cross(f.z, gradient.z);
+AMT_INLINE Vec3<T> torque_of(Frame<T> f, Frame<T> grad) {
+  return cross(f.x, grad.x) + cross(f.y, grad.y) + cross(f.z, grad.z);
 }
 
 // What brings a vector of this size to about 1, so that squares of 1e20 and 1e-20 stay in range.
@@ -179,22 +179,22 @@ AMT_INLINE Bone<T> transport(Frame<T>& frame, Vec3<T> bone) {
   return s;
 }
 
-// `torque` is the torque on the bone's frame and becomes the one on its parent's; returns dL/dbone.
+// `torque` on the bone's frame is replaced by that on its parent's; returns dL/dbone.
 template <class T>
 AMT_INLINE Vec3<T> transport_backward(const Bone<T>& s, Vec3<T>& torque) {
   const T along = dot(torque, s.b) * s.two_over_hh;
-  const Vec3<T> to_bone = (cross(torque, s.b) - cross(s.parent_z, s.h) * along) * s.per_length;
+  const Vec3<T> grad_bone = (cross(torque, s.b) - cross(s.parent_z, s.h) * along) * s.per_length;
   torque = select(s.still, torque, s.h * along);
-  return select(s.still, zero3<T>(), to_bone);
+  return select(s.still, zero3<T>(), grad_bone);
 }
 
 // dL/dindex and dL/dlittle from the torque on the palm's frame; the wrist gets minus their sum.
 template <class T>
-AMT_INLINE void palm_backward(const Palm<T>& p, Vec3<T> torque, Vec3<T>& to_index, Vec3<T>& to_little) {
-  const Vec3<T> to_middle = cross(torque, p.frame.z) * p.per_middle;
-  const Vec3<T> to_normal = p.frame.x * (dot(torque, p.frame.z) * p.per_normal);
-  to_index = select(p.flat, zero3<T>(), (to_middle + cross(p.little, to_normal)) * p.scale);
-  to_little = select(p.flat, zero3<T>(), (to_middle + cross(to_normal, p.index)) * p.scale);
+AMT_INLINE void palm_backward(const Palm<T>& p, Vec3<T> torque, Vec3<T>& grad_index, Vec3<T>& grad_little) {
+  const Vec3<T> grad_middle = cross(torque, p.frame.z) * p.per_middle;
+  const Vec3<T> grad_normal = p.frame.x * (dot(torque, p.frame.z) * p.per_normal);
+  grad_index = select(p.flat, zero3<T>(), (grad_middle + cross(p.little, grad_normal)) * p.scale);
+  grad_little = select(p.flat, zero3<T>(), (grad_middle + cross(grad_normal, p.index)) * p.scale);
 }
 
 }  // namespace amt::frames

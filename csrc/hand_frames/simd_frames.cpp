@@ -107,13 +107,13 @@ template <class T, int Bytes>
 void backward(Reader<T, T, Bytes> grad_origins, Reader<T, T, Bytes> grad_rotations, Reader<T, T, Bytes> joints,
               T* grad_joints) {
   using V = typename Lanes<T, Bytes>::Vector;
-  V gradient[num_joints * 3];
+  V grad[num_joints * 3];
   const Vec3<V> root_joint = point(joints, wrist);
   const Palm<V> palm = palm_of(root_joint, point(joints, index_base), point(joints, little_base));
   const Vec3<V> center = point(grad_origins, palm_frame) * constant<V>(1.0 / (1 + num_fingers));
   Vec3<V> palm_torque = torque_of(palm.frame, matrix(grad_rotations, wrist_frame)) +
                         torque_of(palm.frame, matrix(grad_rotations, palm_frame));
-  Vec3<V> to_wrist = point(grad_origins, wrist_frame) + center;
+  Vec3<V> grad_wrist = point(grad_origins, wrist_frame) + center;
   for (int finger = 0; finger < num_fingers; ++finger) {
     Frame<V> frame[bones_per_finger + 1] = {palm.frame};
     Bone<V> bone[bones_per_finger];
@@ -124,24 +124,25 @@ void backward(Reader<T, T, Bytes> grad_origins, Reader<T, T, Bytes> grad_rotatio
       bone[i] = transport(frame[i + 1], to - from);
       from = to;
     }
-    Vec3<V> torque = zero3<V>(), to_next = zero3<V>();  // to_next: gradient of the bone that starts at this joint
+    Vec3<V> torque = zero3<V>(),
+            grad_next_bone = zero3<V>();  // grad_next_bone: gradient of the bone that starts at this joint
     for (int i = bones_per_finger - 1; i >= 0; --i) {
       torque = torque + torque_of(frame[i + 1], matrix(grad_rotations, frame_of(finger, i)));
-      const Vec3<V> to_bone = transport_backward(bone[i], torque);
-      Vec3<V> to_joint = point(grad_origins, frame_of(finger, i)) + to_bone - to_next;
-      if (i == 0) to_joint = to_joint + center;
-      put(gradient + 3 * joint_of(finger, i), to_joint);
-      to_next = to_bone;
+      const Vec3<V> grad_bone = transport_backward(bone[i], torque);
+      Vec3<V> grad_joint = point(grad_origins, frame_of(finger, i)) + grad_bone - grad_next_bone;
+      if (i == 0) grad_joint = grad_joint + center;
+      put(grad + 3 * joint_of(finger, i), grad_joint);
+      grad_next_bone = grad_bone;
     }
-    to_wrist = to_wrist - to_next;
+    grad_wrist = grad_wrist - grad_next_bone;
     palm_torque = palm_torque + torque;
   }
-  Vec3<V> to_index, to_little;
-  palm_backward(palm, palm_torque, to_index, to_little);
-  put(gradient + 3 * index_base, take(gradient + 3 * index_base) + to_index);
-  put(gradient + 3 * little_base, take(gradient + 3 * little_base) + to_little);
-  put(gradient + 3 * wrist, to_wrist - to_index - to_little);
-  store_records<num_joints * 3>(gradient, grad_joints, joints.filled);
+  Vec3<V> grad_index, grad_little;
+  palm_backward(palm, palm_torque, grad_index, grad_little);
+  put(grad + 3 * index_base, take(grad + 3 * index_base) + grad_index);
+  put(grad + 3 * little_base, take(grad + 3 * little_base) + grad_little);
+  put(grad + 3 * wrist, grad_wrist - grad_index - grad_little);
+  store_records<num_joints * 3>(grad, grad_joints, joints.filled);
 }
 
 // Calls group(first, filled, bytes) for hands begin to end.

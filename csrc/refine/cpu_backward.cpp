@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "refine/cpu_packed_w1.h"
 #include "refine/cpu_problem.h"
 #include "common/cpu_threads.h"
 
@@ -15,7 +16,6 @@ constexpr int64_t most_slices = 16;
 // Pieces of a phase that the members of a team share.
 constexpr int64_t piece_units = 16;                 // of the hidden layer
 constexpr int64_t piece_rows = 3;                   // read from the maps
-constexpr int64_t piece_products = 16;              // rows of w1 that are copied
 constexpr int64_t least_products = 1 << 20;         // for a thread: with fewer, one less is faster
 constexpr int64_t fresh_bytes = int64_t(32) << 20;  // malloc always asks the kernel for blocks larger than this
 
@@ -64,78 +64,20 @@ struct BackwardScratch {
   AlignedBuffer<Pixel<T>> pixels;    // [rows]
   AlignedBuffer<Taps<T>> taps;       // [S, rows, maps]
   AlignedBuffer<Sample<T>> samples;  // [rows, maps]
-  AlignedBuffer<T> relative, carry, offsets, hidden, grad_inputs, inputs, dots, grad_intrinsics;
+  AlignedBuffer<T> relative, grad_carried, grad_offsets, grad_hidden, grad_inputs, inputs, dots, grad_intrinsics;
 
   explicit BackwardScratch(const CpuProblem<T>& p)
       : pixels(p.plan.lanes),
         taps(p.num_steps * p.plan.lanes * p.num_maps()),
         samples(p.plan.lanes * p.num_maps()),
         relative(p.plan.lanes * 3),
-        carry(p.plan.lanes * 3),
-        offsets(p.plan.lanes * 3),
-        hidden(p.num_hidden * p.plan.lanes),
+        grad_carried(p.plan.lanes * 3),
+        grad_offsets(p.plan.lanes * 3),
+        grad_hidden(p.num_hidden * p.plan.lanes),
         grad_inputs(p.num_steps * p.plan.lanes * p.stride),
         inputs(p.plan.lanes * p.stride),
         dots(p.plan.lanes * p.num_maps() * 4),
         grad_intrinsics(p.plan.images * 6) {}
-};
-
-// w1 as the product with the hidden layer's gradient reads it. Where many rows share it, in blocks of matrix_columns
-// inputs [S, blocks, D, matrix_columns]: the rows of w1 may be whole pages apart. Where few do, only its last block is
-// copied, because whole vectors of it are read. Same numbers, same order, same result.
-template <class T>
-struct PackedW1 {
-  int64_t direct_blocks;  // of w1 itself
-  int64_t copied_blocks;
-  AlignedBuffer<T> copy;  // [S, copied_blocks, D, matrix_columns], zeros beyond the last input
-
-  PackedW1(const CpuProblem<T>& p, bool needed, CpuTeam& team) : direct_blocks(0), copied_blocks(0) {
-    if (!needed) return;
-    const int64_t blocks = (p.stride + matrix_columns - 1) / matrix_columns, hidden = p.num_hidden;
-    direct_blocks = p.plan.chunks > 2 ? 0 : p.num_inputs / matrix_columns;
-    copied_blocks = blocks - direct_blocks;
-    copy = AlignedBuffer<T>(p.num_steps * copied_blocks * hidden * matrix_columns);
-    team.share(p.num_steps * hidden, piece_products, [&](int64_t begin, int64_t end, int64_t) {
-      for (int64_t first = begin; first < end; first += 16) {
-        for (int64_t block = 0; block < copied_blocks; block++) {
-          const int64_t input = (direct_blocks + block) * matrix_columns;
-          const int64_t count = std::clamp<int64_t>(p.num_inputs - input, 0, matrix_columns);
-          for (int64_t i = first; i < std::min(first + 16, end); i++) {
-            const int64_t step = i / hidden, unit = i % hidden;
-            T* to = copy.get() + ((step * copied_blocks + block) * hidden + unit) * matrix_columns;
-            std::copy_n(p.w1.get() + step * p.w1_step + unit * p.w1_row + input, count, to);
-            std::fill_n(to + count, matrix_columns - count, T(0));
-          }
-        }
-      }
-    });
-  }
-
-  // grad_inputs [rows, stride] = hidden [D, lanes], turned, times w1 of a step.
-  void multiply(const CpuProblem<T>& p, int64_t step, const T* hidden, int64_t rows, int64_t lanes, T* grad_inputs,
-                CpuTeam& team) const {
-    const int64_t direct = direct_blocks * matrix_columns;
-    const Product<T> from_w1{
-        rows,     p.num_hidden,   direct,      hidden,   1,    lanes, p.w1.get() + step * p.w1_step,
-        p.w1_row, matrix_columns, grad_inputs, p.stride, false};
-    const Product<T> from_copy{rows,
-                               p.num_hidden,
-                               p.stride - direct,
-                               hidden,
-                               1,
-                               lanes,
-                               copy.get() + step * copied_blocks * matrix_columns * p.num_hidden,
-                               matrix_columns,
-                               matrix_columns * p.num_hidden,
-                               grad_inputs + direct,
-                               p.stride,
-                               false};
-    team.share_by_blocks(direct_blocks + copied_blocks, 1, [&](int64_t begin, int64_t end, int64_t) {
-      if (begin < direct_blocks) AMT_SIMD(refine_product<T>)(from_w1, begin, std::min(end, direct_blocks));
-      if (end > direct_blocks)
-        AMT_SIMD(refine_product<T>)(from_copy, std::max<int64_t>(begin - direct_blocks, 0), end - direct_blocks);
-    });
-  }
 };
 
 // One image of one map: contributions ordered by pixel, then step, joint and tap.
@@ -152,26 +94,31 @@ void scatter_image(const CpuProblem<T>& p, int64_t image, int m, int64_t first_r
       const Taps<T>& taps = scratch.taps[(step * p.plan.lanes + row) * p.num_maps() + m];
       for (int t = 0; t < 4; t++) {
         if (taps.inside >> t & 1u)
-          contributions.push_back({(tap_y(taps, t) * map.width + tap_x(taps, t)) * map.channels, tap_weight(taps, t),
-                                   scratch.grad_inputs.get() + (step * p.plan.lanes + row) * p.stride + channel});
+          contributions.push_back(
+              {.pixel = (tap_y(taps, t) * map.width + tap_x(taps, t)) * map.channels,
+               .weight = tap_weight(taps, t),
+               .grad_samples = scratch.grad_inputs.get() + (step * p.plan.lanes + row) * p.stride + channel});
       }
     }
   }
   std::stable_sort(contributions.begin(), contributions.end(),
                    [](const Contribution<T>& a, const Contribution<T>& b) { return a.pixel < b.pixel; });
   char* to = out + image * map.height * map.width * map.channels * size_of(p.element);
-  AMT_SIMD(refine_scatter<T>)(
-      Scatter<T>{p.element, to, map.channels, contributions.data(), static_cast<int64_t>(contributions.size())});
+  AMT_SIMD(refine_scatter<T>)(Scatter<T>{.element = p.element,
+                                         .image = to,
+                                         .channels = map.channels,
+                                         .contributions = contributions.data(),
+                                         .count = static_cast<int64_t>(contributions.size())});
 }
 
 template <class T>
-void backward_chunk(const CpuProblem<T>& p, int64_t chunk, const T* steps, const T* saved, const T* gradient,
+void backward_chunk(const CpuProblem<T>& p, int64_t chunk, const T* steps, const T* saved, const T* grad_steps,
                     const PackedW1<T>& packed_w1, bool detach, Needs needs, bool first_of_slice, Partial<T>* partial,
                     const Outputs<T>& out, const BackwardScratch<T>& scratch, CpuTeam& team) {
   const int64_t first = chunk * p.plan.images, last = std::min(first + p.plan.images, p.batch);
   const int64_t rows = (last - first) * p.num_joints, lanes = round_up(rows, packed_rows);
   const int num_maps = p.num_maps();
-  std::fill_n(scratch.carry.get(), rows * 3, T(0));
+  std::fill_n(scratch.grad_carried.get(), rows * 3, T(0));
   std::fill_n(scratch.grad_intrinsics.get(), (last - first) * 6, T(0));
   for (int64_t step = p.num_steps - 1; step >= 0; step--) {
     const bool joints_go_on = !(detach && step > 0);  // does the joints' gradient leave this step
@@ -179,14 +126,14 @@ void backward_chunk(const CpuProblem<T>& p, int64_t chunk, const T* steps, const
     T* grad_inputs = scratch.grad_inputs.get() + step * p.plan.lanes * p.stride;
 
     const T scale = p.scale_of(step);
-    std::fill_n(scratch.offsets.get(), 3 * lanes, T(0));
+    std::fill_n(scratch.grad_offsets.get(), 3 * lanes, T(0));
     for (int64_t row = 0; row < rows; row++) {
       const int64_t image = first + row / p.num_joints, joint = row % p.num_joints;
-      const T* from = gradient + ((image * p.num_steps + step) * p.num_joints + joint) * 3;
+      const T* from = grad_steps + ((image * p.num_steps + step) * p.num_joints + joint) * 3;
       for (int i = 0; i < 3; i++) {
-        scratch.carry[row * 3 + i] += from[i];
-        const T offset = scale * scratch.carry[row * 3 + i];
-        scratch.offsets[i * lanes + row] = offset;
+        scratch.grad_carried[row * 3 + i] += from[i];
+        const T offset = scale * scratch.grad_carried[row * 3 + i];
+        scratch.grad_offsets[i * lanes + row] = offset;
         if (needs.weights) partial->b2[step * 3 + i] += offset;
       }
       const T* wrist = p.entering(steps, image, step);
@@ -198,77 +145,84 @@ void backward_chunk(const CpuProblem<T>& p, int64_t chunk, const T* steps, const
     }
 
     const int64_t weights_at = step * p.num_hidden;
-    const HiddenBackward<T> hidden{rows,
-                                   lanes,
-                                   p.num_hidden,
-                                   p.num_joints,
-                                   saved + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes,
-                                   p.plan.lanes,
-                                   scratch.offsets.get(),
-                                   p.w2.get() + weights_at * 3,
-                                   scratch.hidden.get(),
-                                   needs.weights ? partial->w2.get() + weights_at * 3 : nullptr,
-                                   needs.weights ? partial->b1.get() + weights_at * p.num_joints : nullptr};
+    const HiddenBackward<T> hidden{
+        .rows = rows,
+        .lanes = lanes,
+        .num_hidden = p.num_hidden,
+        .num_joints = p.num_joints,
+        .saved = saved + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes,
+        .saved_stride = p.plan.lanes,
+        .grad_offsets = scratch.grad_offsets.get(),
+        .w2 = p.w2.get() + weights_at * 3,
+        .grad_hidden = scratch.grad_hidden.get(),
+        .grad_w2 = needs.weights ? partial->w2.get() + weights_at * 3 : nullptr,
+        .grad_b1 = needs.weights ? partial->b1.get() + weights_at * p.num_joints : nullptr,
+    };
     team.share_by_blocks(p.num_hidden, piece_units,
                          [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_hidden_backward<T>)(hidden, b, e); });
 
-    if (coordinates || needs.maps) packed_w1.multiply(p, step, scratch.hidden.get(), rows, lanes, grad_inputs, team);
+    if (coordinates || needs.maps)
+      packed_w1.multiply(p, step, scratch.grad_hidden.get(), rows, lanes, grad_inputs, team);
     if (coordinates || needs.weights) {
-      const Gather<T> gather{p.element,
-                             num_maps,
-                             p.channels.data(),
-                             scratch.samples.get(),
-                             scratch.relative.get(),
-                             p.stride,
-                             scratch.inputs.get(),
-                             coordinates ? grad_inputs : nullptr,
-                             scratch.dots.get()};
+      const Gather<T> gather{
+          .element = p.element,
+          .num_maps = num_maps,
+          .channels = p.channels.data(),
+          .samples = scratch.samples.get(),
+          .relative = scratch.relative.get(),
+          .stride = p.stride,
+          .inputs = scratch.inputs.get(),
+          .grad_inputs = coordinates ? grad_inputs : nullptr,
+          .dots = scratch.dots.get(),
+      };
       team.share_by_blocks(rows, piece_rows,
                            [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_gather<T>)(gather, b, e); });
     }
     if (needs.weights) {
-      const Product<T> product{p.num_hidden,
-                               rows,
-                               p.stride,
-                               scratch.hidden.get(),
-                               lanes,
-                               1,
-                               scratch.inputs.get(),
-                               p.stride,
-                               matrix_columns,
-                               partial->w1.get() + weights_at * p.stride,
-                               p.stride,
-                               !first_of_slice};
+      const Product<T> product{
+          .rows = p.num_hidden,
+          .depth = rows,
+          .columns = p.stride,
+          .a = scratch.grad_hidden.get(),
+          .a_row = lanes,
+          .a_column = 1,
+          .b = scratch.inputs.get(),
+          .b_stride = p.stride,
+          .b_block = matrix_columns,
+          .out = partial->w1.get() + weights_at * p.stride,
+          .out_stride = p.stride,
+          .accumulate = !first_of_slice,
+      };
       team.share_by_blocks((p.stride + matrix_columns - 1) / matrix_columns, 1,
                            [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_product<T>)(product, b, e); });
     }
 
-    if (!joints_go_on) std::fill_n(scratch.carry.get(), rows * 3, T(0));
+    if (!joints_go_on) std::fill_n(scratch.grad_carried.get(), rows * 3, T(0));
     if (!coordinates) continue;
     for (int64_t row = 0; row < rows; row++) {
       const int64_t in_chunk = row / p.num_joints, image = first + in_chunk, wrist_row = in_chunk * p.num_joints;
       const T* wrist = p.entering(steps, image, step);
       const T* joint = wrist + (row - wrist_row) * 3;
-      T gx = 0, gy = 0, grad_joint[3] = {0, 0, 0};
+      T grad_x = 0, grad_y = 0, grad_joint[3] = {0, 0, 0};
       for (int m = 0; m < num_maps; m++) {
         const Taps<T>& taps = scratch.taps[(step * p.plan.lanes + row) * num_maps + m];
         if (taps.inside)
-          locate_backward(taps, &scratch.dots[(row * num_maps + m) * 4], p.scale_x[m], p.scale_y[m], &gx, &gy);
+          locate_backward(taps, &scratch.dots[(row * num_maps + m) * 4], p.scale_x[m], p.scale_y[m], &grad_x, &grad_y);
       }
-      project_backward(joint, p.intrinsics + image * 9, scratch.pixels[row], gx, gy, grad_joint,
+      project_backward(joint, p.intrinsics + image * 9, scratch.pixels[row], grad_x, grad_y, grad_joint,
                        &scratch.grad_intrinsics[in_chunk * 6]);
       if (!joints_go_on) continue;
       for (int i = 0; i < 3; i++) {
         const T grad_relative =
             relative_backward(joint[i], wrist[i], grad_inputs[row * p.stride + p.num_inputs - 3 + i]);
-        scratch.carry[row * 3 + i] += grad_joint[i] + grad_relative;
-        scratch.carry[wrist_row * 3 + i] -= grad_relative;
+        scratch.grad_carried[row * 3 + i] += grad_joint[i] + grad_relative;
+        scratch.grad_carried[wrist_row * 3 + i] -= grad_relative;
       }
     }
   }
 
   if (needs.coordinates) {
-    std::copy_n(scratch.carry.get(), rows * 3, out.joints + first * p.num_joints * 3);
+    std::copy_n(scratch.grad_carried.get(), rows * 3, out.joints + first * p.num_joints * 3);
     for (int64_t image = first; image < last; image++) {
       std::copy_n(&scratch.grad_intrinsics[(image - first) * 6], 6, out.intrinsics + image * 9);
       std::fill_n(out.intrinsics + image * 9 + 6, 3, T(0));
@@ -299,7 +253,7 @@ void sum_slices(const std::vector<const T*>& slices, int64_t offset, int64_t cou
 }
 
 template <class T>
-void backward_all(const CpuProblem<T>& p, const T* steps, const T* saved, const T* gradient, bool detach, Needs needs,
+void backward_all(const CpuProblem<T>& p, const T* steps, const T* saved, const T* grad_steps, bool detach, Needs needs,
                   const Outputs<T>& out, const Tensor* grad_w1, const Tensor* grad_b1, const Tensor* grad_w2,
                   const Tensor* grad_b2, CpuTeam& team) {
   const PackedW1<T> packed_w1(p, needs.coordinates || needs.maps || !detach, team);
@@ -322,7 +276,7 @@ void backward_all(const CpuProblem<T>& p, const T* steps, const T* saved, const 
       }
       const int64_t first = slice * p.plan.chunks / slices, last = (slice + 1) * p.plan.chunks / slices;
       for (int64_t chunk = first; chunk < last; chunk++)
-        backward_chunk(p, chunk, steps, saved, gradient, packed_w1, detach, needs, chunk == first, &partial, out,
+        backward_chunk(p, chunk, steps, saved, grad_steps, packed_w1, detach, needs, chunk == first, &partial, out,
                        scratch, helpers);
     }
   };
@@ -351,16 +305,16 @@ void backward_all(const CpuProblem<T>& p, const T* steps, const T* saved, const 
       sum_slices(w1, unit * p.stride, p.num_inputs, sum.get(), element,
                  static_cast<char*>(grad_w1->mutable_data_ptr()) + unit * p.num_inputs * size_of(element));
   });
-  AlignedBuffer<T> sum(units * std::max<int64_t>(p.num_joints, 3)), turned(units * p.num_joints);
+  AlignedBuffer<T> sum(units * std::max<int64_t>(p.num_joints, 3)), transposed(units * p.num_joints);
   sum_slices(w2, 0, units * 3, sum.get(), element_of(*grad_w2), static_cast<char*>(grad_w2->mutable_data_ptr()));
   sum_slices(b2, 0, p.num_steps * 3, sum.get(), element_of(*grad_b2), static_cast<char*>(grad_b2->mutable_data_ptr()));
   for (size_t s = 0; s < b1.size(); s++)
     for (int64_t i = 0; i < units * p.num_joints; i++) sum[i] = s == 0 ? b1[s][i] : sum[i] + b1[s][i];
   for (int64_t unit = 0; unit < units; unit++)
     for (int64_t joint = 0; joint < p.num_joints; joint++)
-      turned[(unit / p.num_hidden * p.num_joints + joint) * p.num_hidden + unit % p.num_hidden] =
+      transposed[(unit / p.num_hidden * p.num_joints + joint) * p.num_hidden + unit % p.num_hidden] =
           sum[unit * p.num_joints + joint];
-  AMT_SIMD(refine_narrow<T>)(element_of(*grad_b1), turned.get(), units * p.num_joints, grad_b1->mutable_data_ptr());
+  AMT_SIMD(refine_narrow<T>)(element_of(*grad_b1), transposed.get(), units * p.num_joints, grad_b1->mutable_data_ptr());
 }
 
 Tensor empty_like_contiguous(const Tensor& tensor) {
@@ -401,10 +355,10 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
   const auto run = [&]<class T>(T) {
     CpuTeam team(threads_worth(batch * num_joints * w1.numel(), least_products));
     const CpuProblem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team);
-    Outputs<T> out{static_cast<T*>(grad_joints.mutable_data_ptr()),
-                   static_cast<T*>(grad_intrinsics.mutable_data_ptr()),
-                   {},
-                   is_zero};
+    Outputs<T> out{.joints = static_cast<T*>(grad_joints.mutable_data_ptr()),
+                   .intrinsics = static_cast<T*>(grad_intrinsics.mutable_data_ptr()),
+                   .maps = {},
+                   .is_zero = is_zero};
     for (const Tensor& map : grad_maps) out.maps.push_back(static_cast<char*>(map.mutable_data_ptr()));
     backward_all(problem, static_cast<const T*>(steps.const_data_ptr()), static_cast<const T*>(saved.const_data_ptr()),
                  static_cast<const T*>(grad_steps.const_data_ptr()), detach, needs, out, &grad_w1, &grad_b1, &grad_w2,

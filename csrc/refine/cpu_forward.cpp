@@ -10,7 +10,7 @@
 namespace amt::refine {
 namespace {
 
-// What a thread, or a team, takes at a time: enough that taking it costs nothing beside the work.
+// Items of a piece of work: enough that taking a piece costs little beside its work.
 constexpr int64_t piece_rows = 3, piece_groups = 4, piece_units = 16,
                   piece_bias_groups = 2;  // groups: of 16 inputs, or units
 static_assert(piece_groups % groups_together == 0);
@@ -36,12 +36,14 @@ class Biases {
     team.share_by_blocks(p_.num_steps * groups, piece_bias_groups, [&](int64_t begin, int64_t end, int64_t) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t step = i / groups, group = i % groups;
-        const PackBias<T> work{p_.b1.get() + step * p_.num_joints * p_.num_hidden,
-                               p_.num_joints,
-                               p_.num_hidden,
-                               lanes_,
-                               units_,
-                               packed_.get() + step * lanes_ * units_};
+        const PackBias<T> work{
+            .b1 = p_.b1.get() + step * p_.num_joints * p_.num_hidden,
+            .num_joints = p_.num_joints,
+            .num_hidden = p_.num_hidden,
+            .lanes = lanes_,
+            .units = units_,
+            .packed = packed_.get() + step * lanes_ * units_,
+        };
         AMT_SIMD(refine_pack_bias<T>)(work, group, group + 1);
       }
     });
@@ -93,7 +95,8 @@ class NarrowWeights {
     return refine::layout_of(form, static_cast<int>(channels_.size()), channels_.data());
   }
 
-  // Tiles as they are read, each in lines of its own: strided rows cost the matrix unit half its time.
+  // AMX tiles in the order in which they are read, each in cache lines of its own. Rows that are strided in memory
+  // halve the rate of the matrix unit.
   void copy_tiles(const Tensor& w1, CpuTeam& team) {
     const int64_t hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
     const int64_t blocks = (hidden + block_units - 1) / block_units, tiles = layout_.channels / (2 * tile_words);
@@ -118,16 +121,18 @@ class NarrowWeights {
     const int64_t blocks = layout_.blocks, hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
     fixed_ = AlignedBuffer<float>(copies * hidden * layout_.count);
     gains_ = AlignedBuffer<float>(copies * blocks * fixed_channels);
-    const FixWeights work{static_cast<const uint16_t*>(w1.const_data_ptr()),
-                          hidden,
-                          w1.stride(0),
-                          w1.stride(1),
-                          static_cast<int>(channels_.size()),
-                          channels_.data(),
-                          blocks,
-                          layout_.count,
-                          fixed_.get(),
-                          gains_.get()};
+    const FixWeights work{
+        .w1 = static_cast<const uint16_t*>(w1.const_data_ptr()),
+        .units = hidden,
+        .step_stride = w1.stride(0),
+        .unit_stride = w1.stride(1),
+        .num_maps = static_cast<int>(channels_.size()),
+        .channels = channels_.data(),
+        .blocks = blocks,
+        .stride = layout_.count,
+        .out = fixed_.get(),
+        .gains = gains_.get(),
+    };
     std::atomic<bool> finite{true};
     team.share(copies * (blocks + 1), 1, [&](int64_t begin, int64_t end, int64_t) {
       if (!AMT_SIMD(refine_fix_weights)(work, begin, end)) finite = false;
@@ -178,8 +183,16 @@ void refine_chunk(const CpuProblem<T>& p, const NarrowWeights& narrow, int64_t c
     }
     for (int64_t begin = 0; begin < rows; begin += most_packed * packed_rows) {
       const int64_t count = std::min(rows - begin, most_packed * packed_rows), width = round_up(count, packed_rows);
-      const PackInputs<T> gather{p.element,          p.num_maps(), p.channels.data(),   scratch.samples.get(), layout,
-                                 narrow.gains(step), count,        scratch.packed.get()};
+      const PackInputs<T> gather{
+          .element = p.element,
+          .num_maps = p.num_maps(),
+          .channels = p.channels.data(),
+          .samples = scratch.samples.get(),
+          .layout = layout,
+          .gains = narrow.gains(step),
+          .rows = count,
+          .packed = scratch.packed.get(),
+      };
       team.share_by_blocks(width, piece_rows, [&](int64_t b, int64_t e, int64_t) {
         for (int64_t i = b; i < e; i++) {
           T* relatives = gather.at(i, layout.count - 3);
@@ -199,21 +212,23 @@ void refine_chunk(const CpuProblem<T>& p, const NarrowWeights& narrow, int64_t c
       team.share_by_blocks(round_up(layout.sampled, 16) / 16, piece_groups,
                            [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_pack_inputs<T>)(gather, b, e); });
       T* saved_rows = saved ? saved + (chunk * p.num_steps + step) * p.num_hidden * p.plan.lanes + begin : nullptr;
-      const Hidden<T> hidden{layout,
-                             scratch.packed.get(),
-                             width / packed_rows,
-                             count,
-                             p.num_hidden,
-                             floats ? p.w1.get() + step * p.w1_step : narrow.of(step),
-                             floats ? p.w1_row : narrow.row(),
-                             narrow.tiles(step),
-                             scratch.products.get(),
-                             bias.of(step, begin),
-                             bias.units(),
-                             p.w2.get() + step * 3 * p.num_hidden,
-                             saved_rows,
-                             p.plan.lanes,
-                             scratch.offsets.get()};
+      const Hidden<T> hidden{
+          .layout = layout,
+          .packed = scratch.packed.get(),
+          .num_packed = width / packed_rows,
+          .rows = count,
+          .num_hidden = p.num_hidden,
+          .w1 = floats ? p.w1.get() + step * p.w1_step : narrow.of(step),
+          .w1_stride = floats ? p.w1_row : narrow.row(),
+          .w1_tiles = narrow.tiles(step),
+          .products = scratch.products.get(),
+          .bias = bias.of(step, begin),
+          .bias_units = bias.units(),
+          .w2 = p.w2.get() + step * 3 * p.num_hidden,
+          .saved = saved_rows,
+          .saved_stride = p.plan.lanes,
+          .offsets = scratch.offsets.get(),
+      };
       team.share_by_blocks(blocks, 1, [&](int64_t b, int64_t e, int64_t) { AMT_SIMD(refine_hidden<T>)(hidden, b, e); });
       const T* b2 = p.b2.get() + step * 3;
       const T scale = p.scale_of(step);

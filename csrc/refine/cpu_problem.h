@@ -122,8 +122,15 @@ struct CpuProblem {
     int64_t most = 0;
     for (const Tensor& map : maps_) {
       const int64_t size = size_of(element);
-      maps.push_back({static_cast<const char*>(map.const_data_ptr()), map.stride(0) * size, map.stride(1) * size,
-                      map.stride(2) * size, map.size(1), map.size(2), map.size(3)});
+      maps.push_back({
+          .data = static_cast<const char*>(map.const_data_ptr()),
+          .image = map.stride(0) * size,
+          .row = map.stride(1) * size,
+          .column = map.stride(2) * size,
+          .height = map.size(1),
+          .width = map.size(2),
+          .channels = map.size(3),
+      });
       channels.push_back(map.size(3));
       scale_x.push_back(static_cast<T>(static_cast<double>(map.size(2)) / width));
       scale_y.push_back(static_cast<T>(static_cast<double>(map.size(1)) / height));

@@ -1,7 +1,7 @@
-// refine's backward on CUDA, first part: all steps of one image in one launch, last step first, through the MLP, the
-// taps and the projection into joints and intrinsics. What the weights' and the maps' gradients need is written to
-// scratch (cuda_gradients.cuh sums it). A team of blocks shares an image as in the forward; every sum has one owner and
-// one order.
+// refine's backward on CUDA, first part: the gradients of joints and intrinsics. One launch runs all steps of an image,
+// the last step first, through the MLP, the taps and the projection. It writes to scratch what the gradients of weights
+// and maps are summed from (cuda_gradients.cuh). A cluster of blocks shares an image as in the forward. Every sum has
+// one owner and one order.
 #pragma once
 
 #include "refine/cuda_problem.cuh"
@@ -11,7 +11,7 @@ namespace amt::refine::cuda {
 constexpr int joints_a_warp = joint_tile / warps;
 constexpr int chunks_at_once = 4;
 
-// Rows are [B, S, J]; all in the joints' dtype. Null where nobody needs it.
+// Rows are [B, S, J]; all in the joints' dtype. Null: not needed.
 template <class T>
 struct CudaScratch {
   T* grad_offset;  // [rows, 3]: gradient of the MLP's output
@@ -27,26 +27,25 @@ struct BackwardMemory {
   T dots[max_joints][max_maps][4];  // of this block's channels only: gradient * tap, summed over the channels
   T grad_joint[max_joints][3], grad_relative_scaled[max_joints][3], grad_camera[max_joints][6];
   Taps<T> taps[joint_tile][max_maps];
-  alignas(16) T grad_hidden[1][joint_tile];  // [D, joint_tile] in truth: the rest of the launch's shared memory
+  alignas(16) T grad_hidden[1][joint_tile];  // [D, joint_tile]: it extends over the rest of the launch's shared memory
 };
 
-// grad_hidden and what it sends to the relative inputs, for this block's share of the units.
+// grad_hidden, and the gradient of the relative inputs, for this block's share of the units.
 template <class T, class M>
 __device__ void mlp_backward(const CudaProblem<T>& p, BackwardMemory<T>& memory, const CudaScratch<T>& scratch,
-                             const T* saved, int64_t image, int step, int rank, int team) {
+                             const T* saved, int64_t image, int step, int rank, int cluster_size) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int j = warp; j < p.num_joints; j += warps) {
     const int64_t row = ((image * p.num_steps + step) * p.num_joints + j) * p.num_hidden;
     T grad_relative[3] = {};
-    for (int u = rank * 32 + lane; u < p.num_hidden; u += team * 32) {
-      T gradient = 0;
+    for (int u = rank * 32 + lane; u < p.num_hidden; u += cluster_size * 32) {
+      T grad = 0;
       for (int i = 0; i < 3; ++i)
-        gradient +=
-            memory.grad_offset[j][i] * load<T, M>(p.w2, (static_cast<int64_t>(step) * 3 + i) * p.num_hidden + u);
-      gradient *= gelu_backward(saved[row + u]);
-      scratch.grad_hidden[row + u] = gradient;
+        grad += memory.grad_offset[j][i] * load<T, M>(p.w2, (static_cast<int64_t>(step) * 3 + i) * p.num_hidden + u);
+      grad *= gelu_backward(saved[row + u]);
+      scratch.grad_hidden[row + u] = grad;
       for (int i = 0; i < 3; ++i)
-        grad_relative[i] += gradient * load<T, M>(p.w1, step * p.w1_step + u * p.w1_row + p.num_channels + i);
+        grad_relative[i] += grad * load<T, M>(p.w1, step * p.w1_step + u * p.w1_row + p.num_channels + i);
     }
     for (int i = 0; i < 3; ++i) {
       const T sum = warp_sum(grad_relative[i]);
@@ -59,16 +58,16 @@ __device__ void mlp_backward(const CudaProblem<T>& p, BackwardMemory<T>& memory,
 // joints.
 template <class T, class M>
 __device__ void inputs_backward(const CudaProblem<T>& p, BackwardMemory<T>& memory, const CudaScratch<T>& scratch,
-                                int64_t image, int step, int base, int count, int rank, int team) {
+                                int64_t image, int step, int base, int count, int rank, int cluster_size) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t first_row = (image * p.num_steps + step) * p.num_joints + base;
-  for (int group = rank * chunk; group < p.num_channels; group += chunks_at_once * team * chunk) {
+  for (int group = rank * chunk; group < p.num_channels; group += chunks_at_once * cluster_size * chunk) {
     T sums[chunks_at_once][joints_a_warp] = {};
     for (int u = 0; u < p.num_hidden; ++u) {
       const int64_t row = step * p.w1_step + u * p.w1_row;
 #pragma unroll
       for (int q = 0; q < chunks_at_once; ++q) {
-        const int channel = group + q * team * chunk + lane;
+        const int channel = group + q * cluster_size * chunk + lane;
         const T weight = channel < p.num_channels ? load<T, M>(p.w1, row + channel) : T(0);
 #pragma unroll
         for (int i = 0; i < joints_a_warp; ++i) sums[q][i] += weight * memory.grad_hidden[u][warp * joints_a_warp + i];
@@ -76,7 +75,7 @@ __device__ void inputs_backward(const CudaProblem<T>& p, BackwardMemory<T>& memo
     }
 #pragma unroll
     for (int q = 0; q < chunks_at_once; ++q) {
-      const int channel = group + q * team * chunk + lane;
+      const int channel = group + q * cluster_size * chunk + lane;
       const bool exists = channel < p.num_channels;
       const int m = exists ? p.map_of(channel) : -1;
 #pragma unroll
@@ -105,25 +104,26 @@ __device__ void inputs_backward(const CudaProblem<T>& p, BackwardMemory<T>& memo
   }
 }
 
-// One thread a joint, the same in every block of the team: from the sums of all blocks to the gradient of joint and
+// One thread a joint, the same in every block of the cluster: from the sums of all blocks to the gradient of joint and
 // camera.
 template <class T>
-__device__ void joint_backward(const CudaProblem<T>& p, BackwardMemory<T>& memory, int64_t image, int j, int team) {
+__device__ void joint_backward(const CudaProblem<T>& p, BackwardMemory<T>& memory, int64_t image, int j,
+                               int cluster_size) {
   const T* camera = p.intrinsics + image * 9;
   const T* joint = memory.entering[j];
   const Pixel<T> pixel = project(joint, camera);
-  T gx = 0, gy = 0, grad_joint[3] = {}, grad_camera[6] = {};
+  T grad_x = 0, grad_y = 0, grad_joint[3] = {}, grad_camera[6] = {};
   for (int m = 0; m < p.num_maps; ++m) {
     const Taps<T> taps = p.taps(joint, image, m);
     T dots[4] = {};
     for (int t = 0; t < 4; ++t)
-      for (int r = 0; r < team; ++r) dots[t] += CudaCluster::of(&memory.dots[j][m][t], r)[0];
-    locate_backward(taps, dots, p.maps[m].scale_x, p.maps[m].scale_y, &gx, &gy);
+      for (int r = 0; r < cluster_size; ++r) dots[t] += CudaCluster::of(&memory.dots[j][m][t], r)[0];
+    locate_backward(taps, dots, p.maps[m].scale_x, p.maps[m].scale_y, &grad_x, &grad_y);
   }
-  project_backward(joint, camera, pixel, gx, gy, grad_joint, grad_camera);
+  project_backward(joint, camera, pixel, grad_x, grad_y, grad_joint, grad_camera);
   for (int i = 0; i < 3; ++i) {
     T grad_relative = 0;
-    for (int r = 0; r < team; ++r) grad_relative += CudaCluster::of(&memory.grad_relative[j][i], r)[0];
+    for (int r = 0; r < cluster_size; ++r) grad_relative += CudaCluster::of(&memory.grad_relative[j][i], r)[0];
     memory.grad_relative_scaled[j][i] = relative_backward(joint[i], memory.entering[0][i], grad_relative);
     memory.grad_joint[j][i] = memory.grad_leaving[j][i] + grad_joint[i] + memory.grad_relative_scaled[j][i];
   }
@@ -133,11 +133,11 @@ __device__ void joint_backward(const CudaProblem<T>& p, BackwardMemory<T>& memor
 template <class T, class M>
 __global__ void __launch_bounds__(threads, 2)
     backward_kernel(const __grid_constant__ CudaProblem<T> p, const __grid_constant__ CudaScratch<T> scratch,
-                    const T* gradient, const T* steps, const T* saved, bool detach, T* grad_joints,
+                    const T* grad_steps, const T* steps, const T* saved, bool detach, T* grad_joints,
                     T* grad_intrinsics) {
   BackwardMemory<T>& memory = *shared_memory<BackwardMemory<T>>();
-  const int team = CudaCluster::size(), rank = CudaCluster::rank();
-  const int64_t image = blockIdx.x / team;
+  const int cluster_size = CudaCluster::size(), rank = CudaCluster::rank();
+  const int64_t image = blockIdx.x / cluster_size;
   const int thread = threadIdx.x;
   T grad_camera = 0;  // of thread i < 6: of the camera's i-th number, over all steps
 
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(threads, 2)
     const bool carried = step < p.num_steps - 1 && !detach;
     for (int i = thread; i < p.num_joints * 3; i += threads) {
       memory.entering[i / 3][i % 3] = entering[i];
-      const T leaving = gradient[first_row * 3 + i] + (carried ? memory.grad_joint[i / 3][i % 3] : T(0));
+      const T leaving = grad_steps[first_row * 3 + i] + (carried ? memory.grad_joint[i / 3][i % 3] : T(0));
       memory.grad_leaving[i / 3][i % 3] = leaving;
       memory.grad_offset[i / 3][i % 3] = leaving * p.scale_of(step);
       if (rank == 0) scratch.grad_offset[first_row * 3 + i] = leaving * p.scale_of(step);
@@ -157,8 +157,8 @@ __global__ void __launch_bounds__(threads, 2)
     }
     for (int i = thread; i < p.num_joints * max_maps * 4; i += threads) (&memory.dots[0][0][0])[i] = T(0);
     __syncthreads();
-    mlp_backward<T, M>(p, memory, scratch, saved, image, step, rank, team);
-    CudaCluster::sync();  // grad_hidden of all units stands in memory
+    mlp_backward<T, M>(p, memory, scratch, saved, image, step, rank, cluster_size);
+    CudaCluster::sync();  // grad_hidden of all units is written
     for (int base = 0; base < p.num_joints; base += joint_tile) {
       const int count = min(joint_tile, p.num_joints - base);
       for (int i = thread; i < count * p.num_maps; i += threads)
@@ -169,17 +169,17 @@ __global__ void __launch_bounds__(threads, 2)
         memory.grad_hidden[u][j] = j < count ? scratch.grad_hidden[(first_row + base + j) * p.num_hidden + u] : T(0);
       }
       __syncthreads();
-      inputs_backward<T, M>(p, memory, scratch, image, step, base, count, rank, team);
+      inputs_backward<T, M>(p, memory, scratch, image, step, base, count, rank, cluster_size);
       __syncthreads();
     }
-    CudaCluster::sync();  // everybody's sums stand
-    if (thread < p.num_joints) joint_backward(p, memory, image, thread, team);
+    CudaCluster::sync();  // the sums of all blocks are written
+    if (thread < p.num_joints) joint_backward(p, memory, image, thread, cluster_size);
     __syncthreads();
     if (thread < 3)
       for (int j = 0; j < p.num_joints; ++j) memory.grad_joint[0][thread] -= memory.grad_relative_scaled[j][thread];
     if (thread < 6)
       for (int j = 0; j < p.num_joints; ++j) grad_camera += memory.grad_camera[j][thread];
-    CudaCluster::sync();  // everybody has read the others' sums
+    CudaCluster::sync();  // all blocks have read the others' sums
   }
   if (rank != 0 || grad_joints == nullptr) return;
   for (int i = thread; i < p.num_joints * 3; i += threads)

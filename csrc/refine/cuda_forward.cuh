@@ -1,9 +1,9 @@
 // refine's forward on CUDA: all steps of one image in one launch, for small batches, where launches cost more than
 // arithmetic.
 //
-// A team of blocks shares an image: each sums the products of its own channels, and after a team-wide barrier each
-// finishes its own share of the hidden units (bias, gelu, w2) and, after a second one, adds up the offsets of all. Sums
-// run in a fixed order.
+// A cluster of blocks shares an image: each sums the products of its own channels, and after a barrier of the cluster
+// each finishes its own share of the hidden units (bias, gelu, w2) and, after a second one, adds up the offsets of all.
+// Sums run in a fixed order.
 #pragma once
 
 #include "refine/cuda_problem.cuh"
@@ -47,10 +47,10 @@ template <class T, class M>
 __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
     forward_kernel(const __grid_constant__ CudaProblem<T> p, T* steps, T* saved) {
   ForwardMemory<T>& memory = *shared_memory<ForwardMemory<T>>();
-  const int team = CudaCluster::size(), rank = CudaCluster::rank();
-  const int64_t image = blockIdx.x / team;
+  const int cluster_size = CudaCluster::size(), rank = CudaCluster::rank();
+  const int64_t image = blockIdx.x / cluster_size;
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-  const int share = unit_tile / team;
+  const int share = unit_tile / cluster_size;
 
   for (int i = thread; i < p.num_joints * 3; i += threads)
     memory.entering[i / 3][i % 3] = p.joints[image * p.num_joints * 3 + i];
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
       __syncthreads();
       for (int unit = 0; unit < p.num_hidden; unit += unit_tile) {
         T sums[joint_tile] = {};
-        for (int first = rank * chunk; first < p.num_channels; first += team * chunk) {
+        for (int first = rank * chunk; first < p.num_channels; first += cluster_size * chunk) {
           stage<T, M>(p, memory, image, step, count, unit, first);
           __syncthreads();
 #pragma unroll 4
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
         }
 #pragma unroll
         for (int j = 0; j < joint_tile; ++j) memory.partial[j][thread] = sums[j];
-        CudaCluster::sync();  // everybody's partial sums stand, and everybody has read the offsets of the tile before
+        CudaCluster::sync();  // all partial sums are written, and all blocks have read the last tile's offsets
 
         for (int j = warp; j < count; j += warps) {
           const T* joint = memory.entering[base + j];
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
             const int64_t relative_weights = step * p.w1_step + (unit + u) * p.w1_row + p.num_channels;
             T sum = load<T, M>(p.b1, row);
             for (int i = 0; i < 3; ++i) sum += near[i] * load<T, M>(p.w1, relative_weights + i);
-            for (int r = 0; r < team; ++r) sum += CudaCluster::of(&memory.partial[j][u], r)[0];
+            for (int r = 0; r < cluster_size; ++r) sum += CudaCluster::of(&memory.partial[j][u], r)[0];
             if (saved != nullptr) saved[image * p.num_steps * p.num_joints * p.num_hidden + row] = sum;
             const T hidden = gelu(sum);
             for (int i = 0; i < 3; ++i)
@@ -99,12 +99,12 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
             if (lane == 0) memory.offsets[j][i] = unit == 0 ? sum : memory.offsets[j][i] + sum;
           }
         }
-        CudaCluster::sync();  // everybody's offsets stand, and the partial sums may be overwritten
+        CudaCluster::sync();  // all offsets are written, and the partial sums may be overwritten
       }
       for (int i = thread; i < count * 3; i += threads) {
         T offset = load<T, M>(p.b2, step * 3 + i % 3);
         if (p.num_hidden > 0)
-          for (int r = 0; r < team; ++r) offset += CudaCluster::of(&memory.offsets[i / 3][i % 3], r)[0];
+          for (int r = 0; r < cluster_size; ++r) offset += CudaCluster::of(&memory.offsets[i / 3][i % 3], r)[0];
         memory.leaving[base + i / 3][i % 3] = memory.entering[base + i / 3][i % 3] + p.scale_of(step) * offset;
       }
     }
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 1 : 2)
     }
     __syncthreads();
   }
-  CudaCluster::sync();  // nobody leaves while another reads its shared memory
+  CudaCluster::sync();  // no block ends while another reads its shared memory
 }
 
 }  // namespace amt::refine::cuda

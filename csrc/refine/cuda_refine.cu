@@ -1,5 +1,5 @@
-// refine on CUDA: checks, memory and launches of the native ops' CUDA half; the schema is in op.cpp. Made for small
-// batches: every step of an image in one launch. `saved` holds the pre-activations [B, S, J, D].
+// refine on CUDA: checks, memory and launches; the schema is in op.cpp. It is made for small batches: one launch runs
+// all steps of an image. `saved` holds the pre-activations [B, S, J, D].
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -26,10 +26,11 @@
 namespace amt::refine::cuda {
 namespace {
 
-constexpr int max_devices = 64, team_on_hopper = 8;
+constexpr int max_devices = 64, cluster_on_hopper = 8;
 
-void check(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps, const Tensor& w1,
-           const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height, int64_t width) {
+void check_cuda_arguments(const Tensor& joints, const Tensor& intrinsics, const std::vector<Tensor>& maps,
+                          const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t height,
+                          int64_t width) {
   check_arguments(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   STD_TORCH_CHECK(joints.size(1) <= max_joints, "refine: at most ", max_joints, " joints on CUDA, got ", joints.size(1),
                   ": use Triton (amt.kernels.use(\"triton\"))");
@@ -49,16 +50,18 @@ CudaProblem<T> problem_of(const Tensor& joints, const Tensor& intrinsics, const 
   p.intrinsics = static_cast<const T*>(intrinsics.const_data_ptr());
   for (int m = 0; m < p.num_maps; ++m) {
     const Tensor& map = maps[m];
-    p.maps[m] = {map.const_data_ptr(),
-                 map.stride(0),
-                 map.stride(1),
-                 map.stride(2),
-                 map.size(1),
-                 map.size(2),
-                 static_cast<int>(map.size(3)),
-                 p.num_channels,
-                 static_cast<T>(static_cast<double>(map.size(2)) / static_cast<double>(width)),
-                 static_cast<T>(static_cast<double>(map.size(1)) / static_cast<double>(height))};
+    p.maps[m] = {
+        .data = map.const_data_ptr(),
+        .image = map.stride(0),
+        .row = map.stride(1),
+        .column = map.stride(2),
+        .height = map.size(1),
+        .width = map.size(2),
+        .channels = static_cast<int>(map.size(3)),
+        .first = p.num_channels,
+        .scale_x = static_cast<T>(static_cast<double>(map.size(2)) / static_cast<double>(width)),
+        .scale_y = static_cast<T>(static_cast<double>(map.size(1)) / static_cast<double>(height)),
+    };
     p.num_channels += static_cast<int>(map.size(3));
   }
   const auto weight = [&](const Tensor& tensor) {
@@ -88,14 +91,14 @@ void with_types(ScalarType joints, ScalarType maps, const Run& run) {
 // Blocks that share an image. The kernel itself says whether it holds Hopper's instructions: PTX of sm_80 on a newer
 // card does not.
 template <auto kernel>
-int team_size(int device) {
+int cluster_size_of(int device) {
   static std::atomic<int> known[max_devices];
   if (device < max_devices && known[device] > 0) return known[device];
   cudaFuncAttributes attributes;
   AMT_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
-  const int team = attributes.ptxVersion >= 90 ? team_on_hopper : 1;
-  if (device < max_devices) known[device] = team;
-  return team;
+  const int cluster_size = attributes.ptxVersion >= 90 ? cluster_on_hopper : 1;
+  if (device < max_devices) known[device] = cluster_size;
+  return cluster_size;
 }
 
 // Lets a kernel have all the shared memory that the device grants a block, once for each device: the attribute is the
@@ -120,19 +123,20 @@ void allow_shared_memory(int device, size_t wanted) {
 }
 
 template <auto kernel, class... Arguments>
-void launch(dim3 grid, int team, size_t shared, int device, cudaStream_t stream, const Arguments&... arguments) {
+void launch(dim3 grid, int cluster_size, size_t shared, int device, cudaStream_t stream,
+            const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0) return;
   if (shared > 48 * 1024) allow_shared_memory<kernel>(device, shared);
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(team), 1, 1};
+  cluster.val.clusterDim = {static_cast<unsigned>(cluster_size), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = &cluster;
-  config.numAttrs = team > 1 ? 1 : 0;
+  config.numAttrs = cluster_size > 1 ? 1 : 0;
   AMT_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
   AMT_CUDA_CHECK(cudaGetLastError());
 }
@@ -159,7 +163,7 @@ unsigned blocks(int64_t count, int64_t size) { return static_cast<unsigned>((cou
 std::tuple<Tensor, Tensor> refine_cuda(Tensor joints, Tensor intrinsics, std::vector<Tensor> maps, Tensor w1, Tensor b1,
                                        Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size,
                                        bool detach, bool save) {
-  check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
+  check_cuda_arguments(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int device = joints.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0), hidden = w1.size(1);
@@ -171,9 +175,9 @@ std::tuple<Tensor, Tensor> refine_cuda(Tensor joints, Tensor intrinsics, std::ve
   with_types(joints.scalar_type(), maps[0].scalar_type(), [&]<class T, class M>(T, M) {
     const CudaProblem<T> p = problem_of<T>(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
     constexpr auto kernel = forward_kernel<T, M>;
-    const int team = team_size<kernel>(device);
-    launch<kernel>(dim3(static_cast<unsigned>(batch * team)), team, sizeof(ForwardMemory<T>), device, stream, p,
-                   static_cast<T*>(steps.mutable_data_ptr()),
+    const int cluster_size = cluster_size_of<kernel>(device);
+    launch<kernel>(dim3(static_cast<unsigned>(batch * cluster_size)), cluster_size, sizeof(ForwardMemory<T>), device,
+                   stream, p, static_cast<T*>(steps.mutable_data_ptr()),
                    save ? static_cast<T*>(saved.mutable_data_ptr()) : static_cast<T*>(nullptr));
   });
   return {steps, saved};
@@ -195,16 +199,15 @@ void zero(Tensor& tensor, cudaStream_t stream) {
 std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> refine_backward_cuda(
     Tensor grad_steps, Tensor steps, Tensor saved, Tensor joints, Tensor intrinsics, std::vector<Tensor> maps,
     Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t height, int64_t width, double step_size, bool detach,
-    int64_t needed) {
-  check(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
+    int64_t needs) {
+  check_cuda_arguments(joints, intrinsics, maps, w1, b1, w2, b2, height, width);
   const int64_t batch = joints.size(0), num_joints = joints.size(1), num_steps = w1.size(0), hidden = w1.size(1),
-                inputs = w1.size(2);
+                num_inputs = w1.size(2);
   check_backward_arguments(grad_steps, steps, saved, joints, w1, batch * num_steps * num_joints * hidden);
   const int device = joints.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   const cudaStream_t stream = current_stream(joints);
-  const bool coordinates = needed & needs_coordinates, of_maps = needed & needs_maps,
-             of_weights = needed & needs_weights;
+  const bool coordinates = needs & needs_coordinates, of_maps = needs & needs_maps, of_weights = needs & needs_weights;
 
   Tensor grad_joints = output(coordinates, joints), grad_intrinsics = output(coordinates, intrinsics);
   Tensor grad_w1 = output(of_weights, w1), grad_b1 = output(of_weights, b1), grad_w2 = output(of_weights, w2),
@@ -224,40 +227,46 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
   const int64_t rows = batch * num_steps * num_joints;
   const ScalarType dtype = joints.scalar_type();
   Tensor grad_offset = empty<2>({rows, 3}, dtype, joints), grad_hidden = empty<2>({rows, hidden}, dtype, joints);
-  Tensor read = empty<2>({of_weights ? rows : 0, inputs}, dtype, joints);
-  Tensor grad_read = empty<2>({of_maps ? rows : 0, inputs - 3}, dtype, joints);
+  Tensor inputs = empty<2>({of_weights ? rows : 0, num_inputs}, dtype, joints);
+
+  Tensor grad_inputs = empty<2>({of_maps ? rows : 0, num_inputs - 3}, dtype, joints);
+
   with_types(dtype, maps[0].scalar_type(), [&]<class T, class M>(T, M) {
     const auto pointer = [](Tensor& tensor, bool exists) {
       return exists ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
     };
-    const auto gradient_of = [&](Tensor& tensor) {
+    const auto output_of = [&](Tensor& tensor) {
       return Output{tensor.mutable_data_ptr(), tensor.scalar_type() == dtype};
     };
     const CudaProblem<T> p = problem_of<T>(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size);
-    const CudaScratch<T> scratch{pointer(grad_offset, true), pointer(grad_hidden, true), pointer(read, of_weights),
-                                 pointer(grad_read, of_maps)};
-    const T* after = static_cast<const T*>(steps.const_data_ptr());
-    const T* before_gelu = static_cast<const T*>(saved.const_data_ptr());
+    const CudaScratch<T> scratch{
+        .grad_offset = pointer(grad_offset, true),
+        .grad_hidden = pointer(grad_hidden, true),
+        .inputs = pointer(inputs, of_weights),
+        .grad_inputs = pointer(grad_inputs, of_maps),
+    };
+    const T* steps_data = static_cast<const T*>(steps.const_data_ptr());
+    const T* saved_data = static_cast<const T*>(saved.const_data_ptr());
 
     constexpr auto first = backward_kernel<T, M>;
-    const int team = team_size<first>(device);
+    const int cluster_size = cluster_size_of<first>(device);
     const size_t shared = backward_bytes<T>(hidden);
-    launch<first>(dim3(static_cast<unsigned>(batch * team)), team, shared, device, stream, p, scratch,
-                  static_cast<const T*>(grad_steps.const_data_ptr()), after, before_gelu, detach,
+    launch<first>(dim3(static_cast<unsigned>(batch * cluster_size)), cluster_size, shared, device, stream, p, scratch,
+                  static_cast<const T*>(grad_steps.const_data_ptr()), steps_data, saved_data, detach,
                   pointer(grad_joints, coordinates), pointer(grad_intrinsics, coordinates));
     if (of_weights) {
       const auto steps_in_grid = static_cast<unsigned>(num_steps);
-      launch<w1_kernel<T, M>>(dim3(blocks(inputs, tile), blocks(hidden, tile), steps_in_grid), 1, 0, device, stream, p,
-                              scratch, gradient_of(grad_w1));
+      launch<w1_kernel<T, M>>(dim3(blocks(num_inputs, tile), blocks(hidden, tile), steps_in_grid), 1, 0, device, stream,
+                              p, scratch, output_of(grad_w1));
       // one block at least: it sums b2's gradient
       launch<bias_kernel<T, M>>(dim3(std::max(blocks(hidden, 32), 1u), steps_in_grid), 1, 0, device, stream, p, scratch,
-                                before_gelu, gradient_of(grad_b1), gradient_of(grad_w2), gradient_of(grad_b2));
+                                saved_data, output_of(grad_b1), output_of(grad_w2), output_of(grad_b2));
     }
     for (size_t m = 0; m < grad_maps.size(); ++m) {
       const size_t taps = static_cast<size_t>(num_steps * num_joints * 4) * (sizeof(T) + sizeof(int64_t));
       if (grad_maps[m].numel() > 0)
         launch<map_kernel<T, M>>(dim3(static_cast<unsigned>(batch), blocks(maps[m].size(3), 32)), 1, taps, device,
-                                 stream, p, scratch, after, static_cast<int>(m),
+                                 stream, p, scratch, steps_data, static_cast<int>(m),
                                  static_cast<M*>(grad_maps[m].mutable_data_ptr()));
     }
   });

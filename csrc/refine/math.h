@@ -39,8 +39,8 @@ AMT_INLINE T relative(T joint, T wrist) {
 
 // What a gradient of `relative` adds to the joint; the wrist gets the same, negated.
 template <class T>
-AMT_INLINE T relative_backward(T joint, T wrist, T gradient) {
-  return is_finite((joint - wrist) / Constants<T>::relative_unit) ? gradient / Constants<T>::relative_unit : T(0);
+AMT_INLINE T relative_backward(T joint, T wrist, T grad) {
+  return is_finite((joint - wrist) / Constants<T>::relative_unit) ? grad / Constants<T>::relative_unit : T(0);
 }
 
 template <class T>
@@ -59,12 +59,12 @@ AMT_INLINE Pixel<T> project(const T* joint, const T* k) {
   return {x, y, true};
 }
 
-// Adds to grad_joint [3] and grad_k [6] what the gradient (gx, gy) of the pixel sends; nothing where not visible.
+// Adds the gradient (grad_x, grad_y) of the pixel to grad_joint [3] and grad_k [6]; nothing where not visible.
 template <class T>
-AMT_INLINE void project_backward(const T* joint, const T* k, const Pixel<T>& pixel, T gx, T gy, T* grad_joint,
+AMT_INLINE void project_backward(const T* joint, const T* k, const Pixel<T>& pixel, T grad_x, T grad_y, T* grad_joint,
                                  T* grad_k) {
   if (!pixel.visible) return;
-  const T ux = gx / joint[2], uy = gy / joint[2];
+  const T ux = grad_x / joint[2], uy = grad_y / joint[2];
   for (int i = 0; i < 3; i++) {
     grad_joint[i] += k[i] * ux + k[3 + i] * uy;
     grad_k[i] += ux * joint[i];
@@ -132,9 +132,9 @@ AMT_INLINE Taps<T> locate(const Pixel<T>& pixel, T scale_x, T scale_y, int64_t w
 
 // Gradient of the pixel from one map; dots[t] = sum over the channels of gradient * tap t, 0 for a tap outside.
 template <class T>
-AMT_INLINE void locate_backward(const Taps<T>& taps, const T* dots, T scale_x, T scale_y, T* gx, T* gy) {
-  *gx += scale_x * ((T(1) - taps.fy) * (dots[1] - dots[0]) + taps.fy * (dots[3] - dots[2]));
-  *gy += scale_y * ((T(1) - taps.fx) * (dots[2] - dots[0]) + taps.fx * (dots[3] - dots[1]));
+AMT_INLINE void locate_backward(const Taps<T>& taps, const T* dots, T scale_x, T scale_y, T* grad_x, T* grad_y) {
+  *grad_x += scale_x * ((T(1) - taps.fy) * (dots[1] - dots[0]) + taps.fy * (dots[3] - dots[2]));
+  *grad_y += scale_y * ((T(1) - taps.fx) * (dots[2] - dots[0]) + taps.fx * (dots[3] - dots[1]));
 }
 
 // P(X <= x) of a standard normal; erfc keeps its digits where x is negative.

@@ -27,9 +27,9 @@ std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, double, double>
 // steps). maps may have any strides but 1 for the channels. dtypes: joints and intrinsics float32 or float64; maps all
 // of one dtype; w1, b1, w2, b2 of the maps' dtype or the joints'.
 //
-// refine returns the joints after each step [B, S, J, 3] and `saved`: what the backward reads again, opaque, of the
-// joints' dtype and of a shape that the device's implementation chooses (amt/kernels/refine/native.py tells it to the
-// compiler); empty where save is false.
+// refine returns the joints after each step [B, S, J, 3] and `saved`: the tensor that the backward reads, opaque, of
+// the joints' dtype and of a shape that the device's implementation chooses (amt/kernels/refine/native.py tells it to
+// the compiler); empty where save is false.
 //
 // refine_backward returns the gradients of joints, intrinsics, each map, w1, b1, w2, b2, each in its tensor's shape and
 // dtype and contiguous; those that the bits of `needs` (math.h) leave out are empty: [0], and no maps.

@@ -11,11 +11,10 @@ namespace {
 using namespace amt::refine;
 
 #if defined(__AMX_TILE__)
-constexpr int64_t tile_lanes = 16;  // rows of a tile of inputs
-constexpr int64_t tiles_together =
-    8;  // of a row's inputs: a packed tile's and a block's part lie in the cache together
+constexpr int64_t tile_lanes = 16;     // rows of a tile of inputs
+constexpr int64_t tiles_together = 8;  // of a row's inputs: the parts of a packed tile and of a block fit into L2
 
-// Shapes of the tiles for a block of `units`: products 0 to 3, weights 4 and 5, inputs 6 and 7.
+// Shapes of the AMX tiles for a block of `units`: products 0 to 3, weights 4 and 5, inputs 6 and 7.
 void shape_tiles(int64_t units) {
   struct alignas(64) {
     uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -32,11 +31,10 @@ void shape_tiles(int64_t units) {
   _tile_loadconfig(&shapes);
 }
 
-// Where a block's tiles of weights lie.
+// Where a block's AMX tiles of weights lie.
 struct TilesOfWeights {
   const char* first;
-  int64_t row, lower,
-      next;  // bytes from a row to the next, from the upper tile to the lower, from both to the next inputs' two
+  int64_t row, lower, next;  // bytes to the next row, to the lower of two tiles, to the two tiles of the next inputs
 };
 
 // The products of a block's units with a packed tile over `count` tiles of inputs: into out [units, packed_rows] where
@@ -125,12 +123,16 @@ void pair_blocks(const Hidden<float>& work, int64_t begin, int64_t end) {
       if (shaped != units) shape_tiles(shaped = units);
       TilesOfWeights w1;
       if (work.w1_tiles)
-        w1 = {reinterpret_cast<const char*>(work.w1_tiles + (block * tiles + k) * tile_weights * 2), 64,
-              tile_weights * 2, tile_weights * 4};
+        w1 = {.first = reinterpret_cast<const char*>(work.w1_tiles + (block * tiles + k) * tile_weights * 2),
+              .row = 64,
+              .lower = tile_weights * 2,
+              .next = tile_weights * 4};
       else
-        w1 = {reinterpret_cast<const char*>(static_cast<const uint16_t*>(work.w1) + first * work.w1_stride +
-                                            k * 2 * tile_words),
-              work.w1_stride * 2, work.w1_stride * 2 * tile_units, 64};
+        w1 = {.first = reinterpret_cast<const char*>(static_cast<const uint16_t*>(work.w1) + first * work.w1_stride +
+                                                     k * 2 * tile_words),
+              .row = work.w1_stride * 2,
+              .lower = work.w1_stride * 2 * tile_units,
+              .next = 64};
       const auto run = units > tile_units ? right ? tile_products<true, true> : tile_products<true, false>
                        : right            ? tile_products<false, true>
                                           : tile_products<false, false>;

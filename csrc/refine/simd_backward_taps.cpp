@@ -11,13 +11,13 @@ template <class M, class T, bool WithDots>
 void gather_rows(const Gather<T>& work, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; row++) {
     T* inputs = work.inputs + row * work.stride;
-    const T* gradient = WithDots ? work.gradient + row * work.stride : nullptr;
+    const T* grad = WithDots ? work.grad_inputs + row * work.stride : nullptr;
     int64_t c = 0;
     for (int m = 0; m < work.num_maps; m++) {
       const int64_t at = row * work.num_maps + m;
       const Sample<T>* ahead = row + 1 < end ? work.samples + at + work.num_maps : nullptr;
       gather_map<M, T, WithDots>(work.samples[at], ahead, 0, work.channels[m], inputs + c,
-                                 WithDots ? gradient + c : nullptr, WithDots ? work.dots + at * 4 : nullptr);
+                                 WithDots ? grad + c : nullptr, WithDots ? work.dots + at * 4 : nullptr);
       c += work.channels[m];
     }
     for (int i = 0; i < 3; i++) inputs[c++] = work.relative[row * 3 + i];
@@ -27,7 +27,7 @@ void gather_rows(const Gather<T>& work, int64_t begin, int64_t end) {
 
 template <class M, class T>
 void gather_as(const Gather<T>& work, int64_t begin, int64_t end) {
-  if (work.gradient) return gather_rows<M, T, true>(work, begin, end);
+  if (work.grad_inputs) return gather_rows<M, T, true>(work, begin, end);
   gather_rows<M, T, false>(work, begin, end);
 }
 
@@ -43,13 +43,13 @@ void scatter_as(const Scatter<T>& work) {
     const int64_t count = last - first;
     int64_t c = 0;
     for (; c + lanes <= work.channels; c += lanes) {
-      Vector<T> sum = load(run[0].gradient + c) * run[0].weight;
-      for (int64_t i = 1; i < count; i++) sum += load(run[i].gradient + c) * run[i].weight;
+      Vector<T> sum = load(run[0].grad_samples + c) * run[0].weight;
+      for (int64_t i = 1; i < count; i++) sum += load(run[i].grad_samples + c) * run[i].weight;
       narrowing_store(out + c, sum);
     }
     if (const int64_t n = work.channels - c; n > 0) {
-      Vector<T> sum = partial_load<T>(run[0].gradient + c, n) * run[0].weight;
-      for (int64_t i = 1; i < count; i++) sum += partial_load<T>(run[i].gradient + c, n) * run[i].weight;
+      Vector<T> sum = partial_load<T>(run[0].grad_samples + c, n) * run[0].weight;
+      for (int64_t i = 1; i < count; i++) sum += partial_load<T>(run[i].grad_samples + c, n) * run[i].weight;
       partial_store<T>(out + c, sum, n);
     }
   }

@@ -135,11 +135,11 @@ AMT_INLINE float fix_block(float* values, int64_t count, float* words) {
 
 constexpr int64_t slice_inputs = 256,
                   slice_stride = slice_inputs + 16;  // of 16 rows that are transposed while they lie in L1
-constexpr int64_t rows_ahead = 8;                    // whose taps are prefetched while a row's are read
+constexpr int64_t rows_ahead = 8;                    // distance of the prefetched taps
 
 #if defined(__AVX512BF16__)
-// gather_map from bfloat16 to bfloat16, the same sums: whole cache lines at a time, channels of even and of odd place
-// apart until they are rounded.
+// gather_map from bfloat16 to bfloat16 with the same sums: a cache line of a tap at a time. Channels at even and at odd
+// places stay apart until they are rounded.
 AMT_INLINE void gather_pairs(const Sample<float>& sample, const Sample<float>* ahead, int64_t first, int64_t count,
                              bfloat16* out) {
   typedef uint16_t Halves __attribute__((vector_size(refine_vector_bytes)));

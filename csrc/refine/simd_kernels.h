@@ -1,6 +1,9 @@
-// What refine's CPU files hand to one another: plain descriptions of the work, and the vectorised pieces that do it.
-// Rows are (image, joint) pairs. T, float or double, is what everything is computed in; maps are widened as they are
-// read.
+// The interface between refine's CPU hosts (cpu_*.cpp) and its vector code (simd_*.cpp): each struct describes one
+// piece of work, each function does a range of it. Rows are (image, joint) pairs. T, float or double, is the type of
+// the arithmetic; maps are widened to it as they are read.
+//
+// A packed tile holds the MLP's inputs of packed_rows rows as [inputs, packed_rows]: one vector load reads the same
+// input of neighbouring rows.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +13,9 @@
 
 namespace amt::refine {
 
-constexpr int64_t packed_rows = 32;     // rows whose hidden layer is computed side by side, one a vector lane
+constexpr int64_t packed_rows = 32;  // rows of a packed tile: a vector lane each, their hidden layer computed together
 constexpr int64_t matrix_columns = 32;  // of a block of the backward's products
-constexpr int64_t most_packed = 4;      // of a block whose inputs lie in the cache together
+constexpr int64_t most_packed = 4;      // packed tiles whose inputs fit into L2 together
 
 enum class Element { float32, bfloat16, float16, float64 };
 
@@ -20,7 +23,7 @@ enum class Element { float32, bfloat16, float16, float64 };
 enum class Form {
   floats,  // [channels of all maps, 3 relative coordinates] in T
   pairs,  // [words of two bfloat16: the channels of all maps], [3] floats: the relative coordinates. w1 stays bfloat16:
-          // matrix tiles take it as far as channels fill them, as it is stored or, for many rows, copied into whole
+          // AMX tiles take it as far as channels fill them, as it is stored or, for many rows, copied into whole
           // tiles.
   fixed,  // 16-bit integers, below
 };
@@ -34,7 +37,7 @@ struct Layout {
 };
 
 constexpr int64_t pair_words(int64_t channels) { return (channels + 1) / 2; }
-// A tile of weights: units x words of two channels. A block of hidden units has two.
+// An AMX tile of weights: units x words of two channels. A block of hidden units has two.
 constexpr int64_t tile_units = 16, tile_words = 16, tile_weights = tile_units * tile_words * 2,
                   block_units = 2 * tile_units;
 
@@ -56,7 +59,7 @@ constexpr int fixed_input_bits = 13, fixed_weight_bits = 12;
 constexpr int64_t fixed_blocks(int64_t channels) { return (channels + fixed_channels - 1) / fixed_channels; }
 
 inline Layout layout_of(Form form, int num_maps, const int64_t* channels) {
-  Layout layout{form, 0, 0, 0, 0};
+  Layout layout{.form = form, .channels = 0, .blocks = 0, .sampled = 0, .count = 0};
   for (int m = 0; m < num_maps; m++) {
     layout.channels += channels[m];
     if (form == Form::fixed) layout.blocks += fixed_blocks(channels[m]);
@@ -105,8 +108,8 @@ struct PackBias {
   T* packed;                                     // [lanes / packed_rows, units, packed_rows]
 };
 
-// Reads the taps of rows [begin, end): writes the MLP's inputs in floats, and with `gradient` the taps' products with
-// it.
+// Reads the taps of rows [begin, end): writes the MLP's inputs in floats, and with `grad_inputs` the taps' products
+// with it.
 template <class T>
 struct Gather {
   Element element;
@@ -114,9 +117,9 @@ struct Gather {
   const int64_t* channels;   // [num_maps]
   const Sample<T>* samples;  // [rows, num_maps]
   const T* relative;         // [rows, 3]
-  int64_t stride;            // of a row of inputs, gradient
+  int64_t stride;            // of a row of inputs and of grad_inputs
   T* inputs;                 // [rows, stride]: samples of every map, relative, zeros
-  const T* gradient;         // [rows, stride] or null
+  const T* grad_inputs;      // [rows, stride] or null
   T* dots;                   // [rows, num_maps, 4] or null
 };
 
@@ -158,11 +161,11 @@ struct HiddenBackward {
   int64_t num_hidden, num_joints;
   const T* saved;  // [num_hidden, saved_stride]
   int64_t saved_stride;
-  const T* offsets;  // [3, lanes]: gradient of the offsets, 0 beyond the rows
-  const T* w2;       // [3, num_hidden]
-  T* hidden;         // [num_hidden, lanes]: gradient
-  T* grad_w2;        // [3, num_hidden], added to; null: weights need no gradient
-  T* grad_b1;        // [num_hidden, num_joints], added to
+  const T* grad_offsets;  // [3, lanes]: 0 beyond the rows
+  const T* w2;            // [3, num_hidden]
+  T* grad_hidden;         // [num_hidden, lanes]
+  T* grad_w2;             // [3, num_hidden], added to; null: weights need no gradient
+  T* grad_b1;             // [num_hidden, num_joints], added to
 };
 
 // out[i, :] (+)= sum over k of a[i, k] * b[k, :], a's element (i, k) at a[i * a_row + k * a_column]. Works on ranges of
@@ -184,7 +187,7 @@ template <class T>
 struct Contribution {
   int64_t pixel;
   T weight;
-  const T* gradient;  // [channels]
+  const T* grad_samples;  // [channels]
 };
 
 // Sums the contributions to each pixel, which must be adjacent, in their order, and writes each pixel once.

@@ -198,14 +198,15 @@ void refine_hidden_backward(const HiddenBackward<T>& work, int64_t begin, int64_
   for (int64_t unit = begin; unit < end; unit++) {
     const T* w2 = work.w2 + unit;
     const T w[3] = {w2[0], w2[work.num_hidden], w2[2 * work.num_hidden]};
-    T* hidden = work.hidden + unit * work.lanes;
+    T* grad_hidden = work.grad_hidden + unit * work.lanes;
     Vector<T> sums[3] = {};
     for (int64_t row = 0; row < work.lanes; row += lanes) {
-      const T* offsets = work.offsets + row;
-      const Vector<T> x = load(offsets), y = load(offsets + work.lanes), z = load(offsets + 2 * work.lanes);
+      const T* grad_offsets = work.grad_offsets + row;
+      const Vector<T> x = load(grad_offsets), y = load(grad_offsets + work.lanes),
+                      z = load(grad_offsets + 2 * work.lanes);
       Vector<T> value, slope;
       vector_gelu_slope(load(work.saved + unit * work.saved_stride + row), &value, &slope);
-      store(hidden + row, (x * w[0] + y * w[1] + z * w[2]) * slope);
+      store(grad_hidden + row, (x * w[0] + y * w[1] + z * w[2]) * slope);
       sums[0] += x * value;
       sums[1] += y * value;
       sums[2] += z * value;
@@ -218,7 +219,7 @@ void refine_hidden_backward(const HiddenBackward<T>& work, int64_t begin, int64_
     }
     T* grad_b1 = work.grad_b1 + unit * work.num_joints;
     for (int64_t first = 0; first < work.rows; first += work.num_joints)
-      for (int64_t joint = 0; joint < work.num_joints; joint++) grad_b1[joint] += hidden[first + joint];
+      for (int64_t joint = 0; joint < work.num_joints; joint++) grad_b1[joint] += grad_hidden[first + joint];
   }
 }
 template void refine_hidden_backward(const HiddenBackward<float>&, int64_t, int64_t);

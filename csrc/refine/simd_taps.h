@@ -23,11 +23,11 @@ AMT_INLINE void put(bfloat16* to, Vector<float> value) {
 #endif
 }
 
-// Channels [first, first + count) of one map. `ahead`: taps that are read next; they lie anywhere in memory, so ask for
-// them now.
+// Blends channels [first, first + count) of one map. `ahead`: the taps that are read next; they are prefetched, because
+// they lie anywhere in memory.
 template <class M, class T, bool WithDots, class Out>
 AMT_INLINE void gather_map(const Sample<T>& sample, const Sample<T>* ahead, int64_t first, int64_t count, Out* inputs,
-                           const T* gradient, T* dots) {
+                           const T* grad, T* dots) {
   const M* taps[4];
   for (int t = 0; t < 4; t++) taps[t] = static_cast<const M*>(sample.tap[t]) + first;
   constexpr int lanes = Lanes<T>::count;
@@ -46,13 +46,13 @@ AMT_INLINE void gather_map(const Sample<T>& sample, const Sample<T>* ahead, int6
     if (ahead)
       for (int t = 0; t < 4; t++) __builtin_prefetch(static_cast<const M*>(ahead->tap[t]) + first + c, 0, 2);
     Vector<T> g{};
-    if constexpr (WithDots) g = load(gradient + c);
+    if constexpr (WithDots) g = load(grad + c);
     put(inputs + c, one(widening_load(taps[0] + c), widening_load(taps[1] + c), widening_load(taps[2] + c),
                         widening_load(taps[3] + c), g));
   }
   if (const int64_t n = count - c; n > 0) {
     Vector<T> g{};
-    if constexpr (WithDots) g = partial_load<T>(gradient + c, n);
+    if constexpr (WithDots) g = partial_load<T>(grad + c, n);
     partial_store<T>(inputs + c,
                      one(partial_load<T>(taps[0] + c, n), partial_load<T>(taps[1] + c, n),
                          partial_load<T>(taps[2] + c, n), partial_load<T>(taps[3] + c, n), g),

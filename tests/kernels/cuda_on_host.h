@@ -56,8 +56,8 @@ struct Fiber {
 
 inline Fiber* running = nullptr;
 inline ucontext_t scheduler;
-inline std::vector<Block>* team = nullptr;
-inline Barrier team_barrier;
+inline std::vector<Block>* cluster = nullptr;
+inline Barrier cluster_barrier;
 inline const std::function<void()>* body = nullptr;
 
 inline void yield() { swapcontext(&running->context, &scheduler); }
@@ -91,14 +91,14 @@ inline void prepare(Fiber& fiber) {
   makecontext(&fiber.context, enter, 0);
 }
 
-// Runs the blocks of a grid, `size` of them (along x) at a time as a team; the kernel is called by `call`.
+// Runs the blocks of a grid, `size` of them (along x) at a time as a cluster; the kernel is called by `call`.
 inline void launch(Index grid, int size, int threads, size_t shared, const std::function<void()>& call) {
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; x += size) {
         std::vector<Block> blocks(size);
         std::vector<Fiber> fibers(size * threads);
-        team = &blocks, body = &call, team_barrier = {};
+        cluster = &blocks, body = &call, cluster_barrier = {};
         for (int i = 0; i < size * threads; ++i) {
           Fiber& fiber = fibers[i];
           fiber.rank = i / threads;
@@ -163,13 +163,13 @@ inline int __ffs(int value) { return __builtin_ffs(value); }
 namespace amt {
 
 struct CudaCluster {
-  static int size() { return static_cast<int>(on_host::team->size()); }
+  static int size() { return static_cast<int>(on_host::cluster->size()); }
   static int rank() { return on_host::running->rank; }
-  static void sync() { on_host::wait(on_host::team_barrier, size() * on_host::threads_of_block()); }
+  static void sync() { on_host::wait(on_host::cluster_barrier, size() * on_host::threads_of_block()); }
   template <class T>
   static T* of(T* mine, int rank) {
     const auto base = [](on_host::Block& block) { return reinterpret_cast<char*>(block.memory.data()); };
-    return reinterpret_cast<T*>(base((*on_host::team)[rank]) +
+    return reinterpret_cast<T*>(base((*on_host::cluster)[rank]) +
                                 (reinterpret_cast<char*>(mine) - base(*on_host::running->own)));
   }
 };

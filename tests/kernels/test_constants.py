@@ -20,11 +20,11 @@ def test_refine_in_cpp_and_python():
 
     package = importlib.import_module("amt.kernels.refine")  # the attribute of that name is the function
 
-    most_maps, coordinates, maps, weights, rows, panels, depth, unit = torch.ops.amt.refine_constants()
+    most_maps, coordinates, maps, weights, rows, packed, depth, unit = torch.ops.amt.refine_constants()
     assert most_maps == package.MAX_MAPS
     needs = autograd.NEEDS_COORDINATES, autograd.NEEDS_MAPS, autograd.NEEDS_WEIGHTS
     assert (coordinates, maps, weights) == needs
-    assert (rows, panels) == (native.PACKED_ROWS, native.MOST_PACKED)
+    assert (rows, packed) == (native.PACKED_ROWS, native.MOST_PACKED)
     assert (depth, unit) == (refine.NEAREST_DEPTH, refine.RELATIVE_UNIT)
 
 

@@ -94,17 +94,17 @@ class OnHost(torch.autograd.Function):
     """The CUDA kernels, run by tests/kernels/cuda_on_host.h."""
 
     @staticmethod
-    def forward(ctx, library, team, num_maps, detach, *inputs):
+    def forward(ctx, library, cluster_size, num_maps, detach, *inputs):
         inputs = [x.detach().contiguous() for x in inputs]
-        ctx.call = (library, team, num_maps, detach, inputs)
+        ctx.call = (library, cluster_size, num_maps, detach, inputs)
         return _on_host(*ctx.call, None)[0]
 
     @staticmethod
-    def backward(ctx, gradient):
-        return (None, None, None, None, *_on_host(*ctx.call, gradient.contiguous())[1:])
+    def backward(ctx, grad_steps):
+        return (None, None, None, None, *_on_host(*ctx.call, grad_steps.contiguous())[1:])
 
 
-def _on_host(library, team, num_maps, detach, inputs, gradient):
+def _on_host(library, cluster_size, num_maps, detach, inputs, grad_steps):
     joints, maps, w1 = inputs[0], inputs[2 : 2 + num_maps], inputs[2 + num_maps]
     batch, num_joints = joints.shape[:2]
     steps, hidden = w1.shape[:2]
@@ -122,8 +122,8 @@ def _on_host(library, team, num_maps, detach, inputs, gradient):
 
     call = library.refine_double if joints.dtype == FLOAT64 else library.refine_float
     call(
-        team, sizes, pointer(joints), pointer(inputs[1]), pointers(maps), map_sizes,
-        *map(pointer, inputs[2 + num_maps :]), ctypes.c_double(1.0), int(detach), pointer(gradient), pointer(out[0]),
+        cluster_size, sizes, pointer(joints), pointer(inputs[1]), pointers(maps), map_sizes,
+        *map(pointer, inputs[2 + num_maps :]), ctypes.c_double(1.0), int(detach), pointer(grad_steps), pointer(out[0]),
         pointer(out[1]), pointer(out[2]), pointers(out[3 : 3 + num_maps]), *map(pointer, out[3 + num_maps :]),
     )  # fmt: skip
     return out
@@ -137,9 +137,9 @@ def host_library(tmp_path_factory):
     return ctypes.CDLL(str(path))
 
 
-def on_host(library, team):
+def on_host(library, cluster_size):
     def function(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, detach):
-        return OnHost.apply(library, team, len(maps), detach, joints, intrinsics, *maps, w1, b1, w2, b2)
+        return OnHost.apply(library, cluster_size, len(maps), detach, joints, intrinsics, *maps, w1, b1, w2, b2)
 
     return function
 
@@ -157,11 +157,11 @@ HOST_CASES = (
 
 
 @needs_compiler
-@pytest.mark.parametrize("team", [1, 2])
+@pytest.mark.parametrize("cluster_size", [1, 2])
 @pytest.mark.parametrize("name", HOST_CASES)
-def test_kernels_on_the_host_float32(name, team, host_library):
+def test_kernels_on_the_host_float32(name, cluster_size, host_library):
     peer = reference.refine if name in BEYOND_PLAIN else plain
-    check(on_host(host_library, team), CASES[name](), peer)
+    check(on_host(host_library, cluster_size), CASES[name](), peer)
 
 
 @needs_compiler
