@@ -26,7 +26,7 @@ FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 UNITS = "ms|µs|us|[GT]B/s|[MGT]FLOP/s|images/s|samples/s|frames/s"
 SPEED = re.compile(rf"\d[\d.,]*\s?(?:{UNITS})(?![A-Za-z])|\d[\d.,]*\s?[×x] (?:faster|as fast|eager)")
 EXEMPT = "<!-- not measured here -->"
-PAGES = tuple(ROOT / name for name in ("README.md", "docs/benchmarks.md"))
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/benchmarks.md", "docs/kernels.md", "docs/model.md"))
 
 
 def main(arguments: list[str] | None = None) -> int:
