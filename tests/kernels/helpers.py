@@ -10,7 +10,16 @@ import torch
 from amt.kernels import _backend, _native, _triton
 from amt.kernels.testing import SLACK, assert_error_rule, relative_error
 
-__all__ = ["SLACK", "Runs", "assert_error_rule", "implementations", "relative_error"]
+__all__ = [
+    "SLACK",
+    "Runs",
+    "assert_error_rule",
+    "compiled",
+    "implementations",
+    "interpreted",
+    "native",
+    "relative_error",
+]
 
 
 class Runs(NamedTuple):
@@ -47,3 +56,22 @@ def implementations(op: str, *, reference: bool = False) -> list:
     if reference:
         add("reference", "cpu", pytest.mark.filterwarnings("default"), None)
     return found
+
+
+def native(op: str):
+    """Decorator of a test that the native library alone passes through: mark ``native``, skipped where it is not built."""
+    reason = _native.missing(op, "cpu")
+
+    def mark(test):
+        return pytest.mark.native(pytest.mark.skipif(reason is not None, reason=str(reason))(test))
+
+    return mark
+
+
+def interpreted(test):
+    """Decorator of a test in Triton's interpreter: mark ``interpreted``; `make test` runs these with TRITON_INTERPRET=1."""
+    return pytest.mark.interpreted(pytest.mark.skipif(not _triton.INTERPRETED, reason="needs TRITON_INTERPRET=1")(test))
+
+
+# the interpreter compiles nothing
+compiled = pytest.mark.skipif(_triton.INTERPRETED or not _triton.INSTALLED, reason="needs Triton's compiler")
