@@ -189,18 +189,21 @@ def test_masked_points_do_not_count(runs):
 
 
 @implementations
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("frame", [0, 1])  # an implementation may keep the points relative to the first origin
 @pytest.mark.parametrize("which", ["points", "origins", "rotations"])
-def test_nan_stays_in_its_image(runs, which):
+def test_what_is_not_finite_stays_in_its_image_and_frame(runs, which, frame, value):
     arguments = make((4, 70, 3, 64, 128)).to(torch.float32).to(runs.device)
     with use(runs.name), torch.no_grad():
         clean = frame_pointnet(*arguments.tensors())
-        getattr(arguments, which)[2, 1] = float("nan")
+        getattr(arguments, which)[2, frame] = value
         dirty = frame_pointnet(*arguments.tensors())
     others = torch.tensor([0, 1, 3], device=runs.device)
     assert torch.equal(dirty[others], clean[others])
-    assert dirty[2, 1].isnan().all()
+    assert dirty[2, frame].isnan().all()
     if which != "points":  # the image's other frames are not concerned either
-        assert torch.equal(dirty[2, 0], clean[2, 0])
+        torch.testing.assert_close(dirty[2, 1 - frame], clean[2, 1 - frame])
+        torch.testing.assert_close(dirty[2, 2], clean[2, 2])
 
 
 @native

@@ -82,7 +82,7 @@ def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
     mask = mask.contiguous() if has_mask else points
     prepared = points.new_empty(batch, rows, block["COLUMNS"], dtype=torch.bfloat16)
     valid_point = points.new_empty(batch, dtype=torch.int32)
-    non_finite = points.new_empty(batch)
+    nan_of_points = points.new_empty(batch)
     inputs = (points, mask, origins, rotations, w1, b1, w2, b2)
     launch = _triton.launcher(("frame_pointnet", has_mask, need_winners, *map(_triton.signature, inputs)))
     with torch.cuda.device_of(points):
@@ -95,7 +95,7 @@ def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
             origins,
             prepared,
             valid_point,
-            non_finite,
+            nan_of_points,
             num_points,
             num_frames,
             warps=PREPARE_WARPS,
@@ -110,7 +110,7 @@ def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
             (batch * num_frames, -(-features // block["BLOCK_D2"])),
             prepared,
             valid_point,
-            non_finite,
+            nan_of_points,
             mask,
             origins,
             rotations,

@@ -45,6 +45,17 @@ def load_offsets(points, axis_stride, origin, at, mask):
 
 
 @triton.jit
+def finite_or_zero(value):
+    return tl.where(tl.abs(value) < float("inf"), value, 0.0)  # NaN compares as False
+
+
+@triton.jit
+def base_of(origins):
+    """What an image's points are kept relative to: its first origin, or 0 where that is not finite: no other frame sees it."""
+    return finite_or_zero(tl.load(origins)), finite_or_zero(tl.load(origins + 1)), finite_or_zero(tl.load(origins + 2))
+
+
+@triton.jit
 def high_part(value):
     """The upper 16 bits of a float32 number: a bfloat16 number, in float32. Cut off, not rounded: one instruction."""
     return (value.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
@@ -90,9 +101,9 @@ def prepare_kernel(
     axis_stride,
     mask,  # bool [B, N], contiguous; not read unless HAS_MASK
     origins,  # [B, F, 3]
-    prepared,  # bfloat16 [B, ROWS, COLUMNS], out: each point in parts, relative to the image's first origin
+    prepared,  # bfloat16 [B, ROWS, COLUMNS], out: each point in parts, relative to base_of(origins)
     valid_point,  # int32 [B], out: the first point that counts, N if there is none
-    poison,  # float32 [B], out: NaN if a point that counts is not finite, else 0
+    nan_of_points,  # float32 [B], out: NaN if a point that counts is not finite, else 0
     num_points,
     num_frames,
     ROWS: tl.constexpr,  # N rounded up to whole blocks
@@ -105,7 +116,7 @@ def prepare_kernel(
     image = tl.program_id(0).to(tl.int64)
     points += image * image_stride
     found = tl.full([BLOCK], 2147483647, tl.int32)
-    spoiled = tl.zeros([BLOCK], tl.float32)
+    not_finite = tl.zeros([BLOCK], tl.float32)
     for start in range(0, num_points, BLOCK):
         n = start + tl.arange(0, BLOCK)
         valid = n < num_points
@@ -115,13 +126,13 @@ def prepare_kernel(
         x = tl.load(at, mask=valid, other=0.0)
         y = tl.load(at + axis_stride, mask=valid, other=0.0)
         z = tl.load(at + 2 * axis_stride, mask=valid, other=0.0)
-        spoiled += (x + y + z) * 0.0
+        not_finite += x * 0.0 + y * 0.0 + z * 0.0  # not of their sum, which may overflow
         found = tl.minimum(found, tl.where(valid, n, 2147483647))
     first = tl.minimum(tl.min(found, axis=0), num_points)
     tl.store(valid_point + image, first)
-    tl.store(poison + image, tl.sum(spoiled, axis=0))
+    tl.store(nan_of_points + image, tl.sum(not_finite, axis=0))
 
-    origin = origins + image * num_frames * 3
+    base_x, base_y, base_z = base_of(origins + image * num_frames * 3)
     coordinate, of_point, _ = column_meaning(tl.arange(0, COLUMNS), PARTS)
     for start in range(0, ROWS, BLOCK):
         n = start + tl.arange(0, BLOCK)
@@ -130,7 +141,10 @@ def prepare_kernel(
             valid = valid & (tl.load(mask + image * num_points + n, mask=valid, other=0) != 0)
         source = tl.where(valid, n, first)
         there = source < num_points
-        x, y, z = load_offsets(points, axis_stride, origin, source.to(tl.int64) * point_stride, there)
+        at = points + source.to(tl.int64) * point_stride
+        x = tl.load(at, mask=there, other=0.0) - base_x
+        y = tl.load(at + axis_stride, mask=there, other=0.0) - base_y
+        z = tl.load(at + 2 * axis_stride, mask=there, other=0.0) - base_z
         c = coordinate[None, :]
         value = tl.where(c == 0, x[:, None], tl.where(c == 1, y[:, None], tl.where(c == 2, z[:, None], 1.0)))
         value = tl.where(c < 4, part(value, of_point[None, :]), 0.0)
@@ -142,7 +156,7 @@ def prepare_kernel(
 def forward_kernel(
     prepared,  # bfloat16 [B, ROWS, COLUMNS]
     valid_point,  # int32 [B]
-    poison,  # float32 [B]
+    nan_of_points,  # float32 [B]
     mask,  # bool [B, N], contiguous; not read unless HAS_MASK
     origins,  # [B, F, 3]
     rotations,  # [B, F, 3, 3]
@@ -174,11 +188,11 @@ def forward_kernel(
     in_units, in_features = unit < D1, feature < D2
     ax, ay, az = fold(rotations + pair * 9, w1, unit, in_units)
     bias = tl.load(b1 + frame * D1 + unit, mask=in_units, other=0.0).to(tl.float32)
-    # the points are relative to the image's first origin
-    first_origin, origin = origins + image * num_frames * 3, origins + pair * 3
-    bias -= ax * (tl.load(origin) - tl.load(first_origin))
-    bias -= ay * (tl.load(origin + 1) - tl.load(first_origin + 1))
-    bias -= az * (tl.load(origin + 2) - tl.load(first_origin + 2))
+    base_x, base_y, base_z = base_of(origins + image * num_frames * 3)
+    origin = origins + pair * 3
+    bias -= ax * (tl.load(origin) - base_x)
+    bias -= ay * (tl.load(origin + 1) - base_y)
+    bias -= az * (tl.load(origin + 2) - base_z)
     coordinate, _, of_weight = column_meaning(tl.arange(0, COLUMNS), PARTS)
     c = coordinate[:, None]
     folded = tl.where(c == 0, ax[None, :], tl.where(c == 1, ay[None, :], tl.where(c == 2, az[None, :], bias[None, :])))
@@ -187,8 +201,8 @@ def forward_kernel(
         w2 + feature[None, :] * D1 + unit[:, None], mask=in_units[:, None] & in_features[None, :], other=0.0
     )
     # NaN never wins a maximum: what would become NaN is found in the inputs
-    spoiled = tl.sum((ax + ay + az + bias) * 0.0, axis=0) + tl.sum(weights.to(tl.float32) * 0.0, axis=0)
-    spoiled += tl.load(poison + image)
+    not_finite = tl.sum(ax * 0.0 + ay * 0.0 + az * 0.0 + bias * 0.0, axis=0)
+    not_finite += tl.sum(weights.to(tl.float32) * 0.0, axis=0) + tl.load(nan_of_points + image)
     if PARTS == 3:
         high, middle, low = part(weights, 0), part(weights, 1), part(weights, 2)
         if not UPCAST:
@@ -228,7 +242,7 @@ def forward_kernel(
         best = tl.maximum(best, out)
 
     most = tl.max(best, axis=0)
-    value = most + tl.load(b2 + feature, mask=in_features, other=0.0).to(tl.float32) + spoiled
+    value = most + tl.load(b2 + feature, mask=in_features, other=0.0).to(tl.float32) + not_finite
     first = tl.load(valid_point + image)
     at_feature = pair * D2 + feature
     tl.store(features + at_feature, tl.where(first < num_points, value, 0.0), mask=in_features)
