@@ -1,5 +1,10 @@
 """attention: SDPA and the FP8 emulation against the definition, and the facts of FP8 that the design rests on."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import assert_error_rule, relative_error
@@ -226,3 +231,22 @@ def test_rivals_are_listed_without_importing_them():
     assert rivals._version("torch", "torch") == torch.__version__
     assert rivals._version("no-such", "no_such_module") is None
     assert rivals._version("no-such", "torch.no_such_module") is None
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["flash_attn/cute/__init__.py"], {"flash-attn-4"}),  # a namespace package: no flash_attn/__init__.py
+        (["flash_attn/__init__.py", "flash_attn/flash_attn_interface.py"], {"flash-attn"}),
+        (["flash_attn_interface.py"], {"flash-attn-3"}),
+    ],
+    ids=["4 alone", "2", "3"],
+)
+def test_each_flash_attention_is_told_from_the_others(tmp_path, files, found):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    code = "from amt.kernels.attention import rivals; print(*(l.name for l in rivals.installed() if l.version))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert {name for name in done.stdout.split() if name.startswith("flash")} == found

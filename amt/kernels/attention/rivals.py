@@ -12,9 +12,9 @@ class Library(NamedTuple):
     gives: str
 
 
-# distribution, module, what it would give
+# distribution, module, what it would give. flash-attn-4 alone makes flash_attn a namespace package, without version 2's modules.
 _KNOWN = (
-    ("flash-attn", "flash_attn", "FlashAttention 2"),
+    ("flash-attn", "flash_attn.flash_attn_interface", "FlashAttention 2"),
     ("flash-attn-3", "flash_attn_interface", "FlashAttention 3, FP8 forward on Hopper"),
     ("flash-attn-4", "flash_attn.cute", "FlashAttention 4, bf16 on Hopper"),
     ("xformers", "xformers", "memory-efficient attention"),
