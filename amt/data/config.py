@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from amt.data.layout import SPLITS, DataError
+from amt.data.errors import DataError
+from amt.data.layout import SPLITS
 
 
 @dataclass(frozen=True)

@@ -121,13 +121,13 @@ class _Batches(torch.utils.data.Dataset):
 def to_send(batch: Batch) -> Batch | bytes:
     """The batch with its tensors in shared memory; pickled where there is no room for it and as much again."""
     tensors = _tensors(batch)
-    if shutil.disk_usage(SHARED_MEMORY).free > 2 * sum(tensor.nbytes for tensor in tensors) + (1 << 20):
-        try:
+    try:
+        if shutil.disk_usage(SHARED_MEMORY).free > 2 * sum(tensor.nbytes for tensor in tensors) + (1 << 20):
             for tensor in tensors:
                 tensor.share_memory_()
             return batch
-        except RuntimeError:
-            pass  # another process took the room in the meantime
+    except (OSError, RuntimeError):
+        pass  # there is none, or another process took the room in the meantime
     return pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)
 
 

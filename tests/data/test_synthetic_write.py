@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from amt.data.dexycb import DexYCB
-from amt.data.layout import DataError
+from amt.data.errors import DataError
 from amt.data.synthetic import scene
 from amt.data.synthetic.__main__ import main
 from amt.data.synthetic.write import SetConfig, sequence_folder, write_set
