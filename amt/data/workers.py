@@ -85,7 +85,13 @@ class Workers:
         """Turns PyTorch's error about a process that died into one line."""
         try:
             yield
-        except RuntimeError as error:
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+        ) as error:  # the last two: a tensor was to be fetched from the dead process
+            for process in self._processes:
+                process.join(timeout=1)  # a process that has just died may not have an exit code yet
             dead = [process for process in self._processes if process.exitcode]
             if not dead:
                 raise
