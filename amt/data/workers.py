@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 
 import numpy as np
@@ -35,7 +37,8 @@ class Workers:
     """
 
     def __init__(self, make: Callable[[np.ndarray, int], Batch], count: int, say: Callable[[str], None] | None = None):
-        self.count, self.say, self._plan, self._told = count, say or _print, _Plan(), False
+        self.count, self.say, self._plan = count, say or _print, _Plan()
+        self._told = self._handled = False
         # spawn: a fork would copy the thread pools of PyTorch and OpenCV in whatever state they are, and hang.
         self._pool = torch.utils.data.DataLoader(
             _Batches(make),
@@ -59,6 +62,7 @@ class Workers:
         before = set(multiprocessing.active_children())
         try:
             made = iter(self._pool)
+            self._tell_deaths_at_any_time()
         except OSError as error:
             raise DataError(f"data.workers: {self.count} processes cannot be started ({error}); take fewer") from error
         self._processes = self._processes or [p for p in multiprocessing.active_children() if p not in before]
@@ -80,6 +84,19 @@ class Workers:
                 batch = pickle.loads(batch)
             yield batch
 
+    def _tell_deaths_at_any_time(self) -> None:
+        """PyTorch raises its error from a signal handler, in whatever the main thread does at that moment."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        if self._handled or not callable(handler) or threading.current_thread() is not threading.main_thread():
+            return
+        self._handled = True
+
+        def told(number: int, frame: object) -> None:
+            with self._deaths_told():
+                handler(number, frame)
+
+        signal.signal(signal.SIGCHLD, told)
+
     @contextmanager
     def _deaths_told(self) -> Iterator[None]:
         """Turns PyTorch's error about a process that died into one line."""
@@ -90,15 +107,23 @@ class Workers:
             OSError,
             EOFError,
         ) as error:  # the last two: a tensor was to be fetched from the dead process
-            for process in self._processes:
-                process.join(timeout=1)  # a process that has just died may not have an exit code yet
-            dead = [process for process in self._processes if process.exitcode]
+            dead = self._dead()
             if not dead:
                 raise
             raise DataError(
                 f"data.workers: a process died (exit code {dead[0].exitcode}), perhaps for want of memory; "
                 "take fewer workers or smaller batches"
             ) from error
+
+    def _dead(self) -> list[multiprocessing.Process]:
+        """The processes that ended with an error; one that has just died may not have its exit code yet."""
+        for _ in self._processes:
+            with suppress(
+                RuntimeError
+            ):  # PyTorch raises it for each death, wherever the program is when the signal comes
+                for process in self._processes:
+                    process.join(timeout=1)
+        return [process for process in self._processes if process.exitcode]
 
 
 class _Plan(torch.utils.data.Sampler):

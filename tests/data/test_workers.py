@@ -93,6 +93,10 @@ def test_the_death_of_a_process_is_one_line_and_no_hang(dataset):
     next(batches)
     (process,) = loader._pool._processes
     assert process in multiprocessing.active_children()
-    os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(DataError, match=r"data\.workers: a process died \(exit code -9\).*fewer workers"):
+
+    def kill_and_read():
+        os.kill(process.pid, signal.SIGKILL)
         list(batches)  # more than what the process had made in advance
+
+    with pytest.raises(DataError, match=r"data\.workers: a process died \(exit code -9\).*fewer workers"):
+        kill_and_read()
