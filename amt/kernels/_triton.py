@@ -1,8 +1,7 @@
-"""Whether a Triton kernel can run: on a GPU, or on the CPU in Triton's interpreter (TRITON_INTERPRET=1, for tests); and launches
-that look a kernel up once.
+"""Triton on the host: whether a kernel can run, and launches that look a compiled kernel up once.
 
-On the host, Triton's own look-up of a compiled kernel by its arguments costs several times the launch. What it depends on is
-known here from the call's inputs alone: see :func:`launcher`.
+Kernels run on a GPU, or on the CPU in Triton's interpreter (TRITON_INTERPRET=1, for tests). Triton looks a compiled kernel up by
+all its arguments, which costs the host several times the launch. The inputs of a call decide the same: see :func:`launcher`.
 """
 
 from __future__ import annotations
@@ -35,23 +34,27 @@ def aligned(tensor: torch.Tensor) -> bool:
 
 
 class Launcher:
-    """Launches the kernels of calls that are all specialised alike."""
+    """Launches the kernels of calls that Triton specialises alike."""
 
     def __init__(self) -> None:
         self._compiled: dict[tuple, object] = {}
 
     def __call__(
-        self, kernel, grid: tuple[int, ...], *arguments, warps: int, stages: int = 1, slot: tuple = (), **constants
+        self, kernel, grid: tuple[int, ...], /, *positional, warps: int, stages: int = 1, slot: tuple = (), **arguments
     ):
-        """``constants`` stand in the kernel's order; ``slot``: what else decides on the arguments' alignment, such as a step."""
+        """``positional`` and ``arguments`` are the kernel's, in its order.
+
+        Args:
+            slot: what decides on the arguments' alignment beside the launcher's key, such as the step.
+        """
         grid = (*grid, 1, 1)[:3]
         compiled = self._compiled.get((id(kernel), slot))
         if compiled is None:  # the first time, and in the interpreter, which compiles nothing
-            assert kernel.arg_names[len(arguments) :] == list(constants), "constants must be in the kernel's order"
-            compiled = kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+            assert kernel.arg_names[len(positional) :] == list(arguments), "arguments must be in the kernel's order"
+            compiled = kernel[grid](*positional, **arguments, num_warps=warps, num_stages=stages)
             self._compiled[id(kernel), slot] = compiled
         else:
-            compiled[grid](*arguments, *constants.values())
+            compiled[grid](*positional, *arguments.values())
 
 
 MOST_LAUNCHERS = 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import replace
 
@@ -182,50 +183,50 @@ def test_triton_and_cuda_are_refused_on_the_cpu():
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
 @pytest.mark.parametrize("shared_memory", [SM_75, SM_80, SM_86, SM_90])
 def test_choice_never_exceeds_what_an_implementation_takes(available, dtype, shared_memory):
-    for batch in (0, 1, 8, 9, 512):
-        for num_joints in (0, 1, 21, 128, 129):
-            for hidden in (1, 256, 512, 700, 810, 815, 1490, 1500, 2170, 2180, 10_000):
-                for graphed in (False, True):
-                    name = choice.choose(
-                        batch,
-                        num_joints,
-                        hidden,
-                        dtype,
-                        shared_memory=shared_memory,
-                        graphed=graphed,
-                        available=available,
-                    )
-                    assert name == "reference" or name in available
-                    if name == "cuda":
-                        assert num_joints <= 128
-                        assert choice.cuda_bytes(hidden, dtype) <= shared_memory
-                    if name == "triton":
-                        assert dtype == FLOAT32
-                    if dtype == FLOAT32 and "triton" in available:
-                        assert name != "reference"
+    sizes = itertools.product(
+        (0, 1, 8, 9, 512),
+        (0, 1, 21, 128, 129),
+        (1, 2, 37, 38, 62),
+        (1, 256, 700, 810, 811, 1493, 1494, 2176, 2177, 10_000),
+        (False, True),
+    )
+    for batch, num_joints, steps, hidden, graphed in sizes:
+        shape = (num_joints, steps, hidden, dtype)
+        name = choice.choose(batch, *shape, shared_memory=shared_memory, graphed=graphed, available=available)
+        assert name == "reference" or name in available
+        if name == "cuda":
+            assert num_joints <= 128
+            assert choice.cuda_bytes(*shape) <= shared_memory
+        if name == "triton":
+            assert dtype == FLOAT32
+        if dtype == FLOAT32 and "triton" in available:
+            assert name != "reference"
 
 
 @pytest.mark.parametrize(
     ("shape", "memory", "expected"),
     [
-        # (batch, joints, hidden, dtype)
-        ((1, 21, 256, FLOAT32), SM_90, "cuda"),
-        ((8, 21, 256, FLOAT32), SM_90, "cuda"),
-        ((9, 21, 256, FLOAT32), SM_90, "triton"),
-        ((1, 129, 256, FLOAT32), SM_90, "triton"),
+        # (batch, joints, steps, hidden, dtype)
+        ((1, 21, 2, 256, FLOAT32), SM_90, "cuda"),
+        ((8, 21, 2, 256, FLOAT32), SM_90, "cuda"),
+        ((9, 21, 2, 256, FLOAT32), SM_90, "triton"),
+        ((1, 129, 2, 256, FLOAT32), SM_90, "triton"),
         # CUDA's backward would ask for more shared memory than there is
-        ((1, 21, 2176, FLOAT32), SM_90, "cuda"),
-        ((1, 21, 2177, FLOAT32), SM_90, "triton"),
-        ((1, 21, 1493, FLOAT32), SM_80, "cuda"),
-        ((1, 21, 1494, FLOAT32), SM_80, "triton"),
-        ((1, 21, 810, FLOAT32), SM_86, "cuda"),
-        ((1, 21, 811, FLOAT32), SM_86, "triton"),
+        ((1, 21, 2, 2176, FLOAT32), SM_90, "cuda"),
+        ((1, 21, 2, 2177, FLOAT32), SM_90, "triton"),
+        ((1, 21, 2, 1493, FLOAT32), SM_80, "cuda"),
+        ((1, 21, 2, 1494, FLOAT32), SM_80, "triton"),
+        ((1, 21, 2, 810, FLOAT32), SM_86, "cuda"),
+        ((1, 21, 2, 811, FLOAT32), SM_86, "triton"),
+        # its kernel for the maps' gradient holds 12 bytes a tap
+        ((1, 128, 37, 256, FLOAT32), SM_90, "cuda"),
+        ((1, 128, 38, 256, FLOAT32), SM_90, "triton"),
         # CUDA's forward holds 131,648 bytes in float64, which Triton does not take
-        ((1, 21, 256, FLOAT64), SM_90, "cuda"),
-        ((512, 21, 256, FLOAT64), SM_90, "cuda"),
-        ((1, 21, 256, FLOAT64), SM_80, "cuda"),
-        ((1, 21, 256, FLOAT64), SM_86, "reference"),
-        ((1, 21, 1000, FLOAT64), SM_90, "reference"),
+        ((1, 21, 2, 256, FLOAT64), SM_90, "cuda"),
+        ((512, 21, 2, 256, FLOAT64), SM_90, "cuda"),
+        ((1, 21, 2, 256, FLOAT64), SM_80, "cuda"),
+        ((1, 21, 2, 256, FLOAT64), SM_86, "reference"),
+        ((1, 21, 2, 1000, FLOAT64), SM_90, "reference"),
     ],
 )
 def test_choice_on_a_gpu(shape, memory, expected):
@@ -234,8 +235,8 @@ def test_choice_on_a_gpu(shape, memory, expected):
 
 def test_choice_in_a_graph_is_triton():
     """There the host's time does not count."""
-    assert choice.choose(1, 21, 256, FLOAT32, shared_memory=SM_90, graphed=True) == "triton"
-    assert choice.choose(1, 21, 256, FLOAT64, shared_memory=SM_90, graphed=True) == "cuda"
+    assert choice.choose(1, 21, 2, 256, FLOAT32, shared_memory=SM_90, graphed=True) == "triton"
+    assert choice.choose(1, 21, 2, 256, FLOAT64, shared_memory=SM_90, graphed=True) == "cuda"
 
 
 @over(lambda i: i.name == "auto")

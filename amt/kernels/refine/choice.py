@@ -1,8 +1,8 @@
 """Which implementation runs ``refine`` on a GPU, by the sizes of the call.
 
 CUDA's forward runs all steps of an image in one launch: of all implementations it needs the least time on the host, which
-decides where there are few images. Its kernels hold one image in shared memory, so the number of joints and hidden units is
-bounded. Triton takes all other calls in float32; the reference takes what neither can run.
+decides where there are few images. Its kernels hold one image in shared memory, so the numbers of joints, steps and hidden units
+are bounded. Triton takes all other calls in float32; the reference takes what neither can run.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ CUDA_FORWARD_BYTES = {4: 66_976, 8: 131_648}
 CUDA_BACKWARD_BYTES = {4: (23_552, 96), 8: (44_800, 192)}  # fixed, and per hidden unit
 
 
-def cuda_bytes(hidden: int, dtype: torch.dtype) -> int:
-    """Shared memory per block that CUDA's forward and backward need at most; ``dtype`` is the joints', float32 or float64."""
+def cuda_bytes(num_joints: int, steps: int, hidden: int, dtype: torch.dtype) -> int:
+    """Bytes of shared memory per block that the greediest of CUDA's kernels needs: the forward's, the backward's, the maps'
+    gradient's, which holds a weight and an int64 cell of every tap. ``dtype`` is the joints', float32 or float64.
+    """
     fixed, per_unit = CUDA_BACKWARD_BYTES[dtype.itemsize]
-    return max(CUDA_FORWARD_BYTES[dtype.itemsize], fixed + per_unit * hidden)
+    taps = 4 * num_joints * steps
+    return max(CUDA_FORWARD_BYTES[dtype.itemsize], fixed + per_unit * hidden, taps * (dtype.itemsize + 8))
 
 
 def choose(
     batch: int,
     num_joints: int,
+    steps: int,
     hidden: int,
     dtype: torch.dtype,
     *,
@@ -49,7 +53,7 @@ def choose(
         available: which of CUDA and Triton are built and installed.
     """
     triton = "triton" in available and dtype != torch.float64
-    fits = num_joints <= CUDA_MAX_JOINTS and cuda_bytes(hidden, dtype) <= shared_memory
+    fits = num_joints <= CUDA_MAX_JOINTS and cuda_bytes(num_joints, steps, hidden, dtype) <= shared_memory
     cuda = "cuda" in available and fits
     if cuda and (not triton or (batch <= SMALL_BATCH and not graphed)):
         return "cuda"
@@ -62,11 +66,13 @@ def refine(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, deta
     Args:
         implementations: functions by name: "reference", and "cuda" and "triton" where they can run.
     """
-    batch, num_joints, hidden = *joints.shape[:2], w1.shape[1]
+    batch, num_joints, _ = joints.shape
+    steps, hidden, _ = w1.shape
     compiling = torch.compiler.is_compiling()
     name = choose(
         batch,
         num_joints,
+        steps,
         hidden,
         joints.dtype,
         # torch.compile cannot trace the question; there only float64 runs in CUDA
@@ -76,8 +82,8 @@ def refine(joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, deta
     )
     if name == "reference":
         warnings.warn(
-            f"amt.kernels.refine runs as 'reference': no kernel takes {num_joints} joints with {hidden} hidden units in "
-            f"{joints.dtype} on this GPU",
+            f"amt.kernels.refine runs as 'reference': no kernel takes {num_joints} joints, {steps} steps and {hidden} hidden "
+            f"units in {joints.dtype} on this GPU",
             stacklevel=3,
         )
     return implementations[name](joints, intrinsics, maps, w1, b1, w2, b2, image_size, step_size, detach)
