@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from multiprocessing.connection import wait
 
 import numpy as np
 import torch
@@ -102,11 +103,7 @@ class Workers:
         """Turns PyTorch's error about a process that died into one line."""
         try:
             yield
-        except (
-            RuntimeError,
-            OSError,
-            EOFError,
-        ) as error:  # the last two: a tensor was to be fetched from the dead process
+        except (RuntimeError, OSError, EOFError) as error:  # or a tensor was to be fetched from the dead process
             dead = self._dead()
             if not dead:
                 raise
@@ -117,12 +114,11 @@ class Workers:
 
     def _dead(self) -> list[multiprocessing.Process]:
         """The processes that ended with an error; one that has just died may not have its exit code yet."""
-        for _ in self._processes:
-            with suppress(
-                RuntimeError
-            ):  # PyTorch raises it for each death, wherever the program is when the signal comes
-                for process in self._processes:
-                    process.join(timeout=1)
+        for _ in range(1 + len(self._processes)):
+            # PyTorch raises a RuntimeError for each death, wherever the program is when the signal comes
+            with suppress(RuntimeError):
+                wait([process.sentinel for process in self._processes], timeout=1)
+                break
         return [process for process in self._processes if process.exitcode]
 
 
