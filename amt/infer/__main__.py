@@ -72,6 +72,7 @@ def _run(command: Command, source) -> int:
                 object=options.object,
                 mano=command.mano,
                 draw=not options.no_draw,
+                fit=infer.fit,
                 tell=_complain,
             )
             start = time.perf_counter()

@@ -15,6 +15,7 @@ class InferConfig:
     """How pictures are looked at."""
 
     max_spread: float = MAX_SPREAD  # 0-1: share of the crop that a joint's map may cover; above it no hand is found
+    fit: bool = False  # whether the exported MANO parameters are fitted to the refined joints
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
 
     def __post_init__(self):

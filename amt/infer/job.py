@@ -6,13 +6,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from amt.data.errors import DataError, FileError
 from amt.data.lookup import Lookup, SetFrame
+from amt.hand.mano import ManoLayer
+from amt.hand.mano_file import load_mano
 from amt.infer.checks import InputError, fov_camera
+from amt.infer.fit import fitted
 from amt.infer.inputs import Images, Picture
 from amt.infer.known import held_object, true_box, truth
 from amt.infer.objects import HeldObject, resolve_object
@@ -48,6 +52,7 @@ class Job:
     object: str | None = None
     mano: str | Path | None = None  # folder of MANO's files, for the true hands of recorded sets
     draw: bool = True
+    fit: bool = False  # fit the MANO parameters to the refined joints
     tell: Callable[[object], None] = print  # takes each line about what could not be used
     told: set = field(default_factory=set)
     failed: Counter = field(default_factory=Counter)  # pictures left out, by reason
@@ -74,7 +79,23 @@ class Job:
         if self.failed[reason] <= TOLD:
             self.tell(error if isinstance(error, FileError) else f"{path}: {error}")
 
-    def note_result(self, picture: Picture, result: Result) -> None:
+    def finished(self, picture: Picture, result: Result) -> Result:
+        """The result as it is exported; a picture without a hand is counted."""
+        self._note_empty(picture, result)
+        return fitted(result, self.predictor.model.mano, self._left) if self.fit else result
+
+    @cached_property
+    def _left(self) -> ManoLayer | None:
+        """MANO's own left hand, for a model that was trained with MANO."""
+        path = None if self.mano is None else Path(self.mano, "MANO_LEFT.pkl")
+        if self.predictor.model.config.hand == "stand-in" or path is None or not path.is_file():
+            return None
+        try:
+            return ManoLayer(load_mano(path, "left")).to(self.predictor.device)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def _note_empty(self, picture: Picture, result: Result) -> None:
         """Counts a picture without a hand; the first is told."""
         if result.hand_found:
             return

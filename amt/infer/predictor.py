@@ -228,6 +228,7 @@ class Predictor:
                     "translation": prediction.translation[i].numpy(),
                     "mano_joints": prediction.decoded.joints[i].numpy(),
                     "mano_vertices": prediction.decoded.vertices[i].numpy(),
+                    "mano_model": "right" if request.side == "right" else "mirrored right",
                     "steps": prediction.steps[i].numpy(),
                     "coarse_joints": prediction.coarse.joints[i].numpy(),
                     "hand_contact": hand_contact[i].numpy(),

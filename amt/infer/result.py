@@ -52,8 +52,9 @@ class Result(HandObject):
     """A prediction for one image.
 
     ``joints`` and ``vertices`` are the answer. The parameters ``pose``, ``betas`` and ``translation`` give ``mano_joints`` and
-    ``mano_vertices``: MANO's hand before each joint was moved by itself and refined, some 5 mm beside the answer. A left hand
-    is predicted as a right one in a mirror, so its ``betas`` are those of the mirrored right model (see ``mano_model``).
+    ``mano_vertices``: MANO's hand before each joint was moved by itself and refined, some 5 mm beside the answer
+    (:func:`amt.infer.fit.fitted` brings the parameters nearer). A left hand is predicted as a right one in a mirror, so its
+    ``betas`` are those of the mirrored right model: in MANO's own left file they give a mesh 1 to 2 mm beside.
     """
 
     joints_2d: np.ndarray  # float32 [21, 2], px of the full image: where ``joints`` project
@@ -62,6 +63,8 @@ class Result(HandObject):
     translation: np.ndarray  # float32 [3], m: MANO's; the wrist is J0(betas) + translation
     mano_joints: np.ndarray  # float32 [21, 3], m: the joints of these parameters
     mano_vertices: np.ndarray  # float32 [778, 3], m: the mesh of these parameters
+    mano_model: str  # what they belong to: "right", "mirrored right" (a left hand), or "left" (fitted to a left model)
+    mano_fitted: bool = False  # whether they were fitted to ``joints``
     steps: np.ndarray  # float32 [S, 21, 3], m: the joints after each refinement step; the last one is `joints`
     coarse_joints: np.ndarray  # float32 [21, 3], m: the joints before fusion and refinement
     object_class_seen: int  # 0-21: the class that the image alone suggests, whatever was told; 0 stands for unknown
@@ -71,23 +74,14 @@ class Result(HandObject):
     doubt: float  # nats: mean entropy of the joints' keypoint maps
     spread: float  # 0-1: the share of the crop that such a map covers, exp(doubt) over its cells; lower is surer
 
-    @property
-    def mano_model(self) -> str:
-        """What the parameters belong to: "right", or "mirrored right" for a left hand.
-
-        Pose and translation mean the same in MANO's own left model; its shape space differs, so that the same betas give a
-        mesh 1 to 2 mm beside.
-        """
-        return "right" if self.side == "right" else "mirrored right"
-
     def record(self) -> dict:
         """The prediction as plain numbers for JSON; every key that has a unit ends in it.
 
         ``side``; ``intrinsics_px`` [3][3]; ``box_px`` [cx, cy, side], ``box_source``, ``box_settled``; ``hand_found``,
         ``doubt_nats``, ``spread`` (0-1); ``joints_m`` [21][3]; ``joints_px`` [21][2]; ``mano_pose_rad`` [48], ``mano_betas``
-        [10] and ``mano_translation_m`` [3], which give ``mano_joints_m`` [21][3] with ``mano_model``; ``hand_contact`` [778]
-        (0-1); ``object_class_seen`` (0-21); ``object``: null, or ``class_id`` (0: unknown), ``rotation`` [3][3],
-        ``translation_m`` [3], ``contact`` [P] (0-1).
+        [10] and ``mano_translation_m`` [3], which give ``mano_joints_m`` [21][3] with ``mano_model``; ``mano_fitted``;
+        ``hand_contact`` [778] (0-1); ``object_class_seen`` (0-21); ``object``: null, or ``class_id`` (0: unknown),
+        ``rotation`` [3][3], ``translation_m`` [3], ``contact`` [P] (0-1).
 
         Where no hand was found, all from ``joints_m`` on is null.
         """
@@ -121,6 +115,7 @@ class Result(HandObject):
             "mano_translation_m": _numbers(self.translation, 6),
             "mano_joints_m": _numbers(self.mano_joints, 6),
             "mano_model": self.mano_model,
+            "mano_fitted": self.mano_fitted,
             "hand_contact": None if self.hand_contact is None else _numbers(self.hand_contact, 3),
             "object_class_seen": self.object_class_seen,
             "object": held,

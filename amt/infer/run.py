@@ -57,8 +57,7 @@ def _run_images(job: Job, source: Images) -> tuple[int, int]:
                     job.out.picture(f"{picture.name}.png", drawn)
                     if i in overview:
                         shown.append(drawn)
-                job.note_result(question.picture, result)
-                records.add(_record(question, result))
+                records.add(_record(question, job.finished(question.picture, result)))
                 done += 1
             bar.update(min(size, len(source) - start))
     if job.draw and len(shown) > 1:
@@ -79,8 +78,7 @@ def _run_video(job: Job, source: Images | Video, rate: float) -> tuple[int, int]
             last = question.picture.time_s
             if job.draw:
                 film_file.add(film(question.picture.image, result, question.truth), last)
-            job.note_result(question.picture, result)
-            records.add(_record(question, result))
+            records.add(_record(question, job.finished(question.picture, result)))
             done += 1
             bar.update()
     if isinstance(source, Video) and source.ends_early(last):

@@ -99,6 +99,7 @@ def result(points) -> Result:
         translation=translation[0].numpy(),
         mano_joints=joints,
         mano_vertices=vertices,
+        mano_model="right",
         steps=joints[None],
         coarse_joints=joints,
         box=square_around(pixels).astype(np.float32),
