@@ -19,6 +19,8 @@ LIBRARY = Path(os.environ.get("AMT_NATIVE_LIBRARY", Path(__file__).parent.parent
 
 def _load() -> str | None:
     if not LIBRARY.exists():
+        if "AMT_NATIVE_LIBRARY" in os.environ:
+            return f"the environment variable AMT_NATIVE_LIBRARY names {LIBRARY}, which does not exist"
         return (
             "the native library is not built: install a C++ compiler (and nvcc for CUDA), "
             "then `pip install -e . --no-build-isolation`"

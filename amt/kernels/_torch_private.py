@@ -33,8 +33,7 @@ functorch_transforms_active = find("torch._C._are_functorch_transforms_active")
 # What a native library holds: its ops, and for which devices.
 all_op_names = find("torch._C._dispatch_get_all_op_names")
 has_kernel = find("torch._C._dispatch_has_kernel_for_dispatch_key")
-# Trees of tensors. The public torch.export.register_dataclass imports the exporter, which takes seconds.
-register_dataclass = find("torch.utils._pytree.register_dataclass")
+# Trees of tensors, for the error rule.
 tree_leaves = find("torch.utils._pytree.tree_leaves")
 # Shapes without numbers, for the model's summary.
 FakeTensorMode = find("torch._subclasses.fake_tensor.FakeTensorMode")

@@ -205,8 +205,26 @@ def test_library_that_is_missing_or_broken_is_a_reason_not_an_import_error(tmp_p
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"not a library")
     show = "import amt.kernels; from amt.kernels import _native; print(_native.missing('hand_frames', 'cpu'))"
-    assert "the native library is not built" in python("-c", show, AMT_NATIVE_LIBRARY=str(tmp_path / "none.so")).stdout
+    none = tmp_path / "none.so"
+    missing = f"the environment variable AMT_NATIVE_LIBRARY names {none}, which does not exist"
+    assert missing in python("-c", show, AMT_NATIVE_LIBRARY=str(none)).stdout
     assert "broken.so does not load" in python("-c", show, AMT_NATIVE_LIBRARY=str(broken)).stdout
+
+
+def test_main_says_why_the_native_library_is_off(tmp_path):
+    done = python("-m", "amt.kernels", AMT_NATIVE_LIBRARY=str(tmp_path / "none.so"), AMT_KERNELS="auto")
+    assert done.returncode == 0, done.stderr
+    reason = f"the environment variable AMT_NATIVE_LIBRARY names {tmp_path / 'none.so'}, which does not exist"
+    assert f"native library: off, {reason}\n" in done.stdout
+    for op in ("hand_frames", "frame_pointnet", "refine"):
+        assert f"  {op:15} reference\n" in done.stdout
+    assert f"not native: {reason}\n" in done.stdout
+
+
+def test_a_library_that_was_never_built_is_a_reason_with_its_remedy(monkeypatch, tmp_path):
+    monkeypatch.delenv("AMT_NATIVE_LIBRARY", raising=False)
+    monkeypatch.setattr(_native, "LIBRARY", tmp_path / "_native.so")
+    assert "the native library is not built: install a C++ compiler" in _native._load()
 
 
 def test_missing_names_the_device_type_and_an_op_of_an_older_build(monkeypatch):

@@ -254,6 +254,20 @@ def test_nothing_to_do(runs, shape):
         assert (x == 0).all()
 
 
+@implementations
+@pytest.mark.parametrize("shape", [(2, 5, 3, 0, 7), (2, 5, 3, 6, 0)], ids=["D1-0", "D2-0"])
+def test_layers_without_units(runs, shape):
+    """Memory that the allocator hands out again held NaN: a gradient that nobody writes would show."""
+    arguments = make(shape).to(torch.float32).to(runs.device)
+    expected = results(reference.frame_pointnet, arguments)
+    freed = [torch.full_like(t, float("nan")) for t in (*expected, *expected)]
+    del freed
+    with use(runs.name):
+        ours = results(frame_pointnet, arguments)
+    for x, y in zip(ours, expected, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 @native
 def test_every_number_is_written():
     arguments = make((3, 33, 5, 20, 40), masked=True).to(torch.float32)

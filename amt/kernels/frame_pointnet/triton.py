@@ -142,11 +142,13 @@ def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2
     block, warps = backward_blocks(hidden, features, w2.dtype)
     num_blocks = -(-features // block["BLOCK_D2"])
     winning = points.new_empty(batch, num_frames * features, 16, dtype=torch.bfloat16)
-    grad_origins = points.new_empty(num_blocks, batch, num_frames, 3)
-    grad_rotations = points.new_empty(num_blocks, batch, num_frames, 3, 3)
-    grad_w1 = points.new_empty(num_blocks, batch, hidden, 3)
-    grad_b1 = points.new_empty(num_blocks, batch, num_frames, hidden)
-    grad_w2 = points.new_empty(batch, features, hidden)
+    # without hidden units no kernel runs
+    new = points.new_empty if hidden else points.new_zeros
+    grad_origins = new(num_blocks, batch, num_frames, 3)
+    grad_rotations = new(num_blocks, batch, num_frames, 3, 3)
+    grad_w1 = new(num_blocks, batch, hidden, 3)
+    grad_b1 = new(num_blocks, batch, num_frames, hidden)
+    grad_w2 = new(batch, features, hidden)
     if batch and features and hidden:
         grad_features = grad_features.contiguous()
         inputs = (grad_features, points, *(t.contiguous() for t in (origins, rotations, w1, b1, w2)))
