@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         _complain(error)
         return 2
     except KeyboardInterrupt:
-        print("amt.infer: interrupted; what is finished is kept", file=sys.stderr)
+        print("amt.infer: interrupted; finished results stay", file=sys.stderr)
         return 130
 
 

@@ -1,4 +1,4 @@
-"""What a run was asked for, and what that means for each picture: its camera, box, side, object and truth."""
+"""The settings of a run, and what they mean for each picture: its camera, box, side, object and truth."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Question:
 
 @dataclass
 class Job:
-    """What a run was asked for. ``None`` leaves it to the data set that an image lies in, or to the default."""
+    """The settings of a run. ``None`` leaves a setting to the data set that an image lies in, or to the default."""
 
     predictor: Predictor
     out: OutputFolder

@@ -17,7 +17,7 @@ from amt.infer.checks import InputError
 
 SHORTEST = 0.001  # m: side of a box
 
-# Whatever NumPy turns into numbers: a class id, three sides, or points.
+# Numbers are all that NumPy converts: a class id, three sides, or points.
 ObjectLike = str | Path | int | Sequence | np.ndarray | None
 
 

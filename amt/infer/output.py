@@ -158,7 +158,7 @@ class Records:
 
 
 def _append(path: Path, line: str) -> None:
-    """Adds a line, or nothing of it where the disk is full: half a line would spoil the next one."""
+    """Adds a line, or nothing of it where the disk is full: half a line would make the next one unreadable."""
     with open(path, "ab", buffering=0) as file:
         size = file.tell()
         data = line.encode()

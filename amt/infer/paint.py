@@ -166,7 +166,7 @@ def paint_box(layer: Layer, pixels: np.ndarray, colour: Colour, scale: float = 1
     area = np.sum(quads[:, :, 0] * np.roll(quads[:, :, 1], -1, 1) - quads[:, :, 1] * np.roll(quads[:, :, 0], -1, 1), 1)
     near = {
         frozenset((int(quad[i]), int(quad[(i + 1) % 4]))) for quad in BOX_FACES[area < 0] for i in range(4)
-    }  # edges of at least one face that is turned to the viewer
+    }  # edges of at least one face that points to the viewer
     for start, end in BOX_EDGES:
         if (frozenset((start, end)) in near) == front:
             if front:

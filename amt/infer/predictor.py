@@ -260,7 +260,7 @@ class Predictor:
 
     @cached_property
     def _faces(self) -> dict[str, np.ndarray]:
-        """Triangles of both hands: the network's left hand is its right one mirrored, which turns them inside out."""
+        """Triangles of both hands: the network's left hand is its right one mirrored, which reverses their order."""
         right = self.model.mano.faces.cpu().numpy()
         return {"right": right, "left": np.ascontiguousarray(right[:, ::-1])}
 

@@ -58,7 +58,7 @@ class Result(HandObject):
     """
 
     joints_2d: np.ndarray  # float32 [21, 2], px of the full image: where ``joints`` project
-    pose: np.ndarray  # float32 [48], rad, axis-angle: global turn, then MANO's 15 joints, hands_mean included
+    pose: np.ndarray  # float32 [48], rad, axis-angle: global rotation, then MANO's 15 joints, hands_mean included
     betas: np.ndarray  # float32 [10]: MANO's shape
     translation: np.ndarray  # float32 [3], m: MANO's; the wrist is J0(betas) + translation
     mano_joints: np.ndarray  # float32 [21, 3], m: the joints of these parameters

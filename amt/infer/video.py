@@ -117,7 +117,7 @@ class Clock:
 
 
 def film_rate(times: np.ndarray, interval: float) -> float:
-    """Frames/s of a film for frames at ``times`` [N] (s): 1 / ``interval`` where they keep to that, else the shortest's."""
+    """Frames/s of a film for frames at ``times`` [N] (s): 1 / ``interval`` where they fit that, else the inverse of the shortest interval."""
     since = times - times[0]
     if np.abs(since - interval * np.arange(len(since))).max() < interval / 2:
         return 1 / interval

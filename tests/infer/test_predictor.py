@@ -254,9 +254,9 @@ def test_a_picture_without_a_hand_is_drawn_without_one(predictor, photo):
 
 
 def test_a_square_that_never_rests_is_told(predictor, photo, result):
-    turns = iter(range(10**6))
+    calls = iter(range(10**6))
     search, model = searching(
-        predictor, lambda box: (result.joints + np.array((0.1 * (-1) ** next(turns), 0, 0)), False)
+        predictor, lambda box: (result.joints + np.array((0.1 * (-1) ** next(calls), 0, 0)), False)
     )
     found = search.predict_many([Request(photo, K, near=np.array(BOX))])[0]
     assert len(model.boxes) == ROUNDS

@@ -60,7 +60,7 @@ def test_the_truth_of_a_set_is_the_annotated_hand(small_set):
 
 
 @pytest.fixture
-def spoiled(small_set, tmp_path) -> Path:
+def recorded(small_set, tmp_path) -> Path:
     """A copy of the set that needs MANO's files, as a recorded one does."""
     root = tmp_path / "set"
     shutil.copytree(small_set, root)
@@ -72,9 +72,9 @@ def a_picture(root: Path) -> Path:
     return sorted(root.glob("2020*-subject-01/*/836212060125/color_000001.jpg"))[0]
 
 
-def test_a_recorded_set_without_mano_still_knows_its_joints(checkpoint, spoiled, tmp_path, capsys):
+def test_a_recorded_set_without_mano_still_knows_its_joints(checkpoint, recorded, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main([str(checkpoint), str(a_picture(spoiled)), "--out", str(out)]) == 0
+    assert main([str(checkpoint), str(a_picture(recorded)), "--out", str(out)]) == 0
     said = capsys.readouterr().err
     assert "data.mano=FOLDER" in said
     assert "the truth is shown without the mesh" in said
@@ -89,11 +89,11 @@ GIVEN = ["--intrinsics", "610,610,320,240", "--box", "300,250,200", "--side", "r
 @pytest.mark.parametrize(
     "part", ["calibration/*/*", "2020*/*/meta.yml", "models/*/*", "2020*/*/*/labels_*.npz", "none"]
 )
-def test_what_is_given_is_enough_beside_a_broken_set(checkpoint, spoiled, part, tmp_path):
-    for path in spoiled.glob(part):
-        path.write_bytes(b"\xff\x00 spoiled") if path.is_file() else None
+def test_what_is_given_is_enough_beside_a_broken_set(checkpoint, recorded, part, tmp_path):
+    for path in recorded.glob(part):
+        path.write_bytes(b"\xff\x00 broken") if path.is_file() else None
     out = tmp_path / "out"
-    assert main([str(checkpoint), str(a_picture(spoiled)), *GIVEN, "--out", str(out)]) == 0
+    assert main([str(checkpoint), str(a_picture(recorded)), *GIVEN, "--out", str(out)]) == 0
     (record,) = lines(out / "predictions.jsonl")
     assert (record["box_source"], record["intrinsics_source"], record["side"]) == ("given", "given", "right")
     assert record["object"]["class_id"] == 14
@@ -104,43 +104,43 @@ def test_what_is_given_is_enough_beside_a_broken_set(checkpoint, spoiled, part, 
     ("part", "option"),
     [("calibration/intrinsics/*", "--intrinsics"), ("2020*-01/*/meta.yml", "--side"), ("models/*/*", "--object")],
 )
-def test_a_part_that_is_needed_is_one_line_with_the_option(checkpoint, spoiled, part, option, tmp_path, capsys):
-    for path in spoiled.glob(part):
+def test_a_part_that_is_needed_is_one_line_with_the_option(checkpoint, recorded, part, option, tmp_path, capsys):
+    for path in recorded.glob(part):
         path.unlink()
     out = tmp_path / "out"
-    assert main([str(checkpoint), str(a_picture(spoiled)), "--out", str(out)]) == 2
+    assert main([str(checkpoint), str(a_picture(recorded)), "--out", str(out)]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("amt.infer")]
     assert len(said) == 1
     assert said[0].endswith(f", or give {option}")
 
 
-def test_another_persons_broken_file_does_not_matter(checkpoint, small_set, spoiled, tmp_path):
-    shutil.copy(small_set / "synthetic.json", spoiled)
-    others = list(spoiled.glob("2020*-subject-02/*/meta.yml"))
+def test_another_persons_broken_file_does_not_matter(checkpoint, small_set, recorded, tmp_path):
+    shutil.copy(small_set / "synthetic.json", recorded)
+    others = list(recorded.glob("2020*-subject-02/*/meta.yml"))
     assert others
     for path in others:
         path.write_text("[")
     out = tmp_path / "out"
-    assert main([str(checkpoint), str(a_picture(spoiled)), "--no-draw", "--out", str(out)]) == 0
+    assert main([str(checkpoint), str(a_picture(recorded)), "--no-draw", "--out", str(out)]) == 0
     assert lines(out / "predictions.jsonl")[0]["errors"]
 
 
-def test_a_set_without_listed_points_takes_them_from_its_meshes(checkpoint, small_set, spoiled, tmp_path):
-    shutil.copy(small_set / "synthetic.json", spoiled)
-    listed = list(spoiled.glob("models/*/points.xyz"))
+def test_a_set_without_listed_points_takes_them_from_its_meshes(checkpoint, small_set, recorded, tmp_path):
+    shutil.copy(small_set / "synthetic.json", recorded)
+    listed = list(recorded.glob("models/*/points.xyz"))
     assert listed
     for path in listed:
         path.unlink()
     out = tmp_path / "out"
-    assert main([str(checkpoint), str(a_picture(spoiled)), "--out", str(out)]) == 0
+    assert main([str(checkpoint), str(a_picture(recorded)), "--out", str(out)]) == 0
     (record,) = lines(out / "predictions.jsonl")
     assert record["object"]["class_id"] > 0
     assert "object_adds_mm" in record["errors"]
 
 
-def test_a_picture_that_was_halved_needs_its_own_camera(checkpoint, small_set, spoiled, tmp_path, capsys):
-    shutil.copy(small_set / "synthetic.json", spoiled)
-    picture, out = a_picture(spoiled), tmp_path / "out"
+def test_a_picture_that_was_halved_needs_its_own_camera(checkpoint, small_set, recorded, tmp_path, capsys):
+    shutil.copy(small_set / "synthetic.json", recorded)
+    picture, out = a_picture(recorded), tmp_path / "out"
     box = true_box(frame_of(picture), (480, 640), None)
     k = frame_of(picture).intrinsics()
     cv2.imwrite(str(picture), cv2.resize(cv2.imread(str(picture)), (320, 240), interpolation=cv2.INTER_AREA))
