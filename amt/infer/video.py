@@ -117,7 +117,10 @@ class Clock:
 
 
 def film_rate(times: np.ndarray, interval: float) -> float:
-    """Frames/s of a film for frames at ``times`` [N] (s): 1 / ``interval`` where they fit that, else the inverse of the shortest interval."""
+    """Frames/s of a film for frames at ``times`` [N] (s).
+
+    1 / ``interval`` where the times fit it, else the inverse of the shortest interval between two of them, at most 60.
+    """
     since = times - times[0]
     if np.abs(since - interval * np.arange(len(since))).max() < interval / 2:
         return 1 / interval
