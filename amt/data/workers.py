@@ -39,7 +39,7 @@ class Workers:
 
     def __init__(self, make: Callable[[np.ndarray, int], Batch], count: int, say: Callable[[str], None] | None = None):
         self.count, self.say, self._plan = count, say or _print, _Plan()
-        self._told = self._handled = False
+        self._told = self._handled = self._died = False
         # spawn: a fork would copy the thread pools of PyTorch and OpenCV in whatever state they are, and hang.
         self._pool = torch.utils.data.DataLoader(
             _Batches(make),
@@ -93,6 +93,8 @@ class Workers:
         self._handled = True
 
         def told(number: int, frame: object) -> None:
+            if self._died:
+                return  # PyTorch would raise again at the end of every other child process
             with self._deaths_told():
                 handler(number, frame)
 
@@ -105,11 +107,12 @@ class Workers:
             yield
         except (RuntimeError, OSError, EOFError) as error:  # or a tensor was to be fetched from the dead process
             dead = self._dead()
-            if not dead:
+            if not dead and isinstance(error, RuntimeError):
                 raise
+            self._died = True
+            code = f" (exit code {dead[0].exitcode})" if dead else ""  # its connection may end before it does
             raise DataError(
-                f"data.workers: a process died (exit code {dead[0].exitcode}), perhaps for want of memory; "
-                "take fewer workers or smaller batches"
+                f"data.workers: a process died{code}, perhaps for want of memory; take fewer workers or smaller batches"
             ) from error
 
     def _dead(self) -> list[multiprocessing.Process]:
