@@ -87,7 +87,7 @@ def use(name: str):
 
 def choose(op: str, device: torch.device, dtype: torch.dtype) -> Callable:
     """The function that runs ``op`` for tensors of this device and dtype under the present choice."""
-    key = (op, device.type, dtype, _choice)
+    key = (op, device, dtype, _choice)
     function = _resolved.get(key)
     if function is None:
         function = _resolved[key] = _resolve(op, device, dtype).load()

@@ -1,4 +1,4 @@
-// CpuTeam's workers. They live as long as the process, and sleep between calls.
+// CpuTeam's list of pieces, and its workers: they live as long as the process, and sleep between calls.
 #include "common/cpu_team.h"
 
 #include <pthread.h>
@@ -19,6 +19,10 @@ constexpr int64_t most_workers = 255;
 // How long a worker looks for the next call before it sleeps: waking it takes the caller some microseconds and the
 // worker tens of them, so that ops that follow each other at once do not pay for it.
 constexpr auto patience = std::chrono::microseconds(50);
+// Lent threads that come back later than this after their call have had no core. They are not asked again for a time
+// in which the loss is 2 %.
+constexpr auto late = std::chrono::microseconds(50);
+constexpr int pause_per_loss = 50;
 constexpr int spins_before_yield = 2000;  // some tens of microseconds
 
 void relax() {
@@ -77,7 +81,7 @@ class Workers {
     busy_.store(false, std::memory_order_release);
   }
 
-  void run(int64_t count, int64_t grain, int64_t large, int64_t members, const void* work, Piece piece) {
+  void run(int64_t count, int64_t grain, int64_t large, int64_t members, bool lent, const void* work, Piece piece) {
     const int64_t num_large = large > 0 ? members : 0;
     while ((count - num_large * large + grain - 1) / grain + num_large >= closed) grain *= 2;
     const int64_t pieces = num_large + (count - num_large * large + grain - 1) / grain;
@@ -86,19 +90,30 @@ class Workers {
     large_.store(large, std::memory_order_release);
     num_large_.store(num_large, std::memory_order_release);
     members_.store(members, std::memory_order_release);
+    lent_.store(lent, std::memory_order_release);
     work_.store(work, std::memory_order_release);
     piece_.store(piece, std::memory_order_release);
     done_.store(0, std::memory_order_relaxed);
     pieces_.store(pieces, std::memory_order_release);
     generation_++;
     next_.store(generation_ << piece_bits, std::memory_order_release);
-    while (take(0)) {
+    while (take(0, lent)) {
     }
     for (Spin spin; done_.load(std::memory_order_acquire) < pieces;) spin.turn();
     next_.store(generation_ << piece_bits | closed, std::memory_order_release);
     if (failed_.load(std::memory_order_relaxed)) {  // ordered by done_, as error_ is
       failed_.store(false, std::memory_order_relaxed);
       std::rethrow_exception(std::exchange(error_, nullptr));
+    }
+  }
+
+  // A lent thread takes pieces until `released`.
+  void help(int64_t member, const std::atomic<bool>& released) {
+    for (Spin spin; !released.load(std::memory_order_acquire);) {
+      if (take(member, true))
+        spin = Spin();
+      else
+        spin.turn();
     }
   }
 
@@ -112,6 +127,7 @@ class Workers {
   std::array<std::atomic<uint32_t>, most_workers> signals_{};
   std::atomic<int64_t> active_{0};  // workers that the call at hand has
   std::atomic<int64_t> count_{0}, grain_{0}, large_{0}, num_large_{0}, pieces_{0}, members_{0};
+  std::atomic<bool> lent_{false};  // to lent threads; a number is a worker's or a lent thread's, never both at once
   std::atomic<const void*> work_{nullptr};
   std::atomic<Piece> piece_{nullptr};
   alignas(64) std::atomic<uint64_t> next_{closed};
@@ -120,10 +136,11 @@ class Workers {
   std::exception_ptr error_;
 
   // Takes and runs one piece; false where there is none.
-  bool take(int64_t member) {
+  bool take(int64_t member, bool lent) {
     uint64_t seen = next_.load(std::memory_order_acquire);
     for (;;) {
       const int64_t index = static_cast<int64_t>(seen & closed);
+      if (index == closed) return false;  // without a look at the cache line that the caller may be writing
       if (index >= pieces_.load(std::memory_order_acquire)) return false;
       const int64_t count = count_.load(std::memory_order_acquire), grain = grain_.load(std::memory_order_acquire);
       const int64_t large = large_.load(std::memory_order_acquire);
@@ -131,6 +148,7 @@ class Workers {
       const void* work = work_.load(std::memory_order_acquire);
       const Piece piece = piece_.load(std::memory_order_acquire);
       if (member >= members_.load(std::memory_order_acquire)) return false;  // woken for an earlier, wider call
+      if (member > 0 && lent != lent_.load(std::memory_order_acquire)) return false;
       if (!next_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
       const bool is_large = index < num_large;
       const int64_t begin = is_large ? index * large : num_large * large + (index - num_large) * grain;
@@ -169,14 +187,16 @@ class Workers {
       Spin spin;
       uint32_t idle = 0;
       for (auto last = std::chrono::steady_clock::now();;) {
-        if (take(number + 1)) {
-          while (take(number + 1)) {
+        if (take(number + 1, false)) {
+          while (take(number + 1, false)) {
           }
           last = std::chrono::steady_clock::now();
           spin = Spin();
         } else if (number < active_.load(std::memory_order_acquire)) {  // the call goes on: another list may come
           spin.turn();
+          last = {};
         } else {
+          if (last == decltype(last)()) last = std::chrono::steady_clock::now();  // the call has ended
           relax();
           if (++idle % 64 == 0 && std::chrono::steady_clock::now() - last > patience) break;
         }
@@ -186,10 +206,14 @@ class Workers {
 };
 
 std::atomic<Workers*> workers{nullptr};
+std::atomic<std::chrono::steady_clock::time_point> no_lending_before{};
 
 // A forked child has none of its parent's threads: it makes its own. The parent's object is left as it is, because a
 // thread may have been changing it.
-void forget_workers() { workers.store(nullptr, std::memory_order_release); }
+void forget_workers() {
+  workers.store(nullptr, std::memory_order_release);
+  no_lending_before.store(std::chrono::steady_clock::time_point::max(), std::memory_order_relaxed);
+}
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, forget_workers);
 
 Workers& all_workers() {
@@ -210,12 +234,33 @@ CpuTeam::CpuTeam(int64_t wanted) {
   if (size_ == 1) all.end();
 }
 
+CpuTeam::CpuTeam(Lent lent) : lent_(true) {
+  if (lent.members > 1 && all_workers().try_acquire()) size_ = lent.members;
+}
+
 CpuTeam::~CpuTeam() {
   if (size_ > 1) all_workers().end();
 }
 
+void CpuTeam::help(int64_t member) { all_workers().help(member, released_); }
+
+void CpuTeam::release() {
+  released_at_ = std::chrono::steady_clock::now();
+  released_.store(true, std::memory_order_release);
+}
+
+void CpuTeam::joined() {
+  const auto now = std::chrono::steady_clock::now(), before = no_lending_before.load(std::memory_order_relaxed);
+  const auto lost = now - released_at_;
+  if (lost > late && before < now) no_lending_before.store(now + lost * pause_per_loss, std::memory_order_relaxed);
+}
+
+bool CpuTeam::may_lend() {
+  return std::chrono::steady_clock::now() >= no_lending_before.load(std::memory_order_relaxed);
+}
+
 void CpuTeam::run_pieces(int64_t count, int64_t grain, int64_t large, const void* run, Piece piece) {
-  all_workers().run(count, grain, large, size_, run, piece);
+  all_workers().run(count, grain, large, size_, lent_, run, piece);
 }
 
 }  // namespace amt

@@ -1,12 +1,13 @@
 // The threads of one call of an op on the CPU: work stealing without waiting for a thread that has no core.
 //
-// PyTorch's parallel_for ends at a barrier of all its threads. With another busy process on the machine the caller then
-// waits there for a thread that has not run yet, for a slice of the scheduler: milliseconds for work of microseconds.
-// Here the caller takes pieces of the work itself, and waits at the end only for pieces that a worker has begun. A
-// worker that comes late, or never, delays nobody.
+// The caller takes pieces of the work itself, and waits at the end only for pieces that another member has begun. A
+// member that comes late, or never, has no piece, and delays nobody. The other members are workers of this file, or
+// threads that the caller has from elsewhere: with_team (common/cpu_threads.h) chooses.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -18,6 +19,20 @@ class CpuTeam {
   // Wakes the workers of the process for one call. `wanted`: threads that would find work, the caller included. The
   // team is the caller alone where that is one, or where another thread of the program has the workers.
   explicit CpuTeam(int64_t wanted);
+
+  // A team of the caller and of up to `members - 1` other threads, each of which calls help(number). No worker joins.
+  struct Lent {
+    int64_t members;
+  };
+  explicit CpuTeam(Lent lent);
+  void help(int64_t member);  // takes pieces until release()
+  void release();             // the caller has finished
+  void joined();              // all the other threads are back; how long they took decides may_lend()
+
+  // False for a while after other threads came back late: they have no core at the moment. The pause is a multiple of
+  // the time that the caller lost. Always false in a forked child, which has no threads of its parent's.
+  static bool may_lend();
+
   ~CpuTeam();
   CpuTeam(const CpuTeam&) = delete;
   CpuTeam& operator=(const CpuTeam&) = delete;
@@ -44,6 +59,9 @@ class CpuTeam {
   using Piece = void (*)(const void* run, int64_t begin, int64_t end, int64_t member);
 
   int64_t size_ = 1;
+  bool lent_ = false;
+  std::atomic<bool> released_{false};
+  std::chrono::steady_clock::time_point released_at_;
 
   template <class Run>
   void split(int64_t count, int64_t grain, int64_t large, const Run& run) {

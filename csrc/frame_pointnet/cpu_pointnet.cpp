@@ -112,16 +112,17 @@ void forward(const Arguments& a, Tensor& features, Tensor& winners) {
   AlignedBuffer<T> packed(amt::packed_weights(a.shape));
   const bool finite = AMT_SIMD(pointnet_pack<T>)(in.w2, a.shape, packed.get());
   AlignedBuffer<int32_t> points(a.images * a.shape.points), count(a.images);
-  amt::CpuTeam team(a.threads());
-  order<T>(a, in.set, points.get(), count.get(), team);
   T* out = features.mutable_data_ptr<T>();
   int32_t* who = winners.mutable_data_ptr<int32_t>();
   const auto kernel = AMT_SIMD(pointnet_forward<T>);
   const int64_t frames_per_piece = 1 + multiply_adds_per_piece / a.multiply_adds();
-  amt::PerMember<AlignedBuffer<T>> scratches(team);
-  team.share(a.images * a.shape.frames, frames_per_piece, [&](int64_t begin, int64_t end, int64_t member) {
-    const auto& scratch = scratches.of(member, [&] { return AlignedBuffer<T>(amt::forward_scratch(a.shape)); });
-    kernel(in, a.shape, {points.get(), count.get()}, packed.get(), finite, out, who, scratch.get(), begin, end);
+  amt::with_team(a.threads(), [&](amt::CpuTeam& team) {
+    order<T>(a, in.set, points.get(), count.get(), team);
+    amt::PerMember<AlignedBuffer<T>> scratches(team);
+    team.share_by_blocks(a.images * a.shape.frames, frames_per_piece, [&](int64_t begin, int64_t end, int64_t member) {
+      const auto& scratch = scratches.of(member, [&] { return AlignedBuffer<T>(amt::forward_scratch(a.shape)); });
+      kernel(in, a.shape, {points.get(), count.get()}, packed.get(), finite, out, who, scratch.get(), begin, end);
+    });
   });
 }
 
@@ -142,29 +143,30 @@ void backward(const Arguments& a, const Tensor& grad_features, const Tensor& win
     AlignedBuffer<T> sums;
     AlignedBuffer<int32_t> slots;
   };
-  amt::CpuTeam team(std::min(groups, a.threads()));
-  amt::PerMember<Scratch> scratches(team);
-  team.share(groups, 1, [&](int64_t first, int64_t last, int64_t member) {
-    const Scratch& scratch = scratches.of(member, [&] {
-      Scratch made{AlignedBuffer<T>(amt::backward_scratch(s)), AlignedBuffer<int32_t>(s.points)};
-      std::fill_n(made.slots.get(), s.points, -1);
-      return made;
+  amt::with_team(std::min(groups, a.threads()), [&](amt::CpuTeam& team) {
+    amt::PerMember<Scratch> scratches(team);
+    team.share(groups, 1, [&](int64_t first, int64_t last, int64_t member) {
+      const Scratch& scratch = scratches.of(member, [&] {
+        Scratch made{AlignedBuffer<T>(amt::backward_scratch(s)), AlignedBuffer<int32_t>(s.points)};
+        std::fill_n(made.slots.get(), s.points, -1);
+        return made;
+      });
+      for (int64_t group = first; group < last; ++group) {
+        T* sum = sums.get() + group * weights;
+        std::fill_n(sum, weights, T(0));
+        const int64_t begin = a.images * group / groups, end = a.images * (group + 1) / groups;
+        std::fill_n(points + begin * s.points * 3, (end - begin) * s.points * 3, T(0));
+        kernel(in, s, grad_features.const_data_ptr<T>(), winners.const_data_ptr<int32_t>(),
+               {.points = points,
+                .origins = grads[1].mutable_data_ptr<T>(),
+                .rotations = grads[2].mutable_data_ptr<T>(),
+                .w1 = sum,
+                .b1 = sum + sizes[0],
+                .w2 = sum + sizes[0] + sizes[1],
+                .b2 = sum + sizes[0] + sizes[1] + sizes[2]},
+               scratch.sums.get(), scratch.slots.get(), begin, end);
+      }
     });
-    for (int64_t group = first; group < last; ++group) {
-      T* sum = sums.get() + group * weights;
-      std::fill_n(sum, weights, T(0));
-      const int64_t begin = a.images * group / groups, end = a.images * (group + 1) / groups;
-      std::fill_n(points + begin * s.points * 3, (end - begin) * s.points * 3, T(0));
-      kernel(in, s, grad_features.const_data_ptr<T>(), winners.const_data_ptr<int32_t>(),
-             {.points = points,
-              .origins = grads[1].mutable_data_ptr<T>(),
-              .rotations = grads[2].mutable_data_ptr<T>(),
-              .w1 = sum,
-              .b1 = sum + sizes[0],
-              .w2 = sum + sizes[0] + sizes[1],
-              .b2 = sum + sizes[0] + sizes[1] + sizes[2]},
-             scratch.sums.get(), scratch.slots.get(), begin, end);
-    }
   });
   const T* sum = sums.get();
   for (int i = 0; i < 4; sum += sizes[i++]) {

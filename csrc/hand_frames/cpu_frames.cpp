@@ -24,9 +24,10 @@ void forward(const Tensor& joints, Tensor& origins, Tensor& rotations) {
   T *o = origins.mutable_data_ptr<T>(), *r = rotations.mutable_data_ptr<T>();
   const auto kernel = AMT_SIMD(hand_frames<T>);
   const int64_t hands = joints.size(0);
-  amt::CpuTeam team(amt::threads_worth(hands, least_hands));
-  team.share(hands, hands_per_piece,
-             [&](int64_t begin, int64_t end, int64_t) { kernel(in, strides, o, r, begin, end); });
+  amt::with_team(amt::threads_worth(hands, least_hands), [&](amt::CpuTeam& team) {
+    team.share(hands, hands_per_piece,
+               [&](int64_t begin, int64_t end, int64_t) { kernel(in, strides, o, r, begin, end); });
+  });
 }
 
 template <class T>
@@ -38,9 +39,10 @@ void backward(const Tensor& grad_origins, const Tensor& grad_rotations, const Te
   T* out = grad_joints.mutable_data_ptr<T>();
   const auto kernel = AMT_SIMD(hand_frames_backward<T>);
   const int64_t hands = joints.size(0);
-  amt::CpuTeam team(amt::threads_worth(hands, least_hands));
-  team.share(hands, hands_per_piece, [&](int64_t begin, int64_t end, int64_t) {
-    kernel(go, origin_strides, gr, rotation_strides, in, joint_strides, out, begin, end);
+  amt::with_team(amt::threads_worth(hands, least_hands), [&](amt::CpuTeam& team) {
+    team.share(hands, hands_per_piece, [&](int64_t begin, int64_t end, int64_t) {
+      kernel(go, origin_strides, gr, rotation_strides, in, joint_strides, out, begin, end);
+    });
   });
 }
 

@@ -353,16 +353,17 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
     return {grad_joints, grad_intrinsics, grad_maps, grad_w1, grad_b1, grad_w2, grad_b2};
   }
   const auto run = [&]<class T>(T) {
-    CpuTeam team(threads_worth(batch * num_joints * w1.numel(), least_products));
-    const CpuProblem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team);
-    Outputs<T> out{.joints = static_cast<T*>(grad_joints.mutable_data_ptr()),
-                   .intrinsics = static_cast<T*>(grad_intrinsics.mutable_data_ptr()),
-                   .maps = {},
-                   .is_zero = is_zero};
-    for (const Tensor& map : grad_maps) out.maps.push_back(static_cast<char*>(map.mutable_data_ptr()));
-    backward_all(problem, static_cast<const T*>(steps.const_data_ptr()), static_cast<const T*>(saved.const_data_ptr()),
-                 static_cast<const T*>(grad_steps.const_data_ptr()), detach, needs, out, &grad_w1, &grad_b1, &grad_w2,
-                 &grad_b2, team);
+    with_team(threads_worth(batch * num_joints * w1.numel(), least_products), [&](CpuTeam& team) {
+      const CpuProblem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team);
+      Outputs<T> out{.joints = static_cast<T*>(grad_joints.mutable_data_ptr()),
+                     .intrinsics = static_cast<T*>(grad_intrinsics.mutable_data_ptr()),
+                     .maps = {},
+                     .is_zero = is_zero};
+      for (const Tensor& map : grad_maps) out.maps.push_back(static_cast<char*>(map.mutable_data_ptr()));
+      backward_all(problem, static_cast<const T*>(steps.const_data_ptr()),
+                   static_cast<const T*>(saved.const_data_ptr()), static_cast<const T*>(grad_steps.const_data_ptr()),
+                   detach, needs, out, &grad_w1, &grad_b1, &grad_w2, &grad_b2, team);
+    });
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);

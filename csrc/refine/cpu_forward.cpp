@@ -291,12 +291,13 @@ std::tuple<Tensor, Tensor> refine_cpu(Tensor joints, Tensor intrinsics, std::vec
   if (nothing) return {steps, saved};
   const auto run = [&]<class T>(T) {
     const Form form = NarrowWeights::form_for(maps, w1, save);
-    CpuTeam team(threads_for(form, plan.chunks, batch * num_joints, w1));
-    const NarrowWeights narrow(maps, w1, form, plan.chunks, team);
-    const CpuProblem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team,
-                                narrow.layout().form == Form::floats);
-    refine_all(problem, narrow, static_cast<T*>(steps.mutable_data_ptr()),
-               save ? static_cast<T*>(saved.mutable_data_ptr()) : nullptr, team);
+    with_team(threads_for(form, plan.chunks, batch * num_joints, w1), [&](CpuTeam& team) {
+      const NarrowWeights narrow(maps, w1, form, plan.chunks, team);
+      const CpuProblem<T> problem(joints, intrinsics, maps, w1, b1, w2, b2, height, width, step_size, team,
+                                  narrow.layout().form == Form::floats);
+      refine_all(problem, narrow, static_cast<T*>(steps.mutable_data_ptr()),
+                 save ? static_cast<T*>(saved.mutable_data_ptr()) : nullptr, team);
+    });
   };
   if (joints.scalar_type() == ScalarType::Double)
     run(0.0);

@@ -30,10 +30,9 @@ void expect(bool right, const char* what) {
 
 // Each phase reads both neighbours of what the phase before wrote. Checks that every item is taken once, in pieces that
 // begin at multiples of the grain, by a member whose number is below the team's size.
-void run_phases(int64_t wanted, int64_t count, int64_t grain, int64_t phases, bool slow) {
+void run_phases(CpuTeam& team, int64_t wanted, int64_t count, int64_t grain, int64_t phases, bool slow) {
   std::vector<int64_t> values(count), expected(count);
   for (int64_t i = 0; i < count; i++) values[i] = expected[i] = i;
-  CpuTeam team(wanted);
   expect(team.size() >= 1 && team.size() <= std::max<int64_t>(wanted, 1), "a team is larger than wanted");
   for (int64_t p = 0; p < phases; p++) {
     std::vector<int64_t> next(count, -1);
@@ -65,9 +64,28 @@ void run_phases(int64_t wanted, int64_t count, int64_t grain, int64_t phases, bo
   }
 }
 
+void run_phases(int64_t wanted, int64_t count, int64_t grain, int64_t phases, bool slow) {
+  CpuTeam team(wanted);
+  run_phases(team, wanted, count, grain, phases, slow);
+}
+
+// work(team) with a team of `members` to which this program lends threads; each comes `after` its start.
+void with_lent(int64_t members, std::chrono::milliseconds after, const std::function<void(CpuTeam&)>& work) {
+  CpuTeam team(CpuTeam::Lent{members});
+  std::vector<std::thread> threads;
+  for (int64_t number = 1; number < members; number++)
+    threads.emplace_back([&team, number, after] {
+      std::this_thread::sleep_for(after);
+      team.help(number);
+    });
+  work(team);
+  team.release();
+  for (auto& thread : threads) thread.join();
+  team.joined();
+}
+
 // Whether a second thread takes part: each of two pieces waits until the other has begun, at most ten seconds.
-bool has_worker() {
-  CpuTeam team(2);
+bool has_helper(CpuTeam& team) {
   std::atomic<int> begun{0};
   const auto last = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   team.share(2, 1, [&](int64_t begin, int64_t end, int64_t) {
@@ -75,6 +93,11 @@ bool has_worker() {
     while (begun < 2 && std::chrono::steady_clock::now() < last) std::this_thread::yield();
   });
   return team.size() == 2 && begun == 2 && std::chrono::steady_clock::now() < last;
+}
+
+bool has_worker() {
+  CpuTeam team(2);
+  return has_helper(team);
 }
 
 void phases() {
@@ -174,6 +197,42 @@ void forks() {
   other.join();
 }
 
+void lent_threads() {
+  const std::chrono::milliseconds at_once(0);
+  with_lent(2, at_once, [](CpuTeam& team) { expect(has_helper(team), "no lent thread takes part"); });
+  for (int64_t members : {2, 8, 3}) {
+    for (int64_t grain : {1, 5}) {
+      with_lent(members, at_once, [&](CpuTeam& team) { run_phases(team, members, 37, grain, 100, grain == 1); });
+      run_phases(members, 37, grain, 20, false);  // workers that still look for pieces meet the next lent threads
+    }
+  }
+  with_lent(3, at_once, [](CpuTeam& team) {
+    std::string message;
+    try {
+      team.share(64, 1, [](int64_t, int64_t, int64_t) { throw std::runtime_error("piece"); });
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+    }
+    expect(message == "piece", "an exception of a lent thread does not reach the caller");
+  });
+}
+
+// Threads that come late delay their caller once; then none are lent, for fifty times as long as they were late.
+void late_threads() {
+  expect(CpuTeam::may_lend(), "no thread may be lent at first");
+  const auto begin = std::chrono::steady_clock::now();
+  with_lent(2, std::chrono::milliseconds(10), [](CpuTeam& team) { run_phases(team, 2, 37, 1, 2, false); });
+  const auto lost = std::chrono::steady_clock::now() - begin;
+  expect(!CpuTeam::may_lend(), "threads are lent that came late");
+  std::this_thread::sleep_for(lost * 51);
+  expect(CpuTeam::may_lend(), "threads that came late once are never lent again");
+  const pid_t child = fork();
+  if (child == 0) _exit(CpuTeam::may_lend());
+  int status = 1;
+  waitpid(child, &status, 0);
+  expect(status == 0, "a forked child lends threads that it lacks");
+}
+
 // No memory for a thread's stack: the caller does everything, then as many workers as there can be take part.
 void no_threads() {
   int64_t pages = 0;
@@ -202,9 +261,16 @@ void exits() {
 }  // namespace
 
 int main(int, char** words) {
-  const std::map<std::string, std::function<void()>> scenarios = {
-      {"phases", phases},   {"sizes", sizes}, {"short_lists", short_lists}, {"exceptions", exceptions},
-      {"callers", callers}, {"forks", forks}, {"no_threads", no_threads},   {"exit", exits}};
+  const std::map<std::string, std::function<void()>> scenarios = {{"phases", phases},
+                                                                  {"sizes", sizes},
+                                                                  {"short_lists", short_lists},
+                                                                  {"exceptions", exceptions},
+                                                                  {"callers", callers},
+                                                                  {"forks", forks},
+                                                                  {"no_threads", no_threads},
+                                                                  {"exit", exits},
+                                                                  {"lent_threads", lent_threads},
+                                                                  {"late_threads", late_threads}};
   scenarios.at(words[1])();
   std::printf("%d wrong\n", wrong.load());
   return wrong > 0;  // while the workers wait for the next call

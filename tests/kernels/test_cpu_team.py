@@ -55,13 +55,15 @@ def sanitized(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "scenario", ["phases", "sizes", "short_lists", "exceptions", "callers", "forks", "no_threads", "exit"]
+    "scenario",
+    ["phases", "sizes", "short_lists", "exceptions", "callers", "forks", "no_threads", "exit"]
+    + ["lent_threads", "late_threads"],
 )
 def test_team(scenario, program):
     _expect_nothing_wrong(program, scenario)
 
 
-@pytest.mark.parametrize("scenario", ["phases", "short_lists", "exceptions", "callers"])
+@pytest.mark.parametrize("scenario", ["phases", "short_lists", "exceptions", "callers", "lent_threads"])
 def test_team_has_no_data_race(scenario, sanitized):
     _expect_nothing_wrong(sanitized, scenario)
 
