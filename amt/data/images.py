@@ -59,7 +59,7 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...]]:
         notes.append(f"the file holds {count} pictures; the first is taken")
     if _is_grey(image):
         notes.append("the picture is grey; colour pictures give better results")
-    return np.ascontiguousarray(image[..., ::-1]), tuple(notes)
+    return image, tuple(notes)
 
 
 class quiet:
@@ -98,15 +98,19 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(data: bytes) -> np.ndarray | None:
-    """uint8, uint16 or float32 [H, W, 3], BGR."""
+    """uint8, uint16 or float32 [H, W, 3], RGB."""
     import cv2
 
-    # IMREAD_COLOR alone keeps the upper 8 of 16 bits: a picture of 10 bits would be black.
+    # IMREAD_COLOR alone keeps the upper 8 of 16 bits: a picture of 10 bits would be black. IMREAD_COLOR_RGB spares a JPEG file a
+    # pass over its pixels; OpenCV's reader of TIFF does not heed it.
+    jpeg = data.startswith(_JPEG)
+    flags = (cv2.IMREAD_COLOR_RGB if jpeg else cv2.IMREAD_COLOR) | cv2.IMREAD_ANYDEPTH
     with quiet():
         try:
-            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error:
             return None
+    return image if jpeg or image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _to_8_bits(image: np.ndarray) -> tuple[np.ndarray, int]:
