@@ -260,6 +260,8 @@ def _unlock(node) -> None:
     from omegaconf import OmegaConf
 
     OmegaConf.set_readonly(node, False)
+    if OmegaConf.get_type(node) is dict:
+        OmegaConf.set_struct(node, False)  # its keys are free: Hydra would refuse new ones
     for child in node.values():
         if OmegaConf.is_dict(child):
             _unlock(child)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,13 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
 }
 
 
+ROTATIONS = ("matrix", "geodesic")
+LossSchedule = dict[str, list[list[float]]]  # weights over the steps by term: [[step, weight], ...]
+
+
 @dataclass
 class LossConfig:
-    """The weight of each term; 0 leaves it out."""
+    """The weight of each term, and how some are computed. A weight of 0 leaves a term out."""
 
     keypoints: float = 4.0  # joints, object's origin and box corners in the crop, and their depths from the wrist
     keypoint_maps: float = 8.0  # cross-entropy of the maps with the four cells around each of them
@@ -46,11 +50,43 @@ class LossConfig:
     diversity: float = 0.0  # how far the batch's joints spread less than its labels
     object_class: float = 0.1
     kl: float = 1e-3
+    adaptive: bool = False  # joints weigh by their running error, fingertips more; else all the same
+    rotation: str = "matrix"  # how poses are compared: matrix (entries) or geodesic (the angle between them)
+    uncertainty: bool = False  # each term is divided by a learned variance (Kendall et al., 2018)
 
     def __post_init__(self):
-        for name, weight in vars(self).items():
-            if not weight >= 0:
-                raise ConfigError(f"train.loss.{name} must not be negative; got {weight}")
+        for name in TERMS:
+            _check_weight(f"train.loss.{name}", getattr(self, name))
+        if self.rotation not in ROTATIONS:
+            raise ConfigError(f"train.loss.rotation must be {' or '.join(ROTATIONS)}; got {self.rotation!r}")
+
+
+TERMS = tuple(entry.name for entry in fields(LossConfig) if entry.type == "float")
+
+
+def _check_weight(key: str, weight: Any) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise ConfigError(f"{key} must be a number; got {weight!r}")
+    if not 0 <= weight < float("inf"):
+        what = "must not be negative" if weight < 0 else "must be finite"
+        raise ConfigError(f"{key} {what}; got {weight}")
+
+
+def _check_schedule(schedule: dict[str, Any]) -> None:
+    """Raises ConfigError unless each entry is a list of [step, weight] with growing steps."""
+    for name, points in schedule.items():
+        key = f"train.loss_schedule.{name}"
+        if name not in TERMS:
+            raise ConfigError(f"{key}: no such term; there are {', '.join(TERMS)}")
+        if not (isinstance(points, list) and points and all(isinstance(p, list) and len(p) == 2 for p in points)):
+            raise ConfigError(f"{key} must be a list of [step, weight], such as [[0,0],[1000,0.5]]; got {points!r}")
+        for step, weight in points:
+            if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+                raise ConfigError(f"{key}: a step must be a whole number, at least 0; got {step!r}")
+            _check_weight(key, weight)
+        steps = [step for step, _ in points]
+        if sorted(set(steps)) != steps:
+            raise ConfigError(f"{key}: steps must grow; got {', '.join(map(str, steps))}")
 
 
 @dataclass
@@ -78,6 +114,8 @@ class TrainConfig:
     log_every: int = 10  # steps between reads of the losses from the device, for log.csv
     resume: str = "same"  # only the same run continues in its folder; force: a run with another configuration, too
     loss: LossConfig = field(default_factory=LossConfig)
+    # weights that change: {contact: [[0, 0.0], [1000, 0.5]]} is linear between these steps and constant outside
+    loss_schedule: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "save_every", "keep", "log_every"):
@@ -97,6 +135,9 @@ class TrainConfig:
             raise ConfigError(f"train.precision must be float32 or bf16; got {self.precision!r}")
         if self.resume not in ("same", "force"):
             raise ConfigError(f"train.resume must be same or force; got {self.resume!r}")
+        _check_schedule(self.loss_schedule)
+        if not any(getattr(self.loss, name) > 0 or name in self.loss_schedule for name in TERMS):
+            raise ConfigError("train.loss: all weights are 0; give one term a weight")
 
 
 @dataclass

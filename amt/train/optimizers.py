@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -14,10 +16,15 @@ MATRICES = ("w1", "w2", "beside_and_trust")  # of FramePointNet and Refinement, 
 PIXELS = 3  # channels of the image: the first convolution's kernels are filters, not a map between features
 
 
-def make_optimizers(model: AMT, train: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: AMT, train: TrainConfig, loss_parameters: Iterable[nn.Parameter] = ()
+) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the matrices of :func:`hidden_weights` and AdamW for the rest.
 
     Weight decay is for the weights of :func:`decayed_weights` only.
+
+    Args:
+        loss_parameters: of the loss, trained without decay.
     """
     hidden = hidden_weights(model) if train.optimizer == "muon" else []
     chosen = {id(p) for p in hidden}
@@ -25,7 +32,7 @@ def make_optimizers(model: AMT, train: TrainConfig) -> list[torch.optim.Optimize
     decayed = {id(p) for p in decayed_weights(model)}
     groups = [
         {"params": [p for p in others if id(p) in decayed], "weight_decay": train.weight_decay},
-        {"params": [p for p in others if id(p) not in decayed], "weight_decay": 0.0},
+        {"params": [*(p for p in others if id(p) not in decayed), *loss_parameters], "weight_decay": 0.0},
     ]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=train.lr, betas=(0.9, 0.98), fused=True)]
     if hidden:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -24,8 +24,8 @@ from amt.kernels import use
 from amt.model import AMT, save_checkpoint
 from amt.model.checkpoint import check_free, read_record
 from amt.model.mean_pose import MeanPose
-from amt.train.config import Config, LossConfig, check_one_process, differences, identity
-from amt.train.losses import compute_loss
+from amt.train.config import TERMS, Config, check_one_process, differences, identity
+from amt.train.losses import TrainingLoss, wanted_terms
 from amt.train.optimizers import make_optimizers
 from amt.train.records import StepLog, draw_curves
 from amt.train.schedule import learning_rate
@@ -33,7 +33,7 @@ from amt.train.signals import Stopped, StopRequest
 from amt.train.states import StateError, load_newest, only_run_in, save_state
 
 log = logging.getLogger(__name__)
-TERMS = [field.name for field in fields(LossConfig)]
+MEASURES = ["contact_f1", "contact_f1_constant"]  # columns of the log beside the terms
 REMEDY = "choose another train.output, or remove the folder to start from scratch"
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MOST_BAD_STEPS = 20  # steps without a finite gradient, one after the other, before a run gives up
@@ -51,9 +51,11 @@ class Trainer:
         self.device = choose_device(train.device, "train.device")
         torch.manual_seed(train.seed)
         self.model = AMT(deepcopy(config.model)).to(self.device)  # a copy: pretrained weights change some of its values
-        self.optimizers = make_optimizers(self.model, train)
+        self.losses = TrainingLoss(train.loss, train.loss_schedule).to(self.device)
+        self.optimizers = make_optimizers(self.model, train, self.losses.parameters())
         norms = [module for module in self.model.modules() if isinstance(module, BATCH_NORMS)]
-        self.statistics = [buffer for norm in norms for buffer in norm.buffers()]  # what a forward pass changes
+        # what a forward pass changes
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers()] + self.losses.statistics()
         self.step = 0
         self.seconds = 0.0  # spent on steps, those before a resumption included
         self.bad_steps = torch.zeros((), device=self.device)  # without a finite gradient, in a row
@@ -80,8 +82,9 @@ class Trainer:
         before = [buffer.clone() for buffer in self.statistics]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"):
             prediction = self.model(batch.inputs)
-        loss = compute_loss(prediction, batch, train.loss)
+        loss = self.losses(prediction, batch, self.step)
         self.model.zero_grad(set_to_none=True)
+        self.losses.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         found_inf = (~norm.isfinite()).float()  # stays on the device
@@ -95,6 +98,7 @@ class Trainer:
         return {
             "loss": loss.total.detach(),
             **loss.terms,
+            **loss.measures,
             "grad_norm": norm,
             "lr": rate,
             "bad_steps": self.bad_steps,
@@ -103,6 +107,7 @@ class Trainer:
     def state_dict(self) -> dict:
         return {
             "model": self.model.state_dict(),
+            "losses": self.losses.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
@@ -113,6 +118,7 @@ class Trainer:
         """Raises StateError where the state does not fit the model or the optimizers."""
         try:
             self.model.load_state_dict(state["model"])
+            self.losses.load_state_dict(state["losses"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -154,7 +160,7 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
             return config.checkpoint_folder()
         if trainer.step < train.steps:
             log.warning("ended at step %d of %d after train.minutes=%g", trainer.step, train.steps, train.minutes)
-        draw_curves(output / "log.csv", output / "loss.png", [t for t in TERMS if getattr(train.loss, t) > 0])
+        draw_curves(output / "log.csv", output / "loss.png", sorted(wanted_terms(train.loss, train.loss_schedule)))
         record = {"train": asdict(train), "data": asdict(config.data), "steps": trainer.step}
         mean_pose = _mean_pose(config, loader, progress)
         return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, **record)
@@ -165,7 +171,7 @@ def _train(trainer: Trainer, loader: Loader, output: Path, progress: bool) -> No
     from tqdm import tqdm
 
     train = trainer.config.train
-    columns = ["step", "epoch", "loss", *TERMS, "grad_norm", "lr", "images_per_second", "seconds"]
+    columns = ["step", "epoch", "loss", *TERMS, *MEASURES, "grad_norm", "lr", "images_per_second", "seconds"]
     steps = StepLog(output / "log.csv", columns, trainer.step, train.batch_size)
     bar = tqdm(total=train.steps, initial=trainer.step, unit="step", desc="training", disable=not progress)
     with StopRequest() as stop, bar:

@@ -1,0 +1,123 @@
+"""Terms of the hand: keypoints, joints, mesh, pose, shape, distance, and how far the answers spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amt.hand.batch import Inputs, Targets
+from amt.hand.camera import project
+from amt.hand.objects import box_corners
+from amt.hand.rotations import axis_angle_to_matrix, geodesic_distance
+from amt.hand.skeleton import NUM_JOINTS
+from amt.model.keypoints import NUM_KEYPOINTS
+from amt.model.outputs import Prediction
+from amt.model.scene import posed_points
+from amt.train.losses.masks import mean_where
+from amt.train.losses.units import ANGLE_UNIT, LENGTH_UNIT
+
+FARTHEST_KEYPOINT = 1.5  # half crops from the centre; keypoints farther out have no loss, the image does not show them
+REFINED_WEIGHT = 1.2  # of each refinement step's joints against the coarse and the decoded ones
+
+Terms = dict[str, Callable[[], Tensor]]  # by name; a term that nobody wants is not computed
+
+
+def keypoint_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
+    """``keypoints`` and ``keypoint_maps``."""
+    size = inputs.image.shape[-1]
+    corners = posed_points(box_corners(inputs.object_points), t.object_rotation, t.object_translation)
+    points = torch.cat((t.joints, t.object_translation[:, None], corners), dim=1)
+    wanted = (project(points, inputs.intrinsics) - (size - 1) / 2) / (size / 2)
+    both = (t.hand_valid & t.object_valid)[:, None]
+    valid = torch.cat(
+        (t.hand_valid[:, None].expand(-1, NUM_JOINTS), both.expand(-1, NUM_KEYPOINTS - NUM_JOINTS)), dim=1
+    )
+    valid = valid & (wanted.abs() < FARTHEST_KEYPOINT).all(dim=-1)
+
+    def keypoints() -> Tensor:
+        place = F.smooth_l1_loss(p.keypoints.position, wanted, beta=0.05, reduction="none").mean(dim=-1)
+        depth = (p.keypoints.depth - (points[..., 2] - points[:, :1, 2]) / LENGTH_UNIT).abs()
+        return mean_where((place + 0.5 * depth).flatten()[:, None], valid.flatten())
+
+    def keypoint_maps() -> Tensor:
+        inside = valid & (wanted.abs() < 1).all(dim=-1)
+        return mean_where(-_bilinear(p.keypoints.log_maps, wanted).flatten()[:, None], inside.flatten())
+
+    return {"keypoints": keypoints, "keypoint_maps": keypoint_maps}
+
+
+def _bilinear(maps: Tensor, position: Tensor) -> Tensor:
+    """Maps [B, J, H, W] read at positions [B, J, 2] in -1..1, borders repeated: [B, J]."""
+    samples = F.grid_sample(
+        maps.flatten(0, 1)[:, None],
+        position.nan_to_num().flatten(0, 1)[:, None, None],  # NaN would be an index
+        align_corners=False,
+        padding_mode="border",
+    )
+    return samples.view(maps.shape[:2])
+
+
+def hand_terms(p: Prediction, t: Targets, inputs: Inputs, joint_weights: Tensor | None, rotation: str) -> Terms:
+    """``joints``, ``vertices``, ``pose``, ``betas``, ``projection``, ``depth`` and ``diversity``.
+
+    Args:
+        joint_weights: [21], of the joints' errors; None for all equal.
+        rotation: "geodesic" or "matrix", how poses are compared.
+    """
+    stages = torch.cat((p.coarse.joints[:, None], p.unrefined.joints[:, None], p.steps), dim=1)
+    stage_weights = stages.new_full((stages.shape[1], 1, 1), REFINED_WEIGHT)
+    stage_weights[: -p.steps.shape[1] or None] = 1.0
+    stage_weights = stage_weights / stage_weights.mean()
+
+    def joints() -> Tensor:
+        error = ((stages - stages[:, :, :1]) - (t.joints - t.joints[:, :1])[:, None]).abs() * stage_weights
+        return (error if joint_weights is None else error * joint_weights[:, None]) / LENGTH_UNIT
+
+    def vertices() -> Tensor:
+        meshes = torch.stack([hand.vertices - hand.joints[:, :1] for hand in (p.coarse, p.unrefined)], dim=1)
+        return (meshes - (t.vertices - t.joints[:, :1])[:, None]).abs() / LENGTH_UNIT
+
+    def pose() -> Tensor:
+        wanted = axis_angle_to_matrix(t.pose.unflatten(-1, (16, 3)))
+        return sum(rotation_error(scene.pose, wanted, rotation) for scene in (p.coarse, p.decoded)) / 2
+
+    def projection() -> Tensor:
+        half = inputs.image.shape[-1] / 2
+        seen = project(stages, inputs.intrinsics[:, None]) / half
+        wanted = (project(t.joints, inputs.intrinsics)[:, None] / half).expand_as(seen)
+        return F.smooth_l1_loss(seen, wanted, beta=0.05, reduction="none") * stage_weights
+
+    def betas() -> Tensor:
+        return ((p.decoded.betas - t.betas).square() + (p.coarse.betas - t.betas).square()) / 2
+
+    def depth() -> Tensor:
+        return (stages[:, :, 0, 2] / t.joints[:, None, 0, 2].clamp(min=0.05) - 1).abs()
+
+    terms = (joints, vertices, pose, betas, projection, depth)
+    masked = {term.__name__: lambda term=term: mean_where(term(), t.hand_valid) for term in terms}
+    return {**masked, "diversity": lambda: _diversity(p, t)}
+
+
+def rotation_error(predicted: Tensor, true: Tensor, form: str) -> Tensor:
+    """How far rotation matrices [..., 3, 3] are apart, [...] or [..., 3, 3] by ``form``.
+
+    "geodesic": the angle between them over 3 rad; "matrix": their entries' differences. For small angles about any axis both
+    have about the same mean.
+    """
+    return geodesic_distance(predicted, true) / ANGLE_UNIT if form == "geodesic" else (predicted - true).abs()
+
+
+def _diversity(p: Prediction, t: Targets) -> Tensor:
+    """How much less wrist-relative joints vary over the batch than the labels do: 0 as much, 1 not at all (a mean pose)."""
+
+    def spread(joints: Tensor) -> Tensor:  # [21, 3], m
+        relative = (joints - joints[:, :1]) * t.hand_valid[:, None, None]
+        count = t.hand_valid.sum().clamp(min=1)
+        mean = relative.sum(dim=0) / count
+        square = ((relative - mean).square() * t.hand_valid[:, None, None]).sum(dim=0) / count
+        return (square + 1e-8).sqrt()  # 0.1 mm: a root of 0 has no gradient
+
+    return torch.relu(1 - spread(p.joints) / spread(t.joints))[1:].mean()
