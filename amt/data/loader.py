@@ -84,7 +84,7 @@ class CropDataset:
             object_class=object_class,
             object_points=self.class_points[object_class],
         )
-        targets = Targets(**{name: take(name) for name in Targets.__dataclass_fields__})
+        targets = Targets(**{name: take(name) for name in Targets.__dataclass_fields__ if name in self.cache.arrays})
         if self.augment and self.augment.turn:
             targets = rotate_targets(targets, camera_roll(angle).float())
         return Batch(inputs, targets, index)

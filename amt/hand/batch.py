@@ -52,6 +52,7 @@ class Targets(TensorFields):
     hand_valid: Tensor  # bool [B]
     object_valid: Tensor  # bool [B]
     contact_valid: Tensor  # bool [B]
+    object_symmetric: Tensor | None = None  # bool [B]: looks the same after some rotation; None: as YCB's class says
 
 
 @exported

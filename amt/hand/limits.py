@@ -5,7 +5,7 @@ and the flexion axis back x along. A joint rotates by flexion about the flexion 
 the palm), then by abduction about the back axis (positive toward the thumb; for the thumb itself, out of the palm's
 plane), and the thumb's first joint also twists about its bone (positive: its pulp faces the fingers). Angles
 are in rad, fingers in the order thumb, index, middle, ring, little, joints from the palm outward. The stand-in is
-posed exactly so, MANO's own hand closely.
+posed exactly so, MANO's own hand closely. :class:`JointLimits` measures a pose of any origin by these angles.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from amt.hand.mano import HandModel
+from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS, TIP_VERTICES
 from amt.hand.stand_in import stand_in_hand
@@ -30,6 +30,8 @@ FLEXION_LIMITS = (
 # Least and greatest abduction of each finger's first joint, [5], deg, and the thumb's twist.
 ABDUCTION_LIMITS = ((-30, 50), (-10, 18), (-12, 12), (-16, 10), (-24, 10))
 TWIST_LIMITS = (-10, 50)
+# What a joint may rotate about an axis that :func:`articulate` does not use, deg: annotated poses are not exact hinges.
+SLACK = 15
 
 # The back of each finger at rest on a right hand, before it is made perpendicular to the bone.
 _BACKS = ((0.45, 0.62, 0.64), *[(0.0, 1.0, 0.0)] * 4)
@@ -60,11 +62,15 @@ def finger_frames(model: HandModel) -> np.ndarray:
     :func:`articulate` changes the sign.
     """
     joints = np.asarray(model.J_regressor, np.float64) @ model.v_template
-    mirror = np.array((1.0 if model.side == "right" else -1.0, 1.0, 1.0))
+    return _finger_frames(joints, model.v_template, model.side)
+
+
+def _finger_frames(joints: np.ndarray, vertices: np.ndarray, side: str) -> np.ndarray:
+    mirror = np.array((1.0 if side == "right" else -1.0, 1.0, 1.0))
     frames = []
     for i, finger in enumerate(FINGERS):
         start = joints[MANO_FINGER_JOINTS[finger][1 if finger == "thumb" else 0]]
-        along = (model.v_template[TIP_VERTICES[model.side][i]] - start) * mirror
+        along = (vertices[TIP_VERTICES[side][i]] - start) * mirror
         along = along / np.linalg.norm(along)
         back = np.array(_BACKS[i]) - along * np.dot(_BACKS[i], along)
         back = back / np.linalg.norm(back)
@@ -141,3 +147,106 @@ def clamp_angles(flexion: Tensor, abduction: Tensor, twist: Tensor) -> tuple[Ten
     """The angles of :func:`articulate`, brought inside the joints' limits."""
     bounds = [bound.to(flexion) for bound in limits()]
     return tuple(x.clamp(b[..., 0], b[..., 1]) for x, b in zip((flexion, abduction, twist), bounds, strict=True))
+
+
+class JointLimits(nn.Module):
+    """How far poses lie outside the joints' limits; differentiable, with finite gradients everywhere.
+
+    A first joint's rotation in its finger's frame is R = A(abduction) F(flexion) T(twist), the inverse of
+    :func:`articulate` for flexions up to 90 deg. Toward 90 deg abduction and twist become one rotation; both excesses are
+    measured as sines times cos(flexion), which needs no division. The two outer joints are hinges: flexion is the twist of
+    the twist-swing decomposition about the flexion axis, right for any angle, and the swing is what else there is.
+
+    Args:
+        layer: the right hand whose finger frames are used.
+
+    Raises:
+        ValueError: a left hand's layer. Mirror its poses: see :func:`amt.hand.mirror.mirror_rotations`.
+    """
+
+    def __init__(self, layer: ManoLayer):
+        super().__init__()
+        if layer.side != "right":
+            raise ValueError("layer: expected a right hand's; mirror a left hand's poses")
+        along, back, axis = _finger_frames(
+            layer.joint_template.cpu().double().numpy(), layer.v_template.cpu().double().numpy(), layer.side
+        ).transpose(1, 0, 2)
+        flexion, abduction, twist = limits()
+        slack = torch.tensor((-SLACK, SLACK)) * (math.pi / 180)
+        self.register_buffer("order", torch.tensor(_POSE_ORDER), persistent=False)
+        # right-handed: back x along = flexion axis
+        frames = torch.tensor(np.stack((back, along, axis), axis=-1), dtype=torch.float32)
+        self.register_buffer("frames", frames, persistent=False)  # [5, 3, 3 (columns)]
+        self.register_buffer("flexion", flexion, persistent=False)
+        self.register_buffer("abduction", abduction, persistent=False)
+        self.register_buffer("twist", torch.cat((twist[None], slack.expand(4, 2))), persistent=False)
+
+    def angles(self, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Flexion [..., 5, 3], abduction [..., 5] and the first joints' twist [..., 5], rad, of poses [..., 15, 3, 3].
+
+        The inverse of :func:`articulate` for first joints that flex less than 90 deg.
+        """
+        local = self._local(rotations)
+        first = local[..., 0, :, :]
+        cosine = _signed_cosine(first)
+        flexion = torch.atan2(-first[..., 0, 1], cosine)
+        abduction = torch.atan2(first[..., 2, 1] * cosine, first[..., 1, 1] * cosine)
+        twist = torch.atan2(first[..., 0, 2] * cosine, first[..., 0, 0] * cosine)
+        return torch.cat((flexion[..., None], _hinge(local[..., 1:, :, :])), dim=-1), abduction, twist
+
+    def forward(self, rotations: Tensor) -> Tensor:
+        """The excess of each joint [..., 15] in MANO's order, rad, of poses [..., 15, 3, 3]; 0 inside the limits.
+
+        It adds up what flexion, abduction and twist (of a hinge: flexion and swing) exceed.
+        """
+        local = self._local(rotations)
+        first, outer = local[..., 0, :, :], local[..., 1:, :, :]
+        cosine = _signed_cosine(first)
+        flexion = torch.cat((torch.atan2(-first[..., 0, 1], cosine)[..., None], _hinge(outer)), dim=-1)
+        sideways = _excess_of_sine(first[..., 2, 1], cosine, self.abduction)
+        twisted = _excess_of_sine(first[..., 0, 2], cosine, self.twist)
+        swing = torch.relu(_swing(outer) - SLACK * (math.pi / 180))
+        other = torch.cat(((sideways + twisted)[..., None], swing), dim=-1)
+        excess = (_excess(flexion, self.flexion) + other).flatten(-2)  # [..., 15], finger by finger
+        return torch.zeros_like(excess).index_copy(-1, self.order, excess)
+
+    def _local(self, rotations: Tensor) -> Tensor:
+        """Poses [..., 15, 3, 3] in the fingers' frames, by finger: [..., 5, 3, 3, 3]."""
+        by_finger = rotations.index_select(-3, self.order).unflatten(-3, (5, 3))
+        frames = self.frames.to(rotations.dtype)[:, None]
+        return frames.mT @ by_finger @ frames
+
+
+def _signed_cosine(first: Tensor) -> Tensor:
+    """cos(flexion) of R = A F T, negative beyond 90 deg: abduction is taken to be less than 90 deg."""
+    size = (first[..., 1, 1].square() + first[..., 2, 1].square() + 1e-12).sqrt()
+    return torch.where(first[..., 1, 1] < 0, -size, size)
+
+
+def _hinge(local: Tensor) -> Tensor:
+    """The twist about the third axis, rad, of rotations [..., 3, 3]."""
+    return _angle(local[..., 1, 0] - local[..., 0, 1], local[..., 0, 0] + local[..., 1, 1])
+
+
+def _swing(local: Tensor) -> Tensor:
+    """The angle by which rotations [..., 3, 3] tilt the third axis, rad."""
+    sine = torch.linalg.vector_norm(local[..., :2, 2], dim=-1)
+    return _angle(sine, local[..., 2, 2])
+
+
+def _angle(sine: Tensor, cosine: Tensor) -> Tensor:
+    """atan2 with a finite gradient at (0, 0): a hinge tilted by 180 deg has no twist."""
+    nothing = (sine.abs() < 1e-6) & (cosine.abs() < 1e-6)
+    return torch.atan2(sine, torch.where(nothing, 1.0, cosine))
+
+
+def _excess(angle: Tensor, bounds: Tensor) -> Tensor:
+    low, high = bounds.to(angle.dtype).unbind(-1)
+    return torch.relu(angle - high) + torch.relu(low - angle)
+
+
+def _excess_of_sine(sine: Tensor, cosine: Tensor, bounds: Tensor) -> Tensor:
+    """:func:`_excess` of an angle a from sine = sin(a) cos(flexion): about rad near the limits, 0 where cos(flexion) is."""
+    low, high = bounds.to(sine.dtype).sin().unbind(-1)
+    sine, cosine = torch.where(cosine < 0, -sine, sine), cosine.abs()
+    return torch.relu(sine - cosine * high) + torch.relu(cosine * low - sine)

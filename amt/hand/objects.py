@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 NUM_CLASSES = 22  # YCB's 21, and 0 for an unknown object
+# YCB's objects that look the same after some rotation: bowl, wood block, both clamps, foam brick (Xiang et al., "PoseCNN",
+# RSS 2018, scores these by ADD-S).
+SYMMETRIC_CLASSES = (13, 16, 19, 20, 21)
 NUM_CORNERS = 8
 # Corner 4x + 2y + z, where 1 stands for the greater coordinate. Keypoints are trained in this order: it is part of a
 # checkpoint's meaning.

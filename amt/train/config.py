@@ -28,6 +28,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
 
 
 ROTATIONS = ("matrix", "geodesic")
+CONTACT_FORMS = ("balanced", "focal")
 LossSchedule = dict[str, list[list[float]]]  # weights over the steps by term: [[step, weight], ...]
 
 
@@ -46,10 +47,14 @@ class LossConfig:
     object_translation: float = 2.0  # from the wrist: coarse and final
     object_points: float = 1.0  # symmetric chamfer distance of the points under the two rotations
     object_rotation: float = 0.3  # the same points compared one by one: wrong for symmetric objects, so weak
+    object_pose: float = 0.0  # geodesic distance of the pose from the wrist on SE(3); ADD-S for symmetric objects
     contact: float = 0.5  # cross-entropy and overlap (soft Dice) on hand vertices and object points
     diversity: float = 0.0  # how far the batch's joints spread less than its labels
+    joint_limits: float = 0.0  # rad that joints are outside their anatomic range: coarse and decoded
+    penetration: float = 0.0  # mean depth of the object's points inside the hand
     object_class: float = 0.1
     kl: float = 1e-3
+    contact_form: str = "balanced"  # of contact's cross-entropy: balanced (rare positives weigh more) or focal
     adaptive: bool = False  # joints weigh by their running error, fingertips more; else all the same
     rotation: str = "matrix"  # how poses are compared: matrix (entries) or geodesic (the angle between them)
     uncertainty: bool = False  # each term is divided by a learned variance (Kendall et al., 2018)
@@ -57,8 +62,9 @@ class LossConfig:
     def __post_init__(self):
         for name in TERMS:
             _check_weight(f"train.loss.{name}", getattr(self, name))
-        if self.rotation not in ROTATIONS:
-            raise ConfigError(f"train.loss.rotation must be {' or '.join(ROTATIONS)}; got {self.rotation!r}")
+        for name, choices in (("rotation", ROTATIONS), ("contact_form", CONTACT_FORMS)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"train.loss.{name} must be {' or '.join(choices)}; got {getattr(self, name)!r}")
 
 
 TERMS = tuple(entry.name for entry in fields(LossConfig) if entry.type == "float")

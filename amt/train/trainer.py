@@ -51,7 +51,7 @@ class Trainer:
         self.device = choose_device(train.device, "train.device")
         torch.manual_seed(train.seed)
         self.model = AMT(deepcopy(config.model)).to(self.device)  # a copy: pretrained weights change some of its values
-        self.losses = TrainingLoss(train.loss, train.loss_schedule).to(self.device)
+        self.losses = TrainingLoss(train.loss, train.loss_schedule, self.model.mano).to(self.device)
         self.optimizers = make_optimizers(self.model, train, self.losses.parameters())
         norms = [module for module in self.model.modules() if isinstance(module, BATCH_NORMS)]
         # what a forward pass changes

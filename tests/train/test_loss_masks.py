@@ -14,8 +14,12 @@ HAND_LABELS = ("joints", "pose", "betas", "translation", "vertices")
 OBJECT_LABELS = ("object_rotation", "object_translation")
 HAND_TERMS = ("joints", "vertices", "pose", "betas", "projection", "depth", "diversity", "keypoints", "keypoint_maps")
 KINDS = {  # the flag, the labels behind it, and the terms that need them
-    "hand": ("hand_valid", HAND_LABELS, (*HAND_TERMS, "object_translation")),
-    "object": ("object_valid", OBJECT_LABELS, ("object_translation", "object_points", "object_rotation")),
+    "hand": ("hand_valid", HAND_LABELS, (*HAND_TERMS, "object_translation", "object_pose")),
+    "object": (
+        "object_valid",
+        OBJECT_LABELS,
+        ("object_translation", "object_points", "object_rotation", "object_pose"),
+    ),
     "contact": ("contact_valid", (), ("contact",)),
 }
 
@@ -85,5 +89,5 @@ def test_no_sample_of_a_batch_is_labelled_at_all(answers):
     for kind in [*KINDS, "class"]:
         batch = without(batch, kind, slice(None))
     loss, grads = gradients(prediction, batch, LossConfig())
-    assert {name for name, value in loss.terms.items() if value != 0} == {"kl"}
+    assert {name for name, value in loss.terms.items() if value != 0} == {"kl"}  # it needs no label
     assert [name for name, grad in grads.items() if not grad.isfinite().all()] == []

@@ -7,16 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amt.hand.batch import Inputs, Targets
+from amt.hand.objects import SYMMETRIC_CLASSES
+from amt.hand.rotations import geodesic_distance
 from amt.model.outputs import Prediction
+from amt.model.scene import Scene, posed_points
 from amt.train.losses.hand import Terms
 from amt.train.losses.masks import mean_where
-from amt.train.losses.units import LENGTH_UNIT
+from amt.train.losses.units import ANGLE_UNIT, LENGTH_UNIT
 
 CHAMFER_POINTS = 128  # object points in the chamfer distance, which costs their square
 
 
 def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
-    """``object_translation``, ``object_points``, ``object_rotation`` and ``object_class``."""
+    """``object_translation``, ``object_points``, ``object_rotation``, ``object_pose`` and ``object_class``."""
     both = t.hand_valid & t.object_valid
     points = inputs.object_points[:, :: max(1, inputs.object_points.shape[1] // CHAMFER_POINTS)]
     wanted = points @ t.object_rotation.mT
@@ -36,6 +39,11 @@ def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
         total = sum((moved - wanted).abs() for moved in rotated)
         return mean_where(total / (2 * LENGTH_UNIT), t.object_valid)
 
+    def pose() -> Tensor:
+        symmetric = symmetric_objects(t, inputs)
+        coarse = _pose_error(p.coarse, p.coarse.joints, t, points, symmetric)
+        return mean_where((coarse + _pose_error(p.decoded, p.joints, t, points, symmetric)) / 2, both)
+
     def kind() -> Tensor:
         errors = F.cross_entropy(p.object_class, inputs.object_class, reduction="none")
         return mean_where(errors, inputs.object_class > 0)
@@ -44,8 +52,32 @@ def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
         "object_translation": translation,
         "object_points": chamfer,
         "object_rotation": matched,
+        "object_pose": pose,
         "object_class": kind,
     }
+
+
+def symmetric_objects(t: Targets, inputs: Inputs) -> Tensor:
+    """bool [B]: what the data say, else what is known of YCB's classes; an unknown object may be symmetric."""
+    if t.object_symmetric is not None:
+        return t.object_symmetric
+    classes = inputs.object_class
+    return sum(classes == known for known in (0, *SYMMETRIC_CLASSES)) > 0
+
+
+def _pose_error(scene: Scene, joints: Tensor, t: Targets, points: Tensor, symmetric: Tensor) -> Tensor:
+    """[B]: how far the object's pose from the wrist is from the true one.
+
+    The geodesic distance on SE(3) under the metric |angle / 3 rad|^2 + |offset / 0.1 m|^2 (left-invariant; Park, "Distance
+    metrics on the rigid-body motions", 1995); for symmetric objects ADD-S, the mean distance of the posed points [B, N, 3] to
+    the nearest true one.
+    """
+    offset, wanted = scene.object_translation - joints[:, 0], t.object_translation - t.joints[:, 0]
+    angle = geodesic_distance(scene.object_rotation, t.object_rotation) / ANGLE_UNIT
+    manifold = torch.linalg.vector_norm(torch.cat((angle[:, None], (offset - wanted) / LENGTH_UNIT), dim=1), dim=1)
+    posed = posed_points(points, scene.object_rotation, offset)
+    adds = torch.cdist(posed, posed_points(points, t.object_rotation, wanted)).amin(dim=2).mean(dim=1)
+    return torch.where(symmetric, adds / LENGTH_UNIT, manifold)
 
 
 def _chamfer(a: Tensor, b: Tensor) -> Tensor:

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from amt.hand.autocast import no_autocast
 from amt.hand.batch import Batch
+from amt.hand.mano import ManoLayer
 from amt.hand.skeleton import NUM_VERTICES
+from amt.hand.stand_in import stand_in_hand
 from amt.model.outputs import Prediction
 from amt.train.config import LossConfig, LossSchedule
 from amt.train.losses.contact import contact_term
 from amt.train.losses.hand import Terms, hand_terms, keypoint_terms
 from amt.train.losses.masks import check_float32, with_fillers
 from amt.train.losses.objects import object_terms
+from amt.train.losses.physical import PhysicalTerms
 from amt.train.losses.running import ContactScores, JointErrors
 from amt.train.losses.weights import LearnedVariances, wanted_terms, weights_at
 
@@ -37,14 +40,18 @@ class TrainingLoss(nn.Module):
     Args:
         config: the terms' weights, and how some of them are computed.
         schedule: weights over the steps by term, in place of the fixed ones.
+        hand: the right hand that the model poses; the stand-in where it is not given.
     """
 
-    def __init__(self, config: LossConfig, schedule: LossSchedule | None = None):
+    def __init__(self, config: LossConfig, schedule: LossSchedule | None = None, hand: ManoLayer | None = None):
         super().__init__()
         self.config, self.schedule = config, schedule or {}
         self.wanted = wanted_terms(config, self.schedule)
         self.joint_errors = JointErrors()
         self.contact_scores = ContactScores(NUM_VERTICES)
+        self.physical = None
+        if self.wanted & {"joint_limits", "penetration"}:
+            self.physical = PhysicalTerms(ManoLayer(stand_in_hand()) if hand is None else hand)
         self.variances = LearnedVariances(self.wanted) if config.uncertainty else None
 
     def forward(self, prediction: Prediction, batch: Batch, step: int = 0) -> Loss:
@@ -76,7 +83,8 @@ class TrainingLoss(nn.Module):
             **keypoint_terms(p, targets, inputs),
             **hand_terms(p, targets, inputs, joint_weights, self.config.rotation),
             **object_terms(p, targets, inputs),
-            "contact": lambda: contact_term(p, targets),
+            "contact": lambda: contact_term(p, targets, self.config.contact_form),
+            **(self.physical(p, inputs) if self.physical else {}),
             "kl": lambda: (p.hand_latent.kl() + p.object_latent.kl()).mean(),
         }
 
