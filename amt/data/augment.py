@@ -1,108 +1,100 @@
-"""Training-time variation. Geometry changes the image, its intrinsics and the labels together; colour only the image.
+"""Training-time variation of a batch, on the device where it lies.
 
-All randomness comes from (seed, epoch, index): the same sample in the same epoch looks the same, whichever worker or rank
-draws it.
+One change of the camera moves the image, its intrinsics, the box and every label together; the rest changes the image only.
+What is drawn stands in ``amt.data.draws``, what happens to pixels in ``amt.data.pixels``.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from amt.data.config import AugmentConfig
-from amt.hand.batch import Targets
-from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from amt.data import pixels
+from amt.data.draws import Look, View
+from amt.hand.batch import Batch, Inputs, Targets
+from amt.hand.camera import project, rotated_crop_camera, unproject
+from amt.hand.rotations import compose_axis_angles, matrix_to_axis_angle
+from amt.hand.tensors import TensorFields
 
 
-def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of one sample in one epoch.
+@dataclass(frozen=True)
+class Change(TensorFields):
+    """A change of the camera, ready for the device."""
 
-    Args:
-        seed, epoch, index: not negative, of any size.
-    """
-    if seed < 2**32 and epoch < 2**32 and index < 2**64:
-        key = [(seed << 32) ^ epoch, index]
-    else:
-        key = np.random.SeedSequence([seed, epoch, index]).generate_state(2, np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    warp: Tensor  # float32 [B, 3, 3]: from crop pixels to pixels of the cut
+    rotation: Tensor  # float32 [B, 3, 3]: from the frame's camera to the crop's
+    axis_angle: Tensor  # float32 [B, 3], rad: the same
 
 
-def draw_geometry(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-    """An in-plane rotation (rad) and the change of a box: [dx, dy] in sides and a factor for the side, float64 [3]."""
-    angle, zoom, dx, dy = rng.uniform(-1, 1, 4)
-    return float(np.radians(config.turn) * angle), np.array(
-        [dx * config.shift, dy * config.shift, 2 ** (zoom * config.zoom)]
+@dataclass(frozen=True)
+class Cuts(TensorFields):
+    """A batch before its pixels and labels are varied: what goes to the device."""
+
+    batch: (
+        Batch  # inputs.image holds the cuts, uint8 [B, C, C, 3]; labels are the frame's; intrinsics and box are final
     )
+    alpha: Tensor | None  # uint8 [B, C, C], see amt.data.pixels.vary
+    change: Change | None  # None: crops are the middle of the cuts, as they are
+    look: Look | None
 
 
-def vary_colour(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """A varied copy of a uint8 image [S, S, 3]."""
-    import cv2
-
-    size = image.shape[0]
-    draws = rng.uniform(-1, 1, 8)
-    share = rng.random(6)
-    if config.hue:
-        # Colour space rotated about its grey axis: hue without leaving RGB.
-        rotation = cv2.Rodrigues(np.full(3, np.radians(config.hue * draws[6]) / np.sqrt(3)))[0]
-        image = cv2.transform(image, rotation)
-    image = cv2.LUT(image, _tone_curves(config, draws)[None])
-    if share[0] < config.blur:
-        image = cv2.GaussianBlur(image, (5, 5), 0.4 + 1.2 * share[1])
-    if config.noise:
-        pool = _noise_pool()
-        start = int(share[2] * (len(pool) - image.size))
-        grain = pool[start : start + image.size].reshape(image.shape)
-        strength = float(config.noise * share[3]) / 32
-        image = cv2.addWeighted(image.astype(np.int16), 1.0, grain, strength, 0, dtype=cv2.CV_8U)
-    if share[4] < config.erase:
-        height, width = (size * (0.1 + 0.25 * rng.random(2))).astype(int)
-        y, x = (rng.random(2) * (size - height, size - width)).astype(int)
-        image[y : y + height, x : x + width] = rng.integers(0, 256, 3)
-    if share[5] < config.grey:  # last: a grey camera's noise is grey, too
-        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return image
-
-
-def _tone_curves(config: AugmentConfig, draws: np.ndarray) -> np.ndarray:
-    """uint8 [256, 3]: gain, contrast, gamma and tint in one table."""
-    level = np.arange(256, dtype=np.float32)[:, None] / 255
-    gain = 2.0 ** (config.brightness * draws[0] + config.tint * draws[3:6])
-    curve = (level * gain) ** (2.0 ** (config.gamma * draws[1]))
-    curve = (curve - 0.45) * (1 + config.contrast * draws[2]) + 0.45
-    return np.clip(curve * 255, 0, 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=1)
-def _noise_pool() -> np.ndarray:
-    """int16 noise with a standard deviation of 32 grey levels."""
-    return np.round(np.random.default_rng(3).normal(0, 32, 3_000_017)).astype(np.int16)
-
-
-def rotate_targets(targets: Targets, roll: Tensor) -> Targets:
-    """Targets in the frame of a camera that is rotated about its optical axis.
+def change_camera(inputs: Inputs, view: View, size: int) -> tuple[Inputs, Change]:
+    """The intrinsics and boxes of changed crops, and the change itself. On the CPU, in float64.
 
     Args:
-        roll: float32 [B, 3, 3], :func:`amt.hand.camera.camera_roll`.
+        inputs: of the cuts: ``intrinsics`` is the cut's, ``box`` the true box in the frame.
+        size: px: side of the crops; in the cut's pixels the true box is a square of that side in the middle.
     """
+    middle = (inputs.image.shape[1] - 1) / 2
+    box = torch.cat([middle + view.shift * size, (size * view.zoom)[:, None]], 1)
+    intrinsics, warp = rotated_crop_camera(inputs.intrinsics.double(), box, size, view.rotation)
+    full, frame = inputs.box.double(), inputs.frame_intrinsics.double()
+    # The box in the full picture that the rotated camera would have taken
+    centre = full[:, None, :2] + view.shift[:, None] * full[:, 2:, None]
+    ray = unproject(centre, torch.ones_like(centre[..., 0]), frame) @ view.rotation.mT
+    side = size * frame[:, 0, 0] / intrinsics[:, 0, 0]
+    changed = torch.cat([project(ray, frame)[:, 0], side[:, None]], 1)
+    change = Change(torch.linalg.inv(warp).float(), view.rotation.float(), matrix_to_axis_angle(view.rotation).float())
+    return replace(inputs, intrinsics=intrinsics.float(), box=changed.float()), change
+
+
+def vary(cuts: Cuts, size: int, pictures: Tensor | None = None) -> Batch:
+    """The batch of varied crops [B, 3, S, S] with their labels, on the device of ``cuts``. The host does not wait for it.
+
+    Args:
+        pictures: uint8 [N, C, C, 3]: backgrounds, on the same device.
+    """
+    batch, image = cuts.batch, cuts.batch.inputs.image
+    if cuts.change is None:
+        rim = (image.shape[1] - size) // 2
+        crops = image[:, rim : rim + size, rim : rim + size].permute(0, 3, 1, 2).contiguous()
+        return replace(batch, inputs=replace(batch.inputs, image=crops))
+    if image.device.type == "cpu":
+        from amt.data.pixels_cpu import vary as vary_pixels
+    else:
+        vary_pixels = pixels.vary
+    crops = vary_pixels(image, cuts.change.warp, cuts.look, size, cuts.alpha, pictures)
+    return replace(batch, inputs=replace(batch.inputs, image=crops), targets=rotate_targets(batch.targets, cuts.change))
+
+
+def rotate_targets(targets: Targets, change: Change) -> Targets:
+    """Targets in the frame of a camera that is rotated about its centre."""
+    rotation = change.rotation
 
     def points(x: Tensor) -> Tensor:
-        return x @ roll.mT
+        return x @ rotation.mT
 
     # The hand rotates about J0(betas), which does not move with the pose: wrist = J0 + translation.
     wrist = targets.joints[:, 0]
     rotated = points(targets.joints)
-    wrist_rotation = matrix_to_axis_angle(roll @ axis_angle_to_matrix(targets.pose[:, :3]))
     return replace(
         targets,
         joints=rotated,
-        pose=torch.cat([wrist_rotation, targets.pose[:, 3:]], 1),
+        pose=torch.cat([compose_axis_angles(change.axis_angle, targets.pose[:, :3]), targets.pose[:, 3:]], 1),
         translation=targets.translation + rotated[:, 0] - wrist,
         vertices=points(targets.vertices),
-        object_rotation=roll @ targets.object_rotation,
+        object_rotation=rotation @ targets.object_rotation,
         object_translation=points(targets.object_translation[:, None])[:, 0],
     )

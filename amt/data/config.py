@@ -20,6 +20,7 @@ class CropConfig:
     box_scale: float = 1.5  # side of the box over the longest side of the tight box around the true joints
     margin: float = 1.4  # how much wider the cached cut is
     num_points: int = 256  # of the object's surface
+    alpha: bool = False  # also cut the segmentation, which data.augment.background needs: a third more bytes
 
     def __post_init__(self):
         for name in ("size", "num_points"):
@@ -36,8 +37,8 @@ class CropConfig:
 
     @property
     def cut_size(self) -> int:
-        """px: side of the cached cut."""
-        return round(self.size * self.margin)
+        """px: side of the cached cut; its middle ``size`` px are the true box, so that a crop can be a part of it as it is."""
+        return self.size + 2 * round(self.size * (self.margin - 1) / 2)
 
     def fields(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape a frame and dtype of every cached array."""
@@ -45,6 +46,7 @@ class CropConfig:
         return {
             "index": ((), "int64"),  # in the reader
             "image": ((cut, cut, 3), "uint8"),
+            **({"alpha": ((cut, cut), "uint8")} if self.alpha else {}),  # 255 on hand and object, 0 elsewhere
             "intrinsics": ((3, 3), "float32"),  # of the cut
             "box": ((3,), "float32"),  # px of the frame, without the margin
             "frame_intrinsics": ((3, 3), "float32"),
@@ -82,16 +84,22 @@ class AugmentConfig:
     noise: float = 8.0  # grey levels, at most
     erase: float = 0.25  # share of samples that lose a rectangle
     grey: float = 0.05  # share of samples without colour
+    perspective: float = 0.0  # degrees: rotation of the camera about its x and y axes, either way
+    occlude: float = 0.0  # share of samples that lose a striped ellipse or rounded box, 10-50 % of the crop's side
+    background: float = 0.0  # share of samples with another picture behind hand and object, where segmentation is known
+    backgrounds: str | None = None  # folder of pictures for that; None: made ones
 
     def __post_init__(self):
-        for name in ("blur", "erase", "grey"):
+        for name in ("blur", "erase", "grey", "occlude", "background"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.augment.{name} is a share, 0-1; got {getattr(self, name)}")
-        for name in ("turn", "zoom", "shift", "brightness", "contrast", "gamma", "tint", "hue", "noise"):
+        for name in ("turn", "zoom", "shift", "brightness", "contrast", "gamma", "tint", "hue", "noise", "perspective"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"data.augment.{name} must be finite and not negative; got {getattr(self, name)}")
         if self.shift > 0.5:
             raise ValueError(f"data.augment.shift is a part of the box, at most 0.5; got {self.shift}")
+        if self.perspective > 30:
+            raise ValueError(f"data.augment.perspective must be at most 30 degrees; got {self.perspective}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,8 @@ class DataConfig:
             raise DataError(f"data.split must be one of {', '.join(SPLITS)}; got {self.split!r}")
         if self.workers < 0:
             raise ValueError(f"data.workers must not be negative; got {self.workers}")
+        if self.augment.background and not self.crop.alpha:
+            raise ValueError("data.augment.background needs the segmentation in the crop cache: data.crop.alpha=true")
         for name in ("render_sequences", "render_frames", "render_workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1; got {getattr(self, name)}")

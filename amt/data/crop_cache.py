@@ -30,7 +30,7 @@ from amt.data.fingerprint import code_digest, set_digest
 from amt.data.set_folder import count_by_reason
 from amt.files import new_folder
 
-FORMAT = 3  # counts changes of how a cache lies in its folder
+FORMAT = 4  # counts changes of how a cache lies in its folder
 _CHUNK = 64
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -143,7 +143,7 @@ def _names(reader: DexYCB, config: CropConfig) -> tuple[str, str]:
         "format": FORMAT,
         "root": str(reader.root.resolve()),
         "record": reader.record,
-        "crop": [config.size, config.box_scale, config.margin, config.num_points],
+        "crop": [config.size, config.box_scale, config.margin, config.num_points, config.alpha],
     }
     base = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     made_from = hashlib.sha256((set_digest(reader) + code_digest()).encode()).hexdigest()[:12]

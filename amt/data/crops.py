@@ -12,6 +12,7 @@ import torch
 from amt.data.config import CropConfig
 from amt.data.dexycb import DexYCB
 from amt.data.errors import BrokenFrame
+from amt.data.layout import HAND_SEGMENT
 from amt.data.set_folder import Frame
 from amt.hand.camera import crop_camera
 
@@ -27,7 +28,7 @@ def joint_box(joints_2d: np.ndarray, scale: float) -> np.ndarray:
 
 
 def cut(image: np.ndarray, warp: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the part of an image that ``warp`` [2, 3] (image to crop pixels) maps into the crop.
+    """uint8 [size, size, ...]: the part of an image that ``warp`` [2, 3] (image to crop pixels) maps into the crop.
 
     Where the crop is less than half as fine as the image, the image is averaged down first, so that nothing aliases.
     """
@@ -45,6 +46,16 @@ def cut(image: np.ndarray, warp: np.ndarray, size: int) -> np.ndarray:
     return cv2.warpAffine(image, warp, (size, size), flags=cv2.INTER_LINEAR)
 
 
+def cut_alpha(frame: Frame, warp: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [size, size]: 255 on the hand and the object in it, 0 elsewhere; 255 everywhere where no segmentation is known."""
+    try:
+        segment = frame.segment()
+    except BrokenFrame:
+        return np.full((size, size), 255, np.uint8)
+    kept = (segment == HAND_SEGMENT) | (segment == frame.sequence.class_id)
+    return cut(kept.astype(np.uint8) * 255, warp, size)
+
+
 def cut_frame(reader: DexYCB, config: CropConfig, index: int) -> dict | BrokenFrame | str:
     """One row without its meshes; why it is left out where its labels say so; the error where it cannot be read."""
     try:
@@ -57,9 +68,10 @@ def cut_frame(reader: DexYCB, config: CropConfig, index: int) -> dict | BrokenFr
     if not in_view(frame, image.shape[:2]):
         return OUTSIDE
     box = joint_box(frame.joints_2d, config.box_scale)
-    wide = box * np.array([1, 1, config.margin], np.float32)
+    wide = box * np.array([1, 1, config.cut_size / config.size], np.float32)
     intrinsics, warp = crop_camera(frame.intrinsics.astype(np.float64), wide.astype(np.float64), config.cut_size)
-    return {
+    row = {"alpha": cut_alpha(frame, warp.numpy(), config.cut_size)} if config.alpha else {}
+    return row | {
         "frame": frame,
         "index": frame.index,
         "image": cut(image, warp.numpy(), config.cut_size),

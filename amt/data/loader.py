@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amt.data.augment import draw_geometry, rotate_targets, sample_rng, vary_colour
+from amt.data.augment import Cuts, change_camera, vary
+from amt.data.backgrounds import read_backgrounds
 from amt.data.cache import CROPS
 from amt.data.config import AugmentConfig, CropConfig, DataConfig
 from amt.data.crop_cache import CropCache, build_cache
-from amt.data.crops import cut
 from amt.data.dexycb import DexYCB
+from amt.data.draws import draw
 from amt.data.errors import DataError
 from amt.data.workers import Workers
 from amt.hand.batch import Batch, Inputs, Targets
-from amt.hand.camera import camera_roll, crop_camera, project, unproject
 
 
 class CropDataset:
@@ -35,6 +35,9 @@ class CropDataset:
     def __init__(self, cache: CropCache, config: CropConfig, augment: AugmentConfig | None = None, seed: int = 0):
         self.cache, self.config, self.augment, self.seed = cache, config, augment, seed
         self.class_points = torch.from_numpy(cache.class_points)
+        self.pictures: Tensor | None = None
+        if augment is not None and augment.background:
+            self.pictures = read_backgrounds(augment.backgrounds, config.cut_size)
 
     def __reduce__(self):
         # A worker makes its own tensors: pickled ones would pass through shared memory.
@@ -45,56 +48,37 @@ class CropDataset:
 
     def batch(self, rows: np.ndarray, epoch: int = 0) -> Batch:
         """The batch of cache rows [B], varied as (seed, epoch, index) say."""
+        return vary(self.cuts(rows, epoch), self.config.size, self.pictures)
+
+    def cuts(self, rows: np.ndarray, epoch: int = 0) -> Cuts:
+        """Cache rows [B] and what is drawn for them, before pixels and labels are varied. On the CPU."""
         rows = np.asarray(rows, np.int64)
 
         def take(name: str) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(self.cache[name][rows]))
 
-        index, cut_intrinsics, box = take("index"), take("intrinsics").double(), take("box")
-        rngs = [sample_rng(self.seed, epoch, int(i)) for i in index] if self.augment else [None] * len(rows)
-        angle, change = np.zeros(len(rows)), np.tile([0.0, 0.0, 1.0], (len(rows), 1))
-        if self.augment:
-            for k, rng in enumerate(rngs):
-                angle[k], change[k] = draw_geometry(self.augment, rng)
-        angle, change = torch.from_numpy(angle), torch.from_numpy(change)
-
-        # The box in the cut's own pixels; where the cut has a margin, 1 / margin of its side is the true box.
-        size, cut_size = self.config.size, self.config.cut_size
-        side = cut_size / self.config.margin
-        inner = torch.stack(
-            [(cut_size - 1) / 2 + change[:, 0] * side, (cut_size - 1) / 2 + change[:, 1] * side, side * change[:, 2]], 1
-        )
-        intrinsics, warp = crop_camera(cut_intrinsics, inner, size, angle)
-        frame_intrinsics = take("frame_intrinsics")
-        box = _changed_box(box.double(), change, frame_intrinsics.double(), camera_roll(angle))
-
-        images = np.empty((len(rows), size, size, 3), np.uint8)
-        for k, (row, matrix) in enumerate(zip(rows, warp.numpy())):
-            image = cut(self.cache["image"][row], matrix, size)
-            images[k] = image if self.augment is None else vary_colour(image, self.augment, rngs[k])
-
-        object_class = take("object_class")
+        index, object_class = take("index"), take("object_class")
         inputs = Inputs(
-            image=torch.from_numpy(images.transpose(0, 3, 1, 2).copy()),
-            intrinsics=intrinsics.float(),
-            box=box.float(),
-            frame_intrinsics=frame_intrinsics,
+            image=take("image"),
+            intrinsics=take("intrinsics"),
+            box=take("box"),
+            frame_intrinsics=take("frame_intrinsics"),
             frame_size=take("frame_size"),
             right=take("right"),
             object_class=object_class,
             object_points=self.class_points[object_class],
         )
         targets = Targets(**{name: take(name) for name in Targets.__dataclass_fields__ if name in self.cache.arrays})
-        if self.augment and self.augment.turn:
-            targets = rotate_targets(targets, camera_roll(angle).float())
-        return Batch(inputs, targets, index)
-
-
-def _changed_box(box: Tensor, change: Tensor, intrinsics: Tensor, roll: Tensor) -> Tensor:
-    """Boxes [B, 3] shifted and zoomed by ``change`` [B, 3], in the frame that the rotated camera would have taken."""
-    centre = box[:, None, :2] + change[:, None, :2] * box[:, None, 2:]
-    ray = unproject(centre, torch.ones_like(centre[..., 0]), intrinsics)
-    return torch.cat([project(ray @ roll.mT, intrinsics)[:, 0], box[:, 2:] * change[:, 2:]], 1)
+        if self.augment is None:
+            inputs.intrinsics[:, :2, 2] -= (self.config.cut_size - self.config.size) // 2
+            return Cuts(Batch(inputs, targets, index), None, None, None)
+        number, size = index.numpy(), self.config.size
+        view, look = draw(
+            self.augment, self.seed, epoch, number, number, size, 0 if self.pictures is None else len(self.pictures)
+        )
+        inputs, change = change_camera(inputs, view, size)
+        alpha = take("alpha") if look.background is not None else None
+        return Cuts(Batch(inputs, targets, index), alpha, change, look)
 
 
 class Loader:

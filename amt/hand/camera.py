@@ -104,6 +104,40 @@ def crop_camera(
     return cropped, warp[..., :2, :].to(intrinsics.dtype)
 
 
+def rotated_crop_camera(
+    intrinsics: Tensor | np.ndarray, box: Tensor | np.ndarray, size: int, rotation: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The camera of a square crop that is rotated about its centre in any direction, and the homography that makes the crop.
+
+    A rotation about the camera's centre moves no ray, so ``warp = K' R K^-1`` is exact for every depth. The centre of the box
+    falls on the centre of the crop. The focal lengths are chosen so that the box's area at its centre is the crop's: the area
+    magnification of ``K R K^-1`` at a ray r = K^-1 (u, v, 1) is (R r)_z^-3. About the optical axis this is :func:`crop_camera`.
+
+    Args:
+        intrinsics: [B, 3, 3], px: K of the picture.
+        box: [B, 3], px of the picture: centre x, centre y, side.
+        size: side of the crop, px.
+        rotation: [B, 3, 3]: from the picture's camera to the crop's; labels move as ``points @ rotation.mT``.
+
+    Returns:
+        K' [B, 3, 3] and the warp [B, 3, 3] from the picture's pixels to crop pixels.
+
+    Raises:
+        ValueError: as :func:`crop_camera`; a centre of the box that the rotated camera does not have before it.
+    """
+    upright, _ = crop_camera(intrinsics, box, size)
+    intrinsics, rotation = _tensors(intrinsics, rotation)
+    box = torch.as_tensor(box, dtype=intrinsics.dtype)
+    ray = unproject(box[..., None, :2], torch.ones_like(box[..., :1]), intrinsics)
+    rotated = (ray @ rotation.mT)[..., 0, :]
+    if not bool((rotated[..., 2] > 0.1).all()):
+        raise ValueError("rotation: the rotated camera does not see the box; take a smaller angle")
+    focal = upright.diagonal(dim1=-2, dim2=-1)[..., :2] * rotated[..., 2:] ** 1.5
+    cropped = torch.diag_embed(torch.cat((focal, torch.ones_like(focal[..., :1])), dim=-1))
+    cropped[..., :2, 2] = (size - 1) / 2 - focal * rotated[..., :2] / rotated[..., 2:]
+    return cropped, cropped @ rotation @ torch.linalg.inv(intrinsics)
+
+
 def check_intrinsics(intrinsics: Tensor | np.ndarray, name: str = "intrinsics") -> None:
     """Raises ValueError unless every K [..., 3, 3] is finite, its focal lengths above 0, its last row (0, 0, 1)."""
     intrinsics = _tensors(intrinsics)[0]

@@ -20,6 +20,13 @@ def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
     return roma.rotmat_to_rotvec(matrix)
 
 
+def compose_axis_angles(second: Tensor, first: Tensor) -> Tensor:
+    """The axis-angle vectors [..., 3] (rad) of ``first`` followed by ``second``; through quaternions, without a branch."""
+    import roma
+
+    return roma.rotvec_composition((second, first), normalize=True)
+
+
 def matrix_to_six_d(matrix: Tensor) -> Tensor:
     """The first two columns of rotation matrices [..., 3, 3], laid end to end: [..., 6]. Identity is 1 0 0 0 1 0."""
     return matrix[..., :2].mT.flatten(-2)
