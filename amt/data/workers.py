@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from multiprocessing.connection import wait
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from amt.data.errors import DataError
 from amt.hand.batch import Batch
+from amt.hand.tensors import TensorFields
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 4  # batches a worker
@@ -161,10 +161,8 @@ def to_send(batch: Batch) -> Batch | bytes:
     return pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)
 
 
-def _tensors(part: object) -> list[Tensor]:
-    if isinstance(part, Tensor):
-        return [part]
-    return [tensor for field in fields(part) for tensor in _tensors(getattr(part, field.name))]
+def _tensors(batch: TensorFields) -> list[Tensor]:
+    return [tensor for _, tensor in batch.named_tensors()]
 
 
 def _start_worker(_: int) -> None:

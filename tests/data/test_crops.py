@@ -88,9 +88,8 @@ def test_labels_are_float32_to_the_last_bit(cached):
         if dtype.startswith("float"):
             assert dtype == "float32", name
     batch = CropDataset(cache, SMALL, AugmentConfig()).batch(np.arange(8))
-    for part in (batch.inputs, batch.targets):
-        for name in part.__dataclass_fields__:
-            assert getattr(part, name).dtype in (torch.float32, torch.bool, torch.int64, torch.uint8), name
+    for name, tensor in batch.named_tensors():
+        assert tensor.dtype in (torch.float32, torch.bool, torch.int64, torch.uint8), name
     joints = torch.from_numpy(np.array(cache["joints"]))
     assert (joints.bfloat16().float() - joints).abs().max() > 1e-3  # what it would have cost
     stored = np.stack([reader[int(i)].joints for i in cache["index"]])
