@@ -65,6 +65,9 @@ class CropConfig:
             "hand_valid": ((), "bool"),
             "object_valid": ((), "bool"),
             "contact_valid": ((), "bool"),
+            "joint_visible": ((21,), "bool"),
+            "visibility_valid": ((), "bool"),
+            "object_symmetric": ((), "bool"),
         }
 
 

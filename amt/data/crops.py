@@ -14,6 +14,7 @@ from amt.data.dexycb import DexYCB
 from amt.data.errors import BrokenFrame
 from amt.data.layout import HAND_SEGMENT
 from amt.data.set_folder import Frame
+from amt.data.visibility import joint_visibility
 from amt.hand.camera import crop_camera
 
 NO_HAND = "without a hand's labels"
@@ -69,6 +70,7 @@ def cut_frame(reader: DexYCB, config: CropConfig, index: int) -> dict | BrokenFr
         return OUTSIDE
     box = joint_box(frame.joints_2d, config.box_scale)
     wide = box * np.array([1, 1, config.cut_size / config.size], np.float32)
+    visible, visibility_valid = joint_visibility(frame)
     intrinsics, warp = crop_camera(frame.intrinsics.astype(np.float64), wide.astype(np.float64), config.cut_size)
     row = {"alpha": cut_alpha(frame, warp.numpy(), config.cut_size)} if config.alpha else {}
     return row | {
@@ -90,6 +92,9 @@ def cut_frame(reader: DexYCB, config: CropConfig, index: int) -> dict | BrokenFr
         "hand_valid": frame.hand_valid,
         "object_valid": frame.object_valid,
         "contact_valid": frame.object_valid,
+        "joint_visible": visible,
+        "visibility_valid": visibility_valid,
+        "object_symmetric": reader.objects.symmetric(frame.sequence.class_id),
     }
 
 

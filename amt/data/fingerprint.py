@@ -13,7 +13,7 @@ import amt
 from amt.data.dexycb import DexYCB
 from amt.data.layout import hand_digest
 
-_READ = ("color_", "labels_")  # of a camera's folder; depth is not cut
+_READ = ("color_", "labels_", "aligned_depth_")  # of a camera's folder
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _CODE = (  # below amt/: what stands between a set's files and a cached row
     "data/crops.py",
@@ -21,6 +21,7 @@ _CODE = (  # below amt/: what stands between a set's files and a cached row
     "data/files.py",
     "data/images.py",
     "data/objects.py",
+    "data/visibility.py",
     "hand/camera.py",
     "hand/contact.py",
     "hand/mano.py",

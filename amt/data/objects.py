@@ -11,6 +11,7 @@ import numpy as np
 from amt.data.errors import DataError, FileError
 from amt.data.layout import CLASS_NAMES
 from amt.data.meshes import check_extent, read_mesh, sample_surface
+from amt.hand.objects import SYMMETRIC_CLASSES
 
 MESH_SAMPLES = 4096  # points that stand for a mesh before they are thinned out
 _FIRST_MESHES = ("textured_simple.obj", "textured.obj")  # YCB's; any other mesh file comes after these
@@ -36,6 +37,10 @@ class ObjectModels:
         if class_id == 0:
             return np.zeros((count, 3), np.float32)
         return self.cloud(class_id)[self.choice(class_id, count)]
+
+    def symmetric(self, class_id: int) -> bool:
+        """Whether the object may look the same after some rotation: YCB's list; True for any other object, which is unknown."""
+        return self.names.get(class_id) != CLASS_NAMES.get(class_id, "") or class_id in SYMMETRIC_CLASSES
 
     def class_points(self, count: int) -> np.ndarray:
         """float32 [22, count, 3], m: :meth:`points` of every class that the set has a model of, zeros for the others."""

@@ -52,6 +52,8 @@ class Targets(TensorFields):
     hand_valid: Tensor  # bool [B]
     object_valid: Tensor  # bool [B]
     contact_valid: Tensor  # bool [B]
+    joint_visible: Tensor | None = None  # bool [B, 21]: nothing hides the joint; None: nobody knows
+    visibility_valid: Tensor | None = None  # bool [B]; None: nobody knows
     object_symmetric: Tensor | None = None  # bool [B]: looks the same after some rotation; None: as YCB's class says
 
 

@@ -29,6 +29,7 @@ from amt.model.distances import nearest_distances, vertex_distances
 from amt.model.encoders import ContactEncoder, HandEncoder, ObjectEncoder, PlaceEncoder
 from amt.model.frames import Frames
 from amt.model.fusion import Fused, Fusion, Tokens
+from amt.model.joint_states import JointStates
 from amt.model.keypoints import KeypointHead
 from amt.model.neck import Neck
 from amt.model.outputs import Hand, Prediction
@@ -66,6 +67,7 @@ class AMT(nn.Module):
         self.object_decoder = ObjectDecoder(config)
         self.contact_decoder = ContactDecoder(config, self.mano)
         self.refinement = Refinement(config, self.mano)
+        self.joint_states = JointStates(config) if config.visibility or config.joint_scale else None
         self.to(torch.get_default_device())
 
     def forward(self, inputs: Inputs) -> Prediction:
@@ -116,6 +118,7 @@ class AMT(nn.Module):
         refined = Hand(joints, self.refinement.follow_joints(decoded.vertices, joints - decoded.joints))
         unrefined = Hand(start, self.refinement.follow_joints(decoded.vertices, hand.joints))
         contact = self._contact(inputs, camera, fused, decoded, refined)
+        visible, scale = self.joint_states(fused.hand, keypoint_features) if self.joint_states else (None, None)
         return Prediction(
             keypoints=keypoints,
             object_class=guess.class_logits,
@@ -127,6 +130,8 @@ class AMT(nn.Module):
             contact=contact,
             hand_latent=hand.distribution,
             object_latent=body.distribution,
+            joint_visible=visible,
+            joint_scale=scale,
         )
 
     def _frames(self, joints: Tensor, camera: CropCamera) -> Frames:

@@ -78,6 +78,8 @@ class ModelConfig:
     # linear map of its place (no PointNet over the mesh), and the hand decoder's joint residuals are in the view's axes
     hand_frames: bool = True
     contact_tokens: bool = True  # False: no contact encoder; fusion and decoders do with the other tokens
+    visibility: bool = True  # a logit a joint: is it seen
+    joint_scale: bool = False  # a scale a joint: how far the answer may be off; train.loss.variance trains it
     refine_steps: int = 3  # 0: the decoded joints are the answer
     refine_hidden: int | None = None
     refine_shared: bool = False  # one offset MLP for all steps
@@ -132,8 +134,11 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of :meth:`as_dict`. Raises ConfigError for an unknown key."""
-        return cls(**_known(cls, values, "model"))
+        """The inverse of :meth:`as_dict`. Raises ConfigError for an unknown key.
+
+        Values from before ``visibility`` are those of a model without it.
+        """
+        return cls(**_known(cls, {"visibility": False, **values}, "model"))
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

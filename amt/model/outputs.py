@@ -50,6 +50,10 @@ class Prediction(TensorFields):
     contact: Contact
     hand_latent: Gaussian
     object_latent: Gaussian
+    joint_visible: Tensor | None = None  # [B, 21], logits: nothing hides the joint
+    joint_scale: Tensor | None = (
+        None  # [B, 21], m: of a Laplace distribution, from the wrist; the wrist's in the camera's frame
+    )
 
     @property
     def joints(self) -> Tensor:

@@ -52,6 +52,10 @@ class LossConfig:
     diversity: float = 0.0  # how far the batch's joints spread less than its labels
     joint_limits: float = 0.0  # rad that joints are outside their anatomic range: coarse and decoded
     penetration: float = 0.0  # mean depth of the object's points inside the hand
+    visibility: float = 0.1  # cross-entropy of the joints' visibility, where it is labelled
+    variance: float = (
+        0.0  # Laplace's negative log-likelihood of each joint's error; model.joint_scale=true gives the scales
+    )
     object_class: float = 0.1
     kl: float = 1e-3
     contact_form: str = "balanced"  # of contact's cross-entropy: balanced (rare positives weigh more) or focal
@@ -148,7 +152,7 @@ class TrainConfig:
 
 @dataclass
 class Config:
-    """Everything about a run. Raises ConfigError where ``data.crop.size`` is not ``model.crop_size``."""
+    """Everything about a run. Raises ConfigError where its parts contradict each other."""
 
     model: ModelConfig
     data: DataConfig
@@ -157,6 +161,9 @@ class Config:
 
     def __post_init__(self):
         check_crop_size(self.model, self.data.crop.size)
+        scheduled = any(weight > 0 for _, weight in self.train.loss_schedule.get("variance", []))
+        if (self.train.loss.variance > 0 or scheduled) and not self.model.joint_scale:
+            raise ConfigError("train.loss.variance needs a model that gives scales: model.joint_scale=true")
 
     def checkpoint_folder(self) -> Path:
         return Path(self.train.checkpoint or Path(self.train.output) / "checkpoint").expanduser()

@@ -1,7 +1,5 @@
 """The mirror that makes left hands right ones, and the contact labels."""
 
-from dataclasses import fields
-
 import pytest
 import torch
 
@@ -93,13 +91,14 @@ def test_only_the_chosen_samples_change_and_twice_is_once(scene):
         once = mirror(value, torch.tensor((False, True)))
         twice = mirror(once, torch.tensor((False, True)))
         changed = set()
-        for field in fields(value):
-            before, after, back = (getattr(x, field.name) for x in (value, once, twice))
-            assert torch.equal(after[0], before[0]), field.name
-            torch.testing.assert_close(back, before, msg=field.name)
+        for (name, before), (_, after), (_, back) in zip(
+            *(x.named_tensors() for x in (value, once, twice)), strict=True
+        ):
+            assert torch.equal(after[0], before[0]), name
+            torch.testing.assert_close(back, before, msg=name)
             assert after.dtype == before.dtype
             if not torch.equal(after[1], before[1]):
-                changed.add(field.name)
+                changed.add(name)
         expected = {"image", "intrinsics", "box", "frame_intrinsics", "right", "object_points"}
         if mirror is mirror_targets:
             expected = {"joints", "pose", "translation", "vertices", "object_rotation", "object_translation"}

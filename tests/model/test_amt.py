@@ -63,7 +63,7 @@ def test_labels_do_not_enter(model, make_batch):
     batch = make_batch(2)
     with torch.no_grad():
         before = model(batch.inputs)
-        for tensor in dataclasses.astuple(batch.targets):
+        for _, tensor in batch.targets.named_tensors():
             tensor.zero_()
         after = model(batch.inputs)
     assert torch.equal(before.joints, after.joints)

@@ -12,7 +12,19 @@ from amt.train.losses import LossConfig, compute_loss
 EVERY_TERM = {name: 1.0 for name in TERMS}
 HAND_LABELS = ("joints", "pose", "betas", "translation", "vertices")
 OBJECT_LABELS = ("object_rotation", "object_translation")
-HAND_TERMS = ("joints", "vertices", "pose", "betas", "projection", "depth", "diversity", "keypoints", "keypoint_maps")
+HAND_TERMS = (
+    "joints",
+    "vertices",
+    "pose",
+    "betas",
+    "projection",
+    "depth",
+    "diversity",
+    "keypoints",
+    "keypoint_maps",
+    "visibility",
+    "variance",
+)
 KINDS = {  # the flag, the labels behind it, and the terms that need them
     "hand": ("hand_valid", HAND_LABELS, (*HAND_TERMS, "object_translation", "object_pose")),
     "object": (
@@ -21,6 +33,7 @@ KINDS = {  # the flag, the labels behind it, and the terms that need them
         ("object_translation", "object_points", "object_rotation", "object_pose"),
     ),
     "contact": ("contact_valid", (), ("contact",)),
+    "visibility": ("visibility_valid", (), ("visibility",)),
 }
 
 
@@ -28,7 +41,10 @@ KINDS = {  # the flag, the labels behind it, and the terms that need them
 def answers(make_batch):
     torch.manual_seed(0)
     batch = make_batch(4, left=True)
-    model = AMT(ModelConfig(decoder_depth=1)).eval()
+    seen = torch.rand(4, 21, generator=torch.Generator().manual_seed(0)) > 0.5
+    labels = dataclasses.replace(batch.targets, joint_visible=seen, visibility_valid=torch.ones(4, dtype=torch.bool))
+    batch = dataclasses.replace(batch, targets=labels)
+    model = AMT(ModelConfig(decoder_depth=1, joint_scale=True)).eval()
     with torch.no_grad():
         return model(batch.inputs), batch
 

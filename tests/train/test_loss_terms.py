@@ -169,3 +169,50 @@ def test_the_focal_form_looks_away_from_what_is_certain(scene):
 def test_a_wrong_option_is_told_in_one_line(key, value, message):
     with pytest.raises(ValueError, match=message):
         LossConfig(**{key: value})
+
+
+def test_visibility_counts_joints_inside_the_crop_where_it_is_labelled(scene):
+    prediction, batch = scene
+    assert compute_loss(prediction, batch, only(visibility=1.0)).terms["visibility"] == 0  # a set without such labels
+    seen = torch.rand(3, 21, generator=torch.Generator().manual_seed(0)) > 0.5
+    labels = dataclasses.replace(batch.targets, joint_visible=seen, visibility_valid=torch.tensor([True, True, False]))
+    labelled = dataclasses.replace(batch, targets=labels)
+    logits = torch.where(seen, 2.0, -2.0)
+    logits[2] = -logits[2]  # the sample without labels
+    logits[0, 0] = -logits[0, 0]
+    answer = dataclasses.replace(prediction, joint_visible=logits.requires_grad_())
+    loss = compute_loss(answer, labelled, only(visibility=1.0))
+    right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
+    assert loss.terms["visibility"] == pytest.approx((41 * right + wrong) / 42, rel=1e-4)
+    loss.total.backward()
+    assert (logits.grad[2] == 0).all()
+    assert (logits.grad[:2] != 0).all()
+
+
+def test_the_variance_is_least_where_the_scale_is_the_mean_error(scene):
+    """The likeliest b of Laplace errors is their mean; the term is never negative."""
+    prediction, batch = scene
+    error = torch.randn(3, 21, 3, generator=torch.Generator().manual_seed(0)) * 0.01
+    refined = Hand(batch.targets.joints + error, prediction.vertices)
+    own = torch.cat((error[:, :1], (error - error[:, :1])[:, 1:]), dim=1).abs().mean(dim=-1)
+    terms = []
+    for factor in (0.5, 0.9, 1.0, 1.1, 2.0):
+        answer = dataclasses.replace(prediction, refined=refined, joint_scale=(own * factor).requires_grad_())
+        loss = compute_loss(answer, batch, only(variance=1.0))
+        terms.append(float(loss.terms["variance"]))
+        loss.total.backward()
+        if factor == 1.0:
+            assert answer.joint_scale.grad.abs().max() < 1e-3 / own.min()
+    assert min(terms) == terms[2] > 0
+    smallest = torch.full((3, 21), 0.01 * math.exp(-4))
+    exact = dataclasses.replace(
+        prediction, refined=Hand(batch.targets.joints, prediction.vertices), joint_scale=smallest
+    )
+    assert float(compute_loss(exact, batch, only(variance=1.0)).terms["variance"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_variance_without_scales_is_refused(make_config):
+    with pytest.raises(
+        ValueError, match=r"train\.loss\.variance needs a model that gives scales: model\.joint_scale=true"
+    ):
+        make_config("run", loss=LossConfig(variance=1.0))

@@ -149,7 +149,7 @@ def test_under_autocast_a_millimetre_still_counts(scene):
     prediction, batch = scene
     right = perfect(prediction, batch)
     moved = dataclasses.replace(right, steps=right.steps + torch.randn_like(right.steps) * 1e-3)
-    assert all(t.dtype != torch.bfloat16 for t in dataclasses.astuple(batch.to("cpu").targets))
+    assert all(t.dtype != torch.bfloat16 for _, t in batch.to("cpu").targets.named_tensors())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = compute_loss(moved, batch, LossConfig())
     outside = compute_loss(moved, batch, LossConfig())

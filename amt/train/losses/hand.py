@@ -13,6 +13,7 @@ from amt.hand.camera import project
 from amt.hand.objects import box_corners
 from amt.hand.rotations import axis_angle_to_matrix, geodesic_distance
 from amt.hand.skeleton import NUM_JOINTS
+from amt.model.joint_states import MAX_LOG_SCALE, SCALE_UNIT
 from amt.model.keypoints import NUM_KEYPOINTS
 from amt.model.outputs import Prediction
 from amt.model.scene import posed_points
@@ -26,7 +27,7 @@ Terms = dict[str, Callable[[], Tensor]]  # by name; a term that nobody wants is 
 
 
 def keypoint_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
-    """``keypoints`` and ``keypoint_maps``."""
+    """``keypoints``, ``keypoint_maps`` and, where the model has that head, ``visibility``."""
     size = inputs.image.shape[-1]
     corners = posed_points(box_corners(inputs.object_points), t.object_rotation, t.object_translation)
     points = torch.cat((t.joints, t.object_translation[:, None], corners), dim=1)
@@ -46,7 +47,16 @@ def keypoint_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
         inside = valid & (wanted.abs() < 1).all(dim=-1)
         return mean_where(-_bilinear(p.keypoints.log_maps, wanted).flatten()[:, None], inside.flatten())
 
-    return {"keypoints": keypoints, "keypoint_maps": keypoint_maps}
+    def visibility() -> Tensor:
+        """Cross-entropy over the joints inside the crop; the others nobody can see, whatever hides them."""
+        known = torch.zeros_like(t.hand_valid) if t.visibility_valid is None else t.visibility_valid
+        labels = torch.zeros_like(p.joint_visible) if t.joint_visible is None else t.joint_visible.to(p.joint_visible)
+        inside = (known & t.hand_valid)[:, None] & (wanted[:, :NUM_JOINTS].abs() < 1).all(dim=-1)
+        losses = F.binary_cross_entropy_with_logits(p.joint_visible, labels, reduction="none")
+        return mean_where(losses.flatten()[:, None], inside.flatten())
+
+    terms = {"keypoints": keypoints, "keypoint_maps": keypoint_maps}
+    return terms if p.joint_visible is None else {**terms, "visibility": visibility}
 
 
 def _bilinear(maps: Tensor, position: Tensor) -> Tensor:
@@ -61,7 +71,7 @@ def _bilinear(maps: Tensor, position: Tensor) -> Tensor:
 
 
 def hand_terms(p: Prediction, t: Targets, inputs: Inputs, joint_weights: Tensor | None, rotation: str) -> Terms:
-    """``joints``, ``vertices``, ``pose``, ``betas``, ``projection``, ``depth`` and ``diversity``.
+    """``joints``, ``vertices``, ``pose``, ``betas``, ``projection``, ``depth``, ``diversity``, and ``variance`` with that head.
 
     Args:
         joint_weights: [21], of the joints' errors; None for all equal.
@@ -96,7 +106,13 @@ def hand_terms(p: Prediction, t: Targets, inputs: Inputs, joint_weights: Tensor 
     def depth() -> Tensor:
         return (stages[:, :, 0, 2] / t.joints[:, None, 0, 2].clamp(min=0.05) - 1).abs()
 
-    terms = (joints, vertices, pose, betas, projection, depth)
+    def variance() -> Tensor:
+        error = (p.joints - t.joints) - (p.joints - t.joints)[:, :1]
+        error = torch.cat(((p.joints - t.joints)[:, :1], error[:, 1:]), dim=1).abs()
+        return laplace_nll(error, p.joint_scale[..., None])
+
+    terms = [joints, vertices, pose, betas, projection, depth]
+    terms += [] if p.joint_scale is None else [variance]
     masked = {term.__name__: lambda term=term: mean_where(term(), t.hand_valid) for term in terms}
     return {**masked, "diversity": lambda: _diversity(p, t)}
 
@@ -108,6 +124,11 @@ def rotation_error(predicted: Tensor, true: Tensor, form: str) -> Tensor:
     have about the same mean.
     """
     return geodesic_distance(predicted, true) / ANGLE_UNIT if form == "geodesic" else (predicted - true).abs()
+
+
+def laplace_nll(error: Tensor, scale: Tensor) -> Tensor:
+    """Laplace's negative log-likelihood of absolute errors at scales b (both m): |e| / b + log b, and a constant: never < 0."""
+    return error / scale + (scale / SCALE_UNIT).log() + MAX_LOG_SCALE
 
 
 def _diversity(p: Prediction, t: Targets) -> Tensor:
