@@ -2,7 +2,7 @@
 
 The index of a split runs subject, sequence, camera, frame, exactly as the data set's own toolkit numbers it: that integer
 is the id in result files. Building it reads one small file a sequence and touches no frame; labels and pictures are read
-when asked for.
+when asked for. A sequence whose meta.yml is broken keeps its number and its frames' ids; each of these frames is broken.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.errors import BrokenFrame, DataError, EmptySubset
-from amt.data.layout import CLASS_NAMES, FULL_SEQUENCES, GRASPED_CLASSES, SERIALS, SUBJECTS, check_split, in_subset
-from amt.data.set_folder import Frame, SequenceInfo, SetFolder, read_sequence
+from amt.data.layout import CLASS_NAMES, FULL_SEQUENCES, GRASPED_CLASSES, SERIALS, check_split, in_subset
+from amt.data.sequences import SequenceInfo, find_sequences
+from amt.data.set_folder import Frame, SetFolder
 
 
 class DexYCB(SetFolder):
@@ -38,7 +39,10 @@ class DexYCB(SetFolder):
         check_split(split, subset)
         super().__init__(root, mano)
         self.split, self.subset = split, subset
-        self.sequences = _find_sequences(self.root)
+        self.sequences = find_sequences(self.root)
+        for info in self.sequences:
+            if info.fault is not None:
+                self.note_broken(info.fault)
         if not (self.root / "calibration").is_dir():
             raise DataError(f"{self.root / 'calibration'}: is missing; put the set's calibration folder there")
         for side in ("right", "left"):
@@ -84,10 +88,8 @@ class DexYCB(SetFolder):
 
     def _index_frames(self) -> None:
         runs, lengths = [], []
-        self._per_subject = Counter(info.subject for info in self.sequences)
-        for position, info in enumerate(self.sequences):
+        for position, (info, grasped) in enumerate(zip(self.sequences, grasped_objects(self, self.sequences))):
             for camera, serial in enumerate(SERIALS):
-                grasped = self._grasped(info)
                 if serial in info.serials and in_subset(
                     self.split, self.subset, info.subject, camera, info.number, grasped
                 ):
@@ -100,31 +102,15 @@ class DexYCB(SetFolder):
             )
         self._runs, self._ends = runs, np.cumsum(lengths)
 
-    def _grasped(self, info: SequenceInfo) -> int:
-        """Index into GRASPED_CLASSES of the object in the hand; -1 for one that is never grasped."""
-        all_objects = len(self.record.get("object_names", CLASS_NAMES)) == len(CLASS_NAMES)
-        if self._per_subject[info.subject] == FULL_SEQUENCES and all_objects:
+
+def grasped_objects(files: SetFolder, sequences: list[SequenceInfo]) -> list[int]:
+    """For each sequence the index into GRASPED_CLASSES of the object in the hand; -1 for one that is never grasped."""
+    all_objects = len(files.record.get("object_names", CLASS_NAMES)) == len(CLASS_NAMES)
+    per_subject = Counter(info.subject for info in sequences)
+
+    def grasped(info: SequenceInfo) -> int:
+        if per_subject[info.subject] == FULL_SEQUENCES and all_objects:
             return info.number // 5
         return GRASPED_CLASSES.index(info.class_id) if info.class_id in GRASPED_CLASSES else -1
 
-
-def _find_sequences(root: Path) -> list[SequenceInfo]:
-    if not root.is_dir():
-        raise DataError(
-            f"{root}: no such folder; name the data set's, or render one with python -m amt.data.synthetic {root}"
-        )
-    found = []
-    for subject, name in enumerate(SUBJECTS):
-        folder = root / name
-        if folder.is_dir():
-            names = sorted(
-                p.name for p in folder.iterdir() if not p.name.startswith(".") and (p / "meta.yml").is_file()
-            )
-            found += [read_sequence(folder / n, subject, number) for number, n in enumerate(names)]
-    if not found:
-        state = "holds no sequence of DexYCB's layout" if any(root.iterdir()) else "is empty"
-        raise DataError(
-            f"{root}: {state} (expected {SUBJECTS[0]}/<date_time>/meta.yml); "
-            f"name the data set's folder, or render one with python -m amt.data.synthetic FOLDER"
-        )
-    return found
+    return [grasped(info) for info in sequences]

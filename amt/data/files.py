@@ -1,14 +1,46 @@
-"""Reads the small files of a set; each fault is one line that names the file."""
+"""Reads the small files of a set; each fault is one line that names the file. Nothing that a file holds is executed."""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import stat
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from amt.data.errors import BrokenFrame, FileError
+
+MOST_BYTES = 64 << 20  # of a picture, or of an array in an .npz: far more than a set's files have
+MOST_TEXT = 1 << 18  # bytes of a .yml
+MOST_DEPTH, MOST_ALIASES = 16, 16  # of collections inside collections, and of references, in a .yml
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket"}
+
+
+def read_file(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file. Anything else is refused at once: to open a fifo would wait for its writer.
+
+    Args:
+        most: bytes; a larger file is refused.
+
+    Raises:
+        OSError: ``strerror`` says why in a few words.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
+            raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(most + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"is larger than {most >> 20} MB", str(path))
+    return data
 
 
 def read_yaml(path: Path) -> dict:
@@ -17,38 +49,64 @@ def read_yaml(path: Path) -> dict:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        content = yaml.load(path.read_bytes(), loader)
+        data = read_file(path, MOST_TEXT)
+        _check_events(path, yaml.parse(data, loader))
+        content = yaml.load(data, loader)
     except OSError as error:
         raise FileError(path, str(error.strerror), "put the set's file back") from error
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
         raise FileError(path, "is not UTF-8 text", "save it as UTF-8") from error
-    except yaml.reader.ReaderError as error:
-        raise FileError(path, "is not UTF-8 text", "save it as UTF-8") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except FileError:
+        raise
+    except Exception as error:  # what a damaged file holds can raise almost anything
         raise FileError(path, f"is not YAML ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise FileError(path, "is empty or no mapping")
     return content
 
 
+def _check_events(path: Path, events) -> None:
+    """Raises FileError for YAML that is dangerous to load: libyaml's loader recurses until the stack is full."""
+    import yaml
+
+    depth = aliases = 0
+    for event in events:
+        aliases += isinstance(event, yaml.AliasEvent)
+        if aliases > MOST_ALIASES:  # ten times ten aliases can stand for ten billion values
+            raise FileError(path, f"holds more than {MOST_ALIASES} YAML aliases")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise FileError(path, f"nests more than {MOST_DEPTH} collections")
+
+
 def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file by name. Raises BrokenFrame."""
+    """Arrays of an .npz file by name, their checksums compared. Raises BrokenFrame; arrays of objects are refused."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
+        with zipfile.ZipFile(io.BytesIO(read_file(path))) as archive:
+            return {name: _member(archive, name) for name in names}
     except FileNotFoundError as error:
         raise BrokenFrame(path, "is missing") from error
+    except OSError as error:
+        raise BrokenFrame(path, str(error.strerror)) from error
     except KeyError as error:
         raise BrokenFrame(path, f"lacks a field of {', '.join(names)}") from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # what a damaged file holds can raise almost anything
         raise BrokenFrame(path, "is cut short or no .npz file") from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    entry = archive.getinfo(f"{name}.npy")
+    if entry.file_size > MOST_BYTES:
+        raise ValueError(f"{name} takes {entry.file_size} bytes")
+    # The whole member: its checksum is only compared at its end.
+    return np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
 
 
 def numbers(path: Path, found: object, count: int, what: str) -> np.ndarray:
     """float64 [count] of a YAML list."""
     try:
         numbers = np.array(found, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = np.empty(0)
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise FileError(path, f"lacks {what}", "put the set's calibration back")

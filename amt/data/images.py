@@ -9,20 +9,26 @@ from __future__ import annotations
 import io
 import os
 import threading
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from amt.data.errors import ImageError
+from amt.data.files import read_file
 
 FORMATS = "jpg, png, bmp, webp, tif, gif or ppm"
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras store in samples of 16 bits
+MOST_BYTES = 1 << 30  # of a file
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _BREAKS_OFF = "the picture breaks off before its end (truncated file)"
 
 
-def read_image(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_image(
+    path: str | os.PathLike, check: Callable[[tuple[int, int]], None] | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Reads a picture from a file.
 
     - EXIF's orientation is applied.
@@ -32,6 +38,9 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...]]:
     - Of an animation, or of a file with several pages, the first picture is taken.
     - A JPEG file that lacks only its end marker is read; one that lacks more is refused.
 
+    Args:
+        check: called with the (height, width) that a JPEG's or PNG's header says, before the picture is decoded.
+
     Returns:
         The picture, uint8 [H, W, 3], RGB, and notes: one short sentence for each choice that changes what is seen.
 
@@ -40,6 +49,9 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...]]:
     """
     path = Path(path)
     data, notes = _read(path), []
+    size = stored_size(data)
+    if check is not None and size is not None:
+        check(size)
     if data.startswith(_JPEG) and not _jpeg_ends(data):
         data = _with_end(data, path)
         notes.append("the JPEG file lacks its end marker; all of the picture is there")
@@ -60,6 +72,48 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...]]:
     if _is_grey(image):
         notes.append("the picture is grey; colour pictures give better results")
     return image, tuple(notes)
+
+
+def read_depth(path: str | os.PathLike, check: Callable[[tuple[int, int]], None] | None = None) -> np.ndarray:
+    """uint16 [H, W]: the samples of a grey PNG of 16 bits, whose checksums must be right.
+
+    Args:
+        check: called with the (height, width) that the header says, before the picture is decoded.
+
+    Raises:
+        ImageError: the file is missing, damaged or another kind of picture.
+    """
+    import cv2
+
+    path = Path(path)
+    data = _read(path)
+    if not _png_is_whole(data):
+        raise ImageError(path, "is not a whole PNG", "copy it again")
+    if check is not None:
+        check(stored_size(data))
+    with quiet():
+        try:
+            samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            samples = None
+    if samples is None or samples.dtype != np.uint16 or samples.ndim != 2:
+        raise ImageError(path, "is not a grey PNG of 16 bits", "put the original file back")
+    return samples
+
+
+def stored_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) as the header of a JPEG or PNG file says; None for another format or a header that is cut short."""
+    if data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) >= 24:
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    if not data.startswith(_JPEG):
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame's header
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if marker != 0xFF else 1
+    return None
 
 
 class quiet:
@@ -87,7 +141,7 @@ class quiet:
 
 def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_file(path, MOST_BYTES)
     except FileNotFoundError:
         raise ImageError(path, "no such file", "check the path") from None
     except OSError as error:
@@ -136,7 +190,7 @@ def _count(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return getattr(picture, "n_frames", 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # what a damaged file holds can raise almost anything
         return 1  # OpenCV could decode it, which is what counts
 
 
@@ -172,7 +226,7 @@ def _with_end(data: bytes, path: Path) -> bytes:
             try:
                 with Image.open(io.BytesIO(data + added + _JPEG_END)) as picture:
                     pictures.append(np.asarray(picture))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            except Exception:  # what a damaged file holds can raise almost anything
                 break
         whole = len(pictures) == 3 and all(np.array_equal(pictures[0], other) for other in pictures[1:])
     if not whole:
@@ -191,6 +245,20 @@ def _png_chunks(data: bytes):
 
 def _png_ends(data: bytes) -> bool:
     return any(name == b"IEND" and end <= len(data) for name, end in _png_chunks(data))
+
+
+def _png_is_whole(data: bytes) -> bool:
+    """Whether every chunk up to the end is there with its checksum."""
+    if not data.startswith(_PNG):
+        return False
+    at = len(_PNG)
+    for name, end in _png_chunks(data):
+        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return False
+        if name == b"IEND":
+            return stored_size(data) is not None
+        at = end
+    return False
 
 
 def _png_is_animated(data: bytes) -> bool:

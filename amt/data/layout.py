@@ -60,9 +60,18 @@ GRASPED_CLASSES = tuple(c for c in CLASS_NAMES if c != NEVER_GRASPED)
 
 HAND_SEGMENT = 255
 FRAME_HEIGHT, FRAME_WIDTH = 480, 640
+MOST_FRAMES = 1_000_000  # a sequence: names have six digits
 FULL_SEQUENCES = 100  # a subject, in the recorded data set
 SYNTHETIC_RECORD = "synthetic.json"
 
+
+# Shapes of the arrays in a labels file; O objects are in the scene. All are floats.
+LABEL_SHAPES = {
+    "pose_y": ("O", 3, 4),
+    "pose_m": (1, 51),
+    "joint_3d": (1, 21, 3),
+    "joint_2d": (1, 21, 2),
+}
 
 SPLITS = ("s0", "s1", "s2", "s3")
 SUBSETS = ("train", "val", "test")

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from amt.data.layout import SERIALS, SUBJECTS, color_name
-from amt.data.set_folder import Frame, Labels, SequenceInfo, SetFolder, check_size, read_sequence
+from amt.data.sequences import SequenceInfo, read_sequence
+from amt.data.set_folder import Frame, Labels, SetFolder, check_size
 
 
 class SetFrame:

@@ -34,8 +34,6 @@ class ObjectModels:
 
     def points(self, class_id: int, count: int) -> np.ndarray:
         """float32 [count, 3], m: evenly spread points on the surface, in the object's own frame; zeros for class 0."""
-        if class_id == 0:
-            return np.zeros((count, 3), np.float32)
         return self.cloud(class_id)[self.choice(class_id, count)]
 
     def symmetric(self, class_id: int) -> bool:
@@ -52,6 +50,8 @@ class ObjectModels:
 
     def _cloud(self, class_id: int) -> np.ndarray:
         """float32 [N, 3], m: all points of points.xyz, or points sampled from the folder's mesh where that file is missing."""
+        if class_id == 0:  # no object, or one that is not known
+            return np.zeros((1, 3), np.float32)
         if class_id not in self.names:
             raise DataError(f"class {class_id}: the layout knows classes 1-{max(CLASS_NAMES)}")
         folder = self.folder / self.names[class_id]

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from amt.data.errors import BrokenFrame, DataError, FileError, ImageError, MissingHand
-from amt.data.files import load_npz, numbers, read_yaml
-from amt.data.images import read_image
+from amt.data.files import load_npz, numbers, read_file, read_yaml
+from amt.data.images import read_depth, read_image
 from amt.data.layout import (
-    CLASS_NAMES,
     FRAME_HEIGHT,
     FRAME_WIDTH,
+    LABEL_SHAPES,
     SERIALS,
     SYNTHETIC_RECORD,
     color_name,
@@ -30,32 +30,12 @@ from amt.data.layout import (
     labels_name,
 )
 from amt.data.objects import ObjectModels
+from amt.data.sequences import SequenceInfo
 from amt.hand.contact import contact_labels
 from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.stand_in import stand_in_hand
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SequenceInfo:
-    """What meta.yml says about a sequence."""
-
-    folder: Path
-    subject: int  # index into SUBJECTS
-    number: int  # among its subject's sequences, in sorted order; -1 where only its folder is known
-    num_frames: int
-    serials: tuple[str, ...]
-    class_ids: tuple[int, ...]  # the objects in the scene
-    grasp: int  # index into class_ids of the one in the hand
-    side: str  # "right" or "left"
-    extrinsics: str
-    mano_calib: str
-
-    @property
-    def class_id(self) -> int:
-        """1-21: the object in the hand."""
-        return self.class_ids[self.grasp]
 
 
 @dataclass(frozen=True)
@@ -95,26 +75,37 @@ class Frame(Labels):
 
     def image(self) -> np.ndarray:
         """uint8 [480, 640, 3], RGB. Raises BrokenFrame, also where the size is not the calibration's."""
-        try:
-            image, _ = read_image(self.image_path)
-        except ImageError as error:
-            raise BrokenFrame(error.path, error.reason, error.remedy) from error
-        check_size(image.shape[:2], self.image_path)
-        return image
+        return frame_image(self.image_path)
 
     def depth(self) -> np.ndarray:
         """float32 [480, 640], m; 0 where the sensor saw nothing. Raises BrokenFrame."""
-        import cv2
-
-        path = self.folder / depth_name(self.number)
-        millimetres = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-        if millimetres is None:
-            raise BrokenFrame(path, "is missing or not a whole PNG")
-        return millimetres.astype(np.float32) / 1000
+        return frame_depth(self.folder / depth_name(self.number))
 
     def segment(self) -> np.ndarray:
         """uint8 [480, 640]: 0 background, 1-21 object, 255 hand. Raises BrokenFrame."""
-        return load_npz(self.folder / labels_name(self.number), ("seg",))["seg"]
+        path = self.folder / labels_name(self.number)
+        segment = load_npz(path, ("seg",))["seg"]
+        if segment.dtype != np.uint8 or segment.shape != (FRAME_HEIGHT, FRAME_WIDTH):
+            raise BrokenFrame(path, "seg has a wrong shape or type")
+        return segment
+
+
+def frame_image(path: Path) -> np.ndarray:
+    """uint8 [480, 640, 3], RGB: a picture of the calibration's size. Raises BrokenFrame."""
+    try:
+        image, _ = read_image(path, lambda size: check_size(size, path))
+    except ImageError as error:
+        raise BrokenFrame(error.path, error.reason, error.remedy) from error
+    check_size(image.shape[:2], path)
+    return image
+
+
+def frame_depth(path: Path) -> np.ndarray:
+    """float32 [480, 640], m, of a PNG in millimetres. Raises BrokenFrame."""
+    try:
+        return read_depth(path, lambda size: check_size(size, path)).astype(np.float32) / 1000
+    except ImageError as error:
+        raise BrokenFrame(error.path, error.reason, error.remedy) from error
 
 
 class SetFolder:
@@ -140,8 +131,8 @@ class SetFolder:
         if not note.is_file():
             return {}
         try:
-            record = json.loads(note.read_bytes())
-        except (ValueError, OSError) as error:
+            record = json.loads(read_file(note))
+        except (ValueError, OSError, RecursionError) as error:
             raise FileError(note, f"is not readable as JSON ({error})", "render the set anew") from error
         if not isinstance(record, dict):
             raise FileError(note, "is no JSON object", "render the set anew")
@@ -162,20 +153,23 @@ class SetFolder:
 
     def labels(self, sequence: SequenceInfo, camera: int, number: int) -> Labels:
         """The labels of one picture. Raises BrokenFrame."""
+        if sequence.fault is not None:
+            raise BrokenFrame(sequence.fault.path, sequence.fault.reason, sequence.fault.remedy)
         path = sequence.folder / SERIALS[camera] / labels_name(number)
-        found = load_npz(path, ("pose_y", "pose_m", "joint_3d", "joint_2d"))
-        try:
-            code, joints, joints_2d = (
-                found[name][0].astype(np.float32).reshape(shape)
-                for name, shape in (("pose_m", 51), ("joint_3d", (21, 3)), ("joint_2d", (21, 2)))
-            )
-            poses = found["pose_y"].astype(np.float32).reshape(-1, 3, 4)
-            grasped = poses[sequence.grasp]
-        except (IndexError, ValueError) as error:
-            raise BrokenFrame(path, "an array has a wrong shape") from error
+        found = load_npz(path, tuple(LABEL_SHAPES))
+        for name, shape in LABEL_SHAPES.items():
+            expected = tuple(len(sequence.class_ids) if length == "O" else length for length in shape)
+            if found[name].dtype.kind != "f" or found[name].shape != expected:
+                raise BrokenFrame(path, f"{name} has a wrong shape or type")
+        with np.errstate(over="ignore"):  # numbers that float32 cannot hold become inf: invalid, as below
+            found = {name: array.astype(np.float32) for name, array in found.items()}
+        code, joints, joints_2d = (found[name][0] for name in ("pose_m", "joint_3d", "joint_2d"))
+        poses = found["pose_y"]
+        grasped = poses[sequence.grasp] if len(poses) else np.zeros((3, 4), np.float32)
         finite = all(np.isfinite(array).all() for array in (code, joints, joints_2d))
-        hand_valid = bool(finite and code.any() and not (joints == -1).all())
-        object_valid = bool(grasped.any() and np.isfinite(grasped).all())
+        unmarked = (joints == -1).all(1).any() or (joints_2d == -1).all()  # -1 is how the set says "not labelled"
+        hand_valid = bool(finite and code.any() and not unmarked)
+        object_valid = _is_rigid(grasped)
         if not hand_valid:
             code, joints, joints_2d = (np.zeros_like(array) for array in (code, joints, joints_2d))
         if not object_valid:
@@ -267,7 +261,7 @@ class SetFolder:
         lens = read_yaml(path).get("color")
         try:
             fx, fy, cx, cy = (float(lens[k]) for k in ("fx", "fy", "ppx", "ppy"))
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise FileError(path, "has no color fx, fy, ppx, ppy", "put the set's calibration back") from error
         if not (fx > 0 and fy > 0 and np.isfinite([fx, fy, cx, cy]).all()):
             wrong = f"focal lengths must be positive, got fx {fx}, fy {fy}"
@@ -293,6 +287,14 @@ class SetFolder:
         return found["hand"], found["object"]
 
 
+def _is_rigid(pose: np.ndarray) -> bool:
+    """Whether [3, 4] is a rotation and a translation; zeros, which stand for a missing pose, are not."""
+    rotation = pose[:, :3].astype(np.float64)
+    if not np.isfinite(pose).all():
+        return False
+    return bool(np.abs(rotation @ rotation.T - np.eye(3)).max() < 0.01 and np.linalg.det(rotation) > 0)
+
+
 def check_size(size: tuple[int, int], path: Path, remedy: str = "put the original picture back") -> None:
     """Raises BrokenFrame unless a picture's (height, width) is the one that the calibration was made for."""
     if tuple(size) != (FRAME_HEIGHT, FRAME_WIDTH):
@@ -306,34 +308,3 @@ def check_size(size: tuple[int, int], path: Path, remedy: str = "put the origina
 def count_by_reason(broken: dict[str, tuple[int, str | Path]]) -> str:
     """One line of {reason: (count, first file)}."""
     return "; ".join(f"{count} skipped: {reason} (the first: {first})" for reason, (count, first) in broken.items())
-
-
-def read_sequence(folder: Path, subject: int, number: int = -1) -> SequenceInfo:
-    """What a sequence's meta.yml says. Raises FileError."""
-    path = folder / "meta.yml"
-    meta = read_yaml(path)
-    try:
-        info = SequenceInfo(
-            folder=folder,
-            subject=subject,
-            number=number,
-            num_frames=int(meta["num_frames"]),
-            serials=tuple(str(s) for s in meta["serials"]),
-            class_ids=tuple(int(c) for c in meta["ycb_ids"]),
-            grasp=int(meta["ycb_grasp_ind"]),
-            side=str(meta["mano_sides"][0]),
-            extrinsics=str(meta["extrinsics"]),
-            mano_calib=str(meta["mano_calib"][0]),
-        )
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise FileError(path, f"lacks or garbles a field ({error!r})") from error
-    wrong = {
-        "num_frames": info.num_frames < 0,
-        "ycb_ids": not set(info.class_ids) <= set(CLASS_NAMES),
-        "ycb_grasp_ind": not 0 <= info.grasp < len(info.class_ids),
-        "mano_sides": info.side not in ("right", "left"),
-    }
-    if any(wrong.values()):
-        name = next(name for name, is_wrong in wrong.items() if is_wrong)
-        raise FileError(path, f"{name} is {meta[name]!r}, which the layout does not know")
-    return info

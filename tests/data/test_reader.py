@@ -175,7 +175,7 @@ def test_labels_of_a_wrong_shape_or_with_nan_are_no_labels(own_set, name):
     for array in (frame.joints, frame.joints_2d, frame.pose, frame.translation, frame.object_rotation):
         assert np.isfinite(array).all()
     np.savez_compressed(path, **found | {name: found[name].ravel()[:7]})
-    with pytest.raises(BrokenFrame, match=f"{path.name}: an array has a wrong shape"):
+    with pytest.raises(BrokenFrame, match=f"{path.name}: {name} has a wrong shape or type"):
         reader[5]
 
 
@@ -210,9 +210,6 @@ def test_a_broken_yml_is_one_line_that_names_it(own_set, file, content):
     if content == "utf-16":
         read()  # its byte order mark tells
         return
-    if (file, content) == ("meta.yml", "missing"):
-        assert info.folder not in [sequence.folder for sequence in DexYCB(own_set).sequences]  # it is no sequence
-        return
     with pytest.raises(DataError) as error:
         read()
     assert str(path) in str(error.value)
@@ -220,12 +217,52 @@ def test_a_broken_yml_is_one_line_that_names_it(own_set, file, content):
 
 
 @pytest.mark.parametrize(
-    "change", [{"mano_sides": ["both"]}, {"ycb_grasp_ind": 9}, {"ycb_ids": [77]}, {"num_frames": -1}]
+    "change",
+    [
+        {"mano_sides": ["both"]},
+        {"ycb_grasp_ind": 9},
+        {"ycb_ids": [77]},
+        {"num_frames": -1},
+        {"num_frames": float("inf")},
+        {"num_frames": 10**9},
+        {"serials": 3},
+        {"extrinsics": "../../elsewhere"},
+        {"mano_calib": []},
+    ],
 )
 def test_impossible_fields_of_a_sequence_are_named(own_set, change):
     path = DexYCB(own_set).sequences[0].folder / "meta.yml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
-    with pytest.raises(DataError, match=f"meta.yml: {next(iter(change))} is"):
+    with pytest.raises(BrokenFrame, match=f"meta.yml: {next(iter(change))} is"):
+        DexYCB(own_set)[0]
+
+
+@pytest.mark.parametrize("damage", ["missing", "no yaml", "a folder"])
+def test_a_broken_meta_yml_leaves_all_other_frames_and_their_numbers(own_set, damage):
+    before = DexYCB(own_set)
+    places = [before.locate(index) for index in range(len(before))]
+    lost = before.sequences[1].folder
+    path = lost / "meta.yml"
+    path.unlink()
+    if damage == "no yaml":
+        path.write_text("{")
+    elif damage == "a folder":
+        path.mkdir()
+    reader = DexYCB(own_set)
+    assert len(reader) == len(before)
+    for index, (info, camera, number) in enumerate(places):
+        now = reader.locate(index)
+        assert (now[0].folder, now[0].number, *now[1:]) == (info.folder, info.number, camera, number)
+        if info.folder == lost:
+            with pytest.raises(BrokenFrame, match=r"meta\.yml"):
+                reader[index]
+        else:
+            assert reader[index].image_path == before[index].image_path
+    assert list(reader.broken) == [reader.sequences[1].fault.reason]
+    for info in before.sequences:
+        shutil.rmtree(info.folder / "meta.yml", ignore_errors=True)
+        (info.folder / "meta.yml").unlink(missing_ok=True)
+    with pytest.raises(DataError, match=r"not one of 4 sequences can be read; the first: .*meta\.yml: No such file"):
         DexYCB(own_set)
 
 
