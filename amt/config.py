@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CHOICES = ("auto", "reference", "native", "triton", "cuda")  # amt.kernels.use's
 OWNERS = {"train": "amt.train", "evaluate": "amt.evaluate", "infer": "amt.infer"}  # sections that belong to one program
 PATHS = {  # keys whose path must exist, and the remedy
-    "data.root": "give the folder of a set in DexYCB's layout",
+    "data.root": "give the folder of the set",
     "data.mano": "give the folder of MANO_RIGHT.pkl and MANO_LEFT.pkl",
     "model.hand": "give the path of MANO_RIGHT.pkl on this machine",
 }

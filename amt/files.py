@@ -16,11 +16,16 @@ TEMPORARY, REPLACED = ".tmp-", ".old-"  # <prefix><name>-<random>, beside what t
 
 
 def write_text(path: Path, text: str) -> None:
+    """:func:`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file by one rename; its folder is made where it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _beside(path, TEMPORARY)
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(data)
         _sync(part)
         os.replace(part, path)
     finally:

@@ -29,7 +29,7 @@ def evaluated(*words):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("data.rooot=x", r"data\.rooot: no such key; there are root, split, mano"),
+        ("data.rooot=x", r"data\.rooot: no such key; there are root, layout, split, mano"),
         ("model.backbone.nam=x", r"model\.backbone\.nam: no such key; there are name, depth"),
         ("foo.bar=1", r"foo: no such key; there are model, data"),
         ("+foo.bar=1", r"foo: no such section; amt\.\w+ has model, data"),
@@ -39,7 +39,7 @@ def evaluated(*words):
         ("data.workers=(3", r"cannot read 'data\.workers=\(3': expected key=value"),
         ("nonsense", "cannot read 'nonsense': expected key=value"),
         ("data.split=s9", r"data\.split must be one of s0, s1, s2, s3; got 's9'"),
-        ("data=enormous", "no configuration 'data/enormous'; there are dexycb, synthetic"),
+        ("data=enormous", "no configuration 'data/enormous'; there are dexycb, ho3d, synthetic"),
         ("data.crop.size=96", r"data\.crop\.size=96 contradicts model\.crop_size=112: leave data\.crop\.size out"),
         ("data.root=/nowhere/at/all", r"data\.root=/nowhere/at/all: no such folder; give the folder"),
         ("data.root=", r"data\.root is empty \(is its variable set\?\)"),

@@ -11,6 +11,8 @@ from pathlib import Path
 from amt.data.errors import DataError
 from amt.data.layout import SPLITS
 
+LAYOUTS = {"dexycb": SPLITS, "ho3d": ("official",)}  # each with its splits
+
 
 @dataclass(frozen=True)
 class CropConfig:
@@ -109,20 +111,32 @@ class AugmentConfig:
 class DataConfig:
     """Where frames come from and how they become batches."""
 
-    root: str | None = None  # a set in DexYCB's layout; None: a synthetic one, rendered once into the cache folder
-    split: str = "s1"  # s0 (seen subjects), s1 (unseen subjects), s2 (unseen cameras) or s3 (unseen objects)
+    root: str | None = None  # the set's folder; None: a synthetic set, rendered once into the cache folder
+    layout: str = "dexycb"  # of the set's files: dexycb, or ho3d (version 3)
+    split: str = (
+        "s1"  # s0 (seen subjects), s1 (unseen subjects), s2 (unseen cameras), s3 (unseen objects); ho3d: official
+    )
     mano: str | None = None  # folder of MANO's files, for sets that need them
     cache: str | None = None  # where crops go; None: the user's cache folder
     crop: CropConfig = field(default_factory=CropConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    most_broken: float = 0.01  # share of the frames that training may lose because they cannot be read
     workers: int = 0  # processes that put batches together; 0: the training process itself
     render_sequences: int = 12  # of the synthetic set that stands in for ``root`` None
     render_frames: int = 3
     render_workers: int = 2
 
     def __post_init__(self):
-        if self.split not in SPLITS:
-            raise DataError(f"data.split must be one of {', '.join(SPLITS)}; got {self.split!r}")
+        if self.layout not in LAYOUTS:
+            raise DataError(f"data.layout must be one of {', '.join(LAYOUTS)}; got {self.layout!r}")
+        splits = LAYOUTS[self.layout]
+        if self.split not in splits:
+            of = "" if self.layout == "dexycb" else f" with data.layout={self.layout}"
+            raise DataError(f"data.split must be one of {', '.join(splits)}{of}; got {self.split!r}")
+        if self.layout != "dexycb" and self.root is None:
+            raise DataError(f"data.root must be given with data.layout={self.layout}: the set's folder")
+        if not 0 <= self.most_broken <= 1:
+            raise ValueError(f"data.most_broken is a share, 0-1; got {self.most_broken}")
         if self.workers < 0:
             raise ValueError(f"data.workers must not be negative; got {self.workers}")
         if self.augment.background and not self.crop.alpha:

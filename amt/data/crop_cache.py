@@ -24,10 +24,10 @@ import numpy as np
 from amt.data.cache import INFO, entries, in_words, made_by_one, open_for_use, remove
 from amt.data.config import CropConfig
 from amt.data.crops import add_meshes, cut_frame
-from amt.data.dexycb import DexYCB
 from amt.data.errors import BrokenFrame, DataError
 from amt.data.fingerprint import code_digest, set_digest
-from amt.data.set_folder import count_by_reason
+from amt.data.parts import count_by_reason
+from amt.data.reader import Reader
 from amt.files import new_folder
 
 FORMAT = 4  # counts changes of how a cache lies in its folder
@@ -70,16 +70,23 @@ class CropCache:
     def __reduce__(self):
         return CropCache, (self.folder,)  # a worker maps the files anew; pickling the arrays would copy them
 
+    @property
+    def lost(self) -> int:
+        """How many of the subset's frames could not be read; those left out for their labels do not count."""
+        return self.info["of"] - len(self) - sum(self.info["left_out"].values())
+
     def report(self) -> str:
         """One line: how many frames are there, how many were left out and why."""
         i = self.info
         parts = [f"{i['split']} {i['subset']}: {i['frames']} frames"]
         parts += [f"{count} left out {reason}" for reason, count in i["left_out"].items()]
+        if self.lost:
+            parts.append(f"{self.lost} of {i['of']} ({self.lost / i['of']:.2%}) could not be read")
         return ", ".join([*parts, *([count_by_reason(i["broken"])] if i["broken"] else [])])
 
 
 def build_cache(
-    reader: DexYCB,
+    reader: Reader,
     config: CropConfig,
     folder: str | Path,
     progress: bool = True,
@@ -137,7 +144,7 @@ def disk_need(frames: int, config: CropConfig) -> int:
     return frames * row
 
 
-def _names(reader: DexYCB, config: CropConfig) -> tuple[str, str]:
+def _names(reader: Reader, config: CropConfig) -> tuple[str, str]:
     """A cache's name in two parts: what was asked for, and a digest of what it was made from."""
     asked = {
         "format": FORMAT,
@@ -150,7 +157,7 @@ def _names(reader: DexYCB, config: CropConfig) -> tuple[str, str]:
     return f"{reader.split}-{reader.subset}-{config.size}-{base}", made_from
 
 
-def _make(reader: DexYCB, config: CropConfig, final: Path, base: str, progress: bool, say: Callable) -> None:
+def _make(reader: Reader, config: CropConfig, final: Path, base: str, progress: bool, say: Callable) -> None:
     with made_by_one(final.parent, base, say):
         if (final / INFO).is_file():
             return  # another process was first
@@ -169,7 +176,7 @@ def _make(reader: DexYCB, config: CropConfig, final: Path, base: str, progress: 
             _fill(reader, config, folder, progress)
 
 
-def _fill(reader: DexYCB, config: CropConfig, folder: Path, progress: bool) -> None:
+def _fill(reader: Reader, config: CropConfig, folder: Path, progress: bool) -> None:
     fields = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in config.fields().items()}
     row_size = {name: int(np.prod(shape)) * dtype.itemsize for name, (shape, dtype) in fields.items()}
     used, left_out = 0, Counter()
@@ -194,6 +201,7 @@ def _fill(reader: DexYCB, config: CropConfig, folder: Path, progress: bool) -> N
         "split": reader.split,
         "subset": reader.subset,
         "frames": used,
+        "of": len(reader),
         "left_out": dict(left_out),
         "broken": {reason: [len(files), str(next(iter(files)))] for reason, files in reader.broken.items()},
         "fields": {name: [list(shape), dtype.name] for name, (shape, dtype) in fields.items()},
@@ -201,7 +209,7 @@ def _fill(reader: DexYCB, config: CropConfig, folder: Path, progress: bool) -> N
     (folder / INFO).write_text(json.dumps(info, indent=1))
 
 
-def _cut_chunks(reader: DexYCB, config: CropConfig, left_out: Counter, progress: bool) -> Iterator[list[dict]]:
+def _cut_chunks(reader: Reader, config: CropConfig, left_out: Counter, progress: bool) -> Iterator[list[dict]]:
     """Rows by and by; what is left out is counted in ``left_out`` and in the reader."""
     from tqdm import tqdm
 
@@ -224,7 +232,7 @@ def _cut_chunks(reader: DexYCB, config: CropConfig, left_out: Counter, progress:
             bar.update(len(chunk))
 
 
-def _nothing_left(reader: DexYCB, left_out: Counter) -> str:
+def _nothing_left(reader: Reader, left_out: Counter) -> str:
     reasons = [f"{count} left out {reason}" for reason, count in left_out.items()]
     reasons += [reader.report()] if reader.broken else []
     return f"not one of {len(reader)} frames of {reader.split} {reader.subset} can be used: {', '.join(reasons)}"

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from amt.data.config import CropConfig
-from amt.data.dexycb import DexYCB
 from amt.data.errors import BrokenFrame
 from amt.data.layout import HAND_SEGMENT
+from amt.data.reader import Reader
 from amt.data.set_folder import Frame
 from amt.data.visibility import joint_visibility
 from amt.hand.camera import crop_camera
@@ -57,7 +57,7 @@ def cut_alpha(frame: Frame, warp: np.ndarray, size: int) -> np.ndarray:
     return cut(kept.astype(np.uint8) * 255, warp, size)
 
 
-def cut_frame(reader: DexYCB, config: CropConfig, index: int) -> dict | BrokenFrame | str:
+def cut_frame(reader: Reader, config: CropConfig, index: int) -> dict | BrokenFrame | str:
     """One row without its meshes; why it is left out where its labels say so; the error where it cannot be read."""
     try:
         frame = reader[index]
@@ -105,7 +105,7 @@ def in_view(frame: Frame, size: tuple[int, int]) -> bool:
     return bool((inside & (frame.joints[:, 2] > 0)).any())
 
 
-def add_meshes(reader: DexYCB, config: CropConfig, rows: list[dict]) -> None:
+def add_meshes(reader: Reader, config: CropConfig, rows: list[dict]) -> None:
     """Adds vertices, by one pass of the hand layer a side, and contacts."""
     for side in ("right", "left"):
         mine = [row for row in rows if row["frame"].sequence.side == side]

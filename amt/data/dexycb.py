@@ -8,17 +8,19 @@ when asked for. A sequence whose meta.yml is broken keeps its number and its fra
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from amt.data.errors import BrokenFrame, DataError, EmptySubset
+from amt.data.errors import DataError, EmptySubset
 from amt.data.layout import CLASS_NAMES, FULL_SEQUENCES, GRASPED_CLASSES, SERIALS, check_split, in_subset
+from amt.data.reader import Reader
 from amt.data.sequences import SequenceInfo, find_sequences
 from amt.data.set_folder import Frame, SetFolder
 
 
-class DexYCB(SetFolder):
+class DexYCB(SetFolder, Reader):
     """A subset of a split: ``len``, ``[i] -> Frame``, and what calibration and models say.
 
     On a recorded set the object in the hand is sequence // 5, which decides split s3. A synthetic set with fewer than 100
@@ -34,6 +36,8 @@ class DexYCB(SetFolder):
         MissingHand: a recorded set without MANO's files.
         DataError: unknown split or subset; a folder that is missing, empty or not in this layout; no calibration.
     """
+
+    frame_files = ("color_", "labels_", "aligned_depth_")
 
     def __init__(self, root: str | Path, split: str = "s0", subset: str = "train", mano: str | Path | None = None):
         check_split(split, subset)
@@ -64,27 +68,13 @@ class DexYCB(SetFolder):
         """Labels of one sample; its pictures are read by the frame's methods. Raises BrokenFrame."""
         return self.frame(*self.locate(int(index)), index=int(index))
 
-    def camera_folders(self) -> list[Path]:
+    def frame_folders(self) -> list[Path]:
         """The folders that hold the subset's pictures and labels, in the order of the index."""
         return [self.sequences[sequence].folder / SERIALS[camera] for sequence, camera in self._runs]
 
-    def readable(self, index: int) -> tuple[Frame, np.ndarray]:
-        """A frame and its picture; where one cannot be read, the next that can (cyclically), the same for everybody.
-
-        Every broken file is counted in :attr:`broken`; the first of each kind of fault is named in a warning.
-
-        Raises:
-            DataError: if no frame at all can be read.
-        """
-        for step in range(len(self)):
-            try:
-                frame = self[(index + step) % len(self)]
-                return frame, frame.image()
-            except BrokenFrame as error:
-                self.note_broken(error)
-        raise DataError(
-            f"{self.root}: not one of {len(self)} frames of {self.split} {self.subset} can be used: {self.report()}"
-        )
+    def shared_files(self) -> Iterator[Path]:
+        for info in self.sequences:
+            yield from (info.folder / name for name in ("meta.yml", "contact.npz"))
 
     def _index_frames(self) -> None:
         runs, lengths = [], []

@@ -16,6 +16,10 @@ class EmptySubset(DataError):
     """The set can be read, but no frame of it belongs to the subset that was asked for."""
 
 
+class TooManyBroken(DataError):
+    """More frames of a set cannot be read than a training may lose."""
+
+
 class MissingHand(DataError):
     """The set's hands are MANO's, and the files of MANO are not at hand."""
 

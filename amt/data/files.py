@@ -7,6 +7,8 @@ import io
 import os
 import stat
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +30,29 @@ def read_file(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
     Raises:
         OSError: ``strerror`` says why in a few words.
     """
+    with _opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        if os.fstat(descriptor).st_size > most:
+            raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
+        return file.read(most)
+
+
+def read_ends(path: str | os.PathLike, head: int = 4096, tail: int = 64) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a regular file, as :func:`read_file` reads it. Raises OSError."""
+    with _opened(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        return os.pread(descriptor, head, 0), os.pread(descriptor, tail, max(size - tail, 0))
+
+
+@contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
-            raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(most + 1)
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a file", str(path))
+        yield descriptor
     finally:
         os.close(descriptor)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"is larger than {most >> 20} MB", str(path))
-    return data
 
 
 def read_yaml(path: Path) -> dict:

@@ -10,13 +10,15 @@ from functools import cache
 from pathlib import Path
 
 import amt
-from amt.data.dexycb import DexYCB
 from amt.data.layout import hand_digest
+from amt.data.reader import Reader
 
-_READ = ("color_", "labels_", "aligned_depth_")  # of a camera's folder
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _CODE = (  # below amt/: what stands between a set's files and a cached row
     "data/crops.py",
+    "data/ho3d.py",
+    "data/parts.py",
+    "data/sequences.py",
     "data/set_folder.py",
     "data/files.py",
     "data/images.py",
@@ -28,23 +30,22 @@ _CODE = (  # below amt/: what stands between a set's files and a cached row
 )
 
 
-def set_digest(reader: DexYCB) -> str:
+def set_digest(reader: Reader) -> str:
     """Of everything that a reader's subset is made of: size and time of each file, and the hands' arrays.
 
-    Calibration, models, meta.yml, contacts, and the pictures and labels of the subset count. One ``stat`` a file is
-    needed, about 5 s for the 800,000 files of DexYCB's s0 on a local disk; threads help where the disk is remote.
+    Of a set in DexYCB's layout, calibration, models, meta.yml, contacts, and the pictures and labels of the subset count. One
+    ``stat`` a file is needed, about 5 s for the 800,000 files of s0 on a local disk; threads help where the disk is remote.
     """
     digest = hashlib.sha256()
-    for side in ("right", "left"):
+    for side in reader.sides:
         digest.update(hand_digest(reader.hand_model(side)).encode())
-    for name in ("calibration", "models"):
+    for name in reader.shared_folders:
         for path in sorted((reader.root / name).rglob("*")):
             digest.update(_stamp(path.relative_to(reader.root), path))
-    for sequence in reader.sequences:
-        for name in ("meta.yml", "contact.npz"):
-            digest.update(_stamp(sequence.folder.name, sequence.folder / name))
+    for path in reader.shared_files():
+        digest.update(_stamp(path.parent.name, path))
     with ThreadPoolExecutor(8) as pool:
-        for stamps in pool.map(_folder_stamps, reader.camera_folders()):
+        for stamps in pool.map(lambda folder: _folder_stamps(folder, reader.frame_files), reader.frame_folders()):
             digest.update(stamps)
     return digest.hexdigest()
 
@@ -72,14 +73,19 @@ def _stamp(name: Path | str, path: Path) -> bytes:
     return b"" if os.path.isdir(path) else f"{name} {path.name} {found.st_size} {found.st_mtime_ns}\n".encode()
 
 
-def _folder_stamps(folder: Path) -> bytes:
+def _folder_stamps(folder: Path, prefixes: tuple[str, ...]) -> bytes:
     lines = []
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(_READ):
-                    found = entry.stat()
-                    lines.append(f"{entry.name} {found.st_size} {found.st_mtime_ns}\n")
+            lines = [_entry_stamp(entry) for entry in entries if entry.name.startswith(prefixes)]
     except OSError as error:
-        lines.append(f"{type(error).__name__}\n")
-    return "".join([f"{folder.parent.name}/{folder.name}\n", *sorted(lines)]).encode()
+        lines = [f"{type(error).__name__}\n"]
+    return "".join([f"{folder.parent.name}/{folder.name}\n", *sorted(lines)]).encode("utf-8", "surrogateescape")
+
+
+def _entry_stamp(entry: os.DirEntry) -> str:
+    try:
+        found = entry.stat()
+    except OSError as error:  # a link that leads nowhere
+        return f"{entry.name} {type(error).__name__}\n"
+    return f"{entry.name} {found.st_size} {found.st_mtime_ns}\n"

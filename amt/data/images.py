@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.errors import ImageError
-from amt.data.files import read_file
+from amt.data.files import read_ends, read_file
 
 FORMATS = "jpg, png, bmp, webp, tif, gif or ppm"
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras store in samples of 16 bits
@@ -101,6 +101,27 @@ def read_depth(path: str | os.PathLike, check: Callable[[tuple[int, int]], None]
     return samples
 
 
+def glance(path: str | os.PathLike, check: Callable[[tuple[int, int]], None]) -> None:
+    """Looks at the format, the size and the end of a JPEG or PNG file; reads a few kilobytes and decodes nothing.
+
+    Args:
+        check: called with the (height, width) that the header says.
+
+    Raises:
+        ImageError: the file is missing, of another format, or cut short.
+    """
+    path = Path(path)
+    head, tail = _read(path, ends=True)
+    if not head.startswith((_PNG, _JPEG)):
+        raise ImageError(path, "is not a JPEG or PNG file", "put the original file back")
+    size = stored_size(head) or stored_size(_read(path))
+    if size is None:
+        raise ImageError(path, "its header is damaged", "copy it again")
+    check(size)
+    if not (tail[-8:-4] == b"IEND" if head.startswith(_PNG) else _JPEG_END in tail):
+        raise ImageError(path, _BREAKS_OFF, "copy or export it again")
+
+
 def stored_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) as the header of a JPEG or PNG file says; None for another format or a header that is cut short."""
     if data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) >= 24:
@@ -139,14 +160,15 @@ class quiet:
                 cv2.utils.logging.setLogLevel(quiet._level)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, ends: bool = False):
+    """The bytes of a file that is not empty; or only its (first, last) bytes. Raises ImageError."""
     try:
-        data = read_file(path, MOST_BYTES)
+        data = read_ends(path) if ends else read_file(path, MOST_BYTES)
     except FileNotFoundError:
         raise ImageError(path, "no such file", "check the path") from None
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from None
-    if not data:
+    if data in (b"", (b"", b"")):
         raise ImageError(path, "the file is empty", "copy or export it again")
     return data
 

@@ -20,8 +20,12 @@ from amt.data.crop_cache import CropCache, build_cache
 from amt.data.dexycb import DexYCB
 from amt.data.draws import draw
 from amt.data.errors import DataError
+from amt.data.ho3d import HO3D
+from amt.data.reader import Reader, check_broken
 from amt.data.workers import Workers
 from amt.hand.batch import Batch, Inputs, Targets
+
+READERS = {"dexycb": DexYCB, "ho3d": HO3D}  # by data.layout
 
 
 class CropDataset:
@@ -137,9 +141,12 @@ class Loader:
         return self._pool.batches(plan)
 
 
-def open_reader(config: DataConfig, subset: str) -> DexYCB:
-    """The reader of a subset of the configured set, rendered first if no root is named."""
-    return DexYCB(config.root_folder(), config.split, subset, config.mano)
+def open_reader(config: DataConfig, subset: str) -> Reader:
+    """The reader of a subset of the configured set, rendered first if no root is named. Raises DataError."""
+    reader = READERS[config.layout](config.root_folder(), config.split, subset, config.mano)
+    if subset == "train":
+        reader.most_broken = config.most_broken
+    return reader
 
 
 def make_loader(
@@ -160,10 +167,12 @@ def make_loader(
     otherwise.
 
     Raises:
-        DataError: the set cannot be used (see :class:`DexYCB`).
+        TooManyBroken: more of the training frames cannot be read than ``config.most_broken`` allows.
+        DataError: the set cannot be used (see :class:`DexYCB`, :class:`HO3D`).
     """
     reader = open_reader(config, subset)
     cache = build_cache(reader, config.crop, config.cache_folder() / CROPS, progress)
+    check_broken(reader, cache.lost, cache.report())
     training = subset == "train"
     varied = training if augment is None else augment
     dataset = CropDataset(cache, config.crop, config.augment if varied else None, seed)

@@ -1,41 +1,31 @@
-"""The folder of a set in DexYCB's layout: calibration, hands, object models and labels.
+"""The folder of a set in DexYCB's layout: calibration and labels.
 
 Nothing is read before it is asked for, and a part that is missing or broken does not stand in the way of the others.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from amt.data.errors import BrokenFrame, DataError, FileError, ImageError, MissingHand
-from amt.data.files import load_npz, numbers, read_file, read_yaml
+from amt.data.errors import BrokenFrame, FileError, ImageError
+from amt.data.files import load_npz, numbers, read_yaml
 from amt.data.images import read_depth, read_image
 from amt.data.layout import (
     FRAME_HEIGHT,
     FRAME_WIDTH,
     LABEL_SHAPES,
     SERIALS,
-    SYNTHETIC_RECORD,
     color_name,
     depth_name,
-    hand_digest,
     labels_name,
 )
-from amt.data.objects import ObjectModels
+from amt.data.parts import SetParts, is_rigid
 from amt.data.sequences import SequenceInfo
-from amt.hand.contact import contact_labels
-from amt.hand.mano import HandModel, ManoLayer
-from amt.hand.stand_in import stand_in_hand
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,11 +73,7 @@ class Frame(Labels):
 
     def segment(self) -> np.ndarray:
         """uint8 [480, 640]: 0 background, 1-21 object, 255 hand. Raises BrokenFrame."""
-        path = self.folder / labels_name(self.number)
-        segment = load_npz(path, ("seg",))["seg"]
-        if segment.dtype != np.uint8 or segment.shape != (FRAME_HEIGHT, FRAME_WIDTH):
-            raise BrokenFrame(path, "seg has a wrong shape or type")
-        return segment
+        return frame_segment(self.folder / labels_name(self.number))
 
 
 def frame_image(path: Path) -> np.ndarray:
@@ -108,7 +94,15 @@ def frame_depth(path: Path) -> np.ndarray:
         raise BrokenFrame(error.path, error.reason, error.remedy) from error
 
 
-class SetFolder:
+def frame_segment(path: Path) -> np.ndarray:
+    """uint8 [480, 640]: the segmentation in a labels file. Raises BrokenFrame."""
+    segment = load_npz(path, ("seg",))["seg"]
+    if segment.dtype != np.uint8 or segment.shape != (FRAME_HEIGHT, FRAME_WIDTH):
+        raise BrokenFrame(path, "seg has a wrong shape or type")
+    return segment
+
+
+class SetFolder(SetParts):
     """A set in DexYCB's layout: the recorded one, or one that ``amt.data.synthetic`` rendered.
 
     Args:
@@ -117,31 +111,10 @@ class SetFolder:
     """
 
     def __init__(self, root: str | Path, mano: str | Path | None = None):
-        self.root, self.mano = Path(root), None if mano is None else Path(mano)
-        self.broken: dict[str, dict[Path, None]] = defaultdict(dict)  # reason: files, in the order they were met
+        super().__init__(root, mano)
         # A set's folder is small beside its frames: each file of it is read once.
         self._intrinsics, self._betas = cache(self._read_intrinsics), cache(self._read_betas)
         self._extrinsics, self._contact = cache(self._read_extrinsics), cache(self._read_contact)
-        self.hand_model, self.layer = cache(self._read_hand), cache(self._read_layer)
-
-    @cached_property
-    def record(self) -> dict:
-        """What the synthetic writer noted about the set; empty for a recorded one. Raises DataError."""
-        note = self.root / SYNTHETIC_RECORD
-        if not note.is_file():
-            return {}
-        try:
-            record = json.loads(read_file(note))
-        except (ValueError, OSError, RecursionError) as error:
-            raise FileError(note, f"is not readable as JSON ({error})", "render the set anew") from error
-        if not isinstance(record, dict):
-            raise FileError(note, "is no JSON object", "render the set anew")
-        return record
-
-    @cached_property
-    def objects(self) -> ObjectModels:
-        """The object models. Raises DataError."""
-        return ObjectModels(self.root, {int(c): n for c, n in self.record.get("object_names", {}).items()})
 
     def intrinsics(self, camera: int) -> np.ndarray:
         """float32 [3, 3], px: K of a camera (index into SERIALS). Raises DataError."""
@@ -150,6 +123,10 @@ class SetFolder:
     def extrinsics(self, sequence: SequenceInfo, camera: int) -> np.ndarray:
         """float64 [3, 4], m: takes points of the camera's frame to the world frame, that of pose.npz. Raises DataError."""
         return self._extrinsics(sequence.extrinsics)[SERIALS[camera]]
+
+    def betas(self, sequence: SequenceInfo) -> np.ndarray:
+        """float32 [10]: the shape of the person's hand. Raises DataError."""
+        return self._betas(sequence.mano_calib)
 
     def labels(self, sequence: SequenceInfo, camera: int, number: int) -> Labels:
         """The labels of one picture. Raises BrokenFrame."""
@@ -169,7 +146,7 @@ class SetFolder:
         finite = all(np.isfinite(array).all() for array in (code, joints, joints_2d))
         unmarked = (joints == -1).all(1).any() or (joints_2d == -1).all()  # -1 is how the set says "not labelled"
         hand_valid = bool(finite and code.any() and not unmarked)
-        object_valid = _is_rigid(grasped)
+        object_valid = is_rigid(grasped)
         if not hand_valid:
             code, joints, joints_2d = (np.zeros_like(array) for array in (code, joints, joints_2d))
         if not object_valid:
@@ -197,64 +174,21 @@ class SetFolder:
             camera=camera,
             number=number,
             intrinsics=self.intrinsics(camera),
-            betas=self._betas(sequence.mano_calib),
+            betas=self.betas(sequence),
             pose=np.concatenate([code[:3], pose]),
             translation=code[48:],
         )
 
-    def contacts(self, frame: Frame, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Contacts of the hand (bool [778]) and of the object's cloud (bool [N]): the set's own, or else by distance.
-
-        Args:
-            vertices: float32 [778, 3], m: the true hand.
-        """
-        cloud = self.objects.cloud(frame.sequence.class_id)
+    def known_contacts(self, frame: Frame) -> tuple[np.ndarray, np.ndarray] | None:
+        """What contact.npz says, which the synthetic writer leaves beside meta.yml."""
         try:
             known = self._contact(frame.sequence.folder)
         except BrokenFrame as error:
             self.note_broken(error)
-            known = None
-        if known is not None and frame.number < len(known[0]) and known[1].shape[1:] == cloud.shape[:1]:
-            return known[0][frame.number], known[1][frame.number]
-        if not frame.object_valid:
-            return np.zeros(len(vertices), bool), np.zeros(len(cloud), bool)
-        posed = torch.from_numpy(cloud @ frame.object_rotation.T + frame.object_translation)
-        hand, points = contact_labels(torch.from_numpy(vertices), posed)
-        return hand.numpy(), points.numpy()
-
-    def note_broken(self, error: FileError) -> None:
-        """Counts a broken file; the first of each kind of fault is told at once."""
-        files = self.broken[error.reason]
-        if not files:
-            log.warning("skipped %s (the first such file; they are counted)", error)
-        files[error.path] = None
-
-    def report(self) -> str:
-        """One line on what was skipped: a count for each reason and its first file. Empty if nothing was."""
-        return count_by_reason({reason: (len(files), next(iter(files))) for reason, files in self.broken.items()})
-
-    def _read_layer(self, side: str) -> ManoLayer:
-        return ManoLayer(self.hand_model(side))
-
-    def _read_hand(self, side: str) -> HandModel:
-        if self.record.get("hand") == "stand-in":
-            if self.record.get("hand_digest") != hand_digest(stand_in_hand("right")):
-                raise DataError(f"{self.root}: was rendered with another version of the stand-in hand; render it anew")
-            return stand_in_hand(side)
-        if self.mano is None:
-            raise MissingHand(
-                f"{self.root}: its hands are MANO's, and MANO's files cannot be shipped; get them from "
-                "mano.is.tue.mpg.de and name their folder (data.mano=FOLDER)"
-            )
-        from amt.hand.mano_file import load_mano
-
-        path = self.mano / f"MANO_{side.upper()}.pkl"
-        try:
-            return load_mano(path, side)
-        except FileNotFoundError as error:
-            raise MissingHand(str(error)) from error
-        except ValueError as error:
-            raise DataError(str(error)) from error
+            return None
+        if known is None or frame.number >= min(map(len, known)):
+            return None
+        return known[0][frame.number], known[1][frame.number]
 
     def _read_intrinsics(self, serial: str) -> np.ndarray:
         path = self.root / "calibration" / "intrinsics" / f"{serial}_{FRAME_WIDTH}x{FRAME_HEIGHT}.yml"
@@ -284,15 +218,10 @@ class SetFolder:
         if not path.is_file():
             return None
         found = load_npz(path, ("hand", "object"))
+        for name, array in found.items():
+            if array.dtype != bool or array.ndim != 2:
+                raise BrokenFrame(path, f"{name} has a wrong shape or type")
         return found["hand"], found["object"]
-
-
-def _is_rigid(pose: np.ndarray) -> bool:
-    """Whether [3, 4] is a rotation and a translation; zeros, which stand for a missing pose, are not."""
-    rotation = pose[:, :3].astype(np.float64)
-    if not np.isfinite(pose).all():
-        return False
-    return bool(np.abs(rotation @ rotation.T - np.eye(3)).max() < 0.01 and np.linalg.det(rotation) > 0)
 
 
 def check_size(size: tuple[int, int], path: Path, remedy: str = "put the original picture back") -> None:
@@ -303,8 +232,3 @@ def check_size(size: tuple[int, int], path: Path, remedy: str = "put the origina
             f"is {size[1]} x {size[0]} px, and its camera's calibration is for {FRAME_WIDTH} x {FRAME_HEIGHT} px",
             remedy,
         )
-
-
-def count_by_reason(broken: dict[str, tuple[int, str | Path]]) -> str:
-    """One line of {reason: (count, first file)}."""
-    return "; ".join(f"{count} skipped: {reason} (the first: {first})" for reason, (count, first) in broken.items())

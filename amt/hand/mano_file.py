@@ -7,12 +7,12 @@ scipy is needed.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from amt.hand.array_pickle import ArrayUnpickler, Refused, Shell, unpickle
 from amt.hand.mano import NUM_BETAS, HandModel
 
 _ARRAYS = (
@@ -70,45 +70,24 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            contents = _ArrayUnpickler(file, encoding="latin1").load()
-    except _Refused as error:
-        raise ValueError(str(error)) from None
-    except Exception as error:  # a damaged pickle can raise almost anything
-        raise ValueError(f"not a readable pickle ({type(error).__name__}: {' '.join(str(error).split())})") from error
+    contents = unpickle(path.read_bytes(), _ManoUnpickler)
     if not isinstance(contents, dict):
         raise ValueError(f"not a MANO model: it holds a {type(contents).__name__}, not a dictionary")
     return contents
 
 
-class _Refused(pickle.UnpicklingError):
-    """A pickle asks for a class or function that is not on the list."""
-
-
-class _Shell:
-    """Stands in for an object of a class that is never imported: holds what was stored in it, does nothing."""
-
-    def __init__(self, *args):
-        pass
-
-    def __setstate__(self, state):
-        if isinstance(state, dict):
-            self.stored = state
-
-
-class _Chumpy(_Shell):
+class _Chumpy(Shell):
     def array(self, name: str) -> np.ndarray:
         stored = getattr(self, "stored", {})
         if "x" in stored:  # chumpy.Ch: the value itself
             return _as_array(stored["x"], name)
         if "a" in stored and "idxs" in stored:  # chumpy.reordering.Select: a[idxs]
-            picked = _as_array(stored["a"], name).ravel()[np.asarray(stored["idxs"])]
+            picked = _as_array(stored["a"], name).ravel()[_as_array(stored["idxs"], name)]
             return picked.reshape(stored.get("preferred_shape", picked.shape))
         raise ValueError(f"{name}: a chumpy expression without a value (stored: {sorted(stored)})")
 
 
-class _Sparse(_Shell):
+class _Sparse(Shell):
     by_column = True
 
     def array(self, name: str) -> np.ndarray:
@@ -138,26 +117,18 @@ class _SparseRows(_Sparse):
 
 def _rebuild(cls, base, state):
     """copyreg's own reconstructor, for the shells alone."""
-    if not (isinstance(cls, type) and issubclass(cls, _Shell)):
-        raise _Refused(f"refused: it would rebuild {cls!r}, which is not an array")
+    if not (isinstance(cls, type) and issubclass(cls, Shell)):
+        raise Refused(f"refused: it would rebuild {cls!r}, which is not an array")
     return cls()
 
 
-_NUMPY = {"multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer"}
-_PLAIN = {"set", "frozenset", "object", "complex"}
+class _ManoUnpickler(ArrayUnpickler):
+    """Admits shells for objects of chumpy and scipy.sparse, too."""
 
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Resolves NumPy's array constructors, a few plain types, and shells; refuses every other name."""
+    kind = "a MANO file"
 
     def find_class(self, module: str, name: str) -> Any:
-        package = module.partition(".")[0]
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if package == "numpy" and f"{module.rpartition('.')[2]}.{name}" in _NUMPY:
-            core = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
-            return super().find_class(f"{core}.{module.rpartition('.')[2]}", name)
-        if package == "chumpy":
+        if module.partition(".")[0] == "chumpy":
             return _Chumpy
         if module.startswith("scipy.sparse") and name in ("csc_matrix", "csc_array"):
             return _Sparse
@@ -165,31 +136,13 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _SparseRows
         if module in ("copy_reg", "copyreg") and name == "_reconstructor":
             return _rebuild
-        if module in ("__builtin__", "builtins") and name in _PLAIN:
-            return super().find_class("builtins", name)
-        if module in ("__builtin__", "builtins") and name == "bytearray":
-            return _bytearray
-        if (module, name) == ("_codecs", "encode"):
-            return _encode_latin1
-        raise _Refused(f"refused: it asks for {module}.{name}; a MANO file needs arrays only. Do not trust this file.")
-
-
-def _bytearray(content: bytes | str = b"", encoding: str = "latin1") -> bytearray:
-    """A bytearray of what is in the file; a number would ask for so many bytes that are not."""
-    if not isinstance(content, bytes | str):
-        raise _Refused(f"refused: it asks for a bytearray of {type(content).__name__}")
-    return bytearray(content if isinstance(content, bytes) else _encode_latin1(content, encoding))
-
-
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 stores bytes in old pickle protocols; no other codec is looked up."""
-    if encoding != "latin1":
-        raise _Refused(f"refused: it asks for the codec {encoding!r}")
-    return text.encode("latin1")
+        if module in ("__builtin__", "builtins") and name == "object":
+            return object
+        return super().find_class(module, name)
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:
-    value = value.array(name) if isinstance(value, _Shell) and hasattr(value, "array") else value
+    value = value.array(name) if isinstance(value, Shell) and hasattr(value, "array") else value
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} of {array.dtype}")

@@ -22,6 +22,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
     "train.keep": "how many states stay",
     "train.log_every": "how often it is written down",
     "data.cache": "where crops lie",
+    "data.most_broken": "when a run stops, not what it learns",
     "data.workers": "batches are the same for any number",
     "data.render_workers": "sets are the same for any number",
 }

@@ -1,0 +1,254 @@
+"""The reader of HO-3D version 3: right hands that hold a YCB object, pictures from one to five cameras.
+
+    train.txt, evaluation.txt               one line a frame, SEQUENCE/0000: the line's number is the sample's id
+    train/SEQUENCE/rgb/0000.jpg             640 x 480
+    train/SEQUENCE/meta/0000.pkl            labels, in OpenGL's camera frame: x right, y up, z backward, metres
+    train/SEQUENCE/depth/0000.png           depth in two of three channels
+    evaluation/SEQUENCE/...                 the same; of the hand only the wrist is labelled
+    models/003_cracker_box/...              YCB's models, put here by the user
+
+From the set's public documentation (github.com/shreyashampali/ho3d). Its joints are MANO's 16 and five tips, in MANO's order;
+its poses are full axis-angle, turned about the rest wrist as MANO does.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from amt.data.errors import BrokenFrame, DataError, EmptySubset, FileError
+from amt.data.files import read_file
+from amt.data.layout import CLASS_NAMES
+from amt.data.parts import is_rigid
+from amt.data.reader import Reader
+from amt.data.sequences import SequenceInfo
+from amt.data.set_folder import Frame, frame_image
+from amt.hand.array_pickle import Shell, unpickle
+from amt.hand.skeleton import MANO_TO_SKELETON
+
+SPLIT = "official"
+_PARTS = {"train": ("train.txt", "train"), "test": ("evaluation.txt", "evaluation")}
+_OPENGL = np.diag([1.0, -1.0, -1.0])  # OpenGL's camera frame to ours, and back
+_DEPTH_UNIT = 0.00012498664727900177  # m
+_MOST_META, _MOST_LIST = 4 << 20, 16 << 20  # bytes
+_CLASSES = {name: class_id for class_id, name in CLASS_NAMES.items()}
+# The arrays that are read, and how many numbers each has.
+_FIELDS = {"camMat": 9, "handPose": 48, "handBeta": 10, "handTrans": 3, "objRot": 3, "objTrans": 3}
+
+
+class Ho3dFrame(Frame):
+    """A frame whose files lie as HO-3D's do."""
+
+    @property
+    def folder(self) -> Path:
+        return self.sequence.folder
+
+    @property
+    def image_path(self) -> Path:
+        return self.folder / "rgb" / f"{self.number:04d}.jpg"
+
+    def depth(self) -> np.ndarray:
+        """float32 [480, 640], m; 0 where the sensor saw nothing. Raises BrokenFrame."""
+        red, green, _ = np.moveaxis(
+            frame_image(self.folder / "depth" / f"{self.number:04d}.png").astype(np.int64), -1, 0
+        )
+        return ((red + 256 * green) * _DEPTH_UNIT).astype(np.float32)
+
+    def segment(self) -> np.ndarray:
+        """Raises BrokenFrame: the set's masks have another form, which is not read."""
+        raise BrokenFrame(self.folder / "seg", "the masks of HO-3D are not read", "do without segmentation")
+
+
+class HO3D(Reader):
+    """The training or the evaluation set: ``len``, ``[i] -> Frame``. Sample i is line i of train.txt or evaluation.txt.
+
+    Args:
+        root: folder with ``train``, ``evaluation``, their lists, and ``models``.
+        split: "official", the only one.
+        subset: "train" or "test"; the latter is called evaluation in the set, which has no validation set.
+        mano: folder with MANO_RIGHT.pkl.
+
+    Raises:
+        EmptySubset: the set has no such subset, or its list is empty.
+        MissingHand: no MANO file.
+        DataError: a folder or a list that is missing or not in this layout.
+    """
+
+    sides = ("right",)
+    shared_folders = ("models",)
+
+    def __init__(self, root: str | Path, split: str = SPLIT, subset: str = "train", mano: str | Path | None = None):
+        super().__init__(root, mano)
+        if split != SPLIT:
+            raise DataError(f"split must be {SPLIT} for HO-3D; got {split!r}")
+        if subset == "val":
+            raise EmptySubset(f"{self.root}: HO-3D has no validation set; take train or test")
+        if subset not in _PARTS:
+            raise DataError(f"subset must be train or test; got {subset!r}")
+        self.split, self.subset = split, subset
+        self._list, self._part = self.root / _PARTS[subset][0], self.root / _PARTS[subset][1]
+        names = _read_list(self._list)
+        self._folders = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in names))}
+        self._frames = [(self._folders[name], number) for name, number in names]
+        counts = np.bincount([folder for folder, _ in self._frames])
+        self.sequences = [
+            SequenceInfo(self._part / name, -1, number, int(counts[number]), (), (), 0, "right", "", "")
+            for name, number in self._folders.items()
+        ]
+        self.layer("right")  # a set whose hands cannot be posed is refused here, not at its first frame
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def frame_folders(self) -> list[Path]:
+        return [info.folder / part for info in self.sequences for part in ("rgb", "meta")]
+
+    def shared_files(self) -> list[Path]:
+        return [self._list]
+
+    def __getitem__(self, index: int) -> Ho3dFrame:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} frames")
+        folder, number = self._frames[index]
+        info = self.sequences[folder]
+        path = info.folder / "meta" / f"{number:04d}.pkl"
+        meta = read_meta(path)
+        if meta["camMat"] is None:
+            raise BrokenFrame(path, "has no camMat")
+        intrinsics = meta["camMat"].reshape(3, 3)
+        if not (np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
+            raise BrokenFrame(path, "its camMat is no camera's")
+        class_id = _CLASSES.get(meta["objName"], 0)
+        return Ho3dFrame(
+            **self._hand(meta, intrinsics),
+            **_object(meta, class_id),
+            index=int(index),
+            sequence=replace(info, class_ids=(class_id,) if class_id else ()),
+            camera=0,
+            number=number,
+            intrinsics=intrinsics.astype(np.float32),
+        )
+
+    @cached_property
+    def _mean_hand(self) -> dict[str, np.ndarray | bool]:
+        """What stands for a hand that is not labelled."""
+        layer = self.layer("right")
+        return {
+            "joints": np.zeros((21, 3), np.float32),
+            "joints_2d": np.zeros((21, 2), np.float32),
+            "hand_code": np.zeros(51, np.float32),
+            "pose": np.concatenate([np.zeros(3, np.float32), layer.hands_mean.numpy()]),
+            "betas": np.zeros(10, np.float32),
+            "translation": np.zeros(3, np.float32),
+            "hand_valid": False,
+        }
+
+    def _hand(self, meta: dict[str, Any], intrinsics: np.ndarray) -> dict[str, np.ndarray | bool]:
+        """The hand's fields of a frame, in our camera frame and order of joints."""
+        joints, parts = meta["handJoints3D"], [meta[name] for name in ("handPose", "handBeta", "handTrans")]
+        if joints is None or joints.size != 63 or any(part is None for part in parts):
+            return self._mean_hand
+        pose, betas, translation = parts
+        joints = joints.reshape(21, 3)[list(MANO_TO_SKELETON)] @ _OPENGL
+        if not all(np.isfinite(array).all() for array in (joints, *parts)) or (joints[:, 2] <= 0).any():
+            return self._mean_hand
+        layer = self.layer("right")
+        with torch.no_grad():
+            root = layer.rest_joints(torch.from_numpy(betas).float()[None])[0, 0].double().numpy()
+            code = layer.pose_to_pca(torch.from_numpy(pose[3:]).float()).numpy()
+        # The hand turns about its rest wrist J0: C (R (v - J0) + J0 + t) = C R (v - J0) + J0 + [C (J0 + t) - J0].
+        wrist = (Rotation.from_matrix(_OPENGL) * Rotation.from_rotvec(pose[:3])).as_rotvec()
+        translation = _OPENGL @ (root + translation) - root
+        pixels = joints @ intrinsics.T
+        return {
+            "joints": joints.astype(np.float32),
+            "joints_2d": (pixels[:, :2] / pixels[:, 2:]).astype(np.float32),
+            "hand_code": np.concatenate([wrist, code, translation]).astype(np.float32),
+            "pose": np.concatenate([wrist, pose[3:]]).astype(np.float32),
+            "betas": betas.astype(np.float32),
+            "translation": translation.astype(np.float32),
+            "hand_valid": True,
+        }
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The labels in a meta file: float64 arrays, None where there are none, and objName. Raises BrokenFrame."""
+    try:
+        meta = unpickle(read_file(path, _MOST_META))
+    except FileNotFoundError as error:
+        raise BrokenFrame(path, "is missing") from error
+    except OSError as error:
+        raise BrokenFrame(path, str(error.strerror)) from error
+    except ValueError as error:
+        refused = (
+            "asks for what labels do not need; do not trust it" if "refused" in str(error) else "is no readable pickle"
+        )
+        raise BrokenFrame(path, refused) from error
+    if not isinstance(meta, dict):
+        raise BrokenFrame(path, "holds no dictionary")
+    found: dict[str, Any] = {name: _numbers(path, meta, name, (count,)) for name, count in _FIELDS.items()}
+    found["handJoints3D"] = _numbers(path, meta, "handJoints3D", (63, 3))  # in the evaluation set, the wrist alone
+    found["objName"] = meta.get("objName") if isinstance(meta.get("objName"), str) else ""
+    return found
+
+
+def _numbers(path: Path, meta: dict, name: str, counts: tuple[int, ...]) -> np.ndarray | None:
+    value = meta.get(name)
+    try:
+        value = value.array(name) if isinstance(value, Shell) and hasattr(value, "array") else value
+        if value is None:
+            return None
+        numbers = np.asarray(value, np.float64).ravel()
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BrokenFrame(path, f"{name} has a wrong shape or type") from error
+    if numbers.size not in counts:
+        raise BrokenFrame(path, f"{name} has a wrong shape or type")
+    return numbers
+
+
+def _object(meta: dict[str, Any], class_id: int) -> dict[str, np.ndarray | bool]:
+    """The object's fields of a frame, in our camera frame."""
+    pose = np.zeros((3, 4))
+    if class_id and meta["objRot"] is not None and meta["objTrans"] is not None:
+        with np.errstate(invalid="ignore", over="ignore"):
+            finite = np.isfinite(meta["objRot"]).all()
+            pose[:, :3] = _OPENGL @ Rotation.from_rotvec(meta["objRot"]).as_matrix() if finite else np.nan
+        pose[:, 3] = _OPENGL @ meta["objTrans"]
+    valid = is_rigid(pose)
+    pose = (pose if valid else np.eye(3, 4)).astype(np.float32)
+    return {
+        "object_rotation": pose[:, :3].copy(),
+        "object_translation": pose[:, 3].copy(),
+        "object_valid": valid,
+        "object_poses": pose[None],
+    }
+
+
+def _read_list(path: Path) -> list[tuple[str, int]]:
+    """(sequence, frame) of each line. Raises DataError."""
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent}: no such folder; name the folder of HO-3D version 3")
+    try:
+        lines = read_file(path, _MOST_LIST).decode().split()
+    except UnicodeDecodeError as error:
+        raise FileError(path, "is not text") from error
+    except OSError as error:
+        raise FileError(
+            path, str(error.strerror), "name the folder of HO-3D version 3, with its lists of frames"
+        ) from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        match = re.fullmatch(r"([A-Za-z0-9_-]{1,100})/(\d{4,6})", line)
+        if match is None:
+            raise FileError(path, f"line {number} is not SEQUENCE/0000")
+        found.append((match[1], int(match[2])))
+    if not found:
+        raise EmptySubset(f"{path}: names no frame; copy it anew")
+    return found

@@ -1,0 +1,271 @@
+"""The index of a set: one pass over its tree, with every frame's state and every problem with its reason.
+
+    python -m amt.data.index FOLDER                          counts of every split beside the official ones, and problems
+    python -m amt.data.index FOLDER --decode                 decodes every picture, too (hours on the whole recorded set)
+    python -m amt.data.index FOLDER --out index.npz          keeps the index: Index.load("index.npz").ids("s0", "test", "R")
+    python -m amt.data.index FOLDER --problems problems.tsv  writes every problem: file, tabulator, reason
+
+The exit status is 0 without problems, 1 with problems, 2 where there is no set to index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from amt.data.dexycb import grasped_objects
+from amt.data.errors import DataError, FileError
+from amt.data.files import load_npz
+from amt.data.layout import (
+    FULL_SEQUENCES,
+    SERIALS,
+    SPLITS,
+    SUBJECTS,
+    SUBSETS,
+    check_split,
+    in_subset,
+)
+from amt.data.protocols import OFFICIAL, PROTOCOLS, find_protocol
+from amt.data.scan import FRAME, Scan, Scanner
+from amt.data.sequences import SequenceInfo, find_sequences
+from amt.data.set_folder import SetFolder
+from amt.files import write_bytes, write_text
+
+
+@dataclass(frozen=True)
+class Index:
+    """What one pass found.
+
+    Attributes:
+        root: the set's folder.
+        frames: FRAME [N]: every frame by subject, sequence, camera and frame.
+        problems: (file, reason) of all that cannot be used.
+        incomplete: why sample ids are not the official toolkit's; "" where they are.
+    """
+
+    root: Path
+    frames: np.ndarray
+    problems: list[tuple[Path, str]]
+    incomplete: str
+
+    def rows(self, split: str, subset: str) -> np.ndarray:
+        """int64 [M]: the frames of a subset, in the order of its sample ids: sample i is ``frames[rows[i]]``."""
+        check_split(split, subset)
+        starts = np.flatnonzero(self.frames["frame"] == 0)
+        lengths = np.diff([*starts, len(self.frames)])
+        places = self.frames[starts][["subject", "camera", "sequence", "grasped"]].tolist()
+        return np.flatnonzero(np.repeat([in_subset(split, subset, *place) for place in places], lengths))
+
+    def ids(self, split: str, subset: str, protocol: str | None = None) -> np.ndarray:
+        """int64: the sample ids that a protocol scores; without a protocol, all of the subset.
+
+        A sample id is the position in the subset, as in the official toolkit and its result files.
+
+        Raises:
+            DataError: unknown names, or a protocol that this split, or this set's models, cannot give.
+        """
+        frames = self.frames[self.rows(split, subset)]
+        if protocol is None:
+            return np.arange(len(frames))
+        chosen = find_protocol(protocol, split)
+        unknown = frames["hand"] & frames["object"] & np.isnan(frames["distance"])
+        if protocol == "R" and unknown.any():
+            raise DataError(
+                f"{self.root}: protocol R takes the distance of hand and object, and {unknown.sum()} frames' objects have no "
+                "model; put the set's models folder in place and index it again"
+            )
+        return np.flatnonzero(chosen.admits(frames))
+
+    def counts(self) -> list[list[str]]:
+        """Rows of the table that the program prints: the counts of each subset beside the official ones."""
+        table = [["split", "frames", "official", "hands", "official", "usable", *(f"[{name}]" for name in PROTOCOLS)]]
+        for split in SPLITS:
+            for subset in SUBSETS:
+                frames = self.frames[self.rows(split, subset)]
+                usable = frames["picture"] & frames["labels"] & frames["calibrated"] & frames["hand"]
+                line = [f"{split} {subset}"]
+                for count, official in zip(
+                    (len(frames), frames["hand"].sum()), OFFICIAL.get((split, subset), ("", ""))
+                ):
+                    line += [f"{count:,}", official or "-"]
+                line.append(f"{usable.sum():,}")
+                for protocol in PROTOCOLS.values():
+                    defined = protocol.split in (None, split)
+                    line.append(f"{protocol.admits(frames).sum():,}" if defined else "-")
+                table.append(line)
+        return table
+
+    def reasons(self) -> list[tuple[int, str, Path]]:
+        """(count, reason, first file) of the problems, the most frequent first."""
+        counts = Counter(reason for _, reason in self.problems)
+        first = {reason: path for path, reason in reversed(self.problems)}
+        return [(count, reason, first[reason]) for reason, count in counts.most_common()]
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the index as one .npz file."""
+        about = {
+            "root": str(self.root),
+            "problems": [(str(file), reason) for file, reason in self.problems],
+            "incomplete": self.incomplete,
+        }
+        content = io.BytesIO()
+        np.savez_compressed(content, frames=self.frames, about=np.frombuffer(json.dumps(about).encode(), np.uint8))
+        write_bytes(Path(path), content.getvalue())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Index:
+        """Reads what :meth:`save` wrote. Raises FileError."""
+        found = load_npz(Path(path), ("frames", "about"))
+        if found["frames"].dtype != FRAME:
+            raise FileError(path, "is an index of another version", "index the set again")
+        about = json.loads(found["about"].tobytes())
+        problems = [(Path(file), reason) for file, reason in about["problems"]]
+        return cls(Path(about["root"]), found["frames"], problems, about["incomplete"])
+
+
+def build_index(root: str | Path, decode: bool = False, workers: int = 1, progress: bool = True) -> Index:
+    """Indexes the set in a folder.
+
+    Args:
+        decode: decode every picture and depth image, instead of a look at format, size and end of the file.
+        workers: processes; 1 works in this one.
+        progress: show a bar.
+
+    Raises:
+        DataError: the folder holds no set in DexYCB's layout, or a process died.
+    """
+    from tqdm import tqdm
+
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+    root = Path(root)
+    files, sequences = SetFolder(root), find_sequences(root)
+    problems = _shared_problems(files, sequences)
+    frames = []
+    bar = tqdm(total=len(sequences), unit="sequence", desc="indexing", disable=not progress)
+    with bar:
+        for scan in _scans(root, decode, workers, list(zip(sequences, grasped_objects(files, sequences)))):
+            frames.append(scan.frames)
+            problems += scan.problems
+            bar.update()
+    return Index(root, np.concatenate(frames), problems, _incomplete(sequences))
+
+
+def _scans(root: Path, decode: bool, workers: int, tasks: list[tuple[SequenceInfo, int]]) -> Iterator[Scan]:
+    if workers == 1:
+        scanner = Scanner(root, decode)
+        yield from (scanner.scan(*task) for task in tasks)
+        return
+    # spawn: a fork would copy PyTorch's thread pool in whatever state it is.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (root, decode)) as pool:
+        try:
+            yield from pool.map(_scan, tasks, chunksize=4)
+        except BrokenProcessPool as error:
+            raise DataError(f"{root}: a process that read it died; index it with --workers 1 to see where") from error
+
+
+_scanner: Scanner  # of a worker process
+
+
+def _start_worker(root: Path, decode: bool) -> None:
+    global _scanner
+    _scanner = Scanner(root, decode)
+
+
+def _scan(task: tuple[SequenceInfo, int]) -> Scan:
+    return _scanner.scan(*task)
+
+
+def _shared_problems(files: SetFolder, sequences: list[SequenceInfo]) -> list[tuple[Path, str]]:
+    """What is wrong with calibration and models, which many sequences share."""
+    whole = [info for info in sequences if info.fault is None]
+    reads = [lambda c=camera: files.intrinsics(c) for camera in range(len(SERIALS))]
+    reads += [lambda i=info: files.extrinsics(i, 0) for info in {i.extrinsics: i for i in whole}.values()]
+    reads += [lambda i=info: files.betas(i) for info in {i.mano_calib: i for i in whole}.values()]
+    reads += [lambda c=c: files.objects.cloud(c) for c in sorted({c for info in whole for c in info.class_ids})]
+    problems = []
+    for read in reads:
+        try:
+            read()
+        except FileError as error:
+            problems.append((error.path, error.reason))
+        except DataError as error:
+            problems.append((files.objects.folder, str(error)))
+    return problems
+
+
+def _incomplete(sequences: list[SequenceInfo]) -> str:
+    """Why the numbers of samples are not the toolkit's, which counts 10 x 100 sequences x 8 cameras."""
+    found = Counter(info.subject for info in sequences)
+    for subject, name in enumerate(SUBJECTS):
+        if found[subject] != FULL_SEQUENCES:
+            return f"{name} has {found[subject]} of {FULL_SEQUENCES} sequences"
+    for info in sequences:
+        if info.fault is not None and not info.num_frames:
+            return f"the frames of {info.folder} cannot be counted"
+        if set(info.serials) != set(SERIALS):
+            return f"{info.folder / 'meta.yml'} does not name the {len(SERIALS)} cameras"
+    return ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m amt.data.index", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="a set in DexYCB's layout")
+    parser.add_argument("--decode", action="store_true", help="decode every picture and depth image")
+    parser.add_argument("--out", metavar="FILE", help="write the index (.npz)")
+    parser.add_argument("--problems", metavar="FILE", help="write every problem (text)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    a = parser.parse_args(arguments)
+    try:
+        index = build_index(a.folder, a.decode, a.workers, not a.quiet)
+        if a.out:
+            index.save(a.out)
+        if a.problems:
+            write_text(Path(a.problems), "".join(f"{_shown(path)}\t{reason}\n" for path, reason in index.problems))
+    except (ValueError, OSError) as error:
+        print(f"amt.data.index: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("amt.data.index: interrupted", file=sys.stderr)
+        return 130
+    _tell(index)
+    return 1 if index.problems else 0
+
+
+def _tell(index: Index) -> None:
+    table = index.counts()
+    widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
+    for line in table:
+        print("  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]))
+    for protocol in PROTOCOLS.values():
+        print(f"[{protocol.name}] {protocol.scores}")
+    same = "the official toolkit's" if not index.incomplete else f"this tree's own ({index.incomplete})"
+    print(f"{index.root}: {len(index.frames):,} frames; sample ids are {same}")
+    for count, reason, first in index.reasons():
+        print(f"{count:,} x {reason} (the first: {_shown(first)})")
+    print(f"{len(index.problems):,} problems")
+
+
+def _shown(path: Path) -> str:
+    """A path as one line of text, whatever bytes its name has."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""HO-3D's layout: small files made here from posed hands, in OpenGL's frame and MANO's order as the set documents them."""
+
+import json
+import os
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from amt.config import compose
+from amt.data.config import DataConfig
+from amt.data.errors import BrokenFrame, DataError, EmptySubset, MissingHand
+from amt.data.ho3d import HO3D, read_meta
+from amt.data.layout import SYNTHETIC_RECORD, hand_digest
+from amt.data.loader import make_loader
+from amt.hand.camera import project
+from amt.hand.mano import ManoLayer
+from amt.hand.stand_in import stand_in_hand
+from amt.train.config import PROGRAM
+
+K = np.array([[617.3, 0, 312.4], [0, 616.1, 241.4], [0, 0, 1]])
+# The set's own table, from its joints to thumb, index, middle, ring, little.
+ORDER = [0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20]
+CLOUD = np.random.default_rng(1).uniform(-0.03, 0.03, (60, 3)).astype(np.float32)
+FRAMES = {"train": [("ABF10", 0), ("ABF10", 3), ("MC1", 12), ("MC1", 2)], "evaluation": [("SM1", 0), ("SM1", 7)]}
+
+
+def annotation(number: int) -> dict:
+    """Labels as the set stores them, and in "vertices" and "cloud" what they mean: in OpenGL's frame, in metres."""
+    rng = np.random.default_rng(number)
+    layer = ManoLayer(stand_in_hand("right"))
+    pose = np.concatenate([rng.uniform(-1, 1, 3), layer.hands_mean.numpy() + rng.uniform(-0.2, 0.2, 45)])
+    betas, translation = rng.uniform(-1, 1, 10), np.array([0.05, 0.03, -0.6]) + rng.uniform(-0.02, 0.02, 3)
+    with torch.no_grad():
+        hand = layer(*(torch.from_numpy(a).float()[None] for a in (pose, betas, translation)))
+    joints = np.empty((21, 3))
+    joints[ORDER] = hand.joints[0].double().numpy()
+    turn, place = rng.uniform(-1, 1, 3), joints[9] + [0, 0, 0.02]
+    return {
+        "camMat": K,
+        "handJoints3D": joints,
+        "handPose": pose,
+        "handBeta": betas,
+        "handTrans": translation,
+        "objRot": turn[:, None],  # a column, as the set has it
+        "objTrans": place,
+        "objName": "006_mustard_bottle",
+        "objLabel": 5,
+        "camIDList": ["0", "1"],
+        "vertices": hand.vertices[0].numpy(),
+        "cloud": CLOUD @ Rotation.from_rotvec(turn).as_matrix().T + place,
+    }
+
+
+@pytest.fixture
+def ho3d(tmp_path):
+    """Four training and two evaluation frames; hands are the stand-in's."""
+    root = tmp_path / "HO3D_v3"
+    (root / "models" / "006_mustard_bottle").mkdir(parents=True)
+    np.savetxt(root / "models" / "006_mustard_bottle" / "points.xyz", CLOUD)
+    record = {"hand": "stand-in", "hand_digest": hand_digest(stand_in_hand("right"))}
+    (root / SYNTHETIC_RECORD).write_text(json.dumps(record))
+    for part, frames in FRAMES.items():
+        (root / f"{part}.txt").write_text("".join(f"{name}/{number:04d}\n" for name, number in frames))
+        for place, (name, number) in enumerate(frames):
+            meta = annotation(number)
+            if part == "evaluation":
+                meta |= {"handJoints3D": meta["handJoints3D"][0], "handBoundingBox": [200, 100, 400, 300]}
+                meta = {k: v for k, v in meta.items() if k not in ("handPose", "handBeta", "handTrans")}
+            folder = root / part / name
+            for kind in ("rgb", "depth", "meta"):
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(
+                str(folder / "rgb" / f"{number:04d}.jpg"), np.full((480, 640, 3), (30, 120, 40 * place), np.uint8)
+            )
+            depth = np.zeros((480, 640, 3), np.uint8)
+            depth[..., 2], depth[..., 1] = 100, 18  # 100 + 256 x 18, in BGR
+            cv2.imwrite(str(folder / "depth" / f"{number:04d}.png"), depth)
+            with open(folder / "meta" / f"{number:04d}.pkl", "wb") as file:
+                pickle.dump(meta, file, protocol=2)
+    return root
+
+
+def opengl_to_camera(points):
+    return np.asarray(points) * [1, -1, -1]
+
+
+def test_labels_come_into_our_camera_frame_and_order(ho3d):
+    reader = HO3D(ho3d)
+    assert len(reader) == 4
+    for index, (name, number) in enumerate(FRAMES["train"]):
+        frame, truth = reader[index], annotation(number)
+        assert (frame.image_path.parent.parent.name, frame.number, frame.index) == (name, number, index)
+        assert (frame.hand_valid, frame.object_valid, frame.sequence.side) == (True, True, "right")
+        joints = opengl_to_camera(truth["handJoints3D"][ORDER])
+        np.testing.assert_allclose(frame.joints, joints, atol=1e-6)
+        assert (joints[:, 2] > 0).all()
+        seen = joints @ K.T
+        np.testing.assert_allclose(frame.joints_2d, seen[:, :2] / seen[:, 2:], atol=1e-3)
+        parts = (torch.from_numpy(a)[None] for a in (frame.pose, frame.betas, frame.translation))
+        with torch.no_grad():
+            hand = reader.layer("right")(*parts)
+        np.testing.assert_allclose(hand.joints[0], joints, atol=2e-6)
+        np.testing.assert_allclose(hand.vertices[0], opengl_to_camera(truth["vertices"]), atol=2e-6)
+        cloud = reader.objects.cloud(frame.sequence.class_id) @ frame.object_rotation.T + frame.object_translation
+        np.testing.assert_allclose(cloud, opengl_to_camera(truth["cloud"]), atol=2e-6)
+        assert frame.sequence.class_id == 5
+        assert abs(int(frame.image()[0, 0, 0]) - 40 * index) <= 2
+        np.testing.assert_allclose(frame.depth(), (100 + 256 * 18) * 0.00012498664727900177, rtol=1e-6)
+    for index in (-1, 4):
+        with pytest.raises(IndexError):
+            reader[index]
+
+
+def test_the_evaluation_set_has_no_hands_and_there_is_no_validation_set(ho3d):
+    reader = HO3D(ho3d, subset="test")
+    assert len(reader) == 2
+    assert [reader[i].number for i in range(2)] == [0, 7]
+    assert not any(reader[i].hand_valid for i in range(2))
+    assert all(reader[i].object_valid for i in range(2))
+    with pytest.raises(EmptySubset, match="HO-3D has no validation set"):
+        HO3D(ho3d, subset="val")
+    with pytest.raises(DataError, match="split must be official for HO-3D; got 's0'"):
+        HO3D(ho3d, "s0")
+    (ho3d / SYNTHETIC_RECORD).unlink()
+    with pytest.raises(MissingHand):
+        HO3D(ho3d)
+
+
+def test_missing_parts_are_flags(ho3d):
+    path = ho3d / "train" / "ABF10" / "meta" / "0000.pkl"
+    whole = annotation(0)
+    for change, flags in (
+        ({"handJoints3D": None, "handPose": None}, (False, True)),
+        ({"handJoints3D": np.full((21, 3), np.nan)}, (False, True)),
+        ({"handJoints3D": -whole["handJoints3D"]}, (False, True)),  # behind the camera
+        ({"objRot": None}, (True, False)),
+        ({"objRot": np.full(3, np.inf)}, (True, False)),
+        ({"objName": "a spoon"}, (True, False)),
+        ({"objName": None}, (True, False)),
+    ):
+        path.write_bytes(pickle.dumps(whole | change))
+        frame = HO3D(ho3d)[0]
+        assert (frame.hand_valid, frame.object_valid) == flags, change
+        for name in ("joints", "joints_2d", "pose", "betas", "translation", "object_rotation", "object_translation"):
+            assert np.isfinite(getattr(frame, name)).all(), name
+    for change in ({"handPose": np.zeros(45)}, {"camMat": "K"}, {"camMat": None}, {"objTrans": np.array([{}] * 3)}):
+        path.write_bytes(pickle.dumps(whole | change))
+        with pytest.raises(BrokenFrame, match=rf"0000\.pkl: .*{next(iter(change))}"):
+            HO3D(ho3d)[0]
+
+
+class Trap:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_meta_file_is_read_and_never_run(tmp_path, protocol):
+    path, truth = tmp_path / "0000.pkl", annotation(4)
+    path.write_bytes(pickle.dumps(truth, protocol))
+    found = read_meta(path)
+    for name in ("camMat", "handJoints3D", "handPose", "objRot"):
+        np.testing.assert_array_equal(found[name], truth[name].ravel())
+    assert found["objName"] == truth["objName"]
+    path.write_bytes(pickle.dumps(truth | {"extra": Trap(tmp_path / "executed")}, protocol))
+    with pytest.raises(BrokenFrame, match="asks for what labels do not need"):
+        read_meta(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_damaged_meta_files_are_one_line_each(tmp_path):
+    """Flipped bits and cut ends. One of a pickle's bits can ask for a memo of gigabytes, which must not be made."""
+    path, whole = tmp_path / "0000.pkl", pickle.dumps(annotation(4), 2)
+    rng, broken = np.random.default_rng(6), 0
+    cases = [whole[: rng.integers(len(whole))] for _ in range(100)]
+    for _ in range(400):
+        data = bytearray(whole)
+        for at in rng.integers(0, len(data), rng.integers(1, 9)):
+            data[at] ^= 1 << rng.integers(8)
+        cases.append(bytes(data))
+    cases += [
+        b"",
+        b"\x80\x02]r\xff\xff\xff\xff.",
+        pickle.dumps([1, 2]),
+        pickle.dumps("x" * 10),
+        b"\x80\x02}" + b"]" * 100_000,
+    ]
+    for data in cases:
+        path.write_bytes(data)
+        try:
+            read_meta(path)
+        except BrokenFrame as error:
+            assert error.path == path  # noqa: PT017 (any other error fails the test)
+            broken += 1
+    assert broken > 200
+    path.write_bytes(cases[501])
+    with pytest.raises(BrokenFrame, match="asks for what"):
+        read_meta(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BrokenFrame, match="is a fifo, not a file"):
+        read_meta(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"train\.txt: No such file"),
+        ("", r"train\.txt: names no frame"),
+        ("ABF10/0000\n../../etc/passwd\n", r"train\.txt: line 2 is not SEQUENCE/0000"),
+        ("ABF10\n", r"train\.txt: line 1 is not SEQUENCE/0000"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_one_line(ho3d, text, message):
+    path = ho3d / "train.txt"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(DataError, match=message) as error:
+        HO3D(ho3d)
+    assert "\n" not in str(error.value)
+
+
+def test_a_frame_without_its_files_is_broken_and_replaced(ho3d):
+    (ho3d / "train" / "ABF10" / "rgb" / "0003.jpg").unlink()
+    reader = HO3D(ho3d)
+    frame, image = reader.readable(1)
+    assert (frame.index, image.shape) == (2, (480, 640, 3))
+    assert "1 skipped: no such file" in reader.report()
+
+
+def test_training_reads_it_by_its_configuration(ho3d, tmp_path):
+    words = ["data=ho3d", f"data.root={ho3d}", f"data.cache={tmp_path / 'cache'}", "model.crop_size=64"]
+    data = compose(PROGRAM, words)["data"]
+    assert (data.layout, data.split, data.root) == ("ho3d", "official", str(ho3d))
+    loader = make_loader(data, "train", 4, augment=False, shuffle=False, progress=False)
+    batch = next(iter(loader))
+    assert batch.index.tolist() == [0, 1, 2, 3]
+    assert batch.inputs.object_class.tolist() == [5] * 4
+    assert batch.targets.hand_valid.all()
+    pixels = project(batch.targets.joints, batch.inputs.intrinsics)
+    assert ((pixels > 0) & (pixels < 63)).all()  # the true box holds the joints
+    for index, (_, number) in enumerate(FRAMES["train"]):
+        truth = opengl_to_camera(annotation(number)["vertices"])
+        np.testing.assert_allclose(batch.targets.vertices[index], truth, atol=2e-6)
+    assert batch.targets.hand_contact.any()
+    with pytest.raises(DataError, match="not one of 2 frames of official test can be used: 2 left out without a hand"):
+        make_loader(data, "test", 4, progress=False)
+
+
+def test_a_layout_needs_its_own_split_and_a_folder(tmp_path):
+    with pytest.raises(DataError, match=r"data\.split must be one of official with data\.layout=ho3d; got 's1'"):
+        DataConfig(root=str(tmp_path), layout="ho3d")
+    with pytest.raises(DataError, match=r"data\.root must be given with data\.layout=ho3d"):
+        DataConfig(layout="ho3d", split="official")
+    with pytest.raises(DataError, match=r"data\.layout must be one of dexycb, ho3d; got 'coco'"):
+        DataConfig(layout="coco")

@@ -1,0 +1,173 @@
+"""The index: the toolkit's sample ids on a tree of the recorded set's shape, protocols, problems, and the command."""
+
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from layout_files import kind_of, sequence_folder, write_tree
+
+from amt.data.dexycb import DexYCB
+from amt.data.errors import DataError, EmptySubset, FileError
+from amt.data.index import Index, build_index, main
+from amt.data.layout import SERIALS
+
+
+def frames_of(sequence: int) -> int:
+    return 2 if sequence % 10 == 4 else 1
+
+
+@pytest.fixture(scope="module")
+def full_tree(tmp_path_factory):
+    """10 subjects x 100 sequences x 8 cameras, one or two frames each."""
+    return write_tree(tmp_path_factory.mktemp("full"), 10, 100, frames_of)
+
+
+@pytest.fixture(scope="module")
+def full_index(full_tree):
+    return build_index(full_tree, progress=False)
+
+
+def toolkit_samples(split: str, subset: str) -> list[tuple[int, int, int, int]]:
+    """(subject, sequence, camera, frame) by sample id, from the public description of the splits, and from nothing of ours."""
+    subjects, cameras, sequences = list(range(10)), list(range(8)), list(range(100))
+    if split == "s0":
+        if subset == "train":
+            sequences = [q for q in sequences if q % 5 != 4]
+        else:
+            subjects = [0, 1] if subset == "val" else [2, 3, 4, 5, 6, 7, 8, 9]
+            sequences = [q for q in sequences if q % 5 == 4]
+    elif split == "s1":
+        subjects = {"train": [0, 1, 2, 3, 4, 5, 9], "val": [6], "test": [7, 8]}[subset]
+    elif split == "s2":
+        cameras = {"train": [0, 1, 2, 3, 4, 5], "val": [6], "test": [7]}[subset]
+    else:
+        held = {"val": [3, 19], "test": [7, 11, 15]}
+        held["train"] = [o for o in range(20) if o not in held["val"] + held["test"]]
+        sequences = [q for q in sequences if q // 5 in held[subset]]
+    return [(s, q, c, f) for s in subjects for q in sequences for c in cameras for f in range(frames_of(q))]
+
+
+@pytest.mark.parametrize("split", ["s0", "s1", "s2", "s3"])
+def test_sample_ids_of_every_split_are_the_toolkits(full_tree, full_index, split):
+    assert full_index.incomplete == ""
+    assert full_index.problems == []
+    for subset in ("train", "val", "test"):
+        expected = toolkit_samples(split, subset)
+        found = full_index.frames[full_index.rows(split, subset)]
+        assert found[["subject", "sequence", "camera", "frame"]].tolist() == expected
+        reader = DexYCB(full_tree, split, subset)
+        assert len(reader) == len(expected)
+        places = map(reader.locate, range(len(reader)))
+        assert [(info.subject, info.number, camera, frame) for info, camera, frame in places] == expected
+
+
+def test_protocols_are_filters_over_the_sample_ids(full_index):
+    samples = toolkit_samples("s0", "test")
+    kinds = [kind_of(*sample) for sample in samples]
+    hands = [i for i, kind in enumerate(kinds) if kind != "no hand"]
+    for protocol in ("T", "V", "F"):
+        assert full_index.ids("s0", "test", protocol).tolist() == hands
+    held = [i for i, kind in enumerate(kinds) if kind == "near" and samples[i][1] % 2 == 0]
+    assert full_index.ids("s0", "test", "R").tolist() == held
+    assert 0 < len(held) < len(hands) < len(samples)
+    assert full_index.ids("s0", "test").tolist() == list(range(len(samples)))
+    assert len(full_index.ids("s2", "val", "T"))
+    with pytest.raises(DataError, match="protocol V is defined on split s0; got s1"):
+        full_index.ids("s1", "test", "V")
+    with pytest.raises(DataError, match="protocol must be one of T, V, R, F; got 'X'"):
+        full_index.ids("s0", "test", "X")
+    with pytest.raises(DataError, match="split must be one of"):
+        full_index.ids("s9", "test")
+
+
+def test_an_index_is_kept_whole(full_index, tmp_path):
+    again = Index.load(full_index.save(tmp_path / "index.npz"))
+    assert again.frames.dtype == full_index.frames.dtype
+    assert again.frames.tobytes() == full_index.frames.tobytes()
+    assert (again.root, again.problems, again.incomplete) == (full_index.root, [], "")
+    np.savez(tmp_path / "other.npz", frames=np.zeros(3), about=np.zeros(3, np.uint8))
+    with pytest.raises(FileError, match="another version"):
+        Index.load(tmp_path / "other.npz")
+
+
+def test_a_broken_meta_yml_keeps_the_official_ids(full_tree, full_index, tmp_path):
+    """The tree again, with three broken meta.yml; each sequence's frames are counted by their files."""
+    tree = tmp_path / "tree"
+    shutil.copytree(full_tree, tree, copy_function=os.link, ignore=shutil.ignore_patterns("aligned*", "pose.npz"))
+    lost = [(0, 4), (3, 50), (9, 99)]
+    for s, q in lost:
+        path = sequence_folder(tree, s, q) / "meta.yml"
+        path.unlink()
+        if q != 50:
+            path.write_text("a: [")
+    for subset in ("train", "test"):
+        reader, whole = DexYCB(tree, "s0", subset), full_index.rows("s0", subset)
+        assert len(reader) == len(whole)
+        for index in range(0, len(reader), 41):
+            info, camera, frame = reader.locate(index)
+            assert (info.subject, info.number, camera, frame) == tuple(
+                full_index.frames[whole[index]][["subject", "sequence", "camera", "frame"]]
+            )
+
+
+def test_the_command_prints_counts_beside_the_official_ones(own_set, tmp_path, capsys):
+    reader = DexYCB(own_set, "s0", "train")
+    frame = reader[3]
+    frame.image_path.write_bytes(frame.image_path.read_bytes()[:-100])
+    lost = reader[9]
+    shutil.rmtree(lost.folder)
+    out, problems = tmp_path / "index.npz", tmp_path / "problems.tsv"
+    assert main([str(own_set), "--quiet", "--workers", "1", "--out", str(out), "--problems", str(problems)]) == 1
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if line.startswith("s0 train"))
+    assert re.split(r"  +", line)[1:5] == [str(len(reader)), "465,504", str(len(reader) - 4), "406,888"]
+    assert "this tree's own (20200709-subject-01 has 2 of 100 sequences)" in said
+    assert "2 problems" in said
+    assert f"(the first: {frame.image_path})" in said
+    told = [tuple(line.split("\t")) for line in problems.read_text().splitlines()]
+    assert [path for path, _ in told] == [str(frame.image_path), str(lost.folder)]
+    assert told == [(str(path), reason) for path, reason in Index.load(out).problems]
+    assert not Index.load(out).frames["picture"].all()
+
+
+def test_the_index_of_a_whole_set_has_no_problem_and_every_process_count_gives_it(tiny_set, capsys):
+    alone = build_index(tiny_set, decode=True, progress=False)
+    assert alone.problems == []
+    assert all(alone.frames[name].all() for name in ("picture", "depth", "labels", "calibrated", "hand", "object"))
+    held = alone.frames["distance"]
+    assert (held < 120).all()
+    assert main([str(tiny_set), "--quiet", "--workers", "2"]) == 0
+    assert "\n0 problems" in capsys.readouterr().out
+    with pytest.raises(EmptySubset):
+        DexYCB(tiny_set, "s1", "test")
+    assert len(alone.rows("s1", "test")) == 0
+
+
+@pytest.mark.parametrize("damage", ["calibration", "models"])
+def test_what_many_frames_share_is_one_problem(own_set, damage):
+    if damage == "calibration":
+        path = own_set / "calibration" / "intrinsics" / f"{SERIALS[3]}_640x480.yml"
+        path.write_text("color: 3")
+    else:
+        path = own_set / "models"
+        shutil.rmtree(path)
+    index = build_index(own_set, progress=False)
+    assert {problem[0] for problem in index.problems} == {path}
+    if damage == "calibration":
+        assert set(index.frames["camera"][~index.frames["calibrated"]]) == {3}
+        assert len(index.problems) == 1
+    else:
+        assert np.isnan(index.frames["distance"]).all()
+        with pytest.raises(DataError, match="put the set's models folder in place"):
+            index.ids("s0", "train", "R")
+
+
+def test_what_is_no_set_is_one_line(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"amt.data.index: {tmp_path / 'nowhere'}: no such folder")
+    assert said.count("\n") == 1
+    assert main([str(tmp_path), "--workers", "0"]) == 2
+    assert "workers must be at least 1" in capsys.readouterr().err
