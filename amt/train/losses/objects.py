@@ -23,7 +23,7 @@ def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
     both = t.hand_valid & t.object_valid
     points = inputs.object_points[:, :: max(1, inputs.object_points.shape[1] // CHAMFER_POINTS)]
     wanted = points @ t.object_rotation.mT
-    rotated = [points @ rotation.mT for rotation in (p.coarse.object_rotation, p.decoded.object_rotation)]
+    rotations = (p.coarse.object_rotation, p.decoded.object_rotation)
 
     def translation() -> Tensor:
         wanted_offset = t.object_translation - t.joints[:, 0]
@@ -32,11 +32,11 @@ def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
         return mean_where((final.abs() + coarse.abs()) / (2 * LENGTH_UNIT), both)
 
     def chamfer() -> Tensor:
-        total = sum(_chamfer(moved, wanted) for moved in rotated)
+        total = sum(_chamfer(points, rotation, wanted) for rotation in rotations)
         return mean_where(total / (4 * LENGTH_UNIT), t.object_valid)
 
     def matched() -> Tensor:
-        total = sum((moved - wanted).abs() for moved in rotated)
+        total = sum((points @ rotation.mT - wanted).abs() for rotation in rotations)
         return mean_where(total / (2 * LENGTH_UNIT), t.object_valid)
 
     def pose() -> Tensor:
@@ -75,12 +75,28 @@ def _pose_error(scene: Scene, joints: Tensor, t: Targets, points: Tensor, symmet
     offset, wanted = scene.object_translation - joints[:, 0], t.object_translation - t.joints[:, 0]
     angle = geodesic_distance(scene.object_rotation, t.object_rotation) / ANGLE_UNIT
     manifold = torch.linalg.vector_norm(torch.cat((angle[:, None], (offset - wanted) / LENGTH_UNIT), dim=1), dim=1)
-    posed = posed_points(points, scene.object_rotation, offset)
-    adds = torch.cdist(posed, posed_points(points, t.object_rotation, wanted)).amin(dim=2).mean(dim=1)
+    posed, true = posed_points(points, scene.object_rotation, offset), posed_points(points, t.object_rotation, wanted)
+    adds = (posed - _taken(true, _nearest(posed, true)[0])).norm(dim=-1).mean(dim=1)
     return torch.where(symmetric, adds / LENGTH_UNIT, manifold)
 
 
-def _chamfer(a: Tensor, b: Tensor) -> Tensor:
-    """Mean distance to the nearest point, both ways added: [B] of [B, N, 3] and [B, M, 3], m."""
+def _chamfer(points: Tensor, rotation: Tensor, wanted: Tensor) -> Tensor:
+    """Mean distance of rotated points to the nearest wanted one, and the other way, added: [B] of [B, N, 3] and [B, M, 3], m.
+
+    Points are taken before they are rotated, so that no gradient is scattered: the same bits on every run.
+    """
+    rotated = points @ rotation.mT
+    to_wanted, to_rotated = _nearest(rotated, wanted)
+    one = (rotated - _taken(wanted, to_wanted)).norm(dim=-1).mean(dim=1)
+    return one + (_taken(points, to_rotated) @ rotation.mT - wanted).norm(dim=-1).mean(dim=1)
+
+
+@torch.no_grad()
+def _nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of a [B, N, 3] the index of the nearest of b [B, M, 3], and the other way: int64 [B, N] and [B, M]."""
     distances = torch.cdist(a, b)
-    return distances.amin(dim=1).mean(dim=1) + distances.amin(dim=2).mean(dim=1)
+    return distances.argmin(dim=2), distances.argmin(dim=1)
+
+
+def _taken(points: Tensor, indices: Tensor) -> Tensor:
+    return points.gather(1, indices[..., None].expand(-1, -1, 3))
