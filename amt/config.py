@@ -348,5 +348,6 @@ def _one_line(error: BaseException, program: Program) -> str | None:
 
 def _unknown_key(error, program: Program) -> str:
     parent = error.full_key.rpartition(".")[0]
-    siblings = {key[len(parent) + 1 :].partition(".")[0]: None for key, _ in _keys(program) if key.startswith(parent)}
+    inside = f"{parent}."  # with the dot: train.loss_schedule is not in train.loss
+    siblings = {key.removeprefix(inside).partition(".")[0]: None for key, _ in _keys(program) if key.startswith(inside)}
     return f"{error.full_key}: no such key; there are {', '.join(siblings) if parent else ', '.join(program.sections)}"

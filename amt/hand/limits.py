@@ -29,7 +29,8 @@ FLEXION_LIMITS = (
 )
 # Least and greatest abduction of each finger's first joint, [5], deg, and the thumb's twist.
 ABDUCTION_LIMITS = ((-30, 50), (-10, 18), (-12, 12), (-16, 10), (-24, 10))
-TWIST_LIMITS = (-10, 50)
+# A thumb's base that rotates under the palm about the hand's long axis, as in the synthetic grasps, reads as -17 to -72.
+TWIST_LIMITS = (-75, 50)
 # What a joint may rotate about an axis that :func:`articulate` does not use, deg: annotated poses are not exact hinges.
 SLACK = 15
 
@@ -153,9 +154,9 @@ class JointLimits(nn.Module):
     """How far poses lie outside the joints' limits; differentiable, with finite gradients everywhere.
 
     A first joint's rotation in its finger's frame is R = A(abduction) F(flexion) T(twist), the inverse of
-    :func:`articulate` for flexions up to 90 deg. Toward 90 deg abduction and twist become one rotation; both excesses are
-    measured as sines times cos(flexion), which needs no division. The two outer joints are hinges: flexion is the twist of
-    the twist-swing decomposition about the flexion axis, right for any angle, and the swing is what else there is.
+    :func:`articulate` for flexions up to 90 deg. Toward 90 deg abduction and twist become one rotation, so both excesses are
+    weighed by cos(flexion). The two outer joints are hinges: flexion is the twist of the twist-swing decomposition about the
+    flexion axis, right for any angle, and the swing is what else there is.
 
     Args:
         layer: the right hand whose finger frames are used.
@@ -187,11 +188,7 @@ class JointLimits(nn.Module):
         The inverse of :func:`articulate` for first joints that flex less than 90 deg.
         """
         local = self._local(rotations)
-        first = local[..., 0, :, :]
-        cosine = _signed_cosine(first)
-        flexion = torch.atan2(-first[..., 0, 1], cosine)
-        abduction = torch.atan2(first[..., 2, 1] * cosine, first[..., 1, 1] * cosine)
-        twist = torch.atan2(first[..., 0, 2] * cosine, first[..., 0, 0] * cosine)
+        flexion, abduction, twist = _saddle(local[..., 0, :, :])
         return torch.cat((flexion[..., None], _hinge(local[..., 1:, :, :])), dim=-1), abduction, twist
 
     def forward(self, rotations: Tensor) -> Tensor:
@@ -200,15 +197,13 @@ class JointLimits(nn.Module):
         It adds up what flexion, abduction and twist (of a hinge: flexion and swing) exceed.
         """
         local = self._local(rotations)
-        first, outer = local[..., 0, :, :], local[..., 1:, :, :]
-        cosine = _signed_cosine(first)
-        flexion = torch.cat((torch.atan2(-first[..., 0, 1], cosine)[..., None], _hinge(outer)), dim=-1)
-        sideways = _excess_of_sine(first[..., 2, 1], cosine, self.abduction)
-        twisted = _excess_of_sine(first[..., 0, 2], cosine, self.twist)
-        swing = torch.relu(_swing(outer) - SLACK * (math.pi / 180))
-        other = torch.cat(((sideways + twisted)[..., None], swing), dim=-1)
-        excess = (_excess(flexion, self.flexion) + other).flatten(-2)  # [..., 15], finger by finger
-        return torch.zeros_like(excess).index_copy(-1, self.order, excess)
+        flexion, abduction, twist = _saddle(local[..., 0, :, :])
+        flexion = torch.cat((flexion[..., None], _hinge(local[..., 1:, :, :])), dim=-1)
+        sideways = _excess(abduction, self.abduction) + _excess(twist, self.twist)
+        sideways = sideways * flexion[..., 0].detach().cos().abs()
+        swing = torch.relu(_swing(local[..., 1:, :, :]) - SLACK * (math.pi / 180))
+        excess = (_excess(flexion, self.flexion) + torch.cat((sideways[..., None], swing), dim=-1)).flatten(-2)
+        return torch.zeros_like(excess).index_copy(-1, self.order, excess)  # from finger by finger to MANO's order
 
     def _local(self, rotations: Tensor) -> Tensor:
         """Poses [..., 15, 3, 3] in the fingers' frames, by finger: [..., 5, 3, 3, 3]."""
@@ -217,10 +212,13 @@ class JointLimits(nn.Module):
         return frames.mT @ by_finger @ frames
 
 
-def _signed_cosine(first: Tensor) -> Tensor:
-    """cos(flexion) of R = A F T, negative beyond 90 deg: abduction is taken to be less than 90 deg."""
-    size = (first[..., 1, 1].square() + first[..., 2, 1].square() + 1e-12).sqrt()
-    return torch.where(first[..., 1, 1] < 0, -size, size)
+def _saddle(first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Flexion, abduction (less than 90 deg) and twist, rad, of R = A F T [..., 3, 3]."""
+    side, straight = first[..., 2, 1], first[..., 1, 1]
+    cosine = (side.square() + straight.square() + 1e-12).sqrt()  # of flexion; negative beyond 90 deg
+    sign = torch.where(straight < 0, -1.0, 1.0)
+    flexion = torch.atan2(-first[..., 0, 1], cosine * sign)
+    return flexion, _angle(side * sign, straight * sign), _angle(first[..., 0, 2] * sign, first[..., 0, 0] * sign)
 
 
 def _hinge(local: Tensor) -> Tensor:
@@ -243,10 +241,3 @@ def _angle(sine: Tensor, cosine: Tensor) -> Tensor:
 def _excess(angle: Tensor, bounds: Tensor) -> Tensor:
     low, high = bounds.to(angle.dtype).unbind(-1)
     return torch.relu(angle - high) + torch.relu(low - angle)
-
-
-def _excess_of_sine(sine: Tensor, cosine: Tensor, bounds: Tensor) -> Tensor:
-    """:func:`_excess` of an angle a from sine = sin(a) cos(flexion): about rad near the limits, 0 where cos(flexion) is."""
-    low, high = bounds.to(sine.dtype).sin().unbind(-1)
-    sine, cosine = torch.where(cosine < 0, -sine, sine), cosine.abs()
-    return torch.relu(sine - cosine * high) + torch.relu(cosine * low - sine)

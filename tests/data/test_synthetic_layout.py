@@ -8,6 +8,7 @@ import yaml
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from amt.data.dexycb import DexYCB
 from amt.data.layout import CLASS_NAMES, SERIALS, SUBJECTS
 from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.objects import built_in
@@ -194,3 +195,15 @@ def test_shapes_are_watertight_and_of_ycb_size(class_id):
     distance = SignedDistance.of(shape)
     assert np.quantile(np.abs(distance(points)), 0.95) < 0.0015
     assert (distance(points + 0.008 * normals) > 0).mean() > 0.9
+
+
+def test_hands_stay_inside_the_joints_limits(tiny_set):
+    from amt.hand.limits import JointLimits
+    from amt.hand.mirror import mirror_rotations
+    from amt.hand.rotations import axis_angle_to_matrix
+
+    measure, excess = JointLimits(ManoLayer(stand_in_hand("right"))), []
+    for frame in map(DexYCB(tiny_set, "s0", "train").__getitem__, range(0, 64, 8)):
+        pose = axis_angle_to_matrix(torch.from_numpy(frame.pose[3:]).unflatten(-1, (15, 3)))
+        excess.append(measure(pose if frame.sequence.side == "right" else mirror_rotations(pose)))
+    assert torch.stack(excess).max() < np.radians(3)

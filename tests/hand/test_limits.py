@@ -64,10 +64,10 @@ def test_flexion_beyond_its_range_is_its_excess(measure, finger, joint, degrees)
 def test_abduction_twist_and_swing_are_seen(measure):
     measure = measure.float()
     abduction = torch.zeros(1, 5)
-    abduction[0, 1] = math.radians(40)  # 22 deg too far; the sines differ by 0.334
-    assert measure(rotations(torch.zeros(1, 5, 3), abduction))[0, 0] == pytest.approx(0.334, abs=2e-3)
-    twist = torch.full((1,), math.radians(-60.0))
-    assert measure(rotations(torch.zeros(1, 5, 3), None, twist))[0, 12] > 0.5
+    abduction[0, 1] = math.radians(40)  # 22 deg too far
+    assert measure(rotations(torch.zeros(1, 5, 3), abduction))[0, 0] == pytest.approx(math.radians(22), rel=1e-3)
+    twist = torch.full((1,), math.radians(-120.0))  # 45 deg too far
+    assert measure(rotations(torch.zeros(1, 5, 3), None, twist))[0, 12] == pytest.approx(math.radians(45), rel=1e-3)
     flat = rotations(torch.zeros(1, 5, 3))
     flat[0, 1] = axis_angle_to_matrix(torch.tensor([0.0, math.radians(50), 0]))  # a hinge bent sideways
     assert measure(flat)[0, 1] == pytest.approx(math.radians(35), abs=0.05)

@@ -91,6 +91,10 @@ def test_the_schedule_decides_the_total_at_each_step(answers):
 def test_a_schedule_comes_from_yaml_and_from_the_command_line():
     config = compose(PROGRAM, ["train.loss_schedule={contact: [[0, 0.0], [1000, 0.5]]}"])["train"]
     assert config.loss_schedule == {"contact": [[0, 0.0], [1000, 0.5]]}
+    one_key = compose(PROGRAM, ["train.loss_schedule.kl=[[5,0.1]]"])["train"]
+    assert one_key.loss_schedule == {"kl": [[5, 0.1]]}
+    with pytest.raises(ValueError, match=r"train\.loss\.foo: no such key; there are keypoints, .* uncertainty$"):
+        compose(PROGRAM, ["train.loss.foo=3"])
 
 
 @pytest.mark.parametrize(
