@@ -53,7 +53,9 @@ def cut_alpha(frame: Frame, warp: np.ndarray, size: int) -> np.ndarray:
         segment = frame.segment()
     except BrokenFrame:
         return np.full((size, size), 255, np.uint8)
-    kept = (segment == HAND_SEGMENT) | (segment == frame.sequence.class_id)
+    kept = segment == HAND_SEGMENT
+    if frame.sequence.class_id:  # 0, no object, is the background's number
+        kept |= segment == frame.sequence.class_id
     return cut(kept.astype(np.uint8) * 255, warp, size)
 
 

@@ -140,19 +140,42 @@ def test_joints_land_on_the_frame_s_pixels_when_the_crop_is_mapped_back(cached, 
 def test_batches_do_not_depend_on_workers_and_do_depend_on_seed_and_epoch(cached):
     _, cache = cached
 
-    def images(workers, seed=0, epoch=2):
-        loader = Loader(CropDataset(cache, SMALL, AugmentConfig(), seed), 16, shuffle=True, workers=workers)
-        loader.set_epoch(epoch)
-        return torch.cat([b.inputs.image for b in loader]), torch.cat([b.index for b in loader])
+    def loader(workers, seed=0):
+        return Loader(CropDataset(cache, SMALL, AugmentConfig(), seed), 16, shuffle=True, workers=workers)
 
-    first, order = images(0)
-    assert len(first) == len(cache) // 16 * 16
-    for workers in (0, 1, 2):
-        again, same = images(workers)
-        assert torch.equal(first, again)
-        assert torch.equal(order, same)
-    assert not torch.equal(order, images(0, epoch=3)[1])
-    assert not torch.equal(order, images(0, seed=1)[1])
+    def batches(loader, epoch=2, first=0):
+        loader.set_epoch(epoch, first)
+        return list(loader)
+
+    def same(some, others):
+        return len(some) == len(others) and all(
+            name == other and torch.equal(x, y)
+            for a, b in zip(some, others)
+            for (name, x), (other, y) in zip(a.named_tensors(), b.named_tensors(), strict=True)
+        )
+
+    whole = batches(loader(0))
+    assert len(whole) == len(cache) // 16
+    assert len(whole) > 4
+    for workers in (0, 2, 3):
+        resumed = loader(workers)  # as a run that continues in the middle of an epoch
+        assert same(batches(resumed, first=3), whole[3:])
+        assert same(batches(resumed), whole)
+        next(iter(resumed))  # an epoch that is given up leaves nothing behind
+        assert same(batches(resumed, first=2), whole[2:])
+    assert not same(batches(loader(0), epoch=3), whole)
+    assert not same(batches(loader(0, seed=1)), whole)
+
+
+def test_a_run_that_continues_on_two_ranks_sees_the_samples_that_are_left(cached):
+    _, cache = cached
+    one = Loader(CropDataset(cache, SMALL), 16, shuffle=True)
+    two = [Loader(CropDataset(cache, SMALL), 8, shuffle=True, rank=rank, world_size=2) for rank in range(2)]
+    for loader in (one, *two):
+        loader.set_epoch(1, first_batch=2)
+    left = [batch.index.tolist() for batch in one]
+    assert len(left) == len(cache) // 16 - 2
+    assert [sorted(a.index.tolist() + b.index.tolist()) for a, b in zip(*two, strict=True)] == [sorted(i) for i in left]
 
 
 def test_ranks_share_an_epoch_without_overlap(cached):
