@@ -26,11 +26,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     part = _beside(path, TEMPORARY)
     try:
         part.write_bytes(data)
-        _sync(part)
+        sync(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -45,12 +45,12 @@ def new_folder(final: Path) -> Iterator[Path]:
     try:
         yield part
         for path in (*part.iterdir(), part):
-            _sync(path)
+            sync(path)
         old = _beside(final, REPLACED)
         if final.exists():
             os.replace(final, old)
         os.replace(part, final)
-        _sync(final.parent)
+        sync(final.parent)
         remove(old)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -77,7 +77,8 @@ def _beside(path: Path, prefix: str) -> Path:
     return path.with_name(f"{prefix}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

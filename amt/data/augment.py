@@ -36,7 +36,7 @@ class Cuts(TensorFields):
         Batch  # inputs.image holds the cuts, uint8 [B, C, C, 3]; labels are the frame's; intrinsics and box are final
     )
     alpha: Tensor | None  # uint8 [B, C, C], see amt.data.pixels.vary
-    change: Change | None  # None: crops are the middle of the cuts, as they are
+    change: Change | None  # None: inputs.image holds the crops already, [B, S, S, 3]
     look: Look | None
 
 
@@ -68,9 +68,7 @@ def vary(cuts: Cuts, size: int, pictures: Tensor | None = None) -> Batch:
     """
     batch, image = cuts.batch, cuts.batch.inputs.image
     if cuts.change is None:
-        rim = (image.shape[1] - size) // 2
-        crops = image[:, rim : rim + size, rim : rim + size].permute(0, 3, 1, 2).contiguous()
-        return replace(batch, inputs=replace(batch.inputs, image=crops))
+        return replace(batch, inputs=replace(batch.inputs, image=image.permute(0, 3, 1, 2).contiguous()))
     if image.device.type == "cpu":
         from amt.data.pixels_cpu import vary as vary_pixels
     else:

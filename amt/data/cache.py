@@ -28,6 +28,7 @@ from amt.data.errors import DataError
 
 CROPS = "crops"  # below the cache folder
 INFO = "info.json"  # a cache's description; also what its readers lock
+PART = ".part-"  # <prefix><name>: a cache whose cut was stopped, or goes on now
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -42,44 +43,56 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.folder.name.removeprefix(PART)
 
     def line(self) -> str:
         """What ``list`` prints."""
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.used))
+        if self.folder.name.startswith(PART):
+            return (
+                f"{self.name}  {in_words(self.size)}  not whole, last cut {when}; a run that needs it goes on with it"
+            )
         return f"{self.name}  {in_words(self.size)}  used {when}  {self.info.get('frames')} frames of {self.info.get('root')}"
 
 
-def entries(crops: Path) -> list[Entry]:
-    """The whole caches of a crops folder, the one used longest ago first."""
+def entries(crops: Path, unfinished: bool = False) -> list[Entry]:
+    """The whole caches of a crops folder, the one used longest ago first; on demand those that are not whole, too."""
     found = []
     for folder in crops.iterdir() if crops.is_dir() else ():
-        if folder.name.startswith(".") or not (folder / INFO).is_file():
+        stamp, part = folder / INFO, folder.name.startswith(PART)
+        if part and unfinished and folder.is_dir():
+            stamp = folder
+        elif folder.name.startswith(".") or not stamp.is_file():
             continue
         try:
-            info = json.loads((folder / INFO).read_bytes())
+            info = {} if part else json.loads(stamp.read_bytes())
         except (OSError, ValueError):
             info = {}
         size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-        found.append(Entry(folder, info if isinstance(info, dict) else {}, size, (folder / INFO).stat().st_mtime))
+        found.append(Entry(folder, info if isinstance(info, dict) else {}, size, stamp.stat().st_mtime))
     return sorted(found, key=lambda entry: (entry.used, entry.name))
 
 
 def remove(folder: Path) -> bool:
-    """Removes a cache unless a program reads it; whether it is gone."""
+    """Removes a cache unless a program reads or cuts it; whether it is gone."""
+    part = folder.name.startswith(PART)
     try:
-        with open(folder / INFO, "rb") as file:
+        with open(_lock_of(folder) if part else folder / INFO, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Out of sight first: a removal that is cut short leaves no half cache under its name.
-            doomed = folder.with_name(f"{files.REPLACED}{folder.name}-{os.getpid()}")
+            doomed = folder.with_name(f"{files.REPLACED}{folder.name.removeprefix(PART)}-{os.getpid()}")
             os.replace(folder, doomed)
             files.remove(doomed)
             return not doomed.exists()
     except FileNotFoundError:
         files.remove(folder)
         return not folder.exists()
-    except OSError:  # locked by a reader
+    except OSError:  # locked by a reader, or by the process that cuts it
         return False
+
+
+def _lock_of(part: Path) -> Path:
+    return part.with_name(f".lock-{part.name.removeprefix(PART).rsplit('-', 1)[0]}")
 
 
 def open_for_use(folder: Path):
@@ -94,12 +107,13 @@ def open_for_use(folder: Path):
 
 
 @contextmanager
-def made_by_one(crops: Path, base: str, say: Callable[[str], None]) -> Iterator[None]:
+def made_by_one(crops: Path, base: str, say: Callable[[str], None], keep: str = "") -> Iterator[None]:
     """While this context is open, no other process makes a cache of that name; what dead processes left is removed.
 
     Args:
         base: the part of the cache's name that stays when the set's files change.
         say: prints a line.
+        keep: the unfinished folder that is wanted.
     """
     with open(crops / f".lock-{base}", "a") as lock:
         try:
@@ -110,14 +124,15 @@ def made_by_one(crops: Path, base: str, say: Callable[[str], None]) -> Iterator[
         except OSError:
             pass  # a file system without locks: two processes may cut the same frames, and the last one's are taken
         else:
-            for left in _unfinished(crops, base):
-                files.remove(left)  # the process that made it no longer holds the lock
+            for left in (*_unfinished(crops, base), *crops.glob(f"{PART}{base}-*")):
+                if left.name != keep:
+                    files.remove(left)  # the process that made it no longer holds the lock
         sweep(crops)
         yield
 
 
 def sweep(crops: Path) -> int:
-    """Removes what processes that are no longer alive left unfinished; the number of folders."""
+    """Removes what processes that are no longer alive left and nobody can use; the number of folders."""
     dead = [path for path in _unfinished(crops) if not _in_the_making(crops, path.name)]
     for path in dead:
         files.remove(path)
@@ -152,7 +167,7 @@ def _in_the_making(crops: Path, name: str) -> bool:
 
 def limit(crops: Path, most: int) -> tuple[list[Entry], list[Entry]]:
     """Removes caches, those used longest ago first, until all take at most ``most`` bytes: (removed, left)."""
-    left, removed = entries(crops), []
+    left, removed = entries(crops, unfinished=True), []
     for entry in list(left):
         if sum(other.size for other in left) <= most:
             break
@@ -200,7 +215,7 @@ def _run(command: str, names: list[str], crops: Path) -> int:
     swept = sweep(crops)
     if swept:
         print(f"removed {swept} unfinished cache(s) of processes that are gone")
-    found = entries(crops)
+    found = entries(crops, unfinished=True)
     status = 0
     if command == "limit":
         if len(names) != 1:
@@ -225,7 +240,7 @@ def _run(command: str, names: list[str], crops: Path) -> int:
                 status = 2
     elif names:
         raise DataError(f"list: takes no names, got {' '.join(names)}")
-    left = entries(crops)
+    left = entries(crops, unfinished=True)
     if command == "list":
         for entry in left:
             print(entry.line())

@@ -1,7 +1,8 @@
 """The crop cache: the rows of a subset's frames, cut once and stored in files that are mapped into memory.
 
 A cache's name holds a digest of all that it was made from: the set's files (size and time), calibration, hands, settings and
-code. What changes, is cut anew. A cache appears under its name only when it is whole and on the disk.
+code. What changes, is cut anew. A cache appears under its name only when it is whole and on the disk. A cut that was stopped
+goes on from its last whole shard when the same cache is wanted again.
 """
 
 from __future__ import annotations
@@ -14,32 +15,30 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from amt.data.cache import INFO, entries, in_words, made_by_one, open_for_use, remove
+from amt import files
+from amt.data import shards
+from amt.data.cache import INFO, PART, entries, in_words, made_by_one, open_for_use, remove
 from amt.data.config import CropConfig
-from amt.data.crops import add_meshes, cut_frame
-from amt.data.errors import BrokenFrame, DataError
+from amt.data.cutting import cut_shards
+from amt.data.errors import DataError
 from amt.data.fingerprint import code_digest, set_digest
 from amt.data.parts import count_by_reason
 from amt.data.reader import Reader
-from amt.files import new_folder
 
-FORMAT = 4  # counts changes of how a cache lies in its folder
-_CHUNK = 64
+FORMAT = 5  # counts changes of how a cache lies in its folder
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CropCache:
-    """The rows of one subset: ``cache[name]`` is a read-only mapped array, one row a frame that can be used.
+    """The rows of one subset, one a frame that can be used.
 
-    Frames whose hand is not labelled, or lies outside the picture, cannot be cut by protocol V's box; they are left out and
-    counted, as are broken ones.
+    ``cache[name]`` is a read-only array of all rows; :meth:`take` copies some. Frames whose hand is not labelled, or lies outside
+    the picture, cannot be cut by protocol V's box; they are left out and counted, as are broken ones.
 
     Raises:
         DataError: the folder holds no whole cache.
@@ -50,22 +49,35 @@ class CropCache:
         try:
             self._use = open_for_use(self.folder)
             self.info = json.loads((self.folder / INFO).read_bytes())
-            used = self.info["frames"]
-            self.arrays = {
-                name: np.memmap(self.folder / f"{name}.bin", dtype, "r", shape=(used, *shape))
-                for name, (shape, dtype) in self.info["fields"].items()
-            }
+            kinds = {name: _dtype(description) for name, description in self.info["files"].items()}
+            self.shards = shards.Shards(self.folder, kinds, self.info["shards"])
             self.class_points = np.load(self.folder / "class_points.npy")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError) as error:
             if self._use is not None:
                 self._use.close()
             raise DataError(f"{self.folder}: is no whole crop cache ({error})") from error
 
     def __len__(self) -> int:
-        return self.info["frames"]
+        return len(self.shards)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[name]
+        return self.shards[name]
+
+    @property
+    def names(self) -> list[str]:
+        """The fields of a row."""
+        return self.shards.names
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """A copy of the labels of rows [B], an array of records."""
+        return self.shards.take("labels", rows)
+
+    def pixels(self, rows: np.ndarray, size: int | None = None, name: str = "image") -> np.ndarray:
+        """A copy of the cuts of rows [B], uint8 [B, C, C, ...], or of their middle ``size`` px."""
+        cut = self.shards.kinds[name].shape[0]
+        rim = 0 if size is None else (cut - size) // 2
+        middle = slice(rim, cut - rim)
+        return self.shards.take(name, rows, (middle, middle))
 
     def __reduce__(self):
         return CropCache, (self.folder,)  # a worker maps the files anew; pickling the arrays would copy them
@@ -140,8 +152,7 @@ def _open(folder: Path, say: Callable[[str], None]) -> CropCache | None:
 
 def disk_need(frames: int, config: CropConfig) -> int:
     """Bytes of a cache of so many frames: 35 GB for DexYCB's s0 at 112 px, 125 GB at 224 px."""
-    row = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in config.fields().values())
-    return frames * row
+    return frames * shards.row_bytes(config)
 
 
 def _names(reader: Reader, config: CropConfig) -> tuple[str, str]:
@@ -158,43 +169,58 @@ def _names(reader: Reader, config: CropConfig) -> tuple[str, str]:
 
 
 def _make(reader: Reader, config: CropConfig, final: Path, base: str, progress: bool, say: Callable) -> None:
-    with made_by_one(final.parent, base, say):
+    part = final.with_name(f"{PART}{final.name}")
+    with made_by_one(final.parent, base, say, keep=part.name):
         if (final / INFO).is_file():
             return  # another process was first
         for entry in entries(final.parent):
             if entry.name.startswith(f"{base}-"):
                 gone = "it is removed" if remove(entry.folder) else "it stays as long as a program reads it"
                 say(f"{entry.folder}: the set or the code has changed since it was cut; {gone}")
-        need, free = disk_need(len(reader), config), shutil.disk_usage(final.parent).free
-        if need > free:
-            raise DataError(
-                f"{final.parent}: the crops of {len(reader)} frames need {in_words(need)}, and {in_words(free)} are free; "
-                "name another folder (data.cache=FOLDER), or make room (python -m amt.data.cache)"
-            )
-        say(f"{final}: the crops of {len(reader)} frames take {in_words(need)} here; {in_words(free)} are free")
-        with new_folder(final) as folder:
-            _fill(reader, config, folder, progress)
+        part.mkdir(exist_ok=True)
+        try:
+            _fill(reader, config, part, final, progress, say)
+        except BaseException:
+            if not any(part.glob("*.json")):  # nothing that could be used again
+                files.remove(part)
+            raise
+        files.sync(part)
+        os.replace(part, final)
+        files.sync(final.parent)
 
 
-def _fill(reader: Reader, config: CropConfig, folder: Path, progress: bool) -> None:
-    fields = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in config.fields().items()}
-    row_size = {name: int(np.prod(shape)) * dtype.itemsize for name, (shape, dtype) in fields.items()}
-    used, left_out = 0, Counter()
-    with ExitStack() as stack:
-        files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb", buffering=0)) for name in fields}
-        # All blocks are taken now: a disk that is full is an error here, and a write to a mapped file would be a SIGBUS.
-        for name, file in files.items():
-            os.posix_fallocate(file.fileno(), 0, len(reader) * row_size[name])
-        for rows in _cut_chunks(reader, config, left_out, progress):
-            for name, (shape, dtype) in fields.items():
-                block = np.stack([row[name] for row in rows]).astype(dtype, copy=False).reshape(len(rows), *shape)
-                _write(files[name].fileno(), block.tobytes(), used * row_size[name])
-            used += len(rows)
-        if not used:
-            raise DataError(f"{reader.root}: {_nothing_left(reader, left_out)}")
-        for name, file in files.items():
-            file.truncate(used * row_size[name])
-    np.save(folder / "class_points.npy", reader.objects.class_points(config.num_points))
+def _fill(reader: Reader, config: CropConfig, part: Path, final: Path, progress: bool, say: Callable) -> None:
+    """Makes the shards that are missing, and the cache's description."""
+    from tqdm import tqdm
+
+    ranges = shards.shard_ranges(len(reader), config)
+    missing = {k: frames for k, frames in enumerate(ranges) if shards.finished(part, k, frames) is None}
+    to_cut = sum(len(frames) for frames in missing.values())
+    need, free = disk_need(to_cut, config), shutil.disk_usage(part).free
+    if need > free:
+        raise DataError(
+            f"{final.parent}: the crops of {to_cut} frames need {in_words(need)}, and {in_words(free)} are free; "
+            "name another folder (data.cache=FOLDER), or make room (python -m amt.data.cache)"
+        )
+    if len(missing) < len(ranges):
+        say(f"{final}: {len(ranges) - len(missing)} of {len(ranges)} shards were cut before; the cut goes on")
+    say(f"{final}: the crops of {to_cut} frames take {in_words(need)} here; {in_words(free)} are free")
+    description = f"cutting {reader.split} {reader.subset}"
+    with tqdm(
+        total=len(reader), initial=len(reader) - to_cut, unit="frame", desc=description, disable=not progress
+    ) as bar:
+        cut_shards(reader, config, part, missing, bar.update)
+    records = [shards.finished(part, k, frames) for k, frames in enumerate(ranges)]
+    left_out = Counter()
+    for record in records:
+        left_out.update(record["left_out"])
+        shards.note_broken(reader, record["broken"])
+    used = sum(record["rows"] for record in records)
+    if not used:
+        files.remove(part)
+        raise DataError(f"{reader.root}: {_nothing_left(reader, left_out)}")
+    np.save(part / "class_points.npy", reader.objects.class_points(config.num_points))
+    files.sync(part / "class_points.npy")
     info = {
         "root": str(reader.root.resolve()),
         "made": time.strftime("%Y-%m-%d %H:%M"),
@@ -203,46 +229,30 @@ def _fill(reader: Reader, config: CropConfig, folder: Path, progress: bool) -> N
         "frames": used,
         "of": len(reader),
         "left_out": dict(left_out),
-        "broken": {reason: [len(files), str(next(iter(files)))] for reason, files in reader.broken.items()},
-        "fields": {name: [list(shape), dtype.name] for name, (shape, dtype) in fields.items()},
+        "broken": {reason: [len(paths), str(next(iter(paths)))] for reason, paths in reader.broken.items()},
+        "files": {name: _description(dtype) for name, dtype in shards.layout(config).items()},
+        "shards": [record["rows"] for record in records],
     }
-    (folder / INFO).write_text(json.dumps(info, indent=1))
+    files.write_text(part / INFO, json.dumps(info, indent=1))
 
 
-def _cut_chunks(reader: Reader, config: CropConfig, left_out: Counter, progress: bool) -> Iterator[list[dict]]:
-    """Rows by and by; what is left out is counted in ``left_out`` and in the reader."""
-    from tqdm import tqdm
+def _description(dtype: np.dtype) -> list:
+    """A file's row as JSON: a shape of bytes, or [name, dtype, shape] of every field."""
+    if dtype.names is None:
+        return list(dtype.shape)
+    return [[name, dtype[name].base.str, list(dtype[name].shape)] for name in dtype.names]
 
-    total = len(reader)
-    bar = tqdm(total=total, unit="frame", desc=f"cutting {reader.split} {reader.subset}", disable=not progress)
-    with bar, ThreadPoolExecutor(2) as pool:
-        for start in range(0, total, _CHUNK):
-            chunk = range(start, min(start + _CHUNK, total))
-            rows = []
-            for outcome in pool.map(lambda index: cut_frame(reader, config, index), chunk):
-                if isinstance(outcome, BrokenFrame):
-                    reader.note_broken(outcome)
-                elif isinstance(outcome, str):
-                    left_out[outcome] += 1
-                else:
-                    rows.append(outcome)
-            if rows:
-                add_meshes(reader, config, rows)
-                yield rows
-            bar.update(len(chunk))
+
+def _dtype(description: list) -> np.dtype:
+    if isinstance(description[0], int):
+        return np.dtype((np.uint8, tuple(description)))
+    return np.dtype([(name, base, tuple(shape)) for name, base, shape in description])
 
 
 def _nothing_left(reader: Reader, left_out: Counter) -> str:
     reasons = [f"{count} left out {reason}" for reason, count in left_out.items()]
     reasons += [reader.report()] if reader.broken else []
     return f"not one of {len(reader)} frames of {reader.split} {reader.subset} can be used: {', '.join(reasons)}"
-
-
-def _write(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _print(line: str) -> None:

@@ -56,14 +56,15 @@ class CropDataset:
 
     def cuts(self, rows: np.ndarray, epoch: int = 0) -> Cuts:
         """Cache rows [B] and what is drawn for them, before pixels and labels are varied. On the CPU."""
-        rows = np.asarray(rows, np.int64)
+        rows, size = np.asarray(rows, np.int64), self.config.size
+        labels = self.cache.take(rows)
 
         def take(name: str) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(self.cache[name][rows]))
+            return torch.from_numpy(labels[name].copy())  # records are packed: a view need not be aligned
 
         index, object_class = take("index"), take("object_class")
         inputs = Inputs(
-            image=take("image"),
+            image=torch.from_numpy(self.cache.pixels(rows, None if self.augment else size)),
             intrinsics=take("intrinsics"),
             box=take("box"),
             frame_intrinsics=take("frame_intrinsics"),
@@ -72,16 +73,18 @@ class CropDataset:
             object_class=object_class,
             object_points=self.class_points[object_class],
         )
-        targets = Targets(**{name: take(name) for name in Targets.__dataclass_fields__ if name in self.cache.arrays})
+        targets = Targets(**{name: take(name) for name in Targets.__dataclass_fields__ if name in self.cache.names})
         if self.augment is None:
-            inputs.intrinsics[:, :2, 2] -= (self.config.cut_size - self.config.size) // 2
+            inputs.intrinsics[:, :2, 2] -= (self.config.cut_size - size) // 2
             return Cuts(Batch(inputs, targets, index), None, None, None)
-        number, size = index.numpy(), self.config.size
+        number = index.numpy()
         view, look = draw(
             self.augment, self.seed, epoch, number, number, size, 0 if self.pictures is None else len(self.pictures)
         )
         inputs, change = change_camera(inputs, view, size)
-        alpha = take("alpha") if look.background is not None else None
+        alpha = None
+        if look.background is not None:
+            alpha = torch.from_numpy(self.cache.pixels(rows, name="alpha"))
         return Cuts(Batch(inputs, targets, index), alpha, change, look)
 
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from amt.data import cache as cache_folder
-from amt.data import crop_cache, fingerprint
+from amt.data import crop_cache, cutting, fingerprint, shards
 from amt.data.cache import main, to_bytes
 from amt.data.config import CropConfig, DataConfig
 from amt.data.crop_cache import CropCache, build_cache, disk_need
@@ -164,7 +164,7 @@ def test_the_need_of_dexycb_is_what_the_papers_say():
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_cut(tiny_set, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 12_345))
-    monkeypatch.setattr(crop_cache, "_fill", None)
+    monkeypatch.setattr(crop_cache, "cut_shards", None)
     with pytest.raises(DataError, match=r"need .*B, and 12.3 KB are free; name another folder \(data.cache=") as error:
         build(tiny_set, tmp_path / "crops")
     assert "\n" not in str(error.value)
@@ -202,30 +202,34 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny_set, tmp_path):
 
 SLOW = """
 import sys, time
-from amt.data import crop_cache
+from amt.data import crop_cache, shards
 from amt.data.config import CropConfig
 from amt.data.dexycb import DexYCB
 
-write = crop_cache._write
+write, how, shards.ROWS, written = shards._write, sys.argv[3], int(sys.argv[4]), []
 def slowly(*arguments):
     write(*arguments)
-    print("writing", flush=True)
-    time.sleep(0.02 if sys.argv[3] == "slowly" else 600)
+    written.append(0)
+    if how == "slowly" or len(written) > int(how):
+        print("writing", flush=True)
+        time.sleep(0.02 if how == "slowly" else 600)
 
-crop_cache._write = slowly
+shards._write = slowly
 config = CropConfig(size=16, num_points=8)
 crop_cache.build_cache(DexYCB(sys.argv[1], "s0", "train"), config, sys.argv[2], progress=False)
 """
 
 
 @pytest.fixture
-def cutting(tiny_set, tmp_path):
-    """Starts another process that cuts the tiny set into tmp_path/crops, and waits until it writes."""
+def start_cutting(tiny_set, tmp_path):
+    """Starts another process that cuts the tiny set into tmp_path/crops, and waits until it writes, or has written n times."""
     processes = []
 
-    def start(how):
+    def start(how, rows=2048):
         process = subprocess.Popen(
-            [sys.executable, "-c", SLOW, str(tiny_set), str(tmp_path / "crops"), how], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SLOW, str(tiny_set), str(tmp_path / "crops"), how, str(rows)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         processes.append(process)
         assert process.stdout.readline() == "writing\n"
@@ -237,11 +241,13 @@ def cutting(tiny_set, tmp_path):
         process.communicate()
 
 
-def test_a_killed_process_leaves_nothing_for_long(tiny_set, tmp_path, cutting, capsys):
-    process = cutting("stuck")
+def test_a_killed_process_leaves_only_what_can_be_used_again(tiny_set, tmp_path, start_cutting, capsys):
+    process = start_cutting("0")
     crops = tmp_path / "crops"
     (left,) = hidden(crops)
-    assert cache_folder.sweep(crops) == 0  # it lives
+    assert cache_folder.sweep(crops) == 0
+    assert main(["clear", "--cache", str(tmp_path)]) == 2  # it lives
+    assert "is in use and stays" in capsys.readouterr().err
     process.send_signal(signal.SIGKILL)
     process.wait()
     # As versions without locks left it: the number of a process that is gone, and of one that lives.
@@ -249,16 +255,77 @@ def test_a_killed_process_leaves_nothing_for_long(tiny_set, tmp_path, cutting, c
     gone.mkdir()
     alive.mkdir()
     assert main(["list", "--cache", str(tmp_path)]) == 0
-    assert "removed 2 unfinished cache(s)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "removed 1 unfinished cache(s)" in told
+    assert f"{left.removeprefix('.part-')}  " in told
+    assert "not whole, last cut" in told
+    assert hidden(crops) == sorted([alive.name, left])
+    assert main(["clear", "--cache", str(tmp_path)]) == 0
     assert hidden(crops) == [alive.name]
-    # The same is done where no one asks.
-    shutil.copytree(crops / alive.name, crops / left)
+    # What another state of the set left is of no use: it goes where no one asks.
+    (crops / f"{left[:-3]}abc").mkdir()
     assert len(build(tiny_set, crops)) > 0
     assert hidden(crops) == [alive.name]
 
 
-def test_a_second_process_waits_for_the_first_ones_crops(tiny_set, tmp_path, cutting):
-    process, said = cutting("slowly"), []
+def test_a_cut_that_was_killed_goes_on_from_its_last_whole_shard(tiny_set, tmp_path, start_cutting, monkeypatch):
+    monkeypatch.setattr(shards, "ROWS", 10)
+    expected = build(tiny_set, tmp_path / "whole")
+    assert len(expected.info["shards"]) > 3
+    process = start_cutting("4", rows=10)  # two files a shard: in the middle of the third
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (part,) = (tmp_path / "crops").glob(".part-*")
+    whole = {path: path.stat().st_mtime_ns for k in (0, 1) for path in part.glob(f"{k:05d}.*")}
+    assert len(whole) == 6
+    assert (part / "00002.image.bin").is_file()
+    assert not (part / "00002.json").exists()
+    said = []
+    built = build(tiny_set, tmp_path / "crops", said=said)
+    assert f"2 of {len(built.info['shards'])} shards were cut before; the cut goes on" in said[0]
+    assert {built.folder / path.name: time_ for path, time_ in whole.items()} == {
+        path: path.stat().st_mtime_ns for k in (0, 1) for path in built.folder.glob(f"{k:05d}.*")
+    }
+    for name in expected.names:
+        np.testing.assert_array_equal(built[name], expected[name])
+    assert built.report() == expected.report()
+    assert hidden(tmp_path / "crops") == []
+
+
+def test_processes_make_the_same_cache_as_one_and_tell_the_same(own_set, tmp_path, monkeypatch, caplog):
+    reader = DexYCB(own_set, "s0", "train")
+    for index in (3, 30):
+        reader[index].image_path.write_bytes(reader[index].image_path.read_bytes()[:2000])
+    reader[40].image_path.unlink()
+    monkeypatch.setattr(shards, "ROWS", 48)
+    one = build(own_set, tmp_path / "one")
+    monkeypatch.setattr(cutting, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(cutting, "_cut_shard", None)  # this process cuts nothing
+    many = build(own_set, tmp_path / "many")
+    assert many.info["shards"] == one.info["shards"]
+    assert len(many.info["shards"]) == 3
+    for name in one.names:
+        np.testing.assert_array_equal(many[name], one[name])
+    assert many.report() == one.report()
+    assert "2 skipped: the picture breaks off before its end" in many.report()
+    warned = [record.message for record in caplog.records if "breaks off" in record.message]
+    assert len(warned) == 2  # one a build
+
+
+def test_an_error_in_a_process_is_the_cut_s_error(own_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "ROWS", 48)
+    monkeypatch.setattr(cutting, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    reader = DexYCB(own_set, "s0", "train")
+    reader.objects  # noqa: B018 (read before its files go)
+    shutil.rmtree(own_set / "models")
+    with pytest.raises(DataError, match="models"):
+        build_cache(reader, TINY, tmp_path / "crops", False)
+
+
+def test_a_second_process_waits_for_the_first_ones_crops(tiny_set, tmp_path, start_cutting):
+    process, said = start_cutting("slowly"), []
     built = build(tiny_set, tmp_path / "crops", said=said)
     assert "another process is cutting it; waiting" in said[0]
     assert not any("take" in line for line in said[1:])  # it was not cut twice
@@ -272,9 +339,9 @@ def test_a_damaged_cache_is_cut_anew(tiny_set, tmp_path, damage):
     images, folder = np.array(built["image"]), built.folder
     del built
     if damage == "short":
-        os.truncate(folder / "image.bin", 1000)
+        os.truncate(folder / "00000.image.bin", 1000)
     elif damage == "missing":
-        (folder / "pose.bin").unlink()
+        (folder / "00000.labels.bin").unlink()
     else:
         (folder / "info.json").write_text("" if damage == "no info" else "{}")
     with pytest.raises(DataError, match="is no whole crop cache"):
