@@ -29,7 +29,7 @@ def evaluated(*words):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("data.rooot=x", r"data\.rooot: no such key; there are root, layout, split, mano"),
+        ("data.rooot=x", r"data\.rooot: no such key; there are root, layout, split, protocol"),
         ("model.backbone.nam=x", r"model\.backbone\.nam: no such key; there are name, depth"),
         ("foo.bar=1", r"foo: no such key; there are model, data"),
         ("+foo.bar=1", r"foo: no such section; amt\.\w+ has model, data"),

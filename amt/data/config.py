@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from amt.data.errors import DataError
-from amt.data.layout import SPLITS
+from amt.data.layout import PROTOCOL_NAMES, SPLITS
 
 LAYOUTS = {"dexycb": SPLITS, "ho3d": ("official",)}  # each with its splits
 
@@ -116,6 +116,7 @@ class DataConfig:
     split: str = (
         "s1"  # s0 (seen subjects), s1 (unseen subjects), s2 (unseen cameras), s3 (unseen objects); ho3d: official
     )
+    protocol: str | None = None  # T, V, R or F: only the frames that it scores; None: every frame with a labelled hand
     mano: str | None = None  # folder of MANO's files, for sets that need them
     cache: str | None = None  # where crops go; None: the user's cache folder
     crop: CropConfig = field(default_factory=CropConfig)
@@ -135,6 +136,8 @@ class DataConfig:
             raise DataError(f"data.split must be one of {', '.join(splits)}{of}; got {self.split!r}")
         if self.layout != "dexycb" and self.root is None:
             raise DataError(f"data.root must be given with data.layout={self.layout}: the set's folder")
+        if self.protocol not in (None, *PROTOCOL_NAMES):
+            raise DataError(f"data.protocol must be one of {', '.join(PROTOCOL_NAMES)}, or null; got {self.protocol!r}")
         if not 0 <= self.most_broken <= 1:
             raise ValueError(f"data.most_broken is a share, 0-1; got {self.most_broken}")
         if self.workers < 0:

@@ -75,6 +75,7 @@ LABEL_SHAPES = {
 
 SPLITS = ("s0", "s1", "s2", "s3")
 SUBSETS = ("train", "val", "test")
+PROTOCOL_NAMES = ("T", "V", "R", "F")  # see amt.data.protocols
 
 
 def hand_digest(model) -> str:

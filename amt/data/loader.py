@@ -21,6 +21,7 @@ from amt.data.dexycb import DexYCB
 from amt.data.draws import draw
 from amt.data.errors import DataError
 from amt.data.ho3d import HO3D
+from amt.data.protocols import admitted_rows, find_protocol
 from amt.data.reader import Reader, check_broken
 from amt.data.workers import Workers
 from amt.hand.batch import Batch, Inputs, Targets
@@ -93,6 +94,9 @@ class Loader:
 
     The order derives from (seed, epoch) alone, what a sample looks like from (seed, epoch, index): the batches are the same
     for any number of workers. With ``world_size`` ranks, rank r takes every batch's r-th share.
+
+    Args:
+        chosen: int64: the rows of the cache that are shown; None: all.
     """
 
     def __init__(
@@ -103,14 +107,16 @@ class Loader:
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        chosen: np.ndarray | None = None,
     ):
+        self.chosen = np.arange(len(dataset)) if chosen is None else np.asarray(chosen)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be 0-{world_size - 1}; got {rank}")
-        if shuffle and len(dataset) < batch_size * world_size:
+        if shuffle and len(self.chosen) < batch_size * world_size:
             raise DataError(
-                f"{len(dataset)} frames do not fill one batch of {batch_size} x {world_size}; take smaller batches"
+                f"{len(self.chosen)} frames do not fill one batch of {batch_size} x {world_size}; take smaller batches"
             )
         self.dataset, self.batch_size, self.shuffle, self.workers = dataset, batch_size, shuffle, workers
         self.rank, self.world_size = rank, world_size
@@ -124,11 +130,11 @@ class Loader:
     def __len__(self) -> int:
         """Batches an epoch: whole ones only where shuffled, else all frames."""
         step = self.batch_size * self.world_size
-        return len(self.dataset) // step if self.shuffle else -(-len(self.dataset) // step)
+        return len(self.chosen) // step if self.shuffle else -(-len(self.chosen) // step)
 
     def rows(self) -> list[np.ndarray]:
         """This rank's cache rows of every batch of the epoch."""
-        order = np.arange(len(self.dataset))
+        order = self.chosen
         if self.shuffle:
             order = np.random.default_rng([self.dataset.seed, self.epoch]).permutation(order)
         step = self.batch_size * self.world_size
@@ -173,6 +179,8 @@ def make_loader(
         TooManyBroken: more of the training frames cannot be read than ``config.most_broken`` allows.
         DataError: the set cannot be used (see :class:`DexYCB`, :class:`HO3D`).
     """
+    if config.protocol is not None:
+        find_protocol(config.protocol, config.split)  # before anything is cut
     reader = open_reader(config, subset)
     cache = build_cache(reader, config.crop, config.cache_folder() / CROPS, progress)
     check_broken(reader, cache.lost, cache.report())
@@ -180,4 +188,5 @@ def make_loader(
     varied = training if augment is None else augment
     dataset = CropDataset(cache, config.crop, config.augment if varied else None, seed)
     mixed = training if shuffle is None else shuffle
-    return Loader(dataset, batch_size, mixed, config.workers, rank, world_size)
+    chosen = config.protocol and admitted_rows(config.protocol, config.split, cache.arrays, reader.objects)
+    return Loader(dataset, batch_size, mixed, config.workers, rank, world_size, chosen)

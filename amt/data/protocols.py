@@ -5,12 +5,16 @@ A figure belongs to one protocol, and figures of two protocols do not stand in o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from amt.data.errors import DataError
+from amt.data.layout import PROTOCOL_NAMES
+from amt.data.meshes import read_mesh
+from amt.data.objects import ObjectModels, mesh_file
 
 CONTACT_MM = (
     50.0  # protocol R: from the nearest joint to the nearest vertex of the object (ArtiBoost's public configuration)
@@ -25,13 +29,14 @@ class Protocol:
         name: its letter.
         split: the only split that it is defined on; None: any.
         scores: what it scores, in words.
-        admits: bool [N] of an index's frames [N] (dtype :data:`amt.data.index.FRAME`).
+        admits: bool [N] of the columns of N frames: "hand", "object" (labelled), "right", and "distance" (mm, nearest joint to
+            nearest vertex of the object in the hand).
     """
 
     name: str
     split: str | None
     scores: str
-    admits: Callable[[np.ndarray], np.ndarray]
+    admits: Callable[[Mapping[str, np.ndarray] | np.ndarray], np.ndarray]
 
 
 def _labelled(frames: np.ndarray) -> np.ndarray:
@@ -65,8 +70,70 @@ OFFICIAL = {
 def find_protocol(name: str, split: str) -> Protocol:
     """The protocol of that name. Raises DataError where there is none, or where it is not defined on ``split``."""
     if name not in PROTOCOLS:
-        raise DataError(f"protocol must be one of {', '.join(PROTOCOLS)}; got {name!r}")
+        raise DataError(f"protocol must be one of {', '.join(PROTOCOL_NAMES)}; got {name!r}")
     protocol = PROTOCOLS[name]
     if protocol.split not in (None, split):
         raise DataError(f"protocol {name} is defined on split {protocol.split}; got {split}")
     return protocol
+
+
+class ObjectDistances:
+    """How far hands are from the objects that they hold.
+
+    Args:
+        objects: the set's models; the vertices of their meshes count, or points.xyz where there is no mesh.
+    """
+
+    def __init__(self, objects: ObjectModels):
+        self.objects = objects
+        self._trees: dict[int, cKDTree | None] = {}
+
+    def nearest(self, class_id: int, joints: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+        """float32 [...]: mm from the nearest joint to the nearest vertex; nan where the set has no model of the class.
+
+        Args:
+            joints: [..., 21, 3], m; rotation: [..., 3, 3]; translation: [..., 3], m: the pose of the object.
+        """
+        if class_id not in self._trees:
+            self._trees[class_id] = self._tree(class_id)
+        tree = self._trees[class_id]
+        if tree is None:
+            return np.full(joints.shape[:-2], np.nan, np.float32)
+        local = (joints - translation[..., None, :]) @ rotation  # into the object's own frame
+        return (tree.query(local)[0].min(-1) * 1000).astype(np.float32)
+
+    def _tree(self, class_id: int) -> cKDTree | None:
+        try:
+            mesh = mesh_file(self.objects.folder / self.objects.names[class_id])
+            return cKDTree(self.objects.cloud(class_id) if mesh is None else read_mesh(mesh)[0])
+        except (DataError, KeyError):
+            return None
+
+
+def admitted_rows(name: str, split: str, rows: Mapping[str, np.ndarray], objects: ObjectModels) -> np.ndarray:
+    """int64: which rows of a crop cache a protocol scores.
+
+    Args:
+        rows: the cache: "hand_valid", "object_valid", "right", "object_class", "joints" and the object's pose of each frame.
+
+    Raises:
+        DataError: the protocol is not defined on the split, it takes models that the set lacks, or it admits no row.
+    """
+    protocol = find_protocol(name, split)
+    held = np.array(rows["object_valid"])
+    columns = {"hand": np.array(rows["hand_valid"]), "object": held, "right": np.array(rows["right"])}
+    columns["distance"] = np.full(len(held), np.nan, np.float32)
+    if name == "R":
+        distances, classes = ObjectDistances(objects), np.array(rows["object_class"])
+        for class_id in np.unique(classes[held]):
+            mine = np.flatnonzero(held & (classes == class_id))
+            pose = (rows[part][mine] for part in ("joints", "object_rotation", "object_translation"))
+            columns["distance"][mine] = distances.nearest(int(class_id), *pose)
+        if np.isnan(columns["distance"][held]).any():
+            raise DataError(
+                f"{objects.folder}: protocol R takes every object's model; put the set's models folder in place"
+            )
+    found = np.flatnonzero(protocol.admits(columns))
+    if not len(found):
+        raise DataError(f"data.protocol={name}: it scores none of {len(held)} frames; take another protocol or subset")
+    return found

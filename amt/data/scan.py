@@ -9,16 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from amt.data.errors import BrokenFrame, DataError, FileError, ImageError
 from amt.data.files import load_npz
 from amt.data.images import glance
 from amt.data.layout import SERIALS, color_name, depth_name, labels_name
-from amt.data.meshes import read_mesh
-from amt.data.objects import mesh_file
+from amt.data.protocols import ObjectDistances
 from amt.data.sequences import SequenceInfo
-from amt.data.set_folder import Labels, SetFolder, check_size, frame_depth, frame_image, frame_segment
+from amt.data.set_folder import SetFolder, check_size, frame_depth, frame_image, frame_segment
 
 FRAME = np.dtype(
     [
@@ -56,7 +54,7 @@ class Scanner:
 
     def __init__(self, root: Path, decode: bool = False):
         self.files, self.decode = SetFolder(root), decode
-        self._trees: dict[int, cKDTree | None] = {}
+        self.distances = ObjectDistances(self.files.objects)
 
     def scan(self, info: SequenceInfo, grasped: int) -> Scan:
         """One sequence. A file that cannot be used is a problem and never an error."""
@@ -113,7 +111,8 @@ class Scanner:
             frame_segment(info.folder / SERIALS[camera] / labels_name(number))
         frame["hand"], frame["object"] = labels.hand_valid, labels.object_valid
         if labels.hand_valid and labels.object_valid:
-            frame["distance"] = self._distance(info.class_id, labels)
+            pose = (labels.joints, labels.object_rotation, labels.object_translation)
+            frame["distance"] = self.distances.nearest(info.class_id, *pose)
 
     def _check_picture(self, path: Path) -> None:
         if self.decode:
@@ -126,23 +125,6 @@ class Scanner:
             frame_depth(path)
         else:
             _glance(path)
-
-    def _distance(self, class_id: int, labels: Labels) -> float:
-        """mm from the nearest joint to the nearest vertex of the posed object; nan without its model."""
-        if class_id not in self._trees:
-            self._trees[class_id] = self._tree(class_id)
-        tree = self._trees[class_id]
-        if tree is None:
-            return float("nan")
-        local = (labels.joints - labels.object_translation) @ labels.object_rotation  # into the object's own frame
-        return float(tree.query(local)[0].min() * 1000)
-
-    def _tree(self, class_id: int) -> cKDTree | None:
-        try:
-            mesh = mesh_file(self.files.objects.folder / self.files.objects.names[class_id])
-            return cKDTree(self.files.objects.cloud(class_id) if mesh is None else read_mesh(mesh)[0])
-        except (DataError, KeyError):
-            return None
 
     def _check_world(self, info: SequenceInfo, found: Scan) -> None:
         """pose.npz, which evaluation in the world's frame reads."""

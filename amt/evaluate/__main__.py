@@ -80,7 +80,7 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict:
         "data": "synthetic" if reader.record else "recorded",
         "split": data.split,
         "subset": chosen.subset,
-        "protocol": "V",
+        "protocol": data.protocol or "V",
         "box": "true",
         "images_per_second": round(len(collected.joints) / seconds, 1),
         **score(collected, mean_pose),

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from layout_files import kind_of, sequence_folder, write_tree
 
+from amt.data.config import CropConfig, DataConfig
 from amt.data.dexycb import DexYCB
 from amt.data.errors import DataError, EmptySubset, FileError
 from amt.data.index import Index, build_index, main
 from amt.data.layout import SERIALS
+from amt.data.loader import make_loader
 
 
 def frames_of(sequence: int) -> int:
@@ -80,6 +82,29 @@ def test_protocols_are_filters_over_the_sample_ids(full_index):
         full_index.ids("s0", "test", "X")
     with pytest.raises(DataError, match="split must be one of"):
         full_index.ids("s9", "test")
+
+
+def test_a_loader_shows_the_frames_of_a_protocol(own_set, tmp_path):
+    """By its crops; the same samples as the index, which reads the labels."""
+    far = DexYCB(own_set, "s0", "train")[3]
+    path = far.folder / f"labels_{far.number:06d}.npz"
+    with np.load(path) as archive:
+        found = dict(archive)
+    found["pose_y"][far.sequence.grasp, 2, 3] += 0.2
+    np.savez_compressed(path, **found)
+    given = {"root": str(own_set), "split": "s0", "cache": str(tmp_path), "crop": CropConfig(size=16, num_points=8)}
+    index = build_index(own_set, progress=False)
+    for protocol in ("T", "R"):
+        loader = make_loader(DataConfig(**given, protocol=protocol), "train", 8, shuffle=False, progress=False)
+        shown = np.concatenate([batch.index for batch in loader])
+        assert shown.tolist() == index.ids("s0", "train", protocol).tolist()
+        assert (3 in shown) == (protocol == "T")
+        mixed = make_loader(DataConfig(**given, protocol=protocol), "train", 8, progress=False)
+        assert set(np.concatenate([batch.index for batch in mixed])) <= set(shown)
+    with pytest.raises(DataError, match="protocol R is defined on split s0; got s2"):
+        make_loader(DataConfig(**given | {"split": "s2"}, protocol="R"), "train", 8, progress=False)
+    with pytest.raises(DataError, match=r"data\.protocol must be one of T, V, R, F, or null; got 'X'"):
+        DataConfig(protocol="X")
 
 
 def test_an_index_is_kept_whole(full_index, tmp_path):
