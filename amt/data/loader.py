@@ -188,5 +188,5 @@ def make_loader(
     varied = training if augment is None else augment
     dataset = CropDataset(cache, config.crop, config.augment if varied else None, seed)
     mixed = training if shuffle is None else shuffle
-    chosen = config.protocol and admitted_rows(config.protocol, config.split, cache.arrays, reader.objects)
+    chosen = config.protocol and admitted_rows(config.protocol, config.split, cache, reader.objects)
     return Loader(dataset, batch_size, mixed, config.workers, rank, world_size, chosen)

@@ -125,10 +125,10 @@ def admitted_rows(name: str, split: str, rows: Mapping[str, np.ndarray], objects
     columns["distance"] = np.full(len(held), np.nan, np.float32)
     if name == "R":
         distances, classes = ObjectDistances(objects), np.array(rows["object_class"])
+        poses = [rows[name] for name in ("joints", "object_rotation", "object_translation")]
         for class_id in np.unique(classes[held]):
             mine = np.flatnonzero(held & (classes == class_id))
-            pose = (rows[part][mine] for part in ("joints", "object_rotation", "object_translation"))
-            columns["distance"][mine] = distances.nearest(int(class_id), *pose)
+            columns["distance"][mine] = distances.nearest(int(class_id), *(part[mine] for part in poses))
         if np.isnan(columns["distance"][held]).any():
             raise DataError(
                 f"{objects.folder}: protocol R takes every object's model; put the set's models folder in place"
