@@ -108,10 +108,10 @@ def captured(function: Callable, input_sets: Sequence[tuple]) -> tuple[Callable[
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = [function(*inputs) for inputs in input_sets]  # the graph's outputs live as long as the graph
+        outputs = [function(*inputs) for inputs in input_sets]  # the graph's outputs live as long as the graph
     replay = graph.replay
 
-    def run(_kept=kept, _graph=graph) -> None:
+    def run(_outputs=outputs, _graph=graph) -> None:
         replay()
 
     return run, len(input_sets)

@@ -37,9 +37,9 @@ def make_batch():
         low, high = pixels.amin(dim=1), pixels.amax(dim=1)
         box = torch.cat(((low + high) / 2, (high - low).amax(dim=1, keepdim=True) * 1.5), dim=1)
         ball = torch.nn.functional.normalize(torch.randn(batch, points, 3, generator=g), dim=-1) * 0.03
-        turn = axis_angle_to_matrix(uniform(-1, 1, batch, 3))
+        rotation = axis_angle_to_matrix(uniform(-1, 1, batch, 3))
         centre = mesh.joints[:, [5, 9, 13, 17]].mean(dim=1)
-        hand, touched = contact_labels(mesh.vertices, ball @ turn.mT + centre[:, None], 0.01)
+        hand, touched = contact_labels(mesh.vertices, ball @ rotation.mT + centre[:, None], 0.01)
         yes = torch.ones(batch, dtype=torch.bool)
         inputs = Inputs(
             image=torch.randint(0, 256, (batch, 3, crop, crop), dtype=torch.uint8, generator=g),
@@ -57,7 +57,7 @@ def make_batch():
             betas=betas,
             translation=translation,
             vertices=mesh.vertices,
-            object_rotation=turn,
+            object_rotation=rotation,
             object_translation=centre,
             hand_contact=hand,
             object_contact=touched,

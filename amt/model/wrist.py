@@ -43,8 +43,8 @@ class WristSolver(nn.Module):
         weights = torch.cat((joints.trust * precision[JOINT], precision[DIRECTION].expand(len(u), 1)), dim=1)
         u_mean, wanted_mean, spread, product = _regression(r / unit[:, None], u, weights)
         if corners is not None:
-            of_box = _regression(corners.points / unit[:, None], corners.rays, corners.trust * precision[CORNER])
-            spread, product = spread + of_box[2], product + of_box[3]
+            corner_fit = _regression(corners.points / unit[:, None], corners.rays, corners.trust * precision[CORNER])
+            spread, product = spread + corner_fit[2], product + corner_fit[3]
         z = (precision[DEPTH] * guess[:, 2] / unit[:, 0] - product) / (spread + precision[DEPTH])
         return torch.cat((wanted_mean + u_mean * z[:, None], z[:, None]), dim=1) * unit
 

@@ -33,17 +33,17 @@ void relax() {
 #endif
 }
 
-// Waiting for another thread: spins first, then gives the core away at every turn.
+// Waits for another thread: spins `spins_before_yield` times, then yields the core.
 class Spin {
  public:
-  void turn() {
-    if (turns_ >= spins_before_yield) return std::this_thread::yield();
-    turns_++;
+  void pause() {
+    if (spins_ >= spins_before_yield) return std::this_thread::yield();
+    spins_++;
     relax();
   }
 
  private:
-  int turns_ = 0;
+  int spins_ = 0;
 };
 
 // One process's workers and the list of pieces that they share at the moment.
@@ -99,7 +99,7 @@ class Workers {
     next_.store(generation_ << piece_bits, std::memory_order_release);
     while (take(0, lent)) {
     }
-    for (Spin spin; done_.load(std::memory_order_acquire) < pieces;) spin.turn();
+    for (Spin spin; done_.load(std::memory_order_acquire) < pieces;) spin.pause();
     next_.store(generation_ << piece_bits | closed, std::memory_order_release);
     if (failed_.load(std::memory_order_relaxed)) {  // ordered by done_, as error_ is
       failed_.store(false, std::memory_order_relaxed);
@@ -113,7 +113,7 @@ class Workers {
       if (take(member, true))
         spin = Spin();
       else
-        spin.turn();
+        spin.pause();
     }
   }
 
@@ -193,7 +193,7 @@ class Workers {
           last = std::chrono::steady_clock::now();
           spin = Spin();
         } else if (number < active_.load(std::memory_order_acquire)) {  // the call goes on: another list may come
-          spin.turn();
+          spin.pause();
           last = {};
         } else {
           if (last == decltype(last)()) last = std::chrono::steady_clock::now();  // the call has ended

@@ -1,5 +1,5 @@
 // What the native ops of refine ask of their arguments, on the CPU and on CUDA. The public function has checked before
-// and says more; these hold whoever calls the ops directly.
+// and says more; these hold for direct calls of the ops too.
 #pragma once
 
 #include <cstdint>

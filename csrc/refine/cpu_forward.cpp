@@ -100,16 +100,16 @@ class NarrowWeights {
   void copy_tiles(const Tensor& w1, CpuTeam& team) {
     const int64_t hidden = w1.size(1), copies = w1.stride(0) == 0 ? 1 : w1.size(0);
     const int64_t blocks = (hidden + block_units - 1) / block_units, tiles = layout_.channels / (2 * tile_words);
-    const int64_t of_block = tiles * 2 * tile_weights;
-    tiles_ = AlignedBuffer<uint16_t>(copies * blocks * of_block);
-    tiles_step_ = copies == 1 ? 0 : blocks * of_block;
+    const int64_t block_size = tiles * 2 * tile_weights;
+    tiles_ = AlignedBuffer<uint16_t>(copies * blocks * block_size);
+    tiles_step_ = copies == 1 ? 0 : blocks * block_size;
     const auto* weights = static_cast<const uint16_t*>(w1.const_data_ptr());
     team.share(copies * blocks, 1, [&](int64_t begin, int64_t end, int64_t) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t step = i / blocks, first = i % blocks * block_units;
         for (int64_t unit = first; unit < std::min(first + block_units, hidden); unit++) {
           const uint16_t* from = weights + step * w1.stride(0) + unit * w1.stride(1);
-          uint16_t* to = tiles_.get() + i * of_block + (unit - first) * 2 * tile_words;
+          uint16_t* to = tiles_.get() + i * block_size + (unit - first) * 2 * tile_words;
           for (int64_t k = 0; k < tiles; k++)
             std::memcpy(to + k * 2 * tile_weights, from + k * 2 * tile_words, 2 * tile_words * sizeof *to);
         }

@@ -152,8 +152,9 @@ int64_t refine_cuda_max_joints() { return max_joints; }
 // Of a coordinate of `item_bytes`: bytes of the forward; of the backward without hidden units, and for each of them.
 std::tuple<int64_t, int64_t, int64_t> refine_shared_bytes(int64_t item_bytes) {
   const auto bytes = []<class T>(T) {
-    const auto of_unit = static_cast<int64_t>(sizeof(T) * joint_tile);
-    return std::tuple<int64_t, int64_t, int64_t>(sizeof(ForwardMemory<T>), backward_bytes<T>(1) - of_unit, of_unit);
+    const auto unit_bytes = static_cast<int64_t>(sizeof(T) * joint_tile);
+    return std::tuple<int64_t, int64_t, int64_t>(sizeof(ForwardMemory<T>), backward_bytes<T>(1) - unit_bytes,
+                                                 unit_bytes);
   };
   return item_bytes == 8 ? bytes(double{}) : bytes(float{});
 }
@@ -207,14 +208,15 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
   const int device = joints.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   const cudaStream_t stream = current_stream(joints);
-  const bool coordinates = needs & needs_coordinates, of_maps = needs & needs_maps, of_weights = needs & needs_weights;
+  const bool with_coordinates = needs & needs_coordinates, with_maps = needs & needs_maps,
+             with_weights = needs & needs_weights;
 
-  Tensor grad_joints = output(coordinates, joints), grad_intrinsics = output(coordinates, intrinsics);
-  Tensor grad_w1 = output(of_weights, w1), grad_b1 = output(of_weights, b1), grad_w2 = output(of_weights, w2),
-         grad_b2 = output(of_weights, b2);
+  Tensor grad_joints = output(with_coordinates, joints), grad_intrinsics = output(with_coordinates, intrinsics);
+  Tensor grad_w1 = output(with_weights, w1), grad_b1 = output(with_weights, b1), grad_w2 = output(with_weights, w2),
+         grad_b2 = output(with_weights, b2);
   std::vector<Tensor> grad_maps;
   for (const Tensor& map : maps)
-    if (of_maps) {
+    if (with_maps) {
       grad_maps.push_back(output(true, map));
       zero(grad_maps.back(), stream);
     }
@@ -227,9 +229,9 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
   const int64_t rows = batch * num_steps * num_joints;
   const ScalarType dtype = joints.scalar_type();
   Tensor grad_offset = empty<2>({rows, 3}, dtype, joints), grad_hidden = empty<2>({rows, hidden}, dtype, joints);
-  Tensor inputs = empty<2>({of_weights ? rows : 0, num_inputs}, dtype, joints);
+  Tensor inputs = empty<2>({with_weights ? rows : 0, num_inputs}, dtype, joints);
 
-  Tensor grad_inputs = empty<2>({of_maps ? rows : 0, num_inputs - 3}, dtype, joints);
+  Tensor grad_inputs = empty<2>({with_maps ? rows : 0, num_inputs - 3}, dtype, joints);
 
   with_types(dtype, maps[0].scalar_type(), [&]<class T, class M>(T, M) {
     const auto pointer = [](Tensor& tensor, bool exists) {
@@ -242,8 +244,8 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
     const CudaScratch<T> scratch{
         .grad_offset = pointer(grad_offset, true),
         .grad_hidden = pointer(grad_hidden, true),
-        .inputs = pointer(inputs, of_weights),
-        .grad_inputs = pointer(grad_inputs, of_maps),
+        .inputs = pointer(inputs, with_weights),
+        .grad_inputs = pointer(grad_inputs, with_maps),
     };
     const T* steps_data = static_cast<const T*>(steps.const_data_ptr());
     const T* saved_data = static_cast<const T*>(saved.const_data_ptr());
@@ -253,8 +255,8 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor> 
     const size_t shared = backward_bytes<T>(hidden);
     launch<first>(dim3(static_cast<unsigned>(batch * cluster_size)), cluster_size, shared, device, stream, p, scratch,
                   static_cast<const T*>(grad_steps.const_data_ptr()), steps_data, saved_data, detach,
-                  pointer(grad_joints, coordinates), pointer(grad_intrinsics, coordinates));
-    if (of_weights) {
+                  pointer(grad_joints, with_coordinates), pointer(grad_intrinsics, with_coordinates));
+    if (with_weights) {
       const auto steps_in_grid = static_cast<unsigned>(num_steps);
       launch<w1_kernel<T, M>>(dim3(blocks(num_inputs, tile), blocks(hidden, tile), steps_in_grid), 1, 0, device, stream,
                               p, scratch, output_of(grad_w1));
@@ -283,7 +285,7 @@ STABLE_TORCH_LIBRARY_IMPL(amt, CUDA, m) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(amt, m) {
   m.def("refine_cuda_max_joints() -> int");
-  m.def("refine_shared_bytes(int item_bytes) -> (int forward, int backward, int backward_of_unit)");
+  m.def("refine_shared_bytes(int item_bytes) -> (int forward, int backward, int backward_per_unit)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(amt, CompositeExplicitAutograd, m) {

@@ -54,7 +54,7 @@ AMT_INLINE void transpose(const float* from, int64_t stride, float* to, int64_t 
 }
 #elif defined(__AVX2__)
 // 8 rows of 8 floats, transposed.
-AMT_INLINE void turn_quarter(const float* from, int64_t stride, float* to, int64_t to_stride) {
+AMT_INLINE void transpose8(const float* from, int64_t stride, float* to, int64_t to_stride) {
   __m256 r[8], s[8];
   for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(from + i * stride);
   for (int i = 0; i < 8; i += 2) {
@@ -78,7 +78,7 @@ AMT_INLINE void turn_quarter(const float* from, int64_t stride, float* to, int64
 AMT_INLINE void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
   for (int row = 0; row < 16; row += 8)
     for (int column = 0; column < 16; column += 8)
-      turn_quarter(from + row * stride + column, stride, to + column * to_stride + row, to_stride);
+      transpose8(from + row * stride + column, stride, to + column * to_stride + row, to_stride);
 }
 #endif
 

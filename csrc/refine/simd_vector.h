@@ -113,7 +113,7 @@ AMT_INLINE void narrowing_store(bfloat16* to, Vector<float> value) {
   typedef uint16_t Half __attribute__((vector_size(refine_vector_bytes / 2), aligned(2), may_alias));
   const Full bits = reinterpret_cast<Full>(value);
   const Full rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const Full nan = (bits >> 16) | 0x40u;  // rounding up could turn a NaN into an Inf
+  const Full nan = (bits >> 16) | 0x40u;  // rounding up could make an Inf of a NaN
   *reinterpret_cast<Half*>(to) = __builtin_convertvector(value == value ? rounded : nan, Half);
 }
 

@@ -69,8 +69,8 @@ def test_warped_pixels_are_the_crop_camera_s(dtype, tolerance, centre, side, ang
     assert cropped.dtype == warp.dtype == dtype
     assert cropped[0, 1] == 0
     assert cropped[1, 0] == 0
-    turned = points @ camera_roll(torch.tensor(angle, dtype=dtype)).T
-    there, here = project(turned, cropped), warped(project(points, intrinsics), warp)
+    rotated = points @ camera_roll(torch.tensor(angle, dtype=dtype)).T
+    there, here = project(rotated, cropped), warped(project(points, intrinsics), warp)
     # A crop of a few pixels' side magnifies: float32 rounding is that of the frame's pixels, seen through the zoom.
     zoom = max(1.0, size / side)
     assert (there - here).abs().max() <= tolerance * zoom

@@ -79,14 +79,14 @@ def test_joints_at_rest_are_the_regressor_s():
     torch.testing.assert_close(layer.rest_joints(betas), regressed, atol=1e-7, rtol=0)
 
 
-def test_the_hand_turns_about_its_root_at_rest():
+def test_the_hand_rotates_about_its_root_at_rest():
     layer = ManoLayer(stand_in_hand()).double()
     pose, betas, translation = random_arguments(4)
     wrist = layer(pose, betas, translation).joints[:, 0]
     torch.testing.assert_close(wrist, layer.rest_joints(betas)[:, 0] + translation)
-    turned = pose.clone()
-    turned[:, :3] += 1.0
-    torch.testing.assert_close(layer(turned, betas, translation).joints[:, 0], wrist)
+    rotated = pose.clone()
+    rotated[:, :3] += 1.0
+    torch.testing.assert_close(layer(rotated, betas, translation).joints[:, 0], wrist)
 
 
 def test_matrices_and_axis_angle_give_the_same_hand():

@@ -55,9 +55,9 @@ def test_six_d_round_trip_and_gram_schmidt():
 @pytest.mark.parametrize("angle", [0.0, 1e-6, 1.0, math.pi / 2, math.pi - 1e-6, math.pi])
 def test_geodesic_distance_is_the_angle(angle):
     base = axis_angle_to_matrix(random_axes(seed=1) * 1.3)
-    turned = base @ axis_angle_to_matrix(random_axes(seed=2) * angle)
+    rotated = base @ axis_angle_to_matrix(random_axes(seed=2) * angle)
     expected = torch.full((50,), angle, dtype=torch.float64)
-    torch.testing.assert_close(geodesic_distance(base, turned), expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(geodesic_distance(base, rotated), expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("angle", [0.0, math.pi])

@@ -43,8 +43,8 @@ def posed_hands(count: int, seed: int = 0, bend: tuple[float, float] = (0.0, 1.6
             angle = angle + low + (high - low) * torch.rand(count, dtype=torch.float64, generator=g)
             at = at + lengths[i] * (angle.cos()[:, None] * forward + angle.sin()[:, None] * down)
             joints[:, base + 1 + i] = at
-    turned = joints @ rotations(count, seed + 1).mT
-    return turned + torch.tensor([0.0, 0.0, 0.7], dtype=torch.float64)
+    rotated = joints @ rotations(count, seed + 1).mT
+    return rotated + torch.tensor([0.0, 0.0, 0.7], dtype=torch.float64)
 
 
 def straight_hands(count: int, seed: int = 0) -> Tensor:

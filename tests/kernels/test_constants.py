@@ -35,9 +35,9 @@ def test_shared_memory_of_refine_on_cuda():
     from amt.kernels.refine import choice
 
     for item_bytes in (4, 8):
-        forward, backward, of_unit = torch.ops.amt.refine_shared_bytes(item_bytes)
+        forward, backward, per_unit = torch.ops.amt.refine_shared_bytes(item_bytes)
         assert forward == choice.CUDA_FORWARD_BYTES[item_bytes]
-        assert (backward, of_unit) == choice.CUDA_BACKWARD_BYTES[item_bytes]
+        assert (backward, per_unit) == choice.CUDA_BACKWARD_BYTES[item_bytes]
     assert torch.ops.amt.refine_cuda_max_joints() == choice.CUDA_MAX_JOINTS
 
 

@@ -127,8 +127,8 @@ def test_pointnet_forward_on_sm90(dtype, winners, hidden):
     blocks, warps = pointnet_triton.blocks(hidden, features, dtype, winners)
     rows = -(-points // blocks["BLOCK_POINTS"]) * blocks["BLOCK_POINTS"]
     prepared = torch.empty(batch, rows, blocks["COLUMNS"], dtype=torch.bfloat16, device="meta")
-    of_image = torch.empty(batch, device="meta")
-    arguments = (prepared, of_image.int(), of_image, prepared, *a.tensors()[1:], out, out.int(), points, frames)
+    per_image = torch.empty(batch, device="meta")
+    arguments = (prepared, per_image.int(), per_image, prepared, *a.tensors()[1:], out, out.int(), points, frames)
     constants = {
         "D1": hidden,
         "D2": features,
@@ -168,10 +168,10 @@ def test_pointnet_backward_on_sm90(dtype):
 @pytest.mark.parametrize("has_mask", [False, True], ids=["all", "masked"])
 def test_pointnet_preparation_on_sm90(has_mask):
     batch, points = 16, 778
-    cloud, of_image = torch.empty(batch, points, 3, device="meta"), torch.empty(batch, device="meta")
+    cloud, per_image = torch.empty(batch, points, 3, device="meta"), torch.empty(batch, device="meta")
     prepared = torch.empty(batch, 832, 32, dtype=torch.bfloat16, device="meta")
     mask = torch.empty(batch, points, dtype=torch.bool, device="meta")
-    arguments = (cloud, *cloud.stride(), mask, cloud, prepared, of_image.int(), of_image, points, 22)
+    arguments = (cloud, *cloud.stride(), mask, cloud, prepared, per_image.int(), per_image, points, 22)
     constants = {"ROWS": 832, "COLUMNS": 32, "PARTS": 3, "BLOCK": pointnet_triton.PREPARED_POINTS, "HAS_MASK": has_mask}
     kernel, warps = pointnet_kernels.prepare_kernel, pointnet_triton.PREPARE_WARPS
     assert_no_spills(aot.compile_for_hopper(kernel, arguments, constants, warps, stages=1))

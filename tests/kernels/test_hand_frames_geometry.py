@@ -35,7 +35,7 @@ def assert_rotations(r):
 
 
 def amplification(r):
-    """1 / cos of half the largest turn between a frame and its parent: what shortest arcs do to an error [B]."""
+    """1 / cos of half the largest rotation between a frame and its parent: what shortest arcs do to an error [B]."""
     z = r[..., 2]
     cosines = []
     for finger in range(5):
@@ -59,12 +59,12 @@ def test_right_handed_and_orthonormal(make, dtype):
 
 @hands
 @dtypes
-def test_turns_with_the_hand(make, dtype):
-    joints, turn = make(COUNT), rotations(COUNT, seed=5)
+def test_rotates_with_the_hand(make, dtype):
+    joints, rotation = make(COUNT), rotations(COUNT, seed=5)
     r = hand_frames(joints.to(dtype))[1].double()
-    turned = hand_frames((joints @ turn.mT).to(dtype))[1].double()
-    error = (turned - turn[:, None] @ r).abs().amax((1, 2, 3))
-    # straight fingers: rounding the turned joints to float32 (3e-8 m on 2 cm) is amplified by an arc of nearly half a turn, to
+    rotated = hand_frames((joints @ rotation.mT).to(dtype))[1].double()
+    error = (rotated - rotation[:, None] @ r).abs().amax((1, 2, 3))
+    # straight fingers: rounding the rotated joints to float32 (3e-8 m on 2 cm) is amplified by an arc of nearly 180 degrees, to
     # 1.3e-4 in exact arithmetic; `test_float32_adds_its_last_rounding_only` holds what the op itself adds
     rounded = dtype == torch.float32 and make is straight_hands
     allowed = 1e-5 * (amplification(r) if rounded else 1)
@@ -86,7 +86,7 @@ def test_mirrored_hand_gives_mirrored_frames(make):
     origins, r = hand_frames(joints)
     mirrored_origins, mirrored = hand_frames(joints @ MIRROR)
     torch.testing.assert_close(mirrored_origins, origins @ MIRROR, rtol=0, atol=1e-15)
-    # x and z are mirrored; y, the third of a right-handed frame, turns over
+    # x and z are mirrored; y, the third of a right-handed frame, changes sign
     expected = MIRROR @ r * torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
     torch.testing.assert_close(mirrored, expected, rtol=0, atol=1e-9)
 
@@ -117,7 +117,7 @@ def test_axes_are_what_the_definition_says():
 
 
 def test_transport_takes_the_shortest_arc():
-    """From parent to child the frame turns by the angle between their z axes and not by a twist on top."""
+    """From parent to child the frame rotates by the angle between their z axes and not by a twist on top."""
     r = hand_frames(posed_hands(200))[1]
     for finger in range(5):
         chain = [21, 5 + finger, 10 + 2 * finger, 11 + 2 * finger, finger]

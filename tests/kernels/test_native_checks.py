@@ -42,7 +42,7 @@ def test_backward_takes_what_the_forward_gave(call):
 
 @pytest.mark.parametrize("which", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
         (lambda x: x.double(), "contiguous and of the joints' dtype"),
         (lambda x: x.half(), "contiguous and of the joints' dtype"),
@@ -51,9 +51,9 @@ def test_backward_takes_what_the_forward_gave(call):
     ],
     ids=["float64", "float16", "short", "strided"],
 )
-def test_backward_refuses_saved_tensors_and_gradients_that_it_would_misread(call, which, spoil, message):
+def test_backward_refuses_saved_tensors_and_gradients_that_it_would_misread(call, which, corrupt, message):
     arguments = list(call)
-    arguments[which] = spoil(arguments[which])
+    arguments[which] = corrupt(arguments[which])
     with pytest.raises(RuntimeError, match=message):
         backward(*arguments)
 

@@ -202,17 +202,17 @@ def test_nan_stays_in_its_joint_and_hand(implementation):
     bad.joints[1, 2] = float("nan")
     bad.joints[2, 0] = float("inf")
     bad.maps[0][3] = float("nan")
-    clean, tainted = (run(implementation.function, c) for c in (case, bad))
-    steps, grad_joints, grad_intrinsics, *rest = zip(clean, tainted)
+    clean, mixed = (run(implementation.function, c) for c in (case, bad))
+    steps, grad_joints, grad_intrinsics, *rest = zip(clean, mixed)
     grad_maps = rest[: len(case.maps)]
     assert torch.equal(*(x[0] for x in steps))
     others = [0, 1, 3, 4]
     assert torch.equal(*(x[1, :, others] for x in steps))
     assert torch.isnan(steps[1][1, :, 2]).all()
     assert torch.isfinite(steps[1][2, :, 1:]).all()
-    for of_clean, of_tainted in (grad_joints, grad_intrinsics, *grad_maps):
-        assert torch.equal(of_clean[0], of_tainted[0])
-        assert torch.isfinite(of_tainted[:3]).all()
+    for grad_clean, grad_mixed in (grad_joints, grad_intrinsics, *grad_maps):
+        assert torch.equal(grad_clean[0], grad_mixed[0])
+        assert torch.isfinite(grad_mixed[:3]).all()
 
 
 @over(compiled)

@@ -79,15 +79,15 @@ def test_the_package_s_own_ops_are_counted(tiny):
 def test_the_same_bytes_as_a_real_step(tiny, make_batch):
     """Fake tensors save what real ones save."""
     state = {t.untyped_storage().data_ptr() for t in (*tiny.parameters(), *tiny.buffers())}
-    kept = {}
+    storages = {}
 
     def save(tensor):
-        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        storages.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
     with saved_tensors_hooks(save, lambda tensor: tensor):
         prediction = tiny.train()(make_batch(4).inputs)
-    saved = sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in state)
+    saved = sum(t.untyped_storage().nbytes() for pointer, t in storages.items() if pointer not in state)
     assert prediction.joints.requires_grad
     assert tiny.summary(batch_size=4, num_points=64).total.activation_bytes * 4 == pytest.approx(saved, rel=0.01)
 

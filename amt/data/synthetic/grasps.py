@@ -90,7 +90,7 @@ class Hand:
                 joints[:, joint] = angles[:, number, k, None] * self.flexion[number]
             first = MANO_FINGER_JOINTS[finger][0]
             if number == 0:
-                # Turned about the hand's length, the thumb's tip goes from beside the palm to in front of it.
+                # Rotated about the hand's length, the thumb's tip moves from beside the palm to in front of it.
                 axis = self.along * np.sign(np.cross(self.along, -self.across) @ self.palm)
                 base[:, first] = opposition[:, None] * axis
             else:

@@ -18,7 +18,7 @@ class Part:
         return Part(self.vertices + np.asarray(offset, float), self.faces)
 
     def rotated(self, axis: str, degrees: float) -> Part:
-        """Turned about a coordinate axis through the origin."""
+        """This part rotated about a coordinate axis through the origin."""
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
         rotation = np.eye(3)

@@ -141,7 +141,7 @@ def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2
     grad_points = points.new_zeros(batch, num_points, 3)
     block, warps = backward_blocks(hidden, features, w2.dtype)
     num_blocks = -(-features // block["BLOCK_D2"])
-    winning = points.new_empty(batch, num_frames * features, 16, dtype=torch.bfloat16)
+    grad_winning = points.new_empty(batch, num_frames * features, 16, dtype=torch.bfloat16)
     # without hidden units no kernel runs
     new = points.new_empty if hidden else points.new_zeros
     grad_origins = new(num_blocks, batch, num_frames, 3)
@@ -162,7 +162,7 @@ def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2
                 points,
                 *points.stride(),
                 *inputs[2:],
-                winning,
+                grad_winning,
                 grad_origins,
                 grad_rotations,
                 grad_w1,
@@ -180,7 +180,7 @@ def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2
                     triton_kernels.point_gradient_kernel,
                     (batch, -(-num_points // POINTS)),
                     winners,
-                    winning,
+                    grad_winning,
                     grad_points,
                     num_frames * features,
                     num_points,

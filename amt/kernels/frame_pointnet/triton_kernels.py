@@ -51,7 +51,7 @@ def finite_or_zero(value):
 
 @triton.jit
 def base_of(origins):
-    """What an image's points are kept relative to: its first origin, or 0 where that is not finite: no other frame sees it."""
+    """The point from which an image's points are measured: its first origin, or 0 where that is not finite."""
     return finite_or_zero(tl.load(origins)), finite_or_zero(tl.load(origins + 1)), finite_or_zero(tl.load(origins + 2))
 
 
@@ -79,18 +79,18 @@ def column_meaning(k, PARTS: tl.constexpr):
     if PARTS == 2:
         coordinate = tl.minimum(k // 3, 3)
         q = k % 3
-        of_point = tl.where(q == 1, 1, 0)
-        of_weight = tl.where(q == 2, 1, 0)
+        point_part = tl.where(q == 1, 1, 0)
+        weight_part = tl.where(q == 2, 1, 0)
         constant = k - 9
     else:
         coordinate = tl.minimum(k // 6, 3)
         q = k % 6
-        of_point = tl.where((q == 2) | (q == 5), 1, tl.where(q == 4, 2, 0))
-        of_weight = tl.where((q == 1) | (q == 5), 1, tl.where(q == 3, 2, 0))
+        point_part = tl.where((q == 2) | (q == 5), 1, tl.where(q == 4, 2, 0))
+        weight_part = tl.where((q == 1) | (q == 5), 1, tl.where(q == 3, 2, 0))
         constant = k - 18
-    of_point = tl.where(coordinate == 3, 0, of_point)
-    of_weight = tl.where(coordinate == 3, constant, of_weight)
-    return tl.where(constant < PARTS, coordinate, 4), of_point, of_weight
+    point_part = tl.where(coordinate == 3, 0, point_part)
+    weight_part = tl.where(coordinate == 3, constant, weight_part)
+    return tl.where(constant < PARTS, coordinate, 4), point_part, weight_part
 
 
 @triton.jit
@@ -133,7 +133,7 @@ def prepare_kernel(
     tl.store(nan_of_points + image, tl.sum(not_finite, axis=0))
 
     base_x, base_y, base_z = base_of(origins + image * num_frames * 3)
-    coordinate, of_point, _ = column_meaning(tl.arange(0, COLUMNS), PARTS)
+    coordinate, point_part, _ = column_meaning(tl.arange(0, COLUMNS), PARTS)
     for start in range(0, ROWS, BLOCK):
         n = start + tl.arange(0, BLOCK)
         valid = n < num_points
@@ -147,7 +147,7 @@ def prepare_kernel(
         z = tl.load(at + 2 * axis_stride, mask=there, other=0.0) - base_z
         c = coordinate[None, :]
         value = tl.where(c == 0, x[:, None], tl.where(c == 1, y[:, None], tl.where(c == 2, z[:, None], 1.0)))
-        value = tl.where(c < 4, part(value, of_point[None, :]), 0.0)
+        value = tl.where(c < 4, part(value, point_part[None, :]), 0.0)
         at = prepared + (image * ROWS + n)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
         tl.store(at, value.to(tl.bfloat16))
 
@@ -193,10 +193,10 @@ def forward_kernel(
     bias -= ax * (tl.load(origin) - base_x)
     bias -= ay * (tl.load(origin + 1) - base_y)
     bias -= az * (tl.load(origin + 2) - base_z)
-    coordinate, _, of_weight = column_meaning(tl.arange(0, COLUMNS), PARTS)
+    coordinate, _, weight_part = column_meaning(tl.arange(0, COLUMNS), PARTS)
     c = coordinate[:, None]
     folded = tl.where(c == 0, ax[None, :], tl.where(c == 1, ay[None, :], tl.where(c == 2, az[None, :], bias[None, :])))
-    folded = tl.where(c < 4, part(folded, of_weight[:, None]), 0.0)
+    folded = tl.where(c < 4, part(folded, weight_part[:, None]), 0.0)
     weights = tl.load(
         w2 + feature[None, :] * D1 + unit[:, None], mask=in_units[:, None] & in_features[None, :], other=0.0
     )
@@ -297,10 +297,10 @@ def backward_kernel(
     wx = tl.load(w1 + 3 * unit, mask=in_units, other=0.0).to(tl.float32)
     wy = tl.load(w1 + 3 * unit + 1, mask=in_units, other=0.0).to(tl.float32)
     wz = tl.load(w1 + 3 * unit + 2, mask=in_units, other=0.0).to(tl.float32)
-    to_weights = tl.zeros([BLOCK_D2, PADDED_D1], tl.float32)
-    to_wx = tl.zeros([PADDED_D1], tl.float32)
-    to_wy = tl.zeros([PADDED_D1], tl.float32)
-    to_wz = tl.zeros([PADDED_D1], tl.float32)
+    grad_weights = tl.zeros([BLOCK_D2, PADDED_D1], tl.float32)
+    grad_wx = tl.zeros([PADDED_D1], tl.float32)
+    grad_wy = tl.zeros([PADDED_D1], tl.float32)
+    grad_wz = tl.zeros([PADDED_D1], tl.float32)
     points += image * image_stride
     for frame in range(0, num_frames):
         pair = image * num_frames + frame
@@ -310,40 +310,40 @@ def backward_kernel(
         bias = tl.load(b1 + frame * D1 + unit, mask=in_units, other=0.0).to(tl.float32)
         winner = tl.load(winners + pair * D2 + feature, mask=in_features, other=-1)
         won = winner >= 0
-        g = tl.load(grad_features + pair * D2 + feature, mask=won, other=0.0)
+        grad = tl.load(grad_features + pair * D2 + feature, mask=won, other=0.0)
         x, y, z = load_offsets(points, axis_stride, origins + pair * 3, winner.to(tl.int64) * point_stride, won)
         h = hidden_units(x, y, z, ax, ay, az, bias)
-        to_weights += tl.where(won[:, None], g[:, None] * h, 0.0)
-        to_units = tl.where((h == 0.0) | (won[:, None] == 0), 0.0, g[:, None] * weights)
+        grad_weights += tl.where(won[:, None], grad[:, None] * h, 0.0)
+        grad_hidden = tl.where((h == 0.0) | (won[:, None] == 0), 0.0, grad[:, None] * weights)
 
-        gx = tl.sum(to_units * ax[None, :], axis=1)
-        gy = tl.sum(to_units * ay[None, :], axis=1)
-        gz = tl.sum(to_units * az[None, :], axis=1)
+        grad_x = tl.sum(grad_hidden * ax[None, :], axis=1)
+        grad_y = tl.sum(grad_hidden * ay[None, :], axis=1)
+        grad_z = tl.sum(grad_hidden * az[None, :], axis=1)
         out = grad_winning + (pair * D2 + feature) * 16
-        store_parts(out, gx, in_features)
-        store_parts(out + 3, gy, in_features)
-        store_parts(out + 6, gz, in_features)
-        tl.store(grad_origins + mine * 3, -tl.sum(gx, axis=0))
-        tl.store(grad_origins + mine * 3 + 1, -tl.sum(gy, axis=0))
-        tl.store(grad_origins + mine * 3 + 2, -tl.sum(gz, axis=0))
+        store_parts(out, grad_x, in_features)
+        store_parts(out + 3, grad_y, in_features)
+        store_parts(out + 6, grad_z, in_features)
+        tl.store(grad_origins + mine * 3, -tl.sum(grad_x, axis=0))
+        tl.store(grad_origins + mine * 3 + 1, -tl.sum(grad_y, axis=0))
+        tl.store(grad_origins + mine * 3 + 2, -tl.sum(grad_z, axis=0))
 
-        tl.store(grad_b1 + mine * D1 + unit, tl.sum(to_units, axis=0), mask=in_units)
-        to_ax = tl.sum(to_units * x[:, None], axis=0) * PER_UNIT
-        to_ay = tl.sum(to_units * y[:, None], axis=0) * PER_UNIT
-        to_az = tl.sum(to_units * z[:, None], axis=0) * PER_UNIT
-        to_wx += to_ax * tl.load(r) + to_ay * tl.load(r + 3) + to_az * tl.load(r + 6)
-        to_wy += to_ax * tl.load(r + 1) + to_ay * tl.load(r + 4) + to_az * tl.load(r + 7)
-        to_wz += to_ax * tl.load(r + 2) + to_ay * tl.load(r + 5) + to_az * tl.load(r + 8)
-        to_r = grad_rotations + mine * 9
-        store_products(to_r, to_ax, wx, wy, wz)
-        store_products(to_r + 3, to_ay, wx, wy, wz)
-        store_products(to_r + 6, to_az, wx, wy, wz)
+        tl.store(grad_b1 + mine * D1 + unit, tl.sum(grad_hidden, axis=0), mask=in_units)
+        grad_ax = tl.sum(grad_hidden * x[:, None], axis=0) * PER_UNIT
+        grad_ay = tl.sum(grad_hidden * y[:, None], axis=0) * PER_UNIT
+        grad_az = tl.sum(grad_hidden * z[:, None], axis=0) * PER_UNIT
+        grad_wx += grad_ax * tl.load(r) + grad_ay * tl.load(r + 3) + grad_az * tl.load(r + 6)
+        grad_wy += grad_ax * tl.load(r + 1) + grad_ay * tl.load(r + 4) + grad_az * tl.load(r + 7)
+        grad_wz += grad_ax * tl.load(r + 2) + grad_ay * tl.load(r + 5) + grad_az * tl.load(r + 8)
+        at_rotation = grad_rotations + mine * 9
+        store_products(at_rotation, grad_ax, wx, wy, wz)
+        store_products(at_rotation + 3, grad_ay, wx, wy, wz)
+        store_products(at_rotation + 6, grad_az, wx, wy, wz)
 
-    tl.store(grad_w2 + image * D2 * D1 + at_weights, to_weights, mask=in_weights)
-    to_w1 = grad_w1 + ((block * batch + image) * D1 + unit) * 3
-    tl.store(to_w1, to_wx, mask=in_units)
-    tl.store(to_w1 + 1, to_wy, mask=in_units)
-    tl.store(to_w1 + 2, to_wz, mask=in_units)
+    tl.store(grad_w2 + image * D2 * D1 + at_weights, grad_weights, mask=in_weights)
+    at_w1 = grad_w1 + ((block * batch + image) * D1 + unit) * 3
+    tl.store(at_w1, grad_wx, mask=in_units)
+    tl.store(at_w1 + 1, grad_wy, mask=in_units)
+    tl.store(at_w1 + 2, grad_wz, mask=in_units)
 
 
 @triton.jit

@@ -28,7 +28,7 @@ def register(forward: str, backward: str) -> None:
 
 
 def call(op, joints: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs the forward's op, without its autograd where no gradient is asked for."""
+    """Runs the forward's op, without its autograd where no gradient is needed."""
     if (joints.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return op(joints)
     # the autograd key of a formula that is registered in Python costs more than the kernel

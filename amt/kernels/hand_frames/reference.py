@@ -62,9 +62,9 @@ def _transport(frame: Tensor, bone: Tensor) -> Tensor:
     z = frame[..., 2]
     h, forward = _unit(z + torch.where(has_length, b, z), smallest=REVERSED)
     reflected = frame - 2 * h[..., :, None] * (h[..., None, :] @ frame)
-    turned = torch.stack([reflected[..., 0], reflected[..., 1], -reflected[..., 2]], dim=-1)
+    carried = torch.stack([reflected[..., 0], reflected[..., 1], -reflected[..., 2]], dim=-1)
     back = torch.stack([frame[..., 0], -frame[..., 1], -frame[..., 2]], dim=-1)
-    return torch.where(has_length[..., None], torch.where(forward[..., None], turned, back), frame)
+    return torch.where(has_length[..., None], torch.where(forward[..., None], carried, back), frame)
 
 
 def _unit(vector: Tensor, smallest: float = 0.0) -> tuple[Tensor, Tensor]:

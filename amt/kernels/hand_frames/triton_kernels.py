@@ -91,10 +91,10 @@ def store_columns(at, x, y, z, mask):
 @triton.jit
 def load_torque(at, x, y, z, mask):
     """Sum of r x dL/dr over the columns r of a frame whose gradient is at ``at``."""
-    gx = load_column(at, mask)
-    gy = load_column(at + 1, mask)
-    gz = load_column(at + 2, mask)
-    return add(add(cross(x, gx), cross(y, gy)), cross(z, gz))
+    grad_x = load_column(at, mask)
+    grad_y = load_column(at + 1, mask)
+    grad_z = load_column(at + 2, mask)
+    return add(add(cross(x, grad_x), cross(y, grad_y)), cross(z, grad_z))
 
 
 @triton.jit
@@ -148,11 +148,11 @@ def transport(x, y, z, bone):
 
 
 @triton.jit
-def transport_backward(turn, z, b, h, per_length, two_over_hh, still):
-    along = dot(turn, b) * two_over_hh
-    to_bone = times(subtract(cross(turn, b), times(cross(z, h), along)), per_length)
+def transport_backward(torque, z, b, h, per_length, two_over_hh, still):
+    along = dot(torque, b) * two_over_hh
+    grad_bone = times(subtract(cross(torque, b), times(cross(z, h), along)), per_length)
     zero = tl.zeros_like(along)
-    return select(still, turn, times(h, along)), select(still, (zero, zero, zero), to_bone)
+    return select(still, torque, times(h, along)), select(still, (zero, zero, zero), grad_bone)
 
 
 @triton.jit
@@ -216,30 +216,30 @@ def backward_kernel(grad_origins, grad_rotations, joints, grad_joints, hands, BL
 
     base_frame, first, second = lane + FINGERS, lane * 2 + 2 * FINGERS, lane * 2 + (2 * FINGERS + 1)
     out = grad_joints + 3 + 12 * lane
-    turn = load_torque(grad_rotations + 9 * lane, x4, y4, z4, counts)
-    turn, to4 = transport_backward(turn, z3, b4, h4, l4, t4, s4)
-    store3(out + 9, add(load3(grad_origins + 3 * lane, counts), to4), counts)
-    turn = add(turn, load_torque(grad_rotations + 9 * second, x3, y3, z3, counts))
-    turn, to3 = transport_backward(turn, z2, b3, h3, l3, t3, s3)
-    store3(out + 6, subtract(add(load3(grad_origins + 3 * second, counts), to3), to4), counts)
-    turn = add(turn, load_torque(grad_rotations + 9 * first, x2, y2, z2, counts))
-    turn, to2 = transport_backward(turn, z1, b2, h2, l2, t2, s2)
-    store3(out + 3, subtract(add(load3(grad_origins + 3 * first, counts), to2), to3), counts)
-    turn = add(turn, load_torque(grad_rotations + 9 * base_frame, x1, y1, z1, counts))
-    turn, to1 = transport_backward(turn, z0, b1, h1, l1, t1, s1)
+    torque = load_torque(grad_rotations + 9 * lane, x4, y4, z4, counts)
+    torque, grad_bone4 = transport_backward(torque, z3, b4, h4, l4, t4, s4)
+    store3(out + 9, add(load3(grad_origins + 3 * lane, counts), grad_bone4), counts)
+    torque = add(torque, load_torque(grad_rotations + 9 * second, x3, y3, z3, counts))
+    torque, grad_bone3 = transport_backward(torque, z2, b3, h3, l3, t3, s3)
+    store3(out + 6, subtract(add(load3(grad_origins + 3 * second, counts), grad_bone3), grad_bone4), counts)
+    torque = add(torque, load_torque(grad_rotations + 9 * first, x2, y2, z2, counts))
+    torque, grad_bone2 = transport_backward(torque, z1, b2, h2, l2, t2, s2)
+    store3(out + 3, subtract(add(load3(grad_origins + 3 * first, counts), grad_bone2), grad_bone3), counts)
+    torque = add(torque, load_torque(grad_rotations + 9 * base_frame, x1, y1, z1, counts))
+    torque, grad_bone1 = transport_backward(torque, z0, b1, h1, l1, t1, s1)
     center = times(load3(grad_origins + 3 * PALM_FRAME, there), 1.0 / 6.0)
-    to_base = subtract(add(add(load3(grad_origins + 3 * base_frame, counts), center), to1), to2)
+    grad_base = subtract(add(add(load3(grad_origins + 3 * base_frame, counts), center), grad_bone1), grad_bone2)
 
-    palm = over_fingers(turn, finger)
-    palm = add(palm, load_torque(grad_rotations + 9 * WRIST_FRAME, x0, y0, z0, there))
-    palm = add(palm, load_torque(grad_rotations + 9 * PALM_FRAME, x0, y0, z0, there))
-    to_middle = times(cross(palm, z0), per_middle)
-    to_normal = times(x0, dot(palm, z0) * per_normal)
+    palm_torque = over_fingers(torque, finger)
+    palm_torque = add(palm_torque, load_torque(grad_rotations + 9 * WRIST_FRAME, x0, y0, z0, there))
+    palm_torque = add(palm_torque, load_torque(grad_rotations + 9 * PALM_FRAME, x0, y0, z0, there))
+    grad_middle = times(cross(palm_torque, z0), per_middle)
+    grad_normal = times(x0, dot(palm_torque, z0) * per_normal)
     zero = tl.zeros_like(scale)
     nothing = (zero, zero, zero)
-    to_index = select(flat, nothing, times(add(to_middle, cross(little, to_normal)), scale))
-    to_little = select(flat, nothing, times(add(to_middle, cross(to_normal, index)), scale))
-    to_base = add(to_base, select(lane == 1, to_index, select(lane == 4, to_little, nothing)))
-    store3(out, to_base, counts)
-    to_wrist = subtract(add(load3(grad_origins + 3 * WRIST_FRAME, there), center), over_fingers(to1, finger))
-    store3(grad_joints, subtract(subtract(to_wrist, to_index), to_little), there & (finger == 0))
+    grad_index = select(flat, nothing, times(add(grad_middle, cross(little, grad_normal)), scale))
+    grad_little = select(flat, nothing, times(add(grad_middle, cross(grad_normal, index)), scale))
+    grad_base = add(grad_base, select(lane == 1, grad_index, select(lane == 4, grad_little, nothing)))
+    store3(out, grad_base, counts)
+    grad_wrist = subtract(add(load3(grad_origins + 3 * WRIST_FRAME, there), center), over_fingers(grad_bone1, finger))
+    store3(grad_joints, subtract(subtract(grad_wrist, grad_index), grad_little), there & (finger == 0))

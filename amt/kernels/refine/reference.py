@@ -32,7 +32,7 @@ def refine(
         pixels, visible = project(joints, intrinsics)
         samples = [sample(m, pixels, visible, image_size) for m in maps]
         relative = (joints - joints[:, :1]) / RELATIVE_UNIT
-        # a wrist that is not finite must not spoil the other joints of its hand
+        # a wrist that is not finite must not reach the other joints of its hand
         relative = torch.where(torch.isfinite(relative), relative, 0.0)
         features = torch.cat([*samples, relative], dim=-1)
         hidden = F.gelu(features @ w1[k].to(accumulate).T + b1[k].to(accumulate))
