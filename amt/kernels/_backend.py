@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from amt.kernels._torch_private import transforms_active
+
 CHOICES = ("auto", "reference", "native", "triton", "cuda")
 
 
@@ -31,13 +33,17 @@ class Implementation:
         name: what ``use`` and AMT_KERNELS call it.
         load: imports the implementation and returns the function that runs it. Called when it is chosen for the first time.
         reason: ``reason(device, dtype)`` says why the implementation cannot run there, or returns ``None``. It imports nothing.
-        fast: False for a slower stand-in such as the reference; ``auto`` warns once when it has to fall back to it.
+        fast: False for a slower stand-in such as the reference; ``auto`` warns once when it has to fall back to it, but
+            not while torch.compile traces.
+        transforms: whether it runs under torch.func (vmap, grad, jvp, ...) and in forward-mode AD, as plain PyTorch does. A
+            custom op knows reverse-mode derivatives alone: PyTorch loops over its batch, loses its tangents, or raises.
     """
 
     name: str
     load: Callable[[], Callable]
     reason: Callable[[torch.device, torch.dtype], str | None]
     fast: bool = True
+    transforms: bool = False
 
 
 def runs_everywhere(device: torch.device, dtype: torch.dtype) -> None:
@@ -86,11 +92,15 @@ def use(name: str):
 
 
 def choose(op: str, device: torch.device, dtype: torch.dtype) -> Callable:
-    """The function that runs ``op`` for tensors of this device and dtype under the present choice."""
-    key = (op, device, dtype, _choice)
+    """The function that runs ``op`` for tensors of this device and dtype under the present choice.
+
+    Under torch.func and in forward-mode AD ``auto`` passes over the implementations that are custom ops.
+    """
+    transformed = transforms_active()
+    key = (op, device, dtype, _choice, transformed)
     function = _resolved.get(key)
     if function is None:
-        function = _resolved[key] = _resolve(op, device, dtype).load()
+        function = _resolved[key] = _resolve(op, device, dtype, transformed).load()
     return function
 
 
@@ -99,12 +109,19 @@ def explain(op: str, device: torch.device, dtype: torch.dtype) -> list[tuple[str
     return [(implementation.name, implementation.reason(device, dtype)) for implementation in _implementations[op]]
 
 
-def _resolve(op: str, device: torch.device, dtype: torch.dtype) -> Implementation:
+def _resolve(op: str, device: torch.device, dtype: torch.dtype, transformed: bool) -> Implementation:
     candidates = _implementations[op]
+
+    def reason_of(implementation: Implementation) -> str | None:
+        reason = implementation.reason(device, dtype)
+        if reason is None and transformed and not implementation.transforms:
+            return "it does not run under torch.func (vmap, grad, jvp, ...) nor in forward-mode AD"
+        return reason
+
     if _choice != "auto":
         for implementation in candidates:
             if implementation.name == _choice:
-                reason = implementation.reason(device, dtype)
+                reason = reason_of(implementation)
                 if reason is None:
                     return implementation
                 raise BackendUnavailable(
@@ -115,11 +132,14 @@ def _resolve(op: str, device: torch.device, dtype: torch.dtype) -> Implementatio
         )
     passed_over = []
     for implementation in candidates:
-        reason = implementation.reason(device, dtype)
+        reason = reason_of(implementation)
         if reason is None:
-            slow = not implementation.fast and passed_over and device.type != "meta"  # meta computes nothing
-            if slow and (op, device.type) not in _warned:
-                _warned.add((op, device.type))
+            # meta computes nothing; torch.compile cannot trace a warning
+            slow = (
+                not implementation.fast and passed_over and device.type != "meta" and not torch.compiler.is_compiling()
+            )
+            if slow and (op, device.type, transformed) not in _warned:
+                _warned.add((op, device.type, transformed))
                 warnings.warn(
                     f"amt.kernels.{op} on {device.type} in {dtype} runs as {implementation.name!r}: "
                     + "; ".join(passed_over),

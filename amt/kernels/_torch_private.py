@@ -28,11 +28,20 @@ def find(path: str):
 
 # Skips autograd in a block: a formula registered in Python costs more on the host than a small kernel.
 AutoDispatchBelowAutograd = find("torch._C._AutoDispatchBelowAutograd")
-# Whether torch.func (grad, vmap, ...) is at work, which autograd.Function without setup_context does not support.
-functorch_transforms_active = find("torch._C._are_functorch_transforms_active")
+# Whether torch.func (grad, vmap, ...) is at work.
+_functorch_transforms_active = find("torch._C._are_functorch_transforms_active")
+# The innermost level of forward-mode AD, -1 outside of any: a global variable, looked up here and read at every call.
+find("torch.autograd.forward_ad._current_level")
 # What a native library holds: its ops, and for which devices.
 all_op_names = find("torch._C._dispatch_get_all_op_names")
 has_kernel = find("torch._C._dispatch_has_kernel_for_dispatch_key")
+
+
+def transforms_active() -> bool:
+    """Whether a transform of torch.func (vmap, grad, jacrev, jvp, ...) or forward-mode AD is at work."""
+    return _functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
 # Trees of tensors, for the error rule.
 tree_leaves = find("torch.utils._pytree.tree_leaves")
 # Shapes without numbers, for the model's summary.

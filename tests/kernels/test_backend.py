@@ -43,7 +43,9 @@ def op(monkeypatch, loaded):
         return None if dtype == torch.float32 else f"it has no {dtype}"
 
     fast = _backend.Implementation("native", loads("native"), reason)
-    slow = _backend.Implementation("reference", loads("reference"), _backend.runs_everywhere, fast=False)
+    slow = _backend.Implementation(
+        "reference", loads("reference"), _backend.runs_everywhere, fast=False, transforms=True
+    )
     _backend.register("probe", [fast, slow])
     return "probe"
 
@@ -156,6 +158,37 @@ def test_an_explicit_choice_that_cannot_run_raises_with_the_reason(op):
         pytest.raises(BackendUnavailable, match=r"probe has no implementation 'triton'; it has native, reference"),
     ):
         run(op)
+
+
+@pytest.mark.parametrize(
+    "transform", [torch.vmap, lambda f: torch.func.grad(lambda x: f(x).sum())], ids=["vmap", "grad"]
+)
+def test_auto_passes_over_custom_ops_under_torch_func(op, transform):
+    taken = []
+    call = transform(lambda x: taken.append(run(op)) or x)
+    with pytest.warns(UserWarning, match=r"runs as 'reference': native: it does not run under torch\.func"):
+        call(torch.zeros(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(torch.zeros(3))  # said once
+        assert run(op) == "native"  # and outside as before
+    assert taken == ["reference", "reference"]
+
+
+def test_auto_passes_over_custom_ops_in_forward_mode(op):
+    with torch.autograd.forward_ad.dual_level(), pytest.warns(UserWarning, match="forward-mode AD"):
+        assert run(op) == "reference"
+    assert run(op) == "native"
+
+
+def test_an_explicit_choice_is_refused_under_torch_func(op):
+    refused = pytest.raises(
+        BackendUnavailable, match=r"probe: 'native' cannot run on cpu .* does not run under torch\.func"
+    )
+    with use("native"), refused:
+        torch.vmap(lambda x: run(op) and x)(torch.zeros(3))
+    with use("reference"):
+        torch.vmap(lambda x: run(op) and x)(torch.zeros(3))
 
 
 def test_use_refuses_an_unknown_name():

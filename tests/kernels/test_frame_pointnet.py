@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import helpers
 import pytest
 import torch
@@ -108,6 +110,30 @@ def test_compiles_whole_with_the_frames(dtype):
     )
 
 
+@native
+@pytest.mark.filterwarnings("ignore:amt.kernels")  # of the fall back to the reference
+def test_torch_func():
+    """An ensemble of weights by vmap, the points' gradient by grad, jacrev and jvp: against the native op and its autograd."""
+    a = make((2, 30, 3, 16, 24)).to(torch.float64)
+    points, *rest = a.tensors()
+    ensemble = torch.stack([rest[2], -rest[2], rest[2] * 0.5])  # of w1
+    close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
+
+    def encode(points, w1=rest[2]):
+        return frame_pointnet(points, *rest[:2], w1, *rest[3:])
+
+    close(torch.func.vmap(encode, (None, 0))(points, ensemble), torch.stack([encode(points, w1) for w1 in ensemble]))
+    leaf = points.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(encode(leaf).sin().sum(), leaf)
+    close(torch.func.grad(lambda p: encode(p).sin().sum())(points), gradient)
+    clouds = torch.stack([points, points.flip(1)])
+    close(torch.func.vmap(torch.func.grad(lambda p: encode(p).sin().sum()))(clouds)[0], gradient)
+    tangent = torch.randn(points.shape, dtype=points.dtype, generator=generator(2))
+    moved = torch.func.jvp(lambda p: encode(p).sin().sum(), (points,), (tangent,))[1]
+    close(moved, (gradient * tangent).sum())
+    close(torch.func.jacrev(lambda p: encode(p).sin().sum())(points), gradient)
+
+
 @implementations
 @pytest.mark.parametrize("dtype", WEIGHTS, ids=str)
 def test_same_bits(runs, dtype):
@@ -157,8 +183,8 @@ def test_order_of_the_points_does_not_matter(runs):
 def test_only_winning_points_get_a_gradient(runs):
     arguments = make((1, 400, 2, 8, 6)).to(torch.float32).to(runs.device)
     with use(runs.name):
-        to_points = results(frame_pointnet, arguments)[1]
-    touched = (to_points[0] != 0).any(dim=-1).sum()
+        grad_points = results(frame_pointnet, arguments)[1]
+    touched = (grad_points[0] != 0).any(dim=-1).sum()
     assert 0 < touched <= 2 * 6
 
 
@@ -166,31 +192,31 @@ def test_only_winning_points_get_a_gradient(runs):
 def test_the_first_of_equal_points_takes_the_gradient():
     arguments = make((1, 6, 2, 8, 6)).to(torch.float32)
     arguments.points = arguments.points[:, :3].repeat(1, 2, 1)
-    to_points = results(frame_pointnet, arguments)[1]
-    assert (to_points[:, 3:] == 0).all()
-    assert (to_points[:, :3] != 0).any()
+    grad_points = results(frame_pointnet, arguments)[1]
+    assert (grad_points[:, 3:] == 0).all()
+    assert (grad_points[:, :3] != 0).any()
 
 
 @implementations
 def test_masked_points_do_not_count(runs):
     arguments = make((3, 90, 4, 64, 128), masked=True).to(torch.float32).to(runs.device)
-    kept = arguments.mask[1]
+    valid = arguments.mask[1]
     with use(runs.name):
-        out, to_points, *_ = results(frame_pointnet, arguments)
+        out, grad_points, *_ = results(frame_pointnet, arguments)
         arguments.points[~arguments.mask] = float("nan")  # not even looked at
         again = results(frame_pointnet, arguments)
         alone = frame_pointnet(
-            arguments.points[1:2, kept], *(t[1:2] for t in arguments.tensors()[1:3]), *arguments.tensors()[3:]
+            arguments.points[1:2, valid], *(t[1:2] for t in arguments.tensors()[1:3]), *arguments.tensors()[3:]
         )
     assert (out[0] == 0).all()
-    assert (to_points[0] == 0).all()
-    assert all(map(torch.equal, again, [out, to_points, *_]))
+    assert (grad_points[0] == 0).all()
+    assert all(map(torch.equal, again, [out, grad_points, *_]))
     torch.testing.assert_close(alone[0], out[1], rtol=1e-6, atol=1e-6)
 
 
 @implementations
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
-@pytest.mark.parametrize("frame", [0, 1])  # an implementation may keep the points relative to the first origin
+@pytest.mark.parametrize("frame", [0, 1])  # an implementation may store the points relative to the first origin
 @pytest.mark.parametrize("which", ["points", "origins", "rotations"])
 def test_what_is_not_finite_stays_in_its_image_and_frame(runs, which, frame, value):
     arguments = make((4, 70, 3, 64, 128)).to(torch.float32).to(runs.device)
@@ -273,8 +299,8 @@ def test_every_number_is_written():
     arguments = make((3, 33, 5, 20, 40), masked=True).to(torch.float32)
     shapes = [t.shape for t in results(frame_pointnet, arguments)]
     for _ in range(3):
-        poison = [torch.full(s, float("nan")) for s in shapes]
-        del poison
+        freed = [torch.full(s, float("nan")) for s in shapes]
+        del freed
         assert all(t.isfinite().all() for t in results(frame_pointnet, arguments))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import helpers
 import pytest
 import torch
@@ -90,6 +92,47 @@ def test_compiles_whole():
     torch.testing.assert_close(torch.autograd.grad(compiled(joints), joints), torch.autograd.grad(loss(joints), joints))
     with torch.no_grad():
         torch.testing.assert_close(compiled(joints), loss(joints))
+
+
+@native
+@pytest.mark.filterwarnings("ignore:amt.kernels")  # of the fall back to the reference
+def test_torch_func():
+    """vmap, grad, jacrev, jacfwd and jvp, alone and nested, against autograd of the native op."""
+    joints = posed_hands(3).requires_grad_()
+    tangent = torch.randn(joints.shape, dtype=joints.dtype, generator=generator(2))
+
+    def one(hand):  # [21, 3] -> [22, 3, 3]
+        return hand_frames(hand[None])[1][0]
+
+    def loss(hand):
+        return one(hand).sin().sum()
+
+    func = torch.func
+    jacobian = torch.stack([torch.autograd.functional.jacobian(one, hand) for hand in joints])  # [3, 22, 3, 3, 21, 3]
+    (gradient,) = torch.autograd.grad(hand_frames(joints)[1].sin().sum(), joints)
+    close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
+    close(func.vmap(one)(joints), hand_frames(joints)[1])
+    close(func.vmap(func.grad(loss))(joints), gradient)
+    close(torch.compile(func.vmap(func.grad(loss)), fullgraph=True, backend="eager")(joints), gradient)
+    close(func.grad(lambda j: func.vmap(loss)(j).sum())(joints), gradient)
+    close(func.vmap(func.jacrev(one))(joints), jacobian)
+    close(func.vmap(func.jacfwd(one))(joints), jacobian)
+    moved = func.jvp(lambda j: hand_frames(j)[1], (joints,), (tangent,))[1]
+    close(moved, torch.einsum("bijknd,bnd->bijk", jacobian, tangent))
+
+
+@native
+@pytest.mark.filterwarnings("ignore:amt.kernels")
+def test_forward_mode():
+    joints = posed_hands(3)
+    tangent = torch.randn(joints.shape, dtype=joints.dtype, generator=generator(2))
+    with torch.autograd.forward_ad.dual_level():
+        moved = torch.autograd.forward_ad.unpack_dual(
+            hand_frames(torch.autograd.forward_ad.make_dual(joints, tangent))[1]
+        ).tangent
+    step = 1e-6
+    difference = (hand_frames(joints + step * tangent)[1] - hand_frames(joints - step * tangent)[1]) / (2 * step)
+    torch.testing.assert_close(moved, difference, rtol=1e-5, atol=1e-6)
 
 
 @native

@@ -130,8 +130,37 @@ def test_takes_part_in_a_cuda_graph(implementation):
 def test_vmap_is_refused(wanted, implementation):
     case = make(**SMALL).to(implementation.device)
     rest = (case.intrinsics, case.maps, *case.weights, IMAGE_SIZE, 1.0, True)
-    with pytest.raises(RuntimeError, match=r"does not run under torch\.vmap"):
+    with pytest.raises(RuntimeError, match=r"amt\.kernels\.refine: .* does not run under torch\.func"):
         torch.vmap(lambda joints: implementation.function(joints, *rest))(case.joints[None].requires_grad_(wanted))
+
+
+@native
+@pytest.mark.parametrize("wanted", [False, True])
+def test_vmap_of_the_op_is_refused(wanted, implementation):
+    case = loaded(implementation)
+    joints, *rest = op_arguments(case, wanted)
+    with pytest.raises(RuntimeError, match=r"does not run under torch\.vmap"):
+        torch.vmap(lambda x: torch.ops.amt.refine.default(x, *rest))(joints[None])
+
+
+@native
+@pytest.mark.filterwarnings("ignore:amt.kernels")  # of the fall back to the reference
+def test_torch_func(implementation):
+    """The public op: gradients of an ensemble of hands on the same maps, against autograd of the native op."""
+    case = make(joints=5)
+    hands = torch.stack([case.joints, case.joints * 1.01])
+
+    def loss(joints):
+        return (
+            refine(joints, case.intrinsics, case.maps, RefineWeights(*case.weights), image_size=IMAGE_SIZE).sin().sum()
+        )
+
+    expected = []
+    for joints in hands:
+        leaf = joints.clone().requires_grad_()
+        expected.append(torch.autograd.grad(loss(leaf), leaf)[0])
+    gradients = torch.func.vmap(torch.func.grad(loss))(hands)
+    torch.testing.assert_close(gradients, torch.stack(expected))
 
 
 @over(compiled)

@@ -67,10 +67,13 @@ def _load_fp8():
 _backend.register(
     "attention",
     [
-        _backend.Implementation("sdpa", lambda: sdpa.attention, _backend.runs_everywhere),
-        _backend.Implementation("reference", lambda: reference.attention, _backend.runs_everywhere, fast=False),
+        _backend.Implementation("sdpa", lambda: sdpa.attention, _backend.runs_everywhere, transforms=True),
+        _backend.Implementation(
+            "reference", lambda: reference.attention, _backend.runs_everywhere, fast=False, transforms=True
+        ),
     ],
 )
 _backend.register(
-    "attention_fp8", [_backend.Implementation("reference", _load_fp8, _backend.runs_everywhere, fast=False)]
+    "attention_fp8",
+    [_backend.Implementation("reference", _load_fp8, _backend.runs_everywhere, fast=False, transforms=True)],
 )

@@ -25,6 +25,9 @@ def frame_pointnet(
 ) -> Tensor:  # [B, F, D2]
     """Encodes a point set in each of F local frames.
 
+    No double backward, except with ``amt.kernels.use("reference")``. Under torch.func (vmap, grad, jvp, ...) and in forward-mode
+    AD the reference runs, with one warning.
+
     Args:
         points: float32 or float64 [B, N, 3], metres, in the frame in which origins and rotations are given.
         origins, rotations: same dtype, [B, F, 3] metres and [B, F, 3, 3] (columns are the axes), as ``hand_frames`` returns.
@@ -77,6 +80,8 @@ _backend.register(
     [
         _backend.Implementation("native", _load_native, _native.reason_on("frame_pointnet", "cpu")),
         _backend.Implementation("triton", _load_triton, _no_triton),
-        _backend.Implementation("reference", lambda: reference.frame_pointnet, _backend.runs_everywhere, fast=False),
+        _backend.Implementation(
+            "reference", lambda: reference.frame_pointnet, _backend.runs_everywhere, fast=False, transforms=True
+        ),
     ],
 )

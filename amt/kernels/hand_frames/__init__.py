@@ -20,6 +20,8 @@ __all__ = ["NUM_FRAMES", "NUM_JOINTS", "hand_frames"]
 def hand_frames(joints: Tensor) -> tuple[Tensor, Tensor]:
     """Builds the frames of each hand.
 
+    Under torch.func (vmap, grad, jvp, ...) and in forward-mode AD the reference runs, with one warning.
+
     Args:
         joints: float32 or float64 [B, 21, 3], any unit; wrist, then thumb to little finger, each from base to tip.
 
@@ -53,6 +55,8 @@ _backend.register(
         _backend.Implementation("cuda", _load_native, _native.reason_on("hand_frames", "cuda")),
         _backend.Implementation("native", _load_native, _native.reason_on("hand_frames", "cpu")),
         _backend.Implementation("triton", _load_triton, lambda device, dtype: _triton.missing(device)),
-        _backend.Implementation("reference", lambda: reference.hand_frames, _backend.runs_everywhere, fast=False),
+        _backend.Implementation(
+            "reference", lambda: reference.hand_frames, _backend.runs_everywhere, fast=False, transforms=True
+        ),
     ],
 )

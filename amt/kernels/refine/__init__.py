@@ -52,7 +52,8 @@ def refine(
     implementation round the samples to that dtype, for tensor cores. Under no_grad the CPU may then use AMX or int16 arithmetic:
     its results can differ from the training forward by about one bfloat16 rounding of the samples.
 
-    No double backward and no torch.vmap, except with ``amt.kernels.use("reference")``.
+    No double backward, except with ``amt.kernels.use("reference")``. Under torch.func (vmap, grad, jvp, ...) and in forward-mode
+    AD the reference runs, with one warning.
 
     Args:
         joints: float32 or float64 [B, J, 3], metres, camera frame; joint 0 is the wrist.
@@ -216,6 +217,8 @@ _backend.register(
         _backend.Implementation("cuda or triton, by size", _load_by_size, _not_by_size),
         _backend.Implementation("triton", _load_triton, _not_triton),
         _backend.Implementation("cuda", _load_native, _not_cuda),
-        _backend.Implementation("reference", lambda: reference.refine, _backend.runs_everywhere, fast=False),
+        _backend.Implementation(
+            "reference", lambda: reference.refine, _backend.runs_everywhere, fast=False, transforms=True
+        ),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from amt.kernels._torch_private import AutoDispatchBelowAutograd, functorch_transforms_active
+from amt.kernels._torch_private import AutoDispatchBelowAutograd
 
 # Bits of the backward ops' last argument, as in csrc: which gradients to compute.
 NEEDS_COORDINATES, NEEDS_MAPS, NEEDS_WEIGHTS = 1, 2, 4  # joints and intrinsics; maps; w1, b1, w2 and b2
@@ -44,7 +44,7 @@ def call(ops: Ops, with_graph: bool, joints, intrinsics, maps, *rest) -> Tensor:
     """The steps by ``ops.forward``. In eager mode it goes past the op's own autograd, which PyTorch runs in Python over nested
     lists: that costs several times the kernel where there are few images.
     """
-    if torch.compiler.is_compiling() or functorch_transforms_active():
+    if torch.compiler.is_compiling():
         return _results(ops.forward(joints, intrinsics, list(maps), *rest))[0]
     if with_graph:
         return _Refine.apply(ops, joints, intrinsics, *rest, *maps)
