@@ -36,7 +36,7 @@ def tensor(
 def _fits(found: torch.Size, shape: tuple) -> bool:
     if len(found) != len(shape):
         return False
-    for expected, size in zip(shape, found):  # a loop: a generator costs a microsecond, as much as a small op's kernel
+    for expected, size in zip(shape, found):  # noqa: SIM110 (a generator costs a microsecond, as much as a small op's kernel)
         if isinstance(expected, int) and expected != size:
             return False
     return True

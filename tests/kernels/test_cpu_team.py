@@ -56,8 +56,18 @@ def sanitized(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "scenario",
-    ["phases", "sizes", "short_lists", "exceptions", "callers", "forks", "no_threads", "exit"]
-    + ["lent_threads", "late_threads"],
+    [
+        "phases",
+        "sizes",
+        "short_lists",
+        "exceptions",
+        "callers",
+        "forks",
+        "no_threads",
+        "exit",
+        "lent_threads",
+        "late_threads",
+    ],
 )
 def test_team(scenario, program):
     _expect_nothing_wrong(program, scenario)
