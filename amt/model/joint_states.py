@@ -16,7 +16,10 @@ MAX_LOG_SCALE = 4.0  # scales stay between 0.18 and 546 mm
 
 
 class JointStates(nn.Module):
-    """A small network on each joint's fused token and the image's features where the keypoint head saw it."""
+    """A small network on each joint's fused token and the image's features where the keypoint head saw it.
+
+    It reads them and does not shape them: no gradient goes back, so that neither term costs accuracy of the joints.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -33,7 +36,7 @@ class JointStates(nn.Module):
             hand: fused hand tokens [B, 22, hidden].
             features: of the keypoints, [B, 30, map_channels]; joints come first.
         """
-        seen = torch.cat((hand[:, self.joint_frames], features[:, :NUM_JOINTS].to(hand.dtype)), dim=-1)
+        seen = torch.cat((hand[:, self.joint_frames], features[:, :NUM_JOINTS].to(hand.dtype)), dim=-1).detach()
         states = self.head(seen).float()
         visible = states[..., 0] if self.visibility else None
         if not self.scale:

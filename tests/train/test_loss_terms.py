@@ -235,3 +235,14 @@ def test_the_chamfer_distance_and_its_gradient_are_those_of_all_pairs(scene):
 
     ours = loss(lambda answer: compute_loss(answer, batch, only(object_points=1.0)).total)
     torch.testing.assert_close(ours, loss(all_pairs), atol=1e-5, rtol=1e-3)
+
+
+def test_visibility_trains_its_head_and_nothing_else(make_batch):
+    torch.manual_seed(0)
+    model, batch = AMT(ModelConfig(decoder_depth=1)), make_batch(2)
+    seen = torch.rand(2, 21) > 0.5
+    labels = dataclasses.replace(batch.targets, joint_visible=seen, visibility_valid=torch.ones(2, dtype=torch.bool))
+    loss = compute_loss(model(batch.inputs), dataclasses.replace(batch, targets=labels), only(visibility=1.0))
+    loss.total.backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith("joint_states.")}
