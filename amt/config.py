@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from amt.data.config import DataConfig
+from amt.hand.skeleton import SHIPPED_HAND
 from amt.model.config import ConfigError, ModelConfig
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ def _check_path(key: str, value: str | None) -> None:
     """Raises ConfigError for text that names nothing, or a path that is not there."""
     if value == "":
         raise ConfigError(f"{key} is empty (is its variable set?): {PATHS.get(key, 'give a value, or leave it out')}")
-    if key not in PATHS or value is None or (key, value) == ("model.hand", "stand-in"):
+    if key not in PATHS or value is None or (key, value) == ("model.hand", SHIPPED_HAND):
         return
     path = Path(value).expanduser()
     if not (path.is_file() if key == "model.hand" else path.is_dir()):

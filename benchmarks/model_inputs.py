@@ -66,13 +66,13 @@ def batch(size: int, count: int, generator: torch.Generator) -> Batch:
     from amt.hand.batch import Batch, Targets
     from amt.hand.mano import ManoLayer
     from amt.hand.rotations import axis_angle_to_matrix
-    from amt.hand.stand_in import stand_in_hand
+    from amt.hand.shipped import shipped_hand
 
     device = generator.device
     pose = 0.2 * torch.randn(count, 48, generator=generator, device=device)
     betas = torch.randn(count, 10, generator=generator, device=device)
     translation = torch.tensor([0.0, 0.0, 0.6], device=device).repeat(count, 1)
-    layer = ManoLayer(stand_in_hand("right")).to(device)
+    layer = ManoLayer(shipped_hand("right")).to(device)
     hand = layer(axis_angle_to_matrix(pose.unflatten(1, (16, 3))), betas, translation)
     yes = torch.ones(count, dtype=torch.bool, device=device)
     targets = Targets(

@@ -1,4 +1,4 @@
-"""Batches without a data set: posed stand-in hands that hold a ball in front of a plausible camera; the image is noise."""
+"""Batches without a data set: posed hands that hold a ball in front of a plausible camera; the image is noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from amt.hand.contact import contact_labels
 from amt.hand.mano import ManoLayer
 from amt.hand.mirror import mirror_inputs, mirror_targets
 from amt.hand.rotations import axis_angle_to_matrix
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
 
 FRAME = (480.0, 640.0)  # px: height, width
 
@@ -19,7 +19,7 @@ FRAME = (480.0, 640.0)  # px: height, width
 @pytest.fixture(scope="session")
 def make_batch():
     """``make_batch(size, crop=112, points=64, seed=0, left=False)``: right hands, or every second one a left hand."""
-    layer = ManoLayer(stand_in_hand("right"))
+    layer = ManoLayer(shipped_hand("right"))
 
     def make(batch: int, crop: int = 112, points: int = 64, seed: int = 0, left: bool = False) -> Batch:
         g = torch.Generator().manual_seed(seed)

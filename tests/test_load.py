@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from mano_like import mano_like_hand
 
 import amt
 from amt.config import ConfigError, compose
 from amt.evaluate.config import PROGRAM as EVALUATE
-from amt.hand.stand_in import stand_in_hand
 from amt.infer.config import PROGRAM as INFER
 from amt.model import AMT, CheckpointError, ModelConfig, save_checkpoint
 from amt.model.checkpoint import read_record
@@ -21,7 +21,7 @@ def moved(tmp_path_factory):
     """The folder of a checkpoint whose hand file is gone, and the file's new path."""
     folder = tmp_path_factory.mktemp("moved")
     path = folder / "MANO_RIGHT.pkl"
-    arrays = {name: np.array(array) for name, array in stand_in_hand().arrays().items()}
+    arrays = {name: np.array(array) for name, array in mano_like_hand().arrays().items()}
     arrays["f"] = arrays["f"].astype(np.uint32)
     path.write_bytes(pickle.dumps(arrays))
     torch.manual_seed(0)

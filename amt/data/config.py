@@ -42,8 +42,8 @@ class CropConfig:
         """px: side of the cached cut; its middle ``size`` px are the true box, so that a crop can be a part of it as it is."""
         return self.size + 2 * round(self.size * (self.margin - 1) / 2)
 
-    def fields(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape a frame and dtype of every cached array."""
+    def fields(self, num_vertices: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape a frame and dtype of every cached array; the hand has ``num_vertices`` vertices."""
         cut = self.cut_size
         return {
             "index": ((), "int64"),  # in the reader
@@ -59,10 +59,10 @@ class CropConfig:
             "pose": ((48,), "float32"),
             "betas": ((10,), "float32"),
             "translation": ((3,), "float32"),
-            "vertices": ((778, 3), "float32"),
+            "vertices": ((num_vertices, 3), "float32"),
             "object_rotation": ((3, 3), "float32"),
             "object_translation": ((3,), "float32"),
-            "hand_contact": ((778,), "bool"),
+            "hand_contact": ((num_vertices,), "bool"),
             "object_contact": ((self.num_points,), "bool"),
             "hand_valid": ((), "bool"),
             "object_valid": ((), "bool"),

@@ -150,9 +150,9 @@ def _open(folder: Path, say: Callable[[str], None]) -> CropCache | None:
         return None
 
 
-def disk_need(frames: int, config: CropConfig) -> int:
+def disk_need(frames: int, config: CropConfig, num_vertices: int) -> int:
     """Bytes of a cache of so many frames: 35 GB for DexYCB's s0 at 112 px, 125 GB at 224 px."""
-    return frames * shards.row_bytes(config)
+    return frames * shards.row_bytes(config, num_vertices)
 
 
 def _names(reader: Reader, config: CropConfig) -> tuple[str, str]:
@@ -196,7 +196,7 @@ def _fill(reader: Reader, config: CropConfig, part: Path, final: Path, progress:
     ranges = shards.shard_ranges(len(reader), config)
     missing = {k: frames for k, frames in enumerate(ranges) if shards.finished(part, k, frames) is None}
     to_cut = sum(len(frames) for frames in missing.values())
-    need, free = disk_need(to_cut, config), shutil.disk_usage(part).free
+    need, free = disk_need(to_cut, config, reader.num_vertices), shutil.disk_usage(part).free
     if need > free:
         raise DataError(
             f"{final.parent}: the crops of {to_cut} frames need {in_words(need)}, and {in_words(free)} are free; "
@@ -230,7 +230,7 @@ def _fill(reader: Reader, config: CropConfig, part: Path, final: Path, progress:
         "of": len(reader),
         "left_out": dict(left_out),
         "broken": {reason: [len(paths), str(next(iter(paths)))] for reason, paths in reader.broken.items()},
-        "files": {name: _description(dtype) for name, dtype in shards.layout(config).items()},
+        "files": {name: _description(dtype) for name, dtype in shards.layout(config, reader.num_vertices).items()},
         "shards": [record["rows"] for record in records],
     }
     files.write_text(part / INFO, json.dumps(info, indent=1))

@@ -49,7 +49,8 @@ def _cut_shard(
 ) -> None:
     before, left_out = shards.broken_now(reader.broken), Counter()
     chunks = _chunks(reader, config, frames, each, left_out)
-    rows = shards.write_shard(folder, number, config, chunks, len(frames), told)
+    kinds = shards.layout(config, reader.num_vertices)
+    rows = shards.write_shard(folder, number, kinds, chunks, len(frames), told)
     shards.finish_shard(folder, number, frames, rows, left_out, shards.broken_since(before, reader.broken))
 
 

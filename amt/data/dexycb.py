@@ -29,7 +29,7 @@ class DexYCB(SetFolder, Reader):
     Args:
         root: folder with the subjects' folders, ``calibration`` and ``models``.
         split: "s0" to "s3"; subset: "train", "val" or "test".
-        mano: folder with MANO_RIGHT.pkl and MANO_LEFT.pkl. Not needed for a set rendered with the stand-in hand.
+        mano: folder with MANO_RIGHT.pkl and MANO_LEFT.pkl. Not needed for a set rendered with AMT's own hand.
 
     Raises:
         EmptySubset: the set has no frame of this subset.

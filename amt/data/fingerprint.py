@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import amt
-from amt.data.layout import hand_digest
 from amt.data.reader import Reader
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -38,7 +37,7 @@ def set_digest(reader: Reader) -> str:
     """
     digest = hashlib.sha256()
     for side in reader.sides:
-        digest.update(hand_digest(reader.hand_model(side)).encode())
+        digest.update(reader.hand_model(side).digest.encode())
     for name in reader.shared_folders:
         for path in sorted((reader.root / name).rglob("*")):
             digest.update(_stamp(path.relative_to(reader.root), path))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from amt.data.errors import DataError
 
 SUBJECTS = (
@@ -76,16 +74,6 @@ LABEL_SHAPES = {
 SPLITS = ("s0", "s1", "s2", "s3")
 SUBSETS = ("train", "val", "test")
 PROTOCOL_NAMES = ("T", "V", "R", "F")  # see amt.data.protocols
-
-
-def hand_digest(model) -> str:
-    """Tells hands apart: a set's poses mean something only with the HandModel that it was made with."""
-    import numpy as np  # here: the configuration needs this module's names, and not NumPy
-
-    digest = hashlib.sha256()
-    for name in ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "hands_components", "hands_mean"):
-        digest.update(np.ascontiguousarray(getattr(model, name), np.float32).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def color_name(frame: int) -> str:

@@ -14,11 +14,12 @@ import torch
 
 from amt.data.errors import DataError, FileError, MissingHand
 from amt.data.files import read_file
-from amt.data.layout import SYNTHETIC_RECORD, hand_digest
+from amt.data.layout import SYNTHETIC_RECORD
 from amt.data.objects import ObjectModels
 from amt.hand.contact import contact_labels
 from amt.hand.mano import HandModel, ManoLayer
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
+from amt.hand.skeleton import SHIPPED_HAND
 
 if TYPE_CHECKING:
     from amt.data.set_folder import Frame
@@ -31,7 +32,7 @@ class SetParts:
 
     Args:
         root: the set's folder, with ``models``.
-        mano: folder with MANO_RIGHT.pkl and MANO_LEFT.pkl. Not needed for a set rendered with the stand-in hand.
+        mano: folder with MANO_RIGHT.pkl and MANO_LEFT.pkl. Not needed for a set rendered with AMT's own hand.
     """
 
     def __init__(self, root: str | Path, mano: str | Path | None = None):
@@ -53,16 +54,21 @@ class SetParts:
             raise FileError(note, "is no JSON object", "render the set anew")
         return record
 
+    @property
+    def num_vertices(self) -> int:
+        """Of the mesh of the set's hands, right and left alike. Raises DataError."""
+        return self.hand_model("right").num_vertices
+
     @cached_property
     def objects(self) -> ObjectModels:
         """The object models. Raises DataError."""
         return ObjectModels(self.root, {int(c): n for c, n in self.record.get("object_names", {}).items()})
 
     def contacts(self, frame: Frame, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Contacts of the hand (bool [778]) and of the object's cloud (bool [N]): the set's own, or else by distance.
+        """Contacts of the hand (bool [V]) and of the object's cloud (bool [N]): the set's own, or else by distance.
 
         Args:
-            vertices: float32 [778, 3], m: the true hand.
+            vertices: float32 [V, 3], m: the true hand.
         """
         cloud = self.objects.cloud(frame.sequence.class_id)
         known = self.known_contacts(frame)
@@ -93,10 +99,10 @@ class SetParts:
         return ManoLayer(self.hand_model(side))
 
     def _read_hand(self, side: str) -> HandModel:
-        if self.record.get("hand") == "stand-in":
-            if self.record.get("hand_digest") != hand_digest(stand_in_hand("right")):
-                raise DataError(f"{self.root}: was rendered with another version of the stand-in hand; render it anew")
-            return stand_in_hand(side)
+        if self.record.get("hand") in (SHIPPED_HAND, "stand-in"):  # "stand-in": the procedural hand of earlier versions
+            if self.record.get("hand_digest") != shipped_hand("right").digest:
+                raise DataError(f"{self.root}: was rendered with another version of AMT's own hand; render it anew")
+            return shipped_hand(side)
         if self.mano is None:
             raise MissingHand(
                 f"{self.root}: its hands are MANO's, and MANO's files cannot be shipped; get them from "

@@ -107,7 +107,7 @@ class SetFolder(SetParts):
 
     Args:
         root: folder with the subjects' folders, ``calibration`` and ``models``.
-        mano: folder with MANO_RIGHT.pkl and MANO_LEFT.pkl. Not needed for a set rendered with the stand-in hand.
+        mano: folder with MANO_RIGHT.pkl and MANO_LEFT.pkl. Not needed for a set rendered with AMT's own hand.
     """
 
     def __init__(self, root: str | Path, mano: str | Path | None = None):

@@ -32,16 +32,16 @@ def shard_ranges(frames: int, config: CropConfig) -> list[range]:
     return [range(start, min(start + rows, frames)) for start in range(0, frames, rows)]
 
 
-def layout(config: CropConfig) -> dict[str, np.dtype]:
-    """The files of a shard and what one row of each is."""
-    fields = config.fields()
+def layout(config: CropConfig, num_vertices: int) -> dict[str, np.dtype]:
+    """The files of a shard and what one row of each is, for hands of so many vertices."""
+    fields = config.fields(num_vertices)
     pixels = {name: np.dtype((np.uint8, shape)) for name, (shape, _) in fields.items() if name in _PIXELS}
     labels = [(name, dtype, shape) for name, (shape, dtype) in fields.items() if name not in _PIXELS]
     return {**pixels, "labels": np.dtype(labels)}
 
 
-def row_bytes(config: CropConfig) -> int:
-    return sum(dtype.itemsize for dtype in layout(config).values())
+def row_bytes(config: CropConfig, num_vertices: int) -> int:
+    return sum(dtype.itemsize for dtype in layout(config, num_vertices).values())
 
 
 def finished(folder: Path, number: int, frames: range) -> dict | None:
@@ -54,16 +54,22 @@ def finished(folder: Path, number: int, frames: range) -> dict | None:
 
 
 def write_shard(
-    folder: Path, number: int, config: CropConfig, chunks: Iterator[tuple[int, list[dict]]], most: int, told: Callable
+    folder: Path,
+    number: int,
+    kinds: dict[str, np.dtype],
+    chunks: Iterator[tuple[int, list[dict]]],
+    most: int,
+    told: Callable,
 ) -> int:
     """Writes the rows of a shard; returns how many there are. What is on the disk afterwards, stays.
 
     Args:
+        kinds: see :func:`layout`.
         chunks: (frames that were looked at, rows that came of them).
         most: rows that are expected at most; their blocks are taken first.
         told: called with each chunk's number of frames.
     """
-    kinds, used = layout(config), 0
+    used = 0
     with ExitStack() as stack:
         opened = {
             name: stack.enter_context(open(folder / f"{number:05d}.{name}.bin", "wb", buffering=0)) for name in kinds

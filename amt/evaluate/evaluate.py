@@ -32,7 +32,7 @@ class Collected:
     decoded_joints: Tensor
     refined_joints: Tensor  # [N, S, 21, 3]
     object_points: Tensor  # [N, P, 3], m: at the predicted pose
-    hand_contact: Tensor  # bool [N, 778]
+    hand_contact: Tensor  # bool [N, V]
     object_contact: Tensor  # bool [N, P]
     baseline_joints: Tensor
     baseline_points: Tensor

@@ -44,10 +44,10 @@ class Targets(TensorFields):
     pose: Tensor  # float32 [B, 48], axis-angle: global rotation, then 15 joints in MANO's order, hands_mean included
     betas: Tensor  # float32 [B, 10]
     translation: Tensor  # float32 [B, 3], m: MANO's, the wrist is J0(betas) + translation
-    vertices: Tensor  # float32 [B, 778, 3], m
+    vertices: Tensor  # float32 [B, V, 3], m
     object_rotation: Tensor  # float32 [B, 3, 3], object to camera
     object_translation: Tensor  # float32 [B, 3], m
-    hand_contact: Tensor  # bool [B, 778]: vertex touches the object
+    hand_contact: Tensor  # bool [B, V]: vertex touches the object
     object_contact: Tensor  # bool [B, P]: object point touches the hand
     hand_valid: Tensor  # bool [B]
     object_valid: Tensor  # bool [B]

@@ -4,8 +4,8 @@ Each finger has a frame at rest: along the bone from its first joint to its tip,
 and the flexion axis back x along. A joint rotates by flexion about the flexion axis (positive curls the finger toward
 the palm), then by abduction about the back axis (positive toward the thumb; for the thumb itself, out of the palm's
 plane), and the thumb's first joint also twists about its bone (positive: its pulp faces the fingers). Angles
-are in rad, fingers in the order thumb, index, middle, ring, little, joints from the palm outward. The stand-in is
-posed exactly so, MANO's own hand closely. :class:`JointLimits` measures a pose of any origin by these angles.
+are in rad, fingers in the order thumb, index, middle, ring, little, joints from the palm outward. AMT's own hand is
+posed exactly so, MANO's closely. :class:`JointLimits` measures a pose of any origin by these angles.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS, TIP_VERTICES
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
+from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS
 
 # Least and greatest flexion of the three joints of each finger, [5][3], deg.
 FLEXION_LIMITS = (
@@ -34,8 +34,6 @@ TWIST_LIMITS = (-75, 50)
 # What a joint may rotate about an axis that :func:`articulate` does not use, deg: annotated poses are not exact hinges.
 SLACK = 15
 
-# The back of each finger at rest on a right hand, before it is made perpendicular to the bone.
-_BACKS = ((0.45, 0.62, 0.64), *[(0.0, 1.0, 0.0)] * 4)
 # MANO's pose holds joints 1-15; entry 3 f + k is the k-th joint of finger f.
 _POSE_ORDER = tuple(joint - 1 for finger in FINGERS for joint in MANO_FINGER_JOINTS[finger])
 
@@ -63,17 +61,18 @@ def finger_frames(model: HandModel) -> np.ndarray:
     :func:`articulate` changes the sign.
     """
     joints = np.asarray(model.J_regressor, np.float64) @ model.v_template
-    return _finger_frames(joints, model.v_template, model.side)
+    return _finger_frames(joints, model.v_template[model.tip_vertices], model.backs, model.side)
 
 
-def _finger_frames(joints: np.ndarray, vertices: np.ndarray, side: str) -> np.ndarray:
+def _finger_frames(joints: np.ndarray, tips: np.ndarray, backs: np.ndarray, side: str) -> np.ndarray:
     mirror = np.array((1.0 if side == "right" else -1.0, 1.0, 1.0))
     frames = []
     for i, finger in enumerate(FINGERS):
         start = joints[MANO_FINGER_JOINTS[finger][1 if finger == "thumb" else 0]]
-        along = (vertices[TIP_VERTICES[side][i]] - start) * mirror
+        along = (tips[i] - start) * mirror
         along = along / np.linalg.norm(along)
-        back = np.array(_BACKS[i]) - along * np.dot(_BACKS[i], along)
+        back = backs[i] * mirror
+        back = back - along * np.dot(back, along)
         back = back / np.linalg.norm(back)
         frames.append((along * mirror, back * mirror, np.cross(back, along) * mirror))
     return np.array(frames)
@@ -92,13 +91,13 @@ def articulate(
         flexion: [..., 5, 3], rad.
         abduction: [..., 5], rad, of each finger's first joint; default 0.
         twist: [...], rad, of the thumb's first joint; default 0.
-        model: the hand whose finger frames are used; the right stand-in by default.
+        model: the hand whose finger frames are used; AMT's right hand by default.
 
     Returns:
         Axis-angle [..., 45], rad, in MANO's joint order, ``hands_mean`` included. For a left hand pass the left model:
         the same angles then give the mirror image.
     """
-    model = stand_in_hand() if model is None else model
+    model = shipped_hand() if model is None else model
     frames = torch.tensor(finger_frames(model), dtype=flexion.dtype, device=flexion.device)
     frames = frames * (1 if model.side == "right" else -1)  # a mirror reverses the sense of rotation
     rotations = axis_angle_to_matrix(flexion[..., None] * frames[:, 2, None])
@@ -169,9 +168,10 @@ class JointLimits(nn.Module):
         super().__init__()
         if layer.side != "right":
             raise ValueError("layer: expected a right hand's; mirror a left hand's poses")
-        along, back, axis = _finger_frames(
-            layer.joint_template.cpu().double().numpy(), layer.v_template.cpu().double().numpy(), layer.side
-        ).transpose(1, 0, 2)
+        joints, tips, backs = (
+            x.cpu().double().numpy() for x in (layer.joint_template, layer.v_template[layer.tip_vertices], layer.backs)
+        )
+        along, back, axis = _finger_frames(joints, tips, backs, layer.side).transpose(1, 0, 2)
         flexion, abduction, twist = limits()
         slack = torch.tensor((-SLACK, SLACK)) * (math.pi / 180)
         self.register_buffer("order", torch.tensor(_POSE_ORDER), persistent=False)

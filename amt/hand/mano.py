@@ -1,13 +1,14 @@
 """The MANO-format hand: a model file's arrays, and the layer that poses them by linear blend skinning.
 
-Romero, Tzionas, Black, "Embodied Hands" (SIGGRAPH Asia 2017). MANO's own files are not shipped: :func:`load_mano` in
-``mano_file.py`` reads a copy that the user has, and ``stand_in.py`` holds a hand in the same format that anybody may
-use.
+Romero, Tzionas, Black, "Embodied Hands" (SIGGRAPH Asia 2017). MANO's own files are not shipped: ``mano_file.py`` reads a copy
+that the user has. ``shipped.py`` holds a hand in the same format that anybody may use. :func:`amt.hand.load` takes both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,73 +17,132 @@ from torch import Tensor, nn
 
 from amt.hand.autocast import no_autocast
 from amt.hand.rotations import axis_angle_to_matrix
-from amt.hand.skeleton import MANO_TO_SKELETON, NUM_VERTICES, TIP_VERTICES
+from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS, MANO_TO_SKELETON
 
 NUM_MANO_JOINTS = 16
 NUM_BETAS = 10
 NUM_POSE = 45
 
+SIDES = ("right", "left")
+V, F, R, W = "V", "F", "R", "W"  # sizes that belong to a model: vertices, triangles, of the ring, of the forearm
+
 _SHAPES = {
-    "v_template": (NUM_VERTICES, 3),
-    "shapedirs": (NUM_VERTICES, 3, NUM_BETAS),
-    "posedirs": (NUM_VERTICES, 3, 9 * (NUM_MANO_JOINTS - 1)),
-    "J_regressor": (NUM_MANO_JOINTS, NUM_VERTICES),
-    "weights": (NUM_VERTICES, NUM_MANO_JOINTS),
+    "v_template": (V, 3),
+    "shapedirs": (V, 3, NUM_BETAS),
+    "posedirs": (V, 3, 9 * (NUM_MANO_JOINTS - 1)),
+    "J_regressor": (NUM_MANO_JOINTS, V),
+    "weights": (V, NUM_MANO_JOINTS),
     "kintree_table": (2, NUM_MANO_JOINTS),
-    "f": (None, 3),
+    "f": (F, 3),
     "hands_components": (NUM_POSE, NUM_POSE),
     "hands_mean": (NUM_POSE,),
+    "tip_vertices": (len(FINGERS),),
+    "backs": (len(FINGERS), 3),
+    "nails": (F,),
 }
+_FOREARM_SHAPES = {"v_template": (W, 3), "shapedirs": (W, 3, NUM_BETAS), "f": (None, 3), "ring": (2, R)}
+
+
+@dataclass(frozen=True, eq=False)
+class Forearm:
+    """A forearm that begins where the hand's mesh ends, in the hand's rest frame; m."""
+
+    v_template: np.ndarray  # float [W, 3]
+    shapedirs: np.ndarray  # float [W, 3, 10], by the hand's betas
+    f: np.ndarray  # int [G, 3]
+    ring: np.ndarray  # int [2, R]: vertices of the hand, and those of the forearm at the same places
 
 
 @dataclass(frozen=True, eq=False)
 class HandModel:
     """One hand's arrays under the names that MANO's files use: metres, flat fingers at rest. Compared by identity.
 
-    Raises ValueError where an array's shape is not MANO's, a number is not finite, an index is out of range, or ``side`` is
-    unknown.
+    MANO's hand has V = 778 vertices, AMT's own another number; nothing else depends on it.
+
+    Raises ValueError where an array's shape does not fit the others, a number is not finite, an index is out of range, or
+    ``side`` is unknown.
     """
 
-    v_template: np.ndarray  # float [778, 3], m: vertices at rest
-    shapedirs: np.ndarray  # float [778, 3, 10], m per unit of beta
-    posedirs: np.ndarray  # float [778, 3, 135], m per entry of (R - I) of joints 1-15
-    J_regressor: np.ndarray  # float [16, 778]: joints at rest from vertices
-    weights: np.ndarray  # float [778, 16]: skinning weights, rows sum to 1
+    v_template: np.ndarray  # float [V, 3], m: vertices at rest
+    shapedirs: np.ndarray  # float [V, 3, 10], m per unit of beta
+    posedirs: np.ndarray  # float [V, 3, 135], m per entry of (R - I) of joints 1-15
+    J_regressor: np.ndarray  # float [16, V]: joints at rest from vertices
+    weights: np.ndarray  # float [V, 16]: skinning weights, rows sum to 1
     kintree_table: np.ndarray  # int [2, 16]: parent of each joint, joint; the root's parent is -1
     f: np.ndarray  # int [F, 3]: triangles, counter-clockwise from outside
     hands_components: np.ndarray  # float [45, 45]: principal components of the pose, one a row
     hands_mean: np.ndarray  # float [45], rad: mean pose, axis-angle
     side: str  # "right" or "left"
+    tip_vertices: np.ndarray  # int [5]: the fingertips, thumb first
+    backs: np.ndarray  # float [5, 3]: a direction out of each finger's back (the nail's side) at rest, thumb first
+    nails: np.ndarray  # bool [F]: triangles of fingernails; none in MANO's hand
+    forearm: Forearm | None = None
 
     def __post_init__(self):
-        if self.side not in TIP_VERTICES:
+        if self.side not in SIDES:
             raise ValueError(f"side: expected 'right' or 'left', got {self.side!r}")
-        for name, shape in _SHAPES.items():
-            got = np.shape(getattr(self, name))
-            if len(got) != len(shape) or any(want not in (None, have) for want, have in zip(shape, got, strict=True)):
-                raise ValueError(f"{name}: expected shape {shape}, got {got}")
+        _check_shapes(self, _SHAPES, "")
         broken = [name for name, array in self.arrays().items() if not np.isfinite(array).all()]
         if broken:
             raise ValueError(f"{broken[0]}: expected finite numbers")
-        if self.f.min() < 0 or self.f.max() >= NUM_VERTICES:
-            raise ValueError(f"f: vertex indices must be in 0..{NUM_VERTICES - 1}, got {self.f.min()}..{self.f.max()}")
+        indices = {"f": self.f, "tip_vertices": self.tip_vertices}
+        if self.forearm is not None:
+            _check_shapes(self.forearm, _FOREARM_SHAPES, "forearm.")
+            indices["forearm.ring[0]"] = self.forearm.ring[0]
+        for name, array in indices.items():
+            if array.size and (array.min() < 0 or array.max() >= self.num_vertices):
+                raise ValueError(
+                    f"{name}: vertex indices must be in 0..{self.num_vertices - 1}, got {array.min()}..{array.max()}"
+                )
         if any(not -1 <= parent < joint for joint, parent in enumerate(self.parents)):
             raise ValueError(f"kintree_table: every parent must come before its joint, got {self.parents}")
+
+    @property
+    def num_vertices(self) -> int:
+        return len(self.v_template)
 
     @property
     def parents(self) -> tuple[int, ...]:
         """Parent of each of the 16 joints; -1 for the root (files hold 2**32 - 1 there)."""
         return (-1, *(int(parent) for parent in self.kintree_table[0][1:]))
 
+    @cached_property
+    def parts(self) -> np.ndarray:
+        """The part of each vertex, uint8 [V]: 0 palm and back of the hand, 1-5 thumb to little finger, by its weights."""
+        shares = [self.weights[:, list(MANO_FINGER_JOINTS[finger])].sum(1) for finger in FINGERS]
+        return np.argmax([1 - sum(shares), *shares], axis=0).astype(np.uint8)
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that tell this hand from any other: of its side and its arrays in float32."""
+        found = hashlib.sha256(self.side.encode())
+        for name, array in sorted(self.arrays().items()):
+            array = np.asarray(array, np.float32 if np.asarray(array).dtype.kind == "f" else np.int64)
+            found.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()[:12]
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays by name, without ``side``."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "side"}
+        """All arrays by name, without ``side`` and the forearm."""
+        return {name: getattr(self, name) for name in _SHAPES}
+
+
+def _check_shapes(owner, shapes: dict[str, tuple], prefix: str) -> None:
+    sizes: dict[str, int] = {}
+    for name, shape in shapes.items():
+        got = np.shape(getattr(owner, name))
+        if len(got) == len(shape):  # the first array with a free size tells it to the others
+            for want, have in zip(shape, got, strict=True):
+                if isinstance(want, str):
+                    sizes.setdefault(want, have)
+        wanted = tuple(sizes.get(want, want) if isinstance(want, str) else want for want in shape)
+        if len(got) != len(wanted) or any(w not in (None, h) for w, h in zip(wanted, got, strict=True)):
+            raise ValueError(f"{prefix}{name}: expected shape {wanted}, got {got}")
 
 
 class HandMesh(NamedTuple):
     """What the layer returns, in the frame that the pose's global rotation leads to."""
 
-    vertices: Tensor  # [B, 778, 3], m
+    vertices: Tensor  # [B, V, 3], m
     joints: Tensor  # [B, 21, 3], m, order of amt.hand.skeleton.JOINT_NAMES
 
 
@@ -96,7 +156,7 @@ class ManoLayer(nn.Module):
 
     def __init__(self, model: HandModel):
         super().__init__()
-        self.side = model.side
+        self.side, self.num_vertices, self.digest = model.side, model.num_vertices, model.digest
         self.parents = model.parents
 
         def buffer(name, array, dtype=torch.float32):
@@ -105,8 +165,8 @@ class ManoLayer(nn.Module):
         regressor = np.asarray(model.J_regressor, np.float64)
         components = np.asarray(model.hands_components, np.float64)
         buffer("v_template", model.v_template)
-        buffer("shapedirs", np.moveaxis(model.shapedirs, 2, 0))  # [10, 778, 3]
-        buffer("posedirs", np.moveaxis(model.posedirs, 2, 0))  # [135, 778, 3]
+        buffer("shapedirs", np.moveaxis(model.shapedirs, 2, 0))  # [10, V, 3]
+        buffer("posedirs", np.moveaxis(model.posedirs, 2, 0))  # [135, V, 3]
         buffer("weights", model.weights)
         # The regressor is linear, so joints at rest need 10 numbers a coordinate and not the mesh.
         buffer("joint_template", regressor @ model.v_template)  # [16, 3]
@@ -114,8 +174,9 @@ class ManoLayer(nn.Module):
         buffer("hands_components", components)
         buffer("hands_components_inverse", np.linalg.inv(components))
         buffer("hands_mean", model.hands_mean)
+        buffer("backs", model.backs)
         buffer("faces", np.asarray(model.f, np.int64), torch.int64)
-        buffer("tip_vertices", TIP_VERTICES[model.side], torch.int64)
+        buffer("tip_vertices", model.tip_vertices, torch.int64)
         buffer("joint_order", MANO_TO_SKELETON, torch.int64)
 
         # Kinematics runs level by level. Its indices are buffers, so that no call copies them to a GPU.
@@ -138,7 +199,7 @@ class ManoLayer(nn.Module):
             translation: [B, 3], m. The hand rotates about its root at rest: wrist = J0(betas) + translation.
 
         Returns:
-            Vertices [B, 778, 3] and joints [B, 21, 3], m.
+            Vertices [B, V, 3] and joints [B, 21, 3], m.
 
         Raises:
             ValueError: a shape other than these.

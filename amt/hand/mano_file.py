@@ -26,6 +26,11 @@ _ARRAYS = (
     "hands_components",
     "hands_mean",
 )
+NUM_VERTICES = 778
+# DexYCB's tips, thumb first. Other libraries take 744, 320, 443, 554, 671, which moves all five.
+TIP_VERTICES = {"right": (745, 317, 444, 556, 673), "left": (745, 317, 445, 556, 673)}
+# A direction out of the back of each finger of the right hand at rest, which MANO's files do not tell.
+BACKS = ((0.45, 0.62, 0.64), *[(0.0, 1.0, 0.0)] * 4)
 _MOST_ENTRIES = 1_000_000  # of a sparse matrix made dense (8 MB); J_regressor has 16 x 778
 
 
@@ -57,6 +62,11 @@ def load_mano(path: str | Path, side: str | None = None) -> HandModel:
         arrays["kintree_table"] = arrays["kintree_table"].astype(np.int64)
         arrays["f"] = arrays["f"].astype(np.int64)
         arrays["shapedirs"] = arrays["shapedirs"][..., :NUM_BETAS]
+        if len(arrays["v_template"]) != NUM_VERTICES:
+            raise ValueError(f"v_template: MANO has {NUM_VERTICES} vertices, got {len(arrays['v_template'])}")
+        arrays["tip_vertices"] = np.array(TIP_VERTICES[side])
+        arrays["backs"] = np.array(BACKS) * (1.0 if side == "right" else -1.0, 1.0, 1.0)
+        arrays["nails"] = np.zeros(len(arrays["f"]), bool)
         return HandModel(**arrays, side=side)
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+SHIPPED_HAND = "amt"  # what configurations call AMT's own hand, where MANO's has a path
+
 FINGERS = ("thumb", "index", "middle", "ring", "little")
 
 JOINT_NAMES = (
@@ -29,7 +31,6 @@ JOINT_NAMES = (
 )
 
 NUM_JOINTS = len(JOINT_NAMES)
-NUM_VERTICES = 778
 
 # Joint 0 is its own start: -1. A finger's first joint hangs on the wrist, every other one on the joint before it.
 PARENTS = (-1, 0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 10, 11, 0, 13, 14, 15, 0, 17, 18, 19)
@@ -48,6 +49,3 @@ MANO_FINGER_JOINTS = {
     "little": (7, 8, 9),
 }
 MANO_TO_SKELETON = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)
-
-# DexYCB's tips, thumb first. Other libraries take 744, 320, 443, 554, 671, which moves all five.
-TIP_VERTICES = {"right": (745, 317, 444, 556, 673), "left": (745, 317, 445, 556, 673)}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from amt.config import KernelsConfig, compose, help_text
+from amt.hand.skeleton import SHIPPED_HAND
 from amt.infer.checks import InputError, check_fov
 from amt.infer.config import PROGRAM, InferConfig
 from amt.model.checkpoint import read_record
@@ -127,7 +128,7 @@ def read_command(arguments: list[str]) -> Command:
         right = Path(mano, "MANO_RIGHT.pkl")
         if not right.is_file():
             raise InputError(f"{right}: no such file; --mano names the folder of MANO_RIGHT.pkl and MANO_LEFT.pkl")
-        if hand is None and record["model"].get("hand", "stand-in") != "stand-in":
+        if hand is None and record["model"]["hand"] != SHIPPED_HAND:
             hand = str(right)
     return Command(
         options=options,
@@ -166,10 +167,10 @@ def _settings(keys: list[str], record: dict[str, Any]) -> tuple[dict[str, Any], 
 
 def _mano(given: str | None, hand: str | None, record: dict[str, Any]) -> Path | None:
     """The folder of MANO's files: the given one, that of the model's hand, or that of the training."""
-    trained_with = hand or record["model"].get("hand", "stand-in")
+    trained_with = hand or record["model"]["hand"]
     data = record.get("data")
     found = given or (data.get("mano") if isinstance(data, dict) else None)
-    return Path(found) if found else None if trained_with == "stand-in" else Path(trained_with).parent
+    return Path(found) if found else None if trained_with == SHIPPED_HAND else Path(trained_with).parent
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from amt.data.errors import DataError, FileError
 from amt.data.lookup import Lookup, SetFrame
 from amt.hand.mano import ManoLayer
 from amt.hand.mano_file import load_mano
+from amt.hand.skeleton import SHIPPED_HAND
 from amt.infer.checks import InputError, fov_camera
 from amt.infer.fit import fitted
 from amt.infer.inputs import Images, Picture
@@ -88,7 +89,7 @@ class Job:
     def _left(self) -> ManoLayer | None:
         """MANO's own left hand, for a model that was trained with MANO."""
         path = None if self.mano is None else Path(self.mano, "MANO_LEFT.pkl")
-        if self.predictor.model.config.hand == "stand-in" or path is None or not path.is_file():
+        if self.predictor.model.config.hand == SHIPPED_HAND or path is None or not path.is_file():
             return None
         try:
             return ManoLayer(load_mano(path, "left")).to(self.predictor.device)

@@ -21,13 +21,13 @@ class HandObject:
     side: str  # "right" or "left"
     intrinsics: np.ndarray  # float32 [3, 3], px: K of the full image
     joints: np.ndarray  # float32 [21, 3], m: order of amt.hand.skeleton.JOINT_NAMES
-    vertices: np.ndarray | None = None  # float32 [778, 3], m; None where only the joints are known
+    vertices: np.ndarray | None = None  # float32 [V, 3], m; None where only the joints are known
     faces: np.ndarray | None = None  # int [F, 3]: triangles of the hand, counter-clockwise from outside
     object_class: int = 0  # 1-21 as in YCB, 0 where the object is unknown
     object_points: np.ndarray | None = None  # float32 [P, 3], m, in the object's own frame; None: no object
     object_rotation: np.ndarray | None = None  # float32 [3, 3], object to camera
     object_translation: np.ndarray | None = None  # float32 [3], m
-    hand_contact: np.ndarray | None = None  # float32 [778], 0-1: probability that the vertex touches the object
+    hand_contact: np.ndarray | None = None  # float32 [V], 0-1: probability that the vertex touches the object
     object_contact: np.ndarray | None = None  # float32 [P], 0-1: probability that the point touches the hand
 
     hand_found: bool = True  # False: the fields hold what the model says of a picture without a hand
@@ -62,7 +62,7 @@ class Result(HandObject):
     betas: np.ndarray  # float32 [10]: MANO's shape
     translation: np.ndarray  # float32 [3], m: MANO's; the wrist is J0(betas) + translation
     mano_joints: np.ndarray  # float32 [21, 3], m: the joints of these parameters
-    mano_vertices: np.ndarray  # float32 [778, 3], m: the mesh of these parameters
+    mano_vertices: np.ndarray  # float32 [V, 3], m: the mesh of these parameters
     mano_model: str  # what they belong to: "right", "mirrored right" (a left hand), or "left" (fitted to a left model)
     mano_fitted: bool = False  # whether they were fitted to ``joints``
     steps: np.ndarray  # float32 [S, 21, 3], m: the joints after each refinement step; the last one is `joints`
@@ -80,7 +80,7 @@ class Result(HandObject):
         ``side``; ``intrinsics_px`` [3][3]; ``box_px`` [cx, cy, side], ``box_source``, ``box_settled``; ``hand_found``,
         ``doubt_nats``, ``spread`` (0-1); ``joints_m`` [21][3]; ``joints_px`` [21][2]; ``mano_pose_rad`` [48], ``mano_betas``
         [10] and ``mano_translation_m`` [3], which give ``mano_joints_m`` [21][3] with ``mano_model``; ``mano_fitted``;
-        ``hand_contact`` [778] (0-1); ``object_class_seen`` (0-21); ``object``: null, or ``class_id`` (0: unknown),
+        ``hand_contact`` [V] (0-1); ``object_class_seen`` (0-21); ``object``: null, or ``class_id`` (0: unknown),
         ``rotation`` [3][3], ``translation_m`` [3], ``contact`` [P] (0-1).
 
         Where no hand was found, all from ``joints_m`` on is null.

@@ -105,7 +105,7 @@ def _draw_object_points(
 
 
 def _vertex_colours(scene: HandObject) -> np.ndarray:
-    """[778, 3]: skin, running into red where the hand touches the object."""
+    """[V, 3]: skin, running into red where the hand touches the object."""
     if scene.hand_contact is None:
         return np.tile(np.array(SKIN, float), (len(scene.vertices), 1))
     weight = np.clip((np.asarray(scene.hand_contact, float) - 0.25) / 0.5, 0, 1)[:, None]

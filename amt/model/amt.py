@@ -19,6 +19,7 @@ from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.mirror import mirror_inputs
 from amt.hand.objects import box_corners
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_six_d
+from amt.hand.skeleton import SHIPPED_HAND
 from amt.kernels import hand_frames
 from amt.model.backbone import Normalize, build_backbone
 from amt.model.camera import CropCamera
@@ -165,16 +166,16 @@ class AMT(nn.Module):
 
 
 def _hand_model(config: ModelConfig) -> HandModel:
-    if config.hand == "stand-in":
-        from amt.hand.stand_in import stand_in_hand
+    if config.hand == SHIPPED_HAND:
+        from amt.hand.shipped import shipped_hand
 
-        return stand_in_hand("right")
+        return shipped_hand("right")
     from amt.hand.mano_file import load_mano
 
     try:
         model = load_mano(config.hand)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.hand: {error}; give the path of MANO_RIGHT.pkl, or stand-in") from error
+        raise ConfigError(f"model.hand: {error}; give the path of MANO_RIGHT.pkl, or {SHIPPED_HAND}") from error
     if model.side != "right":
         raise ConfigError(f"model.hand={config.hand}: expected a right hand's file (left hands are mirrored)")
     return model

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (WEIGHTS, CONFIG, "metrics.json")  # amt.evaluate writes the last
+HAND = "hand_digest"  # of config.json: the HandModel that the model was trained with
 MEAN_POSE = "mean_pose."  # in front of the names of the mean pose's tensors, which lie beside the weights
 
 
@@ -46,7 +47,9 @@ def save_checkpoint(folder: str | Path, model: AMT, mean_pose: MeanPose | None =
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, part / WEIGHTS)
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise CheckpointError(f"{folder / WEIGHTS} cannot be written ({error}); make room and try again") from error
-        (part / CONFIG).write_text(json.dumps({"model": model.config.as_dict(), **record}, indent=2) + "\n")
+        (part / CONFIG).write_text(
+            json.dumps({"model": model.config.as_dict(), HAND: model.mano.digest, **record}, indent=2) + "\n"
+        )
         (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)  # safetensors makes it readable for its owner only
     return folder
 
@@ -104,6 +107,11 @@ def load_checkpoint(folder: str | Path, **overrides: Any) -> tuple[AMT, dict[str
     # its own weights come from the checkpoint: looking for pretrained ones would only warn or fail
     config.backbone.weights, config.backbone.require_pretrained = "none", False
     model = AMT(config)
+    if record.get(HAND, model.mano.digest) != model.mano.digest:
+        raise CheckpointError(
+            f"{folder}: was trained with another hand model (digest {record[HAND]}) than model.hand={config.hand} "
+            f"({model.mano.digest}); name the hand of the training, or train anew"
+        )
     try:
         state = load_file(folder / WEIGHTS)
         model.load_state_dict({name: value for name, value in state.items() if not name.startswith(MEAN_POSE)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from amt.hand.skeleton import SHIPPED_HAND
+
 HEAD_DIM = 64  # what the attention kernels take
 DINOV2_PATCH = 14
 DINOV2_NAMES = {
@@ -61,7 +63,7 @@ class ModelConfig:
     """The model. Sizes without a unit are channels or counts."""
 
     size: str = "tiny"
-    hand: str = "stand-in"  # or the path of MANO_RIGHT.pkl
+    hand: str = SHIPPED_HAND  # AMT's own, or the path of MANO_RIGHT.pkl
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     crop_size: int | None = None  # px, side of the crop that the model reads
     hidden: int | None = None
@@ -90,6 +92,11 @@ class ModelConfig:
             raise ConfigError(f"model.size must be one of {', '.join(SIZES)}; got {self.size!r}")
         if isinstance(self.backbone, dict):
             self.backbone = BackboneConfig(**_known(BackboneConfig, self.backbone, "model.backbone"))
+        if self.hand == "stand-in":
+            raise ConfigError(
+                "model.hand=stand-in: the procedural hand of earlier versions is gone, and its models with it; train anew "
+                f"with model.hand={SHIPPED_HAND}"
+            )
         preset = SIZES[self.size]
         for name in (f.name for f in fields(self) if f.name in preset and f.name != "backbone"):
             if getattr(self, name) is None:

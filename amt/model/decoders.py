@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amt.hand.mano import NUM_BETAS, NUM_MANO_JOINTS, ManoLayer
-from amt.hand.skeleton import NUM_VERTICES
 from amt.hand.tensors import TensorFields, exported
 from amt.kernels import hand_frames
 from amt.model.coarse_decoder import ParameterHead
@@ -59,7 +58,7 @@ def parameter_residual(hand: HandResidual, body: ObjectResidual) -> Parameters:
 class Contact(TensorFields):
     """Logits; above 0 it is likelier than not that there is contact."""
 
-    hand: Tensor  # [B, 778]: the vertex touches the object
+    hand: Tensor  # [B, V]: the vertex touches the object
     object: Tensor  # [B, P]: the object point touches the hand
 
 
@@ -107,12 +106,12 @@ class ContactDecoder(nn.Module):
         super().__init__()
         width = config.hidden // 4
         self.tokens = Mlp((1 + config.contact_tokens) * config.hidden, width, width)
-        self.vertex_embedding = nn.Parameter(torch.randn(NUM_VERTICES, width) * 0.1)
-        self.vertex_bias = nn.Parameter(torch.full((NUM_VERTICES,), FIRST_LOGIT))
+        self.vertex_embedding = nn.Parameter(torch.randn(mano.num_vertices, width) * 0.1)
+        self.vertex_bias = nn.Parameter(torch.full((mano.num_vertices,), FIRST_LOGIT))
         self.vertex_distance = nn.Linear(NUM_DISTANCE_FEATURES, width)
         self.point = Mlp(width + NUM_DISTANCE_FEATURES + 3, width, 1)
         nn.init.constant_(self.point.fc2.bias, FIRST_LOGIT)
-        self.register_buffer("spread", _spread(mano), persistent=False)  # [778, 22]
+        self.register_buffer("spread", _spread(mano), persistent=False)  # [V, 22]
 
     def forward(self, hand: Tensor, contact: Tensor | None, distances: Distances, local: Tensor) -> Contact:
         """Logits of every vertex and every object point.
@@ -144,7 +143,7 @@ def _rotated(rotations: Tensor, points: Tensor) -> Tensor:  # [B, N, 3, 3], [B, 
 
 
 def _spread(mano: ManoLayer) -> Tensor:
-    """The weight of each frame's token at each vertex, by distance at rest: [778, 22], rows sum to 1."""
+    """The weight of each frame's token at each vertex, by distance at rest: [V, 22], rows sum to 1."""
     vertices, joints = rest_hand(mano)
     origins, _ = hand_frames(joints[None])
     return torch.softmax(-torch.cdist(vertices, origins[0]) / 0.01, dim=1)

@@ -50,7 +50,7 @@ class HandEncoder(nn.Module):
         self.frame = nn.Linear(12, config.hidden)
 
     def forward(self, vertices: Tensor, frames: Frames, view: Tensor) -> Tensor:
-        """Tokens [B, 22, hidden] of vertices [B, 778, 3] (m); ``view`` [B, 3, 3] is the crop camera's."""
+        """Tokens [B, 22, hidden] of vertices [B, V, 3] (m); ``view`` [B, 3, 3] is the crop camera's."""
         return self.points(vertices, *frames) + self.frame(_frame_features(frames, view))
 
 
@@ -112,7 +112,7 @@ class ContactEncoder(nn.Module):
         self.register_buffer("vertex_frames", vertex_frames(mano), persistent=False)
 
     def forward(self, points: Tensor, frames: Frames, vertex_distance: Tensor) -> Tensor:
-        """Tokens [B, 22, hidden] of points [B, P, 3] (m) and of the distance [B, 778] (m) from each vertex to them."""
+        """Tokens [B, 22, hidden] of points [B, P, 3] (m) and of the distance [B, V] (m) from each vertex to them."""
         index = self.vertex_frames.expand(vertex_distance.shape[0], -1)
         nearest = vertex_distance.new_full((vertex_distance.shape[0], NUM_FRAMES), 1.0)
         nearest = nearest.scatter_reduce(1, index, vertex_distance, "amin")

@@ -24,7 +24,7 @@ class MeanPose:
     position: Tensor  # [3]: the wrist's placement, see amt.model.camera.CropCamera
     object_offset: Tensor  # [22, 3], m: from the wrist, by class; the mean of all where a class is missing
     object_rotation: Tensor  # [22, 3, 3]
-    hand_contact: Tensor  # bool [778]: the vertices that best tell contact if always the same are named
+    hand_contact: Tensor  # bool [V]: the vertices that best tell contact if always the same are named
 
     @classmethod
     def of(cls, batches: Iterable[Batch]) -> MeanPose:
@@ -92,7 +92,7 @@ def _mean_rotation(rotations: Tensor) -> Tensor:
 
 
 def _best_mask(contact: Tensor) -> Tensor:
-    """Of all masks that name the vertices touched more often than some share, the one with the best F1 on [N, 778]."""
+    """Of all masks that name the vertices touched more often than some share, the one with the best F1 on [N, V]."""
     if not len(contact):
         return torch.zeros(contact.shape[1:], dtype=torch.bool)
     share = contact.mean(dim=0)

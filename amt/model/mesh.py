@@ -1,4 +1,4 @@
-"""Fixed relations between a hand's 778 vertices, its 21 joints and its 22 frames, taken from the hand model at rest."""
+"""Fixed relations between a hand's vertices, its 21 joints and its 22 frames, taken from the hand model at rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PALM_FALLOFF = 0.02  # m: scale of distance at which a palm vertex stops followi
 
 
 def rest_hand(mano: ManoLayer) -> tuple[Tensor, Tensor]:
-    """Vertices [778, 3] and joints [21, 3] of the mean hand with flat fingers, m."""
+    """Vertices [V, 3] and joints [21, 3] of the mean hand with flat fingers, m."""
     pose = torch.eye(3, device=mano.v_template.device).expand(1, 16, 3, 3)
     with torch.no_grad():
         mesh = mano(pose, pose.new_zeros(1, 10), pose.new_zeros(1, 3))
@@ -21,14 +21,14 @@ def rest_hand(mano: ManoLayer) -> tuple[Tensor, Tensor]:
 
 
 def vertex_frames(mano: ManoLayer) -> Tensor:
-    """The frame, 0 to 21, whose origin is nearest to each vertex: int64 [778]."""
+    """The frame, 0 to 21, whose origin is nearest to each vertex: int64 [V]."""
     vertices, joints = rest_hand(mano)
     origins, _ = hand_frames(joints[None])
     return torch.cdist(vertices, origins[0]).argmin(dim=1)
 
 
 def follow_weights(mano: ManoLayer) -> Tensor:
-    """How much each vertex follows each joint's displacement: [778, 21], rows sum to 1.
+    """How much each vertex follows each joint's displacement: [V, 21], rows sum to 1.
 
     A vertex skinned to a finger's bone divides its weight between the bone's ends, by its position along the bone. One
     skinned to the palm follows the wrist and the finger bases, by distance. A fingertip's vertex follows its tip.

@@ -20,7 +20,7 @@ class Hand(TensorFields):
     """A hand's joints and the mesh that follows them."""
 
     joints: Tensor  # [B, 21, 3], m
-    vertices: Tensor  # [B, 778, 3], m
+    vertices: Tensor  # [B, V, 3], m
 
     def mirrored(self, which: Tensor) -> Hand:
         """The mirrored hand, x to -x, where ``which`` [B] (bool) is True."""
@@ -36,7 +36,7 @@ class Prediction(TensorFields):
     in, S the number of refinement steps.
 
     A left hand is predicted as a right one in a mirror, and mirrored back. Its ``pose`` and ``betas`` therefore belong to the
-    mirrored right hand model: the stand-in's left hand is just that. MANO's own left file has another shape space, in which
+    mirrored right hand model: AMT's own left hand is just that. MANO's own left file has another shape space, in which
     the same betas give a mesh 1 to 2 mm off: :func:`amt.hand.fit.fit_joints` with that file's layer finds its betas.
     """
 
@@ -62,7 +62,7 @@ class Prediction(TensorFields):
 
     @property
     def vertices(self) -> Tensor:
-        """[B, 778, 3], m: the answer's mesh. It follows ``joints``; no MANO parameters give exactly this mesh."""
+        """[B, V, 3], m: the answer's mesh. It follows ``joints``; no MANO parameters give exactly this mesh."""
         return self.refined.vertices
 
     @property
@@ -96,7 +96,7 @@ class Prediction(TensorFields):
 
     @property
     def hand_contact(self) -> Tensor:
-        """[B, 778], logits: the vertex touches the object."""
+        """[B, V], logits: the vertex touches the object."""
         return self.contact.hand
 
     @property

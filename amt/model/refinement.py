@@ -20,7 +20,7 @@ class Refinement(nn.Module):
 
     def __init__(self, config: ModelConfig, mano: ManoLayer):
         super().__init__()
-        self.register_buffer("follow", follow_weights(mano), persistent=False)  # [778, 21]
+        self.register_buffer("follow", follow_weights(mano), persistent=False)  # [V, 21]
         self.num_steps, self.step_size = config.refine_steps, config.refine_step_size_m
         if not self.num_steps:
             return
@@ -48,10 +48,10 @@ class Refinement(nn.Module):
         )
 
     def follow_joints(self, vertices: Tensor, displacement: Tensor) -> Tensor:
-        """Vertices [B, 778, 3] (m) moved with their joints, which moved by ``displacement`` [B, 21, 3] (m)."""
+        """Vertices [B, V, 3] (m) moved with their joints, which moved by ``displacement`` [B, 21, 3] (m)."""
         return vertices + _blend(self.follow, displacement)
 
 
 @coordinates
-def _blend(weights: Tensor, displacement: Tensor) -> Tensor:  # [778, 21], [B, 21, 3] -> [B, 778, 3]
+def _blend(weights: Tensor, displacement: Tensor) -> Tensor:  # [V, 21], [B, 21, 3] -> [B, V, 3]
     return weights @ displacement

@@ -40,7 +40,7 @@ class Scene(TensorFields):
     """Hand and object in the camera's frame. The MANO layer gives ``joints`` and ``vertices`` for the three parameters."""
 
     joints: Tensor  # [B, 21, 3], m
-    vertices: Tensor  # [B, 778, 3], m
+    vertices: Tensor  # [B, V, 3], m
     pose: Tensor  # [B, 16, 3, 3]: MANO's rotations, the first global, the others relative to their parents
     betas: Tensor  # [B, 10]: MANO's shape
     translation: Tensor  # [B, 3], m: MANO's; the wrist is J0(betas) + translation

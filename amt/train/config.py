@@ -9,6 +9,7 @@ from typing import Any
 
 from amt.config import PATHS, KernelsConfig, Program, check_crop_size
 from amt.data.config import DataConfig
+from amt.hand.skeleton import SHIPPED_HAND
 from amt.model.config import ConfigError, ModelConfig
 
 MAY_DIFFER = {  # between a run and its continuation, because it does not change what is learned
@@ -174,7 +175,7 @@ def identity(values: dict[str, Any]) -> dict[str, Any]:
     """What makes a run another than any other: its configuration as plain values by key, without :data:`MAY_DIFFER`."""
     flat = {key: value for key, value in _flat(values).items() if key not in MAY_DIFFER}
     for key in PATHS:
-        if flat.get(key) is not None and (key, flat[key]) != ("model.hand", "stand-in"):
+        if flat.get(key) is not None and (key, flat[key]) != ("model.hand", SHIPPED_HAND):
             flat[key] = str(Path(flat[key]).expanduser().resolve())
     return flat
 

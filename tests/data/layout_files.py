@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from amt.data.layout import CLASS_NAMES, GRASPED_CLASSES, SERIALS, SUBJECTS, SYNTHETIC_RECORD, hand_digest
-from amt.hand.stand_in import stand_in_hand
+from amt.data.layout import CLASS_NAMES, GRASPED_CLASSES, SERIALS, SUBJECTS, SYNTHETIC_RECORD
+from amt.hand.shipped import shipped_hand
 
 KINDS = ("near", "far", "no hand", "no object")
 
@@ -48,7 +48,7 @@ def write_tree(root: Path, subjects: int, sequences: int, frames_of: Callable[[i
     """
     once = root / "once"
     once.mkdir()
-    record = {"hand": "stand-in", "hand_digest": hand_digest(stand_in_hand("right"))}
+    record = {"hand": "amt", "hand_digest": shipped_hand("right").digest}
     (root / SYNTHETIC_RECORD).write_text(json.dumps(record))
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     cv2.imwrite(str(once / "color.jpg"), cv2.resize(noise, (640, 480)))

@@ -15,7 +15,7 @@ from amt.data.errors import DataError
 from amt.hand.batch import Batch, Inputs, Targets
 from amt.hand.camera import crop_camera, project, rotated_crop_camera
 from amt.hand.mano import ManoLayer
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
 
 CROP = CropConfig(size=96, num_points=16, alpha=True)
 SIZE, CUT = CROP.size, CROP.cut_size
@@ -64,7 +64,7 @@ def hands() -> Batch:
     where = torch.cat([(rand(count, 2) - 0.5) * 0.5, 0.6 + 0.5 * rand(count, 1)], 1)
     joints, vertices = torch.empty(count, 21, 3), None
     for side, mine in (("right", right), ("left", ~right)):
-        mesh = ManoLayer(stand_in_hand(side))(pose[mine], betas[mine], where[mine])
+        mesh = ManoLayer(shipped_hand(side))(pose[mine], betas[mine], where[mine])
         vertices = torch.empty(count, mesh.vertices.shape[1], 3) if vertices is None else vertices
         joints[mine], vertices[mine] = mesh.joints, mesh.vertices
     frame_k = torch.eye(3).repeat(count, 1, 1)
@@ -170,7 +170,7 @@ def test_the_labels_are_still_one_hand_one_object_and_one_camera(hands, name):
     batch = varied(hands, hands.inputs.image, config, 3, "opencv")
     i, t = batch.inputs, batch.targets
     for side, mine in (("right", i.right), ("left", ~i.right)):
-        mesh = ManoLayer(stand_in_hand(side))(t.pose[mine], t.betas[mine], t.translation[mine])
+        mesh = ManoLayer(shipped_hand(side))(t.pose[mine], t.betas[mine], t.translation[mine])
         torch.testing.assert_close(mesh.joints, t.joints[mine], atol=5e-6, rtol=0)
         torch.testing.assert_close(mesh.vertices, t.vertices[mine], atol=5e-6, rtol=0)
 

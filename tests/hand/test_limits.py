@@ -5,20 +5,20 @@ import math
 import pytest
 import torch
 
-from amt.hand.limits import JointLimits, articulate, grasp_angles, limits
+from amt.hand.limits import JointLimits, articulate, finger_frames, grasp_angles, limits
 from amt.hand.mano import ManoLayer
 from amt.hand.mirror import mirror_rotations
 from amt.hand.rotations import axis_angle_to_matrix, six_d_to_matrix
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
 
 
 @pytest.fixture(scope="module")
 def measure():
-    return JointLimits(ManoLayer(stand_in_hand("right")))
+    return JointLimits(ManoLayer(shipped_hand("right")))
 
 
 def rotations(flexion, abduction=None, twist=None, side="right"):
-    pose = articulate(flexion, abduction, twist, model=stand_in_hand(side))
+    pose = articulate(flexion, abduction, twist, model=shipped_hand(side))
     return axis_angle_to_matrix(pose.unflatten(-1, (15, 3)))
 
 
@@ -69,7 +69,8 @@ def test_abduction_twist_and_swing_are_seen(measure):
     twist = torch.full((1,), math.radians(-120.0))  # 45 deg too far
     assert measure(rotations(torch.zeros(1, 5, 3), None, twist))[0, 12] == pytest.approx(math.radians(45), rel=1e-3)
     flat = rotations(torch.zeros(1, 5, 3))
-    flat[0, 1] = axis_angle_to_matrix(torch.tensor([0.0, math.radians(50), 0]))  # a hinge bent sideways
+    back = torch.tensor(finger_frames(shipped_hand())[1, 1], dtype=torch.float32)
+    flat[0, 1] = axis_angle_to_matrix(math.radians(50) * back)  # a hinge bent sideways
     assert measure(flat)[0, 1] == pytest.approx(math.radians(35), abs=0.05)
 
 
@@ -106,4 +107,4 @@ def test_a_left_hand_is_measured_in_the_mirror(measure):
     right, left = rotations(*beyond), rotations(*beyond, side="left")
     torch.testing.assert_close(measure.float()(mirror_rotations(left)), measure.float()(right), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="layer: expected a right hand's; mirror a left hand's poses"):
-        JointLimits(ManoLayer(stand_in_hand("left")))
+        JointLimits(ManoLayer(shipped_hand("left")))

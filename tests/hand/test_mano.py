@@ -7,8 +7,8 @@ import torch
 from amt.hand.limits import articulate, grasp_angles
 from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.mirror import mirror_points, mirror_pose
-from amt.hand.skeleton import MANO_TO_SKELETON, TIP_VERTICES
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
+from amt.hand.skeleton import MANO_TO_SKELETON
 
 
 def random_arguments(batch, dtype=torch.float64, seed=0):
@@ -44,21 +44,21 @@ def skin_by_hand(model, pose, betas, translation):
         local[:3, :3] = rotations[j]
         local[:3, 3] = joints[j] - (joints[parent] if parent >= 0 else 0)
         globals_.append(local if parent < 0 else globals_[parent] @ local)
-    vertices = np.zeros((778, 3))
-    for v in range(778):
+    vertices = np.zeros((model.num_vertices, 3))
+    for v in range(model.num_vertices):
         for j in np.flatnonzero(model.weights[v]):
             carried = globals_[j][:3, :3] @ (posed[v] - joints[j]) + globals_[j][:3, 3]
             vertices[v] += model.weights[v, j] * carried
     vertices += translation
     sixteen = np.array([g[:3, 3] for g in globals_]) + translation
-    all_joints = np.concatenate((sixteen, vertices[list(TIP_VERTICES[model.side])]))
+    all_joints = np.concatenate((sixteen, vertices[model.tip_vertices]))
     return vertices, all_joints[list(MANO_TO_SKELETON)]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 1e-6)])
 def test_layer_is_the_hand_written_loop(side, dtype, tolerance):
-    model = stand_in_hand(side)
+    model = shipped_hand(side)
     layer = ManoLayer(model).to(dtype)
     mesh = layer(*random_arguments(2, dtype))
     assert mesh.vertices.dtype == dtype
@@ -69,7 +69,7 @@ def test_layer_is_the_hand_written_loop(side, dtype, tolerance):
 
 
 def test_joints_at_rest_are_the_regressor_s():
-    model = stand_in_hand()
+    model = shipped_hand()
     layer = ManoLayer(model).double()
     _, betas, _ = random_arguments(3)
     mesh = layer(torch.zeros(3, 48).double(), betas, torch.zeros(3, 3).double())
@@ -80,7 +80,7 @@ def test_joints_at_rest_are_the_regressor_s():
 
 
 def test_the_hand_rotates_about_its_root_at_rest():
-    layer = ManoLayer(stand_in_hand()).double()
+    layer = ManoLayer(shipped_hand()).double()
     pose, betas, translation = random_arguments(4)
     wrist = layer(pose, betas, translation).joints[:, 0]
     torch.testing.assert_close(wrist, layer.rest_joints(betas)[:, 0] + translation)
@@ -90,7 +90,7 @@ def test_the_hand_rotates_about_its_root_at_rest():
 
 
 def test_matrices_and_axis_angle_give_the_same_hand():
-    layer = ManoLayer(stand_in_hand()).double()
+    layer = ManoLayer(shipped_hand()).double()
     pose, betas, translation = random_arguments(3)
     matrices = torch.tensor(np.array([[rodrigues(v) for v in p.reshape(16, 3)] for p in pose.numpy()]))
     a, b = layer(pose, betas, translation), layer(matrices, betas, translation)
@@ -98,7 +98,7 @@ def test_matrices_and_axis_angle_give_the_same_hand():
 
 
 def test_pca_form_is_the_stated_matrix_product_and_inverts():
-    model = stand_in_hand()
+    model = shipped_hand()
     layer = ManoLayer(model).double()
     coefficients = torch.randn(5, 45, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     pose = layer.pca_to_pose(coefficients)
@@ -111,20 +111,18 @@ def test_pca_form_is_the_stated_matrix_product_and_inverts():
 
 
 def test_left_hand_is_the_right_hand_in_the_mirror():
-    right, left = (ManoLayer(stand_in_hand(side)) for side in ("right", "left"))
+    right, left = (ManoLayer(shipped_hand(side)) for side in ("right", "left"))
     pose, betas, translation = random_arguments(4, torch.float32)
     a = right(pose, betas, translation)
     b = left(mirror_pose(pose), betas, mirror_points(translation))
     torch.testing.assert_close(mirror_points(b.joints), a.joints, atol=1e-6, rtol=0)
-    order = torch.arange(778)
-    order[[444, 445]] = torch.tensor((445, 444))
-    torch.testing.assert_close(mirror_points(b.vertices)[:, order], a.vertices, atol=1e-6, rtol=0)
+    torch.testing.assert_close(mirror_points(b.vertices), a.vertices, atol=1e-6, rtol=0)
     coefficients = torch.randn(3, 45)
     torch.testing.assert_close(mirror_pose(right.pca_to_pose(coefficients)), left.pca_to_pose(coefficients))
 
 
 def test_gradients_are_right_and_finite_at_zero_pose():
-    layer = ManoLayer(stand_in_hand()).double()
+    layer = ManoLayer(shipped_hand()).double()
     arguments = [x[:1].clone().requires_grad_() for x in random_arguments(1)]
     weights = torch.randn(21, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     assert torch.autograd.gradcheck(lambda *x: (layer(*x).joints * weights).sum(), arguments)
@@ -136,7 +134,7 @@ def test_gradients_are_right_and_finite_at_zero_pose():
 
 
 def test_autocast_does_not_reach_the_layer():
-    layer = ManoLayer(stand_in_hand())
+    layer = ManoLayer(shipped_hand())
     arguments = random_arguments(2, torch.float32)
     plain = layer(*arguments)
     with torch.autocast("cpu", torch.bfloat16):
@@ -147,17 +145,17 @@ def test_autocast_does_not_reach_the_layer():
 
 
 def test_an_empty_batch_gives_an_empty_mesh():
-    mesh = ManoLayer(stand_in_hand())(torch.zeros(0, 48), torch.zeros(0, 10), torch.zeros(0, 3))
-    assert mesh.vertices.shape == (0, 778, 3)
+    mesh = ManoLayer(shipped_hand())(torch.zeros(0, 48), torch.zeros(0, 10), torch.zeros(0, 3))
+    assert mesh.vertices.shape == (0, shipped_hand().num_vertices, 3)
     assert mesh.joints.shape == (0, 21, 3)
 
 
 def test_no_checkpoint_carries_the_hand():
-    assert ManoLayer(stand_in_hand()).state_dict() == {}
+    assert ManoLayer(shipped_hand()).state_dict() == {}
 
 
 def test_export_keeps_the_values_and_the_batch_free():
-    layer = ManoLayer(stand_in_hand())
+    layer = ManoLayer(shipped_hand())
     arguments = random_arguments(2, torch.float32)
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(layer, arguments, dynamic_shapes=({0: batch},) * 3)
@@ -166,7 +164,7 @@ def test_export_keeps_the_values_and_the_batch_free():
 
 
 def test_compiles_without_a_break():
-    layer = ManoLayer(stand_in_hand())
+    layer = ManoLayer(shipped_hand())
     arguments = random_arguments(2, torch.float32)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*arguments).vertices, layer(*arguments).vertices, atol=1e-6, rtol=0)
@@ -178,12 +176,12 @@ def test_compiles_without_a_break():
 )
 def test_wrong_shapes_are_named(pose, betas, translation, name):
     with pytest.raises(ValueError, match=f"^{name}: expected"):
-        ManoLayer(stand_in_hand())(torch.zeros(pose), torch.zeros(betas), torch.zeros(translation))
+        ManoLayer(shipped_hand())(torch.zeros(pose), torch.zeros(betas), torch.zeros(translation))
 
 
 def test_wrong_model_arrays_are_named():
-    arrays = stand_in_hand().arrays()
-    with pytest.raises(ValueError, match=r"weights: expected shape \(778, 16\), got \(777, 16\)"):
+    arrays = shipped_hand().arrays()
+    with pytest.raises(ValueError, match=r"weights: expected shape \(1689, 16\), got \(1688, 16\)"):
         HandModel(**{**arrays, "weights": arrays["weights"][:-1]}, side="right")
     with pytest.raises(ValueError, match="f: vertex indices"):
         HandModel(**{**arrays, "f": arrays["f"] + 1}, side="right")
@@ -195,7 +193,7 @@ def test_agrees_with_smplx_where_it_is_installed():
     smplx = pytest.importorskip("smplx", reason="smplx is not a dependency; the comparison runs where it is installed")
     from smplx.lbs import lbs
 
-    model = stand_in_hand()
+    model = shipped_hand()
     pose, betas, translation = random_arguments(2)
     vertices, joints = lbs(
         betas,
@@ -215,7 +213,7 @@ def test_agrees_with_smplx_where_it_is_installed():
 
 
 def test_pinch_brings_thumb_and_index_together_and_a_fist_closes():
-    layer = ManoLayer(stand_in_hand())
+    layer = ManoLayer(shipped_hand())
     poses = torch.stack(
         [
             articulate(*grasp_angles(torch.tensor(curl), opposition=opposition))
@@ -233,5 +231,5 @@ def test_pinch_brings_thumb_and_index_together_and_a_fist_closes():
 def test_the_same_angles_mirror_on_a_left_hand():
     angles = grasp_angles(torch.rand(4, 5, generator=torch.Generator().manual_seed(4)), 0.5, 0.7)
     right = articulate(*angles)
-    left = articulate(*angles, model=stand_in_hand("left"))
+    left = articulate(*angles, model=shipped_hand("left"))
     torch.testing.assert_close(mirror_pose(right), left, atol=1e-5, rtol=0)

@@ -7,9 +7,9 @@ import types
 
 import numpy as np
 import pytest
+from mano_like import mano_like_hand
 
 from amt.hand.mano_file import load_mano
-from amt.hand.stand_in import stand_in_hand
 
 sparse = pytest.importorskip("scipy.sparse")
 
@@ -32,8 +32,8 @@ def chumpy():
 
 
 def mano_contents(Ch, Select):
-    """The stand-in's arrays stored as MANO's own files store theirs."""
-    model = stand_in_hand()
+    """A hand's arrays stored as MANO's own files store theirs."""
+    model = mano_like_hand()
     arrays = {name: np.array(array) for name, array in model.arrays().items()}
     parents = arrays["kintree_table"].copy()
     parents[0, 0] = 2**32 - 1
@@ -62,24 +62,24 @@ def test_a_file_in_mano_s_form_is_read(tmp_path, chumpy, protocol):
         sys.modules.pop(name)
     model = load_mano(path)
     assert model.side == "right"
-    assert model.parents == stand_in_hand().parents
-    for name, array in stand_in_hand().arrays().items():
+    assert model.parents == mano_like_hand().parents
+    for name, array in mano_like_hand().arrays().items():
         if name != "kintree_table":
             np.testing.assert_allclose(getattr(model, name), array, atol=1e-12, err_msg=name)
 
 
 def test_rows_and_columns_of_a_sparse_matrix_are_told_apart(tmp_path):
     for kind in (sparse.csc_matrix, sparse.csr_matrix):
-        contents = {**stand_in_hand("left").arrays()}
+        contents = {**mano_like_hand("left").arrays()}
         contents["J_regressor"] = kind(contents["J_regressor"])
         path = tmp_path / "left.pkl"
         path.write_bytes(pickle.dumps(contents))
-        np.testing.assert_allclose(load_mano(path).J_regressor, stand_in_hand("left").J_regressor)
+        np.testing.assert_allclose(load_mano(path).J_regressor, mano_like_hand("left").J_regressor)
 
 
 def damaged(change):
     """J_regressor with parts of its sparse form replaced."""
-    matrix = sparse.csc_matrix(stand_in_hand().J_regressor)
+    matrix = sparse.csc_matrix(mano_like_hand().J_regressor)
     state = {"_shape": matrix.shape, "data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
     return Stored(state | change)
 
@@ -109,7 +109,7 @@ class Stored:
 )
 def test_a_sparse_matrix_that_asks_for_too_much_or_does_not_fit_is_refused(tmp_path, change, message):
     path = tmp_path / "MANO_RIGHT.pkl"
-    path.write_bytes(pickle.dumps({**stand_in_hand().arrays(), "J_regressor": damaged(change)}))
+    path.write_bytes(pickle.dumps({**mano_like_hand().arrays(), "J_regressor": damaged(change)}))
     with pytest.raises(ValueError, match=rf"MANO_RIGHT\.pkl: J_regressor: .*{message}") as error:
         load_mano(path)
     assert "\n" not in str(error.value)
@@ -118,17 +118,17 @@ def test_a_sparse_matrix_that_asks_for_too_much_or_does_not_fit_is_refused(tmp_p
 def test_a_bytearray_holds_what_is_in_the_file_and_not_a_number_of_bytes(tmp_path):
     path = tmp_path / "MANO_RIGHT.pkl"
     for protocol in (2, pickle.HIGHEST_PROTOCOL):
-        path.write_bytes(pickle.dumps({**stand_in_hand().arrays(), "bs_style": bytearray(b"lbs")}, protocol))
+        path.write_bytes(pickle.dumps({**mano_like_hand().arrays(), "bs_style": bytearray(b"lbs")}, protocol))
         assert load_mano(path).side == "right"
-    path.write_bytes(pickle.dumps({**stand_in_hand().arrays(), "bs_style": Runs(bytearray, 10**15)}, 2))
+    path.write_bytes(pickle.dumps({**mano_like_hand().arrays(), "bs_style": Runs(bytearray, 10**15)}, 2))
     with pytest.raises(ValueError, match=r"MANO_RIGHT\.pkl: refused: it asks for a bytearray of int"):
         load_mano(path)
 
 
 def test_an_npz_is_read(tmp_path):
     path = tmp_path / "hand.npz"
-    np.savez(path, **stand_in_hand("left").arrays())
-    assert np.array_equal(load_mano(path, side="left").v_template, stand_in_hand("left").v_template)
+    np.savez(path, **mano_like_hand("left").arrays())
+    assert np.array_equal(load_mano(path, side="left").v_template, mano_like_hand("left").v_template)
 
 
 class Runs:
@@ -147,7 +147,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, function, protocol):
     made = tmp_path / "made"
     argument = {os.mkdir: str(made), eval: f"__import__('os').mkdir({str(made)!r})"}.get(function, "x")
     path = tmp_path / "MANO_RIGHT.pkl"
-    contents = {**stand_in_hand().arrays(), "bs_style": Runs(function, argument)}
+    contents = {**mano_like_hand().arrays(), "bs_style": Runs(function, argument)}
     path.write_bytes(pickle.dumps(contents, protocol=protocol))
     with pytest.raises(ValueError, match=r"MANO_RIGHT\.pkl: refused: it asks for .*Do not trust this file"):
         load_mano(path)
@@ -179,15 +179,15 @@ def test_what_is_no_mano_file_is_one_clear_error(tmp_path, contents, message):
 
 
 def test_truncated_wrong_or_unnamed_files(tmp_path):
-    whole = pickle.dumps(stand_in_hand().arrays())
+    whole = pickle.dumps(mano_like_hand().arrays())
     path = tmp_path / "MANO_RIGHT.pkl"
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"MANO_RIGHT\.pkl: not a readable pickle"):
         load_mano(path)
-    path.write_bytes(pickle.dumps({**stand_in_hand().arrays(), "weights": np.array(["a"])}))
+    path.write_bytes(pickle.dumps({**mano_like_hand().arrays(), "weights": np.array(["a"])}))
     with pytest.raises(ValueError, match=r"MANO_RIGHT\.pkl: weights: expected an array of numbers"):
         load_mano(path)
-    path.write_bytes(pickle.dumps({**stand_in_hand().arrays(), "weights": np.zeros((3, 16))}))
+    path.write_bytes(pickle.dumps({**mano_like_hand().arrays(), "weights": np.zeros((3, 16))}))
     with pytest.raises(ValueError, match=r"MANO_RIGHT\.pkl: weights: expected shape"):
         load_mano(path)
     unnamed = tmp_path / "hand.pkl"
@@ -200,13 +200,13 @@ def test_truncated_wrong_or_unnamed_files(tmp_path):
 
 def test_a_damaged_npz_and_numbers_that_are_not_finite_are_named(tmp_path):
     path = tmp_path / "MANO_RIGHT.npz"
-    np.savez(path, **stand_in_hand().arrays())
+    np.savez(path, **mano_like_hand().arrays())
     whole = path.read_bytes()
     for content in (b"", b"not an archive", whole[: len(whole) // 2]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"MANO_RIGHT\.npz: "):
             load_mano(path)
-    arrays = {name: np.array(array) for name, array in stand_in_hand().arrays().items()}
+    arrays = {name: np.array(array) for name, array in mano_like_hand().arrays().items()}
     arrays["v_template"][5, 1] = np.nan
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match=r"MANO_RIGHT\.npz: v_template: expected finite numbers"):

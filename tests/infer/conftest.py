@@ -11,7 +11,7 @@ from infer_files import write_image
 
 from amt.hand.camera import project
 from amt.hand.mano import ManoLayer
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
 from amt.infer.locate import square_around
 from amt.infer.predictor import Predictor, load
 from amt.infer.result import Result
@@ -19,6 +19,8 @@ from amt.model.amt import AMT
 from amt.model.checkpoint import save_checkpoint
 from amt.model.config import ModelConfig
 from amt.model.keypoints import NUM_KEYPOINTS
+
+NUM_VERTICES = shipped_hand().num_vertices
 
 HEIGHT, WIDTH = 240, 320
 K = np.array([[310.0, 0, 158.0], [0, 305.0, 121.0], [0, 0, 1]])
@@ -68,8 +70,8 @@ def points() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def result(points) -> Result:
-    """A hand of the stand-in model in front of the camera, an object in it, some contact."""
-    model = stand_in_hand("right")
+    """AMT's own hand in front of the camera, an object in it, some contact."""
+    model = shipped_hand("right")
     layer = ManoLayer(model)
     pose = torch.zeros(1, 48)
     pose[0, :3] = torch.tensor((0.9, 0.4, 0.2))
@@ -78,7 +80,7 @@ def result(points) -> Result:
     mesh = layer(pose, torch.zeros(1, 10), translation)
     joints, vertices = mesh.joints[0].numpy(), mesh.vertices[0].numpy()
     pixels = project(joints, K.astype(np.float32)).numpy()
-    hand_contact = np.zeros(778, np.float32)
+    hand_contact = np.zeros(NUM_VERTICES, np.float32)
     hand_contact[:100] = 1
     return Result(
         side="right",

@@ -15,8 +15,10 @@ import pytest
 from infer_files import small_disk, write_image, write_video
 
 from amt.data.images import read_image
+from amt.hand.shipped import shipped_hand
 from amt.infer.__main__ import main
 
+NUM_VERTICES = shipped_hand().num_vertices
 LENS = ["--intrinsics", "310,305,158,121"]
 
 
@@ -35,7 +37,7 @@ def test_an_image_becomes_a_picture_and_a_record(checkpoint, picture, tmp_path, 
     (record,) = lines(out / "predictions.jsonl")
     shapes = {
         "joints_m": (21, 3), "joints_px": (21, 2), "intrinsics_px": (3, 3), "box_px": (3,), "mano_pose_rad": (48,),
-        "mano_betas": (10,), "mano_translation_m": (3,), "hand_contact": (778,),
+        "mano_betas": (10,), "mano_translation_m": (3,), "hand_contact": (NUM_VERTICES,),
     }  # fmt: skip
     for key, shape in shapes.items():
         assert np.shape(record[key]) == shape, key
@@ -340,6 +342,7 @@ def test_help_and_wrong_words_come_before_pytorch(checkpoint, tmp_path):
     code = """
 import sys
 from amt.infer.__main__ import main
+
 try:
     status = main(sys.argv[1:])
 except SystemExit as end:

@@ -7,10 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from amt.hand.shipped import shipped_hand
 from amt.infer.draw import close_up, film, overlay, panel, sheet, shown_box, side_view
 from amt.infer.paint import Layer
 from amt.infer.result import errors
 from amt.infer.scene import TOUCHING, camera_view
+
+NUM_VERTICES = shipped_hand().num_vertices
 
 
 def drawn_on(image, scene):
@@ -53,8 +56,8 @@ def test_contact_is_red_and_no_contact_is_not(photo, result):
         picture = overlay(np.full_like(photo, 90), scene).astype(int)
         return (np.abs(picture - TOUCHING).max(2) < 70).sum()
 
-    nowhere = replace(result, hand_contact=np.zeros(778), object_contact=np.zeros(64))
-    on_hand = replace(nowhere, hand_contact=np.ones(778))
+    nowhere = replace(result, hand_contact=np.zeros(NUM_VERTICES), object_contact=np.zeros(64))
+    on_hand = replace(nowhere, hand_contact=np.ones(NUM_VERTICES))
     on_object = replace(nowhere, object_contact=np.ones(64))
     assert red(on_hand) > red(nowhere) + 200
     assert red(on_object) > red(nowhere) + 100

@@ -11,7 +11,7 @@ import torch
 from infer_files import write_image
 
 from amt.hand.mano import ManoLayer
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
 from amt.infer.__main__ import main
 from amt.infer.fit import fitted
 
@@ -25,14 +25,14 @@ def mean_mm(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize(("side", "own_left"), [("right", False), ("left", False), ("left", True)])
 def test_fitted_parameters_meet_the_answer(predictor, photo, side, own_left):
     seen = predictor(photo, K, (180, 110, 120), side=side)
-    left = ManoLayer(stand_in_hand("left")) if own_left else None
+    left = ManoLayer(shipped_hand("left")) if own_left else None
     found = fitted(seen, predictor.model.mano, left)
     np.testing.assert_array_equal(found.joints, seen.joints)
     assert mean_mm(found.mano_joints, found.joints) < 0.5 * mean_mm(seen.mano_joints, seen.joints)
     assert (found.mano_fitted, found.mano_model) == (
         True, "right" if side == "right" else "left" if own_left else "mirrored right"
     )  # fmt: skip
-    layer = ManoLayer(stand_in_hand(side))
+    layer = ManoLayer(shipped_hand(side))
     mesh = layer(*(torch.from_numpy(a)[None] for a in (found.pose, found.betas, found.translation)))
     assert np.abs(mesh.joints[0].numpy() - found.mano_joints).max() <= 1e-5  # m
 

@@ -7,14 +7,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amt.hand.batch import Batch
+from amt.hand.shipped import shipped_hand
 from amt.model import AMT, ModelConfig, Prediction
 from amt.model.summary import fake_state
 from amt.train.losses import LossConfig, compute_loss
 
+NUM_VERTICES = shipped_hand().num_vertices
+
 SHAPES = {  # of one image with 64 object points
-    "joints": (21, 3), "vertices": (778, 3), "pose": (16, 3, 3), "betas": (10,), "translation": (3,),
-    "object_rotation": (3, 3), "object_translation": (3,), "hand_contact": (778,), "object_contact": (64,),
-    "object_class": (22,), "steps": (3, 21, 3), "keypoints.position": (30, 2), "coarse.vertices": (778, 3),
+    "joints": (21, 3), "vertices": (NUM_VERTICES, 3), "pose": (16, 3, 3), "betas": (10,), "translation": (3,),
+    "object_rotation": (3, 3), "object_translation": (3,), "hand_contact": (NUM_VERTICES,), "object_contact": (64,),
+    "object_class": (22,), "steps": (3, 21, 3), "keypoints.position": (30, 2), "coarse.vertices": (NUM_VERTICES, 3),
 }  # fmt: skip
 PARAMETERS_M = {"tiny": (3, 5), "small": (35, 45), "base": (150, 180), "large": (450, 550)}
 

@@ -6,10 +6,13 @@ import torch
 from amt.evaluate.evaluate import collect, score
 from amt.evaluate.report import table
 from amt.hand.mirror import mirror_inputs
+from amt.hand.shipped import shipped_hand
 from amt.kernels import hand_frames
 from amt.model import AMT, ModelConfig, load_checkpoint, save_checkpoint
 from amt.model.mean_pose import MeanPose
 from amt.train.losses import LossConfig, compute_loss
+
+NUM_VERTICES = shipped_hand().num_vertices
 
 WITHOUT = [
     {"refine_steps": 0},
@@ -100,4 +103,4 @@ def test_without_contact_tokens_none_are_made(make_batch):
         p = model(inputs)
     assert fused["args"][0].contact is None
     assert fused["output"].contact is None
-    assert p.hand_contact.shape == (2, 778)  # contact is still decoded, from hand tokens and distances
+    assert p.hand_contact.shape == (2, NUM_VERTICES)  # contact is still decoded, from hand tokens and distances

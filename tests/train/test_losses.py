@@ -9,11 +9,14 @@ from torch import Tensor
 from amt.hand.camera import project
 from amt.hand.mirror import mirror_inputs, mirror_targets
 from amt.hand.objects import box_corners
+from amt.hand.shipped import shipped_hand
 from amt.model import AMT, ModelConfig
 from amt.model.outputs import Hand
 from amt.model.scene import Scene, posed_points
 from amt.train.losses import LossConfig, compute_loss, mean_where
 from amt.train.losses.contact import dice
+
+NUM_VERTICES = shipped_hand().num_vertices
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +99,9 @@ def test_diversity_is_lost_by_a_mean_pose_and_not_by_the_labels(scene):
 
 
 def test_contact_overlap_counts_what_f1_counts():
-    labels = torch.zeros(3, 778, dtype=torch.bool)
+    labels = torch.zeros(3, NUM_VERTICES, dtype=torch.bool)
     labels[:, :200] = True
-    answers = torch.full((3, 778), -30.0)
+    answers = torch.full((3, NUM_VERTICES), -30.0)
     answers[:, 100:200] = answers[:, 300:350] = 30.0  # 100 right, 50 wrong, 100 missed
     f1 = 2 * 100 / (150 + 200)
     assert dice(answers, labels, torch.ones(3, dtype=torch.bool)) == pytest.approx(1 - f1, abs=1e-3)

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="watertight meshes in metres, instead of the built-in shapes",
     )
     parser.add_argument(
-        "--mano", metavar="FOLDER", help="folder with MANO_RIGHT.pkl and MANO_LEFT.pkl, instead of the stand-in hand"
+        "--mano", metavar="FOLDER", help="folder with MANO_RIGHT.pkl and MANO_LEFT.pkl, instead of AMT's own hand"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     a = parser.parse_args(arguments)

@@ -109,14 +109,14 @@ def paint(class_id: int, points: np.ndarray, extent: np.ndarray) -> np.ndarray:
 
 
 def skin(tone: float, warmth: float, template, joints, palm_side) -> np.ndarray:
-    """Albedo of each hand vertex, float32 [778, 3].
+    """Albedo of each hand vertex, float32 [V, 3].
 
     Args:
         tone: 0 (dark) to 1 (light).
         warmth: -1 to 1, shifts the hue.
-        template: rest vertices [778, 3], m.
+        template: rest vertices [V, 3], m.
         joints: rest joints [21, 3], m.
-        palm_side: [778], 1 where a vertex looks out of the palm, -1 on the back of the hand.
+        palm_side: [V], 1 where a vertex looks out of the palm, -1 on the back of the hand.
     """
     dark, light = np.array([0.115, 0.056, 0.036]), np.array([0.76, 0.50, 0.38])
     colour = dark ** (1 - tone) * light**tone * (1 + warmth * np.array([0.06, 0.0, -0.06]))

@@ -21,7 +21,7 @@ class SetConfig:
     subjects: int = 10
     seed: int = 0
     objects: tuple[str, ...] = ()  # mesh files of the user's; () for the built-in shapes
-    mano: str | None = None  # folder with MANO_RIGHT.pkl and MANO_LEFT.pkl; None for the stand-in hand
+    mano: str | None = None  # folder with MANO_RIGHT.pkl and MANO_LEFT.pkl; None for AMT's own hand
 
     def __post_init__(self):
         if not 1 <= self.subjects <= len(SUBJECTS):
@@ -39,9 +39,9 @@ class SetConfig:
 
     def hand(self, side: str) -> HandModel:
         if self.mano is None:
-            from amt.hand.stand_in import stand_in_hand
+            from amt.hand.shipped import shipped_hand
 
-            return stand_in_hand(side)
+            return shipped_hand(side)
         from amt.hand.mano_file import load_mano
 
         return load_mano(Path(self.mano) / f"MANO_{side.upper()}.pkl", side)

@@ -14,6 +14,7 @@ import torch
 
 from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.objects import Shape
+from amt.data.synthetic.piercing import piercing_depths
 from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS
@@ -22,6 +23,7 @@ TOUCH = 0.004  # m: nearer counts as contact when a grasp is judged
 SKIN = 0.0012  # m: how far soft skin may sink in where a finger stops
 LEVELS = 10
 # Degrees of flexion of base, middle and outer joint: the open hand, and as far as each can close.
+MOST_PIERCING = 0.002  # m, of the hand by itself: thumb and fingers find each other
 OPEN = np.radians([[-28, -4, 2], [2, 10, 6], [2, 10, 6], [2, 10, 6], [2, 10, 6]])
 CLOSED = np.radians([[40, 55, 70], [82, 98, 66], [84, 100, 66], [84, 100, 66], [84, 98, 66]])
 
@@ -99,7 +101,7 @@ class Hand:
         return rotation @ axis_angle_to_matrix(torch.from_numpy(joints.astype(np.float32)))
 
     def vertices(self, rotations: torch.Tensor) -> np.ndarray:
-        """float32 [B, 778, 3], m, of joint rotations [B, 16, 3, 3], at zero translation."""
+        """float32 [B, V, 3], m, of joint rotations [B, 16, 3, 3], at zero translation."""
         count = len(rotations)
         with torch.no_grad():
             return self.layer(rotations, self._betas.expand(count, -1), torch.zeros(count, 3)).vertices.numpy()
@@ -141,6 +143,8 @@ def _candidates(
     gaps = distance(vertices)
     for k in range(count):
         score, good = _judge(hand, distance, vertices[k], gaps[k])
+        if piercing_depths(vertices[k], hand.model.f).max(initial=0) > MOST_PIERCING:
+            score, good = score - 1, False
         root = hand.root
         found.append(
             Grasp(

@@ -20,6 +20,7 @@ from amt.hand.mano import HandModel
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 CONTACT = 0.005  # m: the contact labels' threshold, that of amt.hand.contact
+WRIST_BEND = 0.06  # m, along the forearm: where it takes its own direction
 MODEL_POINTS = 2048  # points of points.xyz
 
 
@@ -44,8 +45,8 @@ class Sequence:
         hand_pose: float64 [F, 48], axis-angle: wrist, then 15 joints.
         hand_rotations: float64 [F, 3, 3]: the wrist's rotation as a matrix.
         hand_translation: float64 [F, 3], m.
-        vertices: float64 [F, 778, 3], m; joints: float64 [F, 21, 3], m.
-        hand_contact: bool [F, 778]; object_contact: bool [F, MODEL_POINTS], for the points of points.xyz.
+        vertices: float64 [F, V, 3], m; joints: float64 [F, 21, 3], m.
+        hand_contact: bool [F, V]; object_contact: bool [F, MODEL_POINTS], for the points of points.xyz.
     """
 
     spec: SequenceSpec
@@ -81,7 +82,7 @@ class Sequence:
         self._find_contact(shape, distance)
 
     def _in_object_frame(self, openness: np.ndarray, distances: np.ndarray):
-        """Vertices [F, 778, 3] and the hand's pose in the held object's frame, for how open and how far back it is."""
+        """Vertices [F, V, 3] and the hand's pose in the held object's frame, for how open and how far back it is."""
         grasp, hand = self.grasp, self.hand
         fingers = grasp.fingers + openness[:, None] * (grasp.open_fingers - grasp.fingers)
         rotations = axis_angle_to_matrix(torch.from_numpy(fingers.reshape(-1, 15, 3)).float())
@@ -183,12 +184,46 @@ class Sequence:
         covered = stations > 0.05 + bare
         path = centre + np.outer(stations, bends)
         widths = (np.array(half) + 0.04 * stations[:, None]) + 0.005 * covered[:, None]
-        part = sweep(path, widths, across, up)
-        ring = np.repeat(covered, 20)
-        albedo = np.where(np.append(ring, [False, True])[:, None], sleeve, skin[self.hand.wrist_end].mean(0))
-        return Body(
-            part.vertices, part.faces, _vertex_normals(part.vertices, part.faces), albedo.astype(np.float32), 0, 0.03
+        if self.model.forearm is None:
+            part = sweep(path, widths, across, up)
+            ring = np.repeat(covered, 20)
+            albedo = np.where(np.append(ring, [False, True])[:, None], sleeve, skin[self.hand.wrist_end].mean(0))
+            return _arm_body(part.vertices, part.faces, albedo)
+        vertices = self._forearm(frame, toward, bends)
+        reach = (vertices - centre) @ bends
+        cuff = stations[covered][0]
+        near = vertices[np.abs(reach - cuff) < 0.02]
+        middle = (near.max(0) + near.min(0)) / 2
+        half = np.array([np.abs((near - middle) @ axis).max() for axis in (across, up)])
+        along = stations[covered] - cuff
+        part = sweep(middle + np.outer(along, bends), half + 0.003 + 0.04 * along[:, None], across, up)
+        faces = self.model.forearm.f
+        faces = faces[(reach[faces] < cuff + 0.02).all(1)]  # the sleeve hides the rest
+        colours = (skin[self.model.forearm.ring[0]].mean(0), sleeve)
+        return _arm_body(
+            np.concatenate((vertices, part.vertices)),
+            np.concatenate((faces, part.faces + len(vertices))),
+            np.repeat(colours, (len(vertices), len(part.vertices)), axis=0),
         )
+
+    def _forearm(self, frame: int, toward: np.ndarray, bends: np.ndarray) -> np.ndarray:
+        """Vertices [W, 3], m, of the model's forearm: it leaves the hand in its direction and bends into another."""
+        arm = self.model.forearm
+        rest = arm.v_template + arm.shapedirs @ self.hand.betas - self.hand.root
+        wrist = self.joints[frame][0]
+        vertices = rest @ self.hand_rotations[frame].T + wrist
+        start = vertices[arm.ring[1]].mean(0)
+        share = np.clip((vertices - start) @ toward / WRIST_BEND, 0, 1)
+        share = share * share * (3 - 2 * share)
+        axis = np.cross(toward, bends)
+        angle = np.arctan2(np.linalg.norm(axis), toward @ bends)
+        vectors = share[:, None] * angle * axis / max(np.linalg.norm(axis), 1e-9)
+        bent = axis_angle_to_matrix(torch.from_numpy(vectors)).numpy()
+        return start + (bent @ (vertices - start)[..., None])[..., 0]
+
+
+def _arm_body(vertices: np.ndarray, faces: np.ndarray, albedo: np.ndarray) -> Body:
+    return Body(vertices, faces, _vertex_normals(vertices, faces), albedo.astype(np.float32), 0, 0.03)
 
 
 @cache

@@ -26,7 +26,6 @@ from amt.data.layout import (
     DataError,
     color_name,
     depth_name,
-    hand_digest,
     labels_name,
 )
 from amt.data.synthetic import appearance, scene
@@ -36,6 +35,7 @@ from amt.data.synthetic.sequence import Sequence, SequenceSpec, model_points
 from amt.hand.camera import project
 from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
+from amt.hand.skeleton import SHIPPED_HAND
 
 FORMAT = 1  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
@@ -82,8 +82,8 @@ def _claim(out: Path, config: SetConfig, shapes: dict[int, Shape]) -> None:
     """Makes the folder this set's, or raises if it is another's."""
     record = {
         "format": FORMAT,
-        "hand": "stand-in" if config.mano is None else "mano",
-        "hand_digest": hand_digest(config.hand("right")),
+        "hand": SHIPPED_HAND if config.mano is None else "mano",
+        "hand_digest": config.hand("right").digest,
         "object_digest": _object_digest(shapes),
         "object_names": {str(c): s.name for c, s in shapes.items()},
         **{k: v for k, v in asdict(config).items() if k not in ("objects", "mano")},

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from amt.hand.autocast import no_autocast
 from amt.hand.batch import Batch
 from amt.hand.mano import ManoLayer
-from amt.hand.skeleton import NUM_VERTICES
-from amt.hand.stand_in import stand_in_hand
+from amt.hand.shipped import shipped_hand
 from amt.model.outputs import Prediction
 from amt.train.config import LossConfig, LossSchedule
 from amt.train.losses.contact import contact_term
@@ -40,7 +39,7 @@ class TrainingLoss(nn.Module):
     Args:
         config: the terms' weights, and how some of them are computed.
         schedule: weights over the steps by term, in place of the fixed ones.
-        hand: the right hand that the model poses; the stand-in where it is not given.
+        hand: the right hand that the model poses; AMT's own where it is not given.
     """
 
     def __init__(self, config: LossConfig, schedule: LossSchedule | None = None, hand: ManoLayer | None = None):
@@ -48,10 +47,10 @@ class TrainingLoss(nn.Module):
         self.config, self.schedule = config, schedule or {}
         self.wanted = wanted_terms(config, self.schedule)
         self.joint_errors = JointErrors()
-        self.contact_scores = ContactScores(NUM_VERTICES)
+        self.contact_scores = ContactScores((shipped_hand() if hand is None else hand).num_vertices)
         self.physical = None
         if self.wanted & {"joint_limits", "penetration"}:
-            self.physical = PhysicalTerms(ManoLayer(stand_in_hand()) if hand is None else hand)
+            self.physical = PhysicalTerms(ManoLayer(shipped_hand()) if hand is None else hand)
         self.variances = LearnedVariances(self.wanted) if config.uncertainty else None
 
     def forward(self, prediction: Prediction, batch: Batch, step: int = 0) -> Loss:
