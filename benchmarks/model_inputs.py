@@ -83,7 +83,7 @@ def batch(size: int, count: int, generator: torch.Generator) -> Batch:
         vertices=hand.vertices,
         object_rotation=torch.eye(3, device=device).repeat(count, 1, 1),
         object_translation=translation + 0.05,
-        hand_contact=torch.rand(count, 778, generator=generator, device=device) < 0.1,
+        hand_contact=torch.rand(count, layer.num_vertices, generator=generator, device=device) < 0.1,
         object_contact=torch.rand(count, NUM_POINTS, generator=generator, device=device) < 0.1,
         hand_valid=yes,
         object_valid=yes,
