@@ -34,11 +34,12 @@ from amt.hand.array_pickle import Shell, unpickle
 from amt.hand.skeleton import MANO_TO_SKELETON
 
 SPLIT = "official"
-_PARTS = {"train": ("train.txt", "train"), "test": ("evaluation.txt", "evaluation")}
+PARTS = {"train": ("train.txt", "train"), "test": ("evaluation.txt", "evaluation")}
 _OPENGL = np.diag([1.0, -1.0, -1.0])  # OpenGL's camera frame to ours, and back
 _DEPTH_UNIT = 0.00012498664727900177  # m
 _MOST_META, _MOST_LIST = 4 << 20, 16 << 20  # bytes
 _CLASSES = {name: class_id for class_id, name in CLASS_NAMES.items()}
+_HAND = ("handPose", "handBeta", "handTrans")
 # The arrays that are read, and how many numbers each has.
 _FIELDS = {"camMat": 9, "handPose": 48, "handBeta": 10, "handTrans": 3, "objRot": 3, "objTrans": 3}
 
@@ -90,11 +91,11 @@ class HO3D(Reader):
             raise DataError(f"split must be {SPLIT} for HO-3D; got {split!r}")
         if subset == "val":
             raise EmptySubset(f"{self.root}: HO-3D has no validation set; take train or test")
-        if subset not in _PARTS:
+        if subset not in PARTS:
             raise DataError(f"subset must be train or test; got {subset!r}")
         self.split, self.subset = split, subset
-        self._list, self._part = self.root / _PARTS[subset][0], self.root / _PARTS[subset][1]
-        names = _read_list(self._list)
+        self._list, self._part = self.root / PARTS[subset][0], self.root / PARTS[subset][1]
+        names = read_list(self._list)
         self._folders = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in names))}
         self._frames = [(self._folders[name], number) for name, number in names]
         counts = np.bincount([folder for folder, _ in self._frames])
@@ -125,10 +126,10 @@ class HO3D(Reader):
         intrinsics = meta["camMat"].reshape(3, 3)
         if not (np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
             raise BrokenFrame(path, "its camMat is no camera's")
-        class_id = _CLASSES.get(meta["objName"], 0)
+        class_id = class_of(meta)
         return Ho3dFrame(
             **self._hand(meta, intrinsics),
-            **_object(meta, class_id),
+            **object_fields(meta, class_id),
             index=int(index),
             sequence=replace(info, class_ids=(class_id,) if class_id else ()),
             camera=0,
@@ -152,13 +153,10 @@ class HO3D(Reader):
 
     def _hand(self, meta: dict[str, Any], intrinsics: np.ndarray) -> dict[str, np.ndarray | bool]:
         """The hand's fields of a frame, in our camera frame and order of joints."""
-        joints, parts = meta["handJoints3D"], [meta[name] for name in ("handPose", "handBeta", "handTrans")]
-        if joints is None or joints.size != 63 or any(part is None for part in parts):
+        joints = labelled_joints(meta)
+        if joints is None:
             return self._mean_hand
-        pose, betas, translation = parts
-        joints = joints.reshape(21, 3)[list(MANO_TO_SKELETON)] @ _OPENGL
-        if not all(np.isfinite(array).all() for array in (joints, *parts)) or (joints[:, 2] <= 0).any():
-            return self._mean_hand
+        pose, betas, translation = (meta[name] for name in _HAND)
         layer = self.layer("right")
         with torch.no_grad():
             root = layer.rest_joints(torch.from_numpy(betas).float()[None])[0, 0].double().numpy()
@@ -213,7 +211,23 @@ def _numbers(path: Path, meta: dict, name: str, counts: tuple[int, ...]) -> np.n
     return numbers
 
 
-def _object(meta: dict[str, Any], class_id: int) -> dict[str, np.ndarray | bool]:
+def labelled_joints(meta: dict[str, Any]) -> np.ndarray | None:
+    """float64 [21, 3], m: the joints in our camera frame and order; None where the hand is not labelled in full."""
+    joints, parts = meta["handJoints3D"], [meta[name] for name in _HAND]
+    if joints is None or joints.size != 63 or any(part is None for part in parts):
+        return None
+    joints = joints.reshape(21, 3)[list(MANO_TO_SKELETON)] @ _OPENGL
+    if not all(np.isfinite(array).all() for array in (joints, *parts)) or (joints[:, 2] <= 0).any():
+        return None
+    return joints
+
+
+def class_of(meta: dict[str, Any]) -> int:
+    """1-21: the object that objName says; 0 where it is none of YCB's here."""
+    return _CLASSES.get(meta["objName"], 0)
+
+
+def object_fields(meta: dict[str, Any], class_id: int) -> dict[str, np.ndarray | bool]:
     """The object's fields of a frame, in our camera frame."""
     pose = np.zeros((3, 4))
     if class_id and meta["objRot"] is not None and meta["objTrans"] is not None:
@@ -231,7 +245,7 @@ def _object(meta: dict[str, Any], class_id: int) -> dict[str, np.ndarray | bool]
     }
 
 
-def _read_list(path: Path) -> list[tuple[str, int]]:
+def read_list(path: Path) -> list[tuple[str, int]]:
     """(sequence, frame) of each line. Raises DataError."""
     if not path.parent.is_dir():
         raise DataError(f"{path.parent}: no such folder; name the folder of HO-3D version 3")

@@ -15,7 +15,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,23 +24,29 @@ from pathlib import Path
 
 import numpy as np
 
-from amt.data.dexycb import grasped_objects
+from amt.data.config import LAYOUTS
 from amt.data.errors import DataError, FileError
 from amt.data.files import load_npz
+from amt.data.ho3d import PARTS
+from amt.data.ho3d import SPLIT as HO3D_SPLIT
 from amt.data.layout import (
     FULL_SEQUENCES,
+    GRASPED_CLASSES,
     SERIALS,
-    SPLITS,
     SUBJECTS,
     SUBSETS,
     check_split,
     in_subset,
 )
+from amt.data.parts import SetParts
 from amt.data.protocols import OFFICIAL, PROTOCOLS, find_protocol
 from amt.data.scan import FRAME, Scan, Scanner
-from amt.data.sequences import SequenceInfo, find_sequences
+from amt.data.scan_ho3d import Ho3dScanner
+from amt.data.sequences import SequenceInfo
 from amt.data.set_folder import SetFolder
 from amt.files import write_bytes, write_text
+
+SCANNERS = {"dexycb": Scanner, "ho3d": Ho3dScanner}
 
 
 @dataclass(frozen=True)
@@ -51,16 +57,22 @@ class Index:
         root: the set's folder.
         frames: FRAME [N]: every frame by subject, sequence, camera and frame.
         problems: (file, reason) of all that cannot be used.
-        incomplete: why sample ids are not the official toolkit's; "" where they are.
+        incomplete: why sample ids are not the official ones; "" where they are.
+        layout: "dexycb" or "ho3d".
     """
 
     root: Path
     frames: np.ndarray
     problems: list[tuple[Path, str]]
     incomplete: str
+    layout: str = "dexycb"
 
     def rows(self, split: str, subset: str) -> np.ndarray:
         """int64 [M]: the frames of a subset, in the order of its sample ids: sample i is ``frames[rows[i]]``."""
+        if self.layout == "ho3d":
+            if split != HO3D_SPLIT or subset not in SUBSETS:
+                raise DataError(f"HO-3D has the split {HO3D_SPLIT} with train and test; got {split!r} {subset!r}")
+            return np.flatnonzero(self.frames["subset"] == SUBSETS.index(subset))
         check_split(split, subset)
         starts = np.flatnonzero(self.frames["frame"] == 0)
         lengths = np.diff([*starts, len(self.frames)])
@@ -70,7 +82,7 @@ class Index:
     def ids(self, split: str, subset: str, protocol: str | None = None) -> np.ndarray:
         """int64: the sample ids that a protocol scores; without a protocol, all of the subset.
 
-        A sample id is the position in the subset, as in the official toolkit and its result files.
+        A sample id is the position in the subset, as in the official toolkits and their result files.
 
         Raises:
             DataError: unknown names, or a protocol that this split, or this set's models, cannot give.
@@ -90,8 +102,8 @@ class Index:
     def counts(self) -> list[list[str]]:
         """Rows of the table that the program prints: the counts of each subset beside the official ones."""
         table = [["split", "frames", "official", "hands", "official", "usable", *(f"[{name}]" for name in PROTOCOLS)]]
-        for split in SPLITS:
-            for subset in SUBSETS:
+        for split in LAYOUTS[self.layout]:
+            for subset in SUBSETS if self.layout == "dexycb" else PARTS:
                 frames = self.frames[self.rows(split, subset)]
                 usable = frames["picture"] & frames["labels"] & frames["calibrated"] & frames["hand"]
                 line = [f"{split} {subset}"]
@@ -118,6 +130,7 @@ class Index:
             "root": str(self.root),
             "problems": [(str(file), reason) for file, reason in self.problems],
             "incomplete": self.incomplete,
+            "layout": self.layout,
         }
         content = io.BytesIO()
         np.savez_compressed(content, frames=self.frames, about=np.frombuffer(json.dumps(about).encode(), np.uint8))
@@ -132,7 +145,7 @@ class Index:
             raise FileError(path, "is an index of another version", "index the set again")
         about = json.loads(found["about"].tobytes())
         problems = [(Path(file), reason) for file, reason in about["problems"]]
-        return cls(Path(about["root"]), found["frames"], problems, about["incomplete"])
+        return cls(Path(about["root"]), found["frames"], problems, about["incomplete"], about["layout"])
 
 
 def build_index(root: str | Path, decode: bool = False, workers: int = 1, progress: bool = True) -> Index:
@@ -144,57 +157,80 @@ def build_index(root: str | Path, decode: bool = False, workers: int = 1, progre
         progress: show a bar.
 
     Raises:
-        DataError: the folder holds no set in DexYCB's layout, or a process died.
+        DataError: the folder holds no set of a known layout, or a process died.
     """
     from tqdm import tqdm
 
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     root = Path(root)
-    files, sequences = SetFolder(root), find_sequences(root)
-    problems = _shared_problems(files, sequences)
+    layout = find_layout(root)
+    scanner = SCANNERS[layout](root, decode)
+    tasks = scanner.tasks()
+    if layout == "dexycb":
+        sequences = [info for info, _ in tasks]
+        incomplete, problems = _incomplete(sequences), _shared_problems(scanner.files, sequences)
+    else:
+        incomplete, problems = "", []
     frames = []
-    bar = tqdm(total=len(sequences), unit="sequence", desc="indexing", disable=not progress)
-    with bar:
-        for scan in _scans(root, decode, workers, list(zip(sequences, grasped_objects(files, sequences)))):
+    with tqdm(total=len(tasks), unit="part", desc="indexing", disable=not progress) as bar:
+        for scan in _scans(scanner, layout, root, decode, workers, tasks):
             frames.append(scan.frames)
             problems += scan.problems
             bar.update()
-    return Index(root, np.concatenate(frames), problems, _incomplete(sequences))
+    frames = np.concatenate(frames)
+    if layout == "ho3d":
+        held = np.unique(frames["grasped"])
+        problems += _model_problems(scanner.files, {GRASPED_CLASSES[k] for k in held if k >= 0})
+    return Index(root, frames, problems, incomplete, layout)
 
 
-def _scans(root: Path, decode: bool, workers: int, tasks: list[tuple[SequenceInfo, int]]) -> Iterator[Scan]:
+def find_layout(root: Path) -> str:
+    """ "ho3d" for a folder with HO-3D's lists, else "dexycb"."""
+    return "ho3d" if any((root / name).is_file() for name, _ in PARTS.values()) else "dexycb"
+
+
+def _scans(
+    scanner: Scanner | Ho3dScanner, layout: str, root: Path, decode: bool, workers: int, tasks: list
+) -> Iterator[Scan]:
     if workers == 1:
-        scanner = Scanner(root, decode)
         yield from (scanner.scan(*task) for task in tasks)
         return
     # spawn: a fork would copy PyTorch's thread pool in whatever state it is.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (root, decode)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (layout, root, decode)) as pool:
         try:
             yield from pool.map(_scan, tasks, chunksize=4)
         except BrokenProcessPool as error:
             raise DataError(f"{root}: a process that read it died; index it with --workers 1 to see where") from error
 
 
-_scanner: Scanner  # of a worker process
+_scanner: Scanner | Ho3dScanner  # of a worker process
 
 
-def _start_worker(root: Path, decode: bool) -> None:
+def _start_worker(layout: str, root: Path, decode: bool) -> None:
     global _scanner
-    _scanner = Scanner(root, decode)
+    _scanner = SCANNERS[layout](root, decode)
 
 
-def _scan(task: tuple[SequenceInfo, int]) -> Scan:
+def _scan(task: tuple) -> Scan:
     return _scanner.scan(*task)
 
 
 def _shared_problems(files: SetFolder, sequences: list[SequenceInfo]) -> list[tuple[Path, str]]:
-    """What is wrong with calibration and models, which many sequences share."""
+    """What is wrong with calibration and models of a set in DexYCB's layout, which many sequences share."""
     whole = [info for info in sequences if info.fault is None]
     reads = [lambda c=camera: files.intrinsics(c) for camera in range(len(SERIALS))]
     reads += [lambda i=info: files.extrinsics(i, 0) for info in {i.extrinsics: i for i in whole}.values()]
     reads += [lambda i=info: files.betas(i) for info in {i.mano_calib: i for i in whole}.values()]
-    reads += [lambda c=c: files.objects.cloud(c) for c in sorted({c for info in whole for c in info.class_ids})]
+    return _problems(reads, files) + _model_problems(files, {c for info in whole for c in info.class_ids})
+
+
+def _model_problems(files: SetParts, classes: set[int]) -> list[tuple[Path, str]]:
+    return _problems([lambda c=c: files.objects.cloud(c) for c in sorted(classes)], files)
+
+
+def _problems(reads: list[Callable[[], object]], files: SetParts) -> list[tuple[Path, str]]:
+    """What these calls raise."""
     problems = []
     for read in reads:
         try:
@@ -225,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m amt.data.index", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", metavar="FOLDER", help="a set in DexYCB's layout")
+    parser.add_argument("folder", metavar="FOLDER", help="a set in DexYCB's or HO-3D's layout")
     parser.add_argument("--decode", action="store_true", help="decode every picture and depth image")
     parser.add_argument("--out", metavar="FILE", help="write the index (.npz)")
     parser.add_argument("--problems", metavar="FILE", help="write every problem (text)")
@@ -255,7 +291,7 @@ def _tell(index: Index) -> None:
         print("  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]))
     for protocol in PROTOCOLS.values():
         print(f"[{protocol.name}] {protocol.scores}")
-    same = "the official toolkit's" if not index.incomplete else f"this tree's own ({index.incomplete})"
+    same = "the official ones" if not index.incomplete else f"this tree's own ({index.incomplete})"
     print(f"{index.root}: {len(index.frames):,} frames; sample ids are {same}")
     for count, reason, first in index.reasons():
         print(f"{count:,} x {reason} (the first: {_shown(first)})")

@@ -58,12 +58,14 @@ PROTOCOLS = {
     )
 }
 
-# (split, subset): frames, and frames with a labelled hand, of the whole recorded set. From the data set's paper and toolkit.
+# (split, subset): frames, and frames with a labelled hand, of the whole recorded set. From papers and toolkits.
 OFFICIAL = {
     ("s0", "train"): ("465,504", "406,888"),
     ("s0", "val"): ("23,200", ""),
     ("s0", "test"): ("over 90,000", "about 78,000"),
     ("s1", "train"): ("407,088", ""),
+    ("official", "train"): ("83,325", "83,325"),  # HO-3D version 3
+    ("official", "test"): ("20,137", "0"),
 }
 
 

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
+from amt.data.dexycb import grasped_objects
 from amt.data.errors import BrokenFrame, DataError, FileError, ImageError
 from amt.data.files import load_npz
 from amt.data.images import glance
 from amt.data.layout import SERIALS, color_name, depth_name, labels_name
 from amt.data.protocols import ObjectDistances
-from amt.data.sequences import SequenceInfo
+from amt.data.sequences import SequenceInfo, find_sequences
 from amt.data.set_folder import SetFolder, check_size, frame_depth, frame_image, frame_segment
 
 FRAME = np.dtype(
     [
-        ("subject", np.int16),  # index into SUBJECTS
+        ("subset", np.int8),  # index into SUBSETS where a list says it (HO-3D); -1: the split's rule says it
+        ("subject", np.int16),  # index into SUBJECTS; -1: not known
         ("sequence", np.int16),  # among its subject's, in sorted order
         ("camera", np.int16),  # index into SERIALS
         ("frame", np.int32),
@@ -56,10 +58,16 @@ class Scanner:
         self.files, self.decode = SetFolder(root), decode
         self.distances = ObjectDistances(self.files.objects)
 
+    def tasks(self) -> list[tuple[SequenceInfo, int]]:
+        """What :meth:`scan` takes, in the order of the index. Raises DataError."""
+        sequences = find_sequences(self.files.root)
+        return list(zip(sequences, grasped_objects(self.files, sequences)))
+
     def scan(self, info: SequenceInfo, grasped: int) -> Scan:
         """One sequence. A file that cannot be used is a problem and never an error."""
         cameras = [camera for camera, serial in enumerate(SERIALS) if serial in info.serials]
         frames = np.zeros(len(cameras) * info.num_frames, FRAME)
+        frames["subset"] = -1
         frames["subject"], frames["sequence"], frames["grasped"] = info.subject, info.number, grasped
         frames["camera"] = np.repeat(cameras, info.num_frames)
         frames["frame"] = np.tile(np.arange(info.num_frames), len(cameras))
@@ -118,13 +126,13 @@ class Scanner:
         if self.decode:
             frame_image(path)
         else:
-            _glance(path)
+            look_at(path)
 
     def _check_depth(self, path: Path) -> None:
         if self.decode:
             frame_depth(path)
         else:
-            _glance(path)
+            look_at(path)
 
     def _check_world(self, info: SequenceInfo, found: Scan) -> None:
         """pose.npz, which evaluation in the world's frame reads."""
@@ -150,7 +158,8 @@ class Scanner:
         return True
 
 
-def _glance(path: Path) -> None:
+def look_at(path: Path) -> None:
+    """Format, size and end of a picture's file. Raises BrokenFrame."""
     try:
         glance(path, lambda size: check_size(size, path))
     except ImageError as error:

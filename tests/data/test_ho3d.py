@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import re
+import shutil
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from amt.config import compose
 from amt.data.config import DataConfig
 from amt.data.errors import BrokenFrame, DataError, EmptySubset, MissingHand
 from amt.data.ho3d import HO3D, read_meta
+from amt.data.index import Index, build_index, main
 from amt.data.layout import SYNTHETIC_RECORD
 from amt.data.loader import make_loader
 from amt.hand.camera import project
@@ -251,6 +254,29 @@ def test_training_reads_it_by_its_configuration(ho3d, tmp_path):
     assert batch.targets.hand_contact.any()
     with pytest.raises(DataError, match="not one of 2 frames of official test can be used: 2 left out without a hand"):
         make_loader(data, "test", 4, progress=False)
+
+
+def test_its_index_has_ids_counts_and_problems(ho3d, tmp_path, capsys):
+    whole = build_index(ho3d, decode=True, progress=False)
+    assert (whole.problems, whole.incomplete, whole.layout) == ([], "", "ho3d")
+    assert whole.frames["frame"][whole.rows("official", "train")].tolist() == [0, 3, 12, 2]
+    assert whole.ids("official", "train", "T").tolist() == [0, 1, 2, 3]
+    assert whole.ids("official", "test").tolist() == [0, 1]
+    assert len(whole.ids("official", "test", "T")) == 0
+    assert (whole.frames["distance"][:4] < 60).all()
+    picture, meta = ho3d / "train" / "MC1" / "rgb" / "0012.jpg", ho3d / "train" / "ABF10" / "meta" / "0003.pkl"
+    picture.write_bytes(picture.read_bytes()[:-90])
+    meta.write_bytes(pickle.dumps(Trap(tmp_path / "executed")))
+    shutil.rmtree(ho3d / "models")
+    assert main([str(ho3d), "--quiet", "--workers", "1", "--out", str(tmp_path / "index.npz")]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"^official train +4 +83,325 +3 +83,325 +2 ", said, re.MULTILINE)
+    assert not (tmp_path / "executed").exists()
+    index = Index.load(tmp_path / "index.npz")
+    assert [path for path, _ in index.problems] == [meta, picture, ho3d / "models"]
+    assert index.ids("official", "train", "T").tolist() == [0, 2, 3]
+    with pytest.raises(DataError, match="HO-3D has the split official with train and test; got 's0' 'train'"):
+        index.ids("s0", "train")
 
 
 def test_a_layout_needs_its_own_split_and_a_folder(tmp_path):
