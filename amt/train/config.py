@@ -29,7 +29,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
 }
 
 
-ROTATIONS = ("matrix", "geodesic")
+ROTATIONS = ("geodesic", "matrix")
 CONTACT_FORMS = ("balanced", "focal")
 LossSchedule = dict[str, list[list[float]]]  # weights over the steps by term: [[step, weight], ...]
 
@@ -62,7 +62,7 @@ class LossConfig:
     kl: float = 1e-3
     contact_form: str = "balanced"  # of contact's cross-entropy: balanced (rare positives weigh more) or focal
     adaptive: bool = False  # joints weigh by their running error, fingertips more; else all the same
-    rotation: str = "matrix"  # how poses are compared: matrix (entries) or geodesic (the angle between them)
+    rotation: str = "geodesic"  # how poses are compared: geodesic (the angle between them) or matrix (entries)
     uncertainty: bool = False  # each term is divided by a learned variance (Kendall et al., 2018)
 
     def __post_init__(self):

@@ -53,7 +53,7 @@ def test_the_geodesic_pose_is_the_angle_in_float32(scene, angle):
     pose = (true @ axis_angle_to_matrix(axis * angle)).requires_grad_()
     changed = dataclasses.replace(prediction.decoded, pose=pose)
     answer = dataclasses.replace(prediction, coarse=changed, decoded=changed)
-    loss = compute_loss(answer, batch, only(pose=1.0, rotation="geodesic"))
+    loss = compute_loss(answer, batch, only(pose=1.0))
     assert float(loss.terms["pose"]) * 3 == pytest.approx(angle, abs=1e-3)
     loss.total.backward()
     assert pose.grad.isfinite().all()
@@ -162,7 +162,7 @@ def test_the_focal_form_looks_away_from_what_is_certain(scene):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("rotation", "quaternion", r"train\.loss\.rotation must be matrix or geodesic; got 'quaternion'"),
+        ("rotation", "quaternion", r"train\.loss\.rotation must be geodesic or matrix; got 'quaternion'"),
         ("contact_form", "dice", r"train\.loss\.contact_form must be balanced or focal; got 'dice'"),
         ("joints", True, r"train\.loss\.joints must be a number; got True"),
         ("joints", float("nan"), r"train\.loss\.joints must be finite; got nan"),

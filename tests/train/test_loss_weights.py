@@ -126,6 +126,8 @@ def test_learned_variances_begin_as_fixed_weights_and_move_toward_their_terms(an
     fixed = compute_loss(prediction, batch, LossConfig())
     torch.testing.assert_close(loss.total.detach(), fixed.total)
     loss.total.backward()
+    assert {"kl", "diversity"}.isdisjoint(losses.variances.log_variance)
+    assert "joints" in losses.variances.log_variance
     for name, parameter in losses.variances.log_variance.items():
         labelled = fixed.terms[name] != 0  # this batch says nothing of visibility
         expected = 1 - getattr(config, name) * float(fixed.terms[name]) if labelled else 0.0

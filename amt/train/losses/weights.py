@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from amt.train.config import TERMS, LossConfig, LossSchedule
 
 LEAST_LOG_VARIANCE, GREATEST_LOG_VARIANCE = -5.0, 5.0
+FIXED = frozenset(
+    {"kl", "diversity", "joint_limits", "penetration", "variance"}
+)  # no errors of an answer: nothing to learn
 
 
 def weights_at(step: int, config: LossConfig, schedule: LossSchedule) -> dict[str, float]:
@@ -39,14 +42,16 @@ class LearnedVariances(nn.Module):
     """Uncertainty weighting: sum_i w_i exp(-s_i) L_i + s_i with a learned log-variance s_i for each term, 0 at first.
 
     Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses" (CVPR 2018). A term that is exactly 0,
-    because its labels are missing or its weight is 0, leaves its log-variance alone.
+    because its labels are missing or its weight is 0, leaves its log-variance alone. Terms of :data:`FIXED` keep their weights.
     """
 
     def __init__(self, names: frozenset[str]):
         super().__init__()
-        self.log_variance = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in sorted(names)})
+        self.log_variance = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in sorted(names - FIXED)})
 
     def forward(self, name: str, weighted: Tensor) -> Tensor:
         """What a term with this weighted value adds to the total."""
+        if name in FIXED:
+            return weighted
         s = self.log_variance[name].clamp(LEAST_LOG_VARIANCE, GREATEST_LOG_VARIANCE)
         return torch.where(weighted.detach() != 0, torch.exp(-s) * weighted + s, weighted)
