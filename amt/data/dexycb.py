@@ -44,9 +44,6 @@ class DexYCB(SetFolder, Reader):
         super().__init__(root, mano)
         self.split, self.subset = split, subset
         self.sequences = find_sequences(self.root)
-        for info in self.sequences:
-            if info.fault is not None:
-                self.note_broken(info.fault)
         if not (self.root / "calibration").is_dir():
             raise DataError(f"{self.root / 'calibration'}: is missing; put the set's calibration folder there")
         for side in ("right", "left"):
@@ -91,6 +88,9 @@ class DexYCB(SetFolder, Reader):
                 "choose another split, or a set with more subjects and sequences"
             )
         self._runs, self._ends = runs, np.cumsum(lengths)
+        for position in dict.fromkeys(position for position, _ in runs):
+            if self.sequences[position].fault is not None:
+                self.note_broken(self.sequences[position].fault)
 
 
 def grasped_objects(files: SetFolder, sequences: list[SequenceInfo]) -> list[int]:

@@ -127,9 +127,11 @@ def test_a_broken_meta_yml_keeps_the_official_ids(full_tree, full_index, tmp_pat
         path.unlink()
         if q != 50:
             path.write_text("a: [")
-    for subset in ("train", "test"):
+    for subset, broken in (("train", [(3, 50)]), ("test", [(9, 99)])):
         reader, whole = DexYCB(tree, "s0", subset), full_index.rows("s0", subset)
         assert len(reader) == len(whole)
+        files = [path for paths in reader.broken.values() for path in paths]
+        assert files == [sequence_folder(tree, *place) / "meta.yml" for place in broken]  # those of this subset alone
         for index in range(0, len(reader), 41):
             info, camera, frame = reader.locate(index)
             assert (info.subject, info.number, camera, frame) == tuple(

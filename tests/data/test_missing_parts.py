@@ -167,3 +167,16 @@ def test_training_stops_above_one_percent_and_says_the_rate(own_set, tmp_path, c
     assert len(make_loader(DataConfig(**given), "val", 4, progress=False))  # figures say how many frames they are of
     with pytest.raises(ValueError, match=r"data\.most_broken is a share, 0-1; got 2"):
         DataConfig(most_broken=2)
+
+
+def test_a_broken_meta_yml_is_a_rate_of_its_subset_alone(own_set, tmp_path):
+    before = DexYCB(own_set, "s1", "train")
+    lost = before.sequences[1]
+    (lost.folder / "meta.yml").write_text("num_frames: [")
+    given = {"root": str(own_set), "cache": str(tmp_path), "crop": CropConfig(size=16, num_points=8)}
+    frames = sum(before.locate(i)[0].folder == lost.folder for i in range(len(before)))
+    with pytest.raises(TooManyBroken, match=rf"{frames} of {len(before)} frames of s1 train .*1 skipped: is not YAML"):
+        make_loader(DataConfig(**given), "train", 4, progress=False)
+    loader = make_loader(DataConfig(**given, most_broken=0.5), "train", 4, progress=False)
+    assert len(loader.dataset) == len(before) - frames
+    assert DexYCB(own_set, "s2", "val").report().startswith("1 skipped: is not YAML")
