@@ -181,7 +181,7 @@ def test_wrong_shapes_are_named(pose, betas, translation, name):
 
 def test_wrong_model_arrays_are_named():
     arrays = shipped_hand().arrays()
-    with pytest.raises(ValueError, match=r"weights: expected shape \(1689, 16\), got \(1688, 16\)"):
+    with pytest.raises(ValueError, match=rf"weights: expected shape \({len(arrays['weights'])}, 16\), got"):
         HandModel(**{**arrays, "weights": arrays["weights"][:-1]}, side="right")
     with pytest.raises(ValueError, match="f: vertex indices"):
         HandModel(**{**arrays, "f": arrays["f"] + 1}, side="right")

@@ -16,6 +16,7 @@ FINGER_BONES = tuple(f"finger{finger}-{bone}.R" for finger in range(1, 6) for bo
 METACARPALS = tuple(f"metacarpal{number}.R" for number in range(1, 5))  # of index to little finger
 BONES = ("lowerarm01.R", "lowerarm02.R", "wrist.R", *METACARPALS, *FINGER_BONES)
 LOCAL = ("r-hand", "r-lowerarm")  # targets of these parts vary, too
+LOCAL_DEVIATION = 0.08  # of 1, MakeHuman's own limit: more makes finger lengths vary more than people's
 BATCH = 20
 
 
@@ -34,7 +35,7 @@ class Arms:
 def draw_arms(count: int, seed: int = 0) -> Arms:
     """The average adult's right arm and ``count`` drawn ones.
 
-    Phenotypes are uniform over adults of both genders; each hand target is normal with a deviation of 0.35, cut at 1.
+    Phenotypes are uniform over adults of both genders; each hand target is normal.
 
     Raises:
         ImportError: anny is not installed.
@@ -63,7 +64,7 @@ def draw_arms(count: int, seed: int = 0) -> Arms:
         number = min(BATCH, count + 1 - begin)
         people = {name: generator.uniform(0, 1, number) for name in model.phenotype_labels}
         people["age"] = generator.uniform(0.5, 0.9, number)  # 0.5: 25 years, 1: 90
-        changes = {name: generator.normal(0, 0.35, number).clip(-1, 1) for name in local}
+        changes = {name: generator.normal(0, LOCAL_DEVIATION, number).clip(-1, 1) for name in local}
         if begin == 0:
             for values, middle in ((people, 0.5), (changes, 0.0)):
                 for name in values:

@@ -47,7 +47,7 @@ def rest_hands(arms: Arms) -> RestHands:
         return np.einsum("nab,nkb->nka", axes, points - joints[:, :1]) + WRIST
 
     vertices, joints, tips = turn(arms.vertices), turn(joints), turn(tips)
-    weights, forearm = _weights(arms, vertices[0], joints[0])
+    weights, forearm = _weights(arms, vertices[0], joints[0], tips[0])
     for i in range(len(vertices)):
         vertices[i], joints[i], tips[i] = _straighten(vertices[i], joints[i], tips[i], weights)
     return RestHands(vertices, joints, tips, weights, forearm)
@@ -78,7 +78,7 @@ def _axes(joints: np.ndarray) -> np.ndarray:
     return np.stack((x, y, np.cross(x, y)), 1)
 
 
-def _weights(arms: Arms, vertices: np.ndarray, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _weights(arms: Arms, vertices: np.ndarray, joints: np.ndarray, tips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Skinning weights [V, 16] and the forearm's share [V], from the average hand."""
     w = arms.weights
     total = sum(w.values())
@@ -97,12 +97,12 @@ def _weights(arms: Arms, vertices: np.ndarray, joints: np.ndarray) -> tuple[np.n
         for number, bone in zip(numbers, bones, strict=True):
             weights[:, number] = bone
     base, middle, last = MANO_FINGER_JOINTS["thumb"]
-    weights[:, [base, middle, last]] = _thumb_weights(vertices, joints, weights)
+    weights[:, [base, middle, last]] = _thumb_weights(vertices, joints, tips[0], weights)
     weights[:, 0] = 1 - weights[:, 1:].sum(1)
     return weights, forearm
 
 
-def _thumb_weights(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _thumb_weights(vertices: np.ndarray, joints: np.ndarray, tip: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weights [V, 3] of the thumb's bones by place.
 
     MakeHuman's first phalanx carries half of the web, and its metacarpal hardly anything: the web then cuts the thenar where the
@@ -112,22 +112,25 @@ def _thumb_weights(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray
     numbers = list(MANO_FINGER_JOINTS["thumb"])
     bone, phalanx = middle - base, last - middle
     length = np.linalg.norm(bone)
-    along = ((vertices - base) @ bone / length**2).clip(0, 1)
-    apart = np.linalg.norm(vertices - base - along[:, None] * bone, axis=1)
+    apart = _segment_distance(vertices, base, middle)
     others = weights.sum(1) - weights[:, numbers].sum(1)
     near = smoothstep((THENAR - apart) / (THENAR - THUMB_RADIUS)) * smoothstep(
         ((vertices - base) @ bone / length + 0.010) / 0.040
     )
     carried = np.maximum(near * (1 - others), 0)
     beyond = smoothstep(((vertices - middle) @ phalanx / np.linalg.norm(phalanx) + 0.010) / 0.020)
-    axis = phalanx / np.linalg.norm(phalanx)
-    across = vertices - middle
-    across = np.linalg.norm(across - (across @ axis)[:, None] * axis, axis=1)
+    across = np.minimum(_segment_distance(vertices, middle, last), _segment_distance(vertices, last, tip))
     own = weights[:, numbers].sum(1)
     bent = own * beyond * smoothstep((2 * THUMB_RADIUS - across) / THUMB_RADIUS)
-    tip = weights[:, numbers[2]]
+    outer = weights[:, numbers[2]]
     total = np.maximum(carried, bent)
-    return np.stack((total - bent, np.maximum(bent - tip, 0), np.minimum(tip, bent)), 1)
+    return np.stack((total - bent, np.maximum(bent - outer, 0), np.minimum(outer, bent)), 1)
+
+
+def _segment_distance(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """[V], m, from points [V, 3] to the segment from start to end."""
+    along = ((points - start) @ (end - start) / np.sum((end - start) ** 2)).clip(0, 1)
+    return np.linalg.norm(points - start - along[:, None] * (end - start), axis=1)
 
 
 def _straighten(vertices, joints, tips, weights):
