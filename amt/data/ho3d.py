@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from scipy.spatial.transform import Rotation
 from amt.data.errors import BrokenFrame, DataError, EmptySubset, FileError
 from amt.data.files import read_file
 from amt.data.layout import CLASS_NAMES
-from amt.data.parts import is_rigid
+from amt.data.parts import SetParts, is_rigid
 from amt.data.reader import Reader
 from amt.data.sequences import SequenceInfo
-from amt.data.set_folder import Frame, frame_image
+from amt.data.set_folder import Frame, Labels, frame_image
 from amt.hand.array_pickle import Shell, unpickle
 from amt.hand.skeleton import MANO_TO_SKELETON
 
@@ -67,7 +66,44 @@ class Ho3dFrame(Frame):
         raise BrokenFrame(self.folder / "seg", "the masks of HO-3D are not read", "do without segmentation")
 
 
-class HO3D(Reader):
+class Ho3dFolder(SetParts):
+    """The folder of the set: frames by their sequence and number. Nothing is read before it is asked for."""
+
+    def frame(self, info: SequenceInfo, number: int, index: int = -1) -> Ho3dFrame:
+        """A frame with its labels and pose. Raises BrokenFrame, DataError."""
+        path = meta_path(info.folder, number)
+        meta = read_meta(path)
+        return Ho3dFrame(
+            **vars(labels_of(meta, path)) | self._pose(meta),
+            index=index,
+            sequence=with_object(info, meta),
+            camera=0,
+            number=number,
+            intrinsics=camera_of(meta, path).astype(np.float32),
+        )
+
+    def _pose(self, meta: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The pose of a frame's hand in our camera frame; the mean pose where the hand is not labelled."""
+        layer = self.layer("right")
+        if labelled_joints(meta) is None:
+            pose = np.concatenate([np.zeros(3, np.float32), layer.hands_mean.numpy()])
+            return {"pose": pose, "betas": np.zeros(10, np.float32), "translation": np.zeros(3, np.float32)}
+        pose, betas, translation = (meta[name] for name in _HAND)
+        with torch.no_grad():
+            root = layer.rest_joints(torch.from_numpy(betas).float()[None])[0, 0].double().numpy()
+            code = layer.pose_to_pca(torch.from_numpy(pose[3:]).float()).numpy()
+        # The hand turns about its rest wrist J0: C (R (v - J0) + J0 + t) = C R (v - J0) + J0 + [C (J0 + t) - J0].
+        wrist = (Rotation.from_matrix(_OPENGL) * Rotation.from_rotvec(pose[:3])).as_rotvec()
+        translation = _OPENGL @ (root + translation) - root
+        return {
+            "hand_code": np.concatenate([wrist, code, translation]).astype(np.float32),
+            "pose": np.concatenate([wrist, pose[3:]]).astype(np.float32),
+            "betas": betas.astype(np.float32),
+            "translation": translation.astype(np.float32),
+        }
+
+
+class HO3D(Ho3dFolder, Reader):
     """The training or the evaluation set: ``len``, ``[i] -> Frame``. Sample i is line i of train.txt or evaluation.txt.
 
     Args:
@@ -118,62 +154,12 @@ class HO3D(Reader):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} frames")
         folder, number = self._frames[index]
-        info = self.sequences[folder]
-        path = info.folder / "meta" / f"{number:04d}.pkl"
-        meta = read_meta(path)
-        if meta["camMat"] is None:
-            raise BrokenFrame(path, "has no camMat")
-        intrinsics = meta["camMat"].reshape(3, 3)
-        if not (np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
-            raise BrokenFrame(path, "its camMat is no camera's")
-        class_id = class_of(meta)
-        return Ho3dFrame(
-            **self._hand(meta, intrinsics),
-            **object_fields(meta, class_id),
-            index=int(index),
-            sequence=replace(info, class_ids=(class_id,) if class_id else ()),
-            camera=0,
-            number=number,
-            intrinsics=intrinsics.astype(np.float32),
-        )
+        return self.frame(self.sequences[folder], number, int(index))
 
-    @cached_property
-    def _mean_hand(self) -> dict[str, np.ndarray | bool]:
-        """What stands for a hand that is not labelled."""
-        layer = self.layer("right")
-        return {
-            "joints": np.zeros((21, 3), np.float32),
-            "joints_2d": np.zeros((21, 2), np.float32),
-            "hand_code": np.zeros(51, np.float32),
-            "pose": np.concatenate([np.zeros(3, np.float32), layer.hands_mean.numpy()]),
-            "betas": np.zeros(10, np.float32),
-            "translation": np.zeros(3, np.float32),
-            "hand_valid": False,
-        }
 
-    def _hand(self, meta: dict[str, Any], intrinsics: np.ndarray) -> dict[str, np.ndarray | bool]:
-        """The hand's fields of a frame, in our camera frame and order of joints."""
-        joints = labelled_joints(meta)
-        if joints is None:
-            return self._mean_hand
-        pose, betas, translation = (meta[name] for name in _HAND)
-        layer = self.layer("right")
-        with torch.no_grad():
-            root = layer.rest_joints(torch.from_numpy(betas).float()[None])[0, 0].double().numpy()
-            code = layer.pose_to_pca(torch.from_numpy(pose[3:]).float()).numpy()
-        # The hand turns about its rest wrist J0: C (R (v - J0) + J0 + t) = C R (v - J0) + J0 + [C (J0 + t) - J0].
-        wrist = (Rotation.from_matrix(_OPENGL) * Rotation.from_rotvec(pose[:3])).as_rotvec()
-        translation = _OPENGL @ (root + translation) - root
-        pixels = joints @ intrinsics.T
-        return {
-            "joints": joints.astype(np.float32),
-            "joints_2d": (pixels[:, :2] / pixels[:, 2:]).astype(np.float32),
-            "hand_code": np.concatenate([wrist, code, translation]).astype(np.float32),
-            "pose": np.concatenate([wrist, pose[3:]]).astype(np.float32),
-            "betas": betas.astype(np.float32),
-            "translation": translation.astype(np.float32),
-            "hand_valid": True,
-        }
+def meta_path(folder: Path, number: int) -> Path:
+    """The labels of a frame of the sequence in a folder."""
+    return folder / "meta" / f"{number:04d}.pkl"
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -220,6 +206,37 @@ def labelled_joints(meta: dict[str, Any]) -> np.ndarray | None:
     if not all(np.isfinite(array).all() for array in (joints, *parts)) or (joints[:, 2] <= 0).any():
         return None
     return joints
+
+
+def labels_of(meta: dict[str, Any], path: Path) -> Labels:
+    """What a meta file says that takes no hand model to read; the pose's code is 0. Raises BrokenFrame."""
+    joints = labelled_joints(meta)
+    known = joints is not None
+    pixels = (joints if known else np.ones((21, 3))) @ camera_of(meta, path).T
+    joints_2d = pixels[:, :2] / pixels[:, 2:]
+    return Labels(
+        joints=(joints if known else np.zeros((21, 3))).astype(np.float32),
+        joints_2d=(joints_2d if known else np.zeros((21, 2))).astype(np.float32),
+        hand_code=np.zeros(51, np.float32),
+        hand_valid=known,
+        **object_fields(meta, class_of(meta)),
+    )
+
+
+def camera_of(meta: dict[str, Any], path: Path) -> np.ndarray:
+    """float64 [3, 3], px: K. Raises BrokenFrame."""
+    if meta["camMat"] is None:
+        raise BrokenFrame(path, "has no camMat")
+    intrinsics = meta["camMat"].reshape(3, 3)
+    if not (np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
+        raise BrokenFrame(path, "its camMat is no camera's")
+    return intrinsics
+
+
+def with_object(info: SequenceInfo, meta: dict[str, Any]) -> SequenceInfo:
+    """A sequence with the object that a frame of it names."""
+    class_id = class_of(meta)
+    return replace(info, class_ids=(class_id,) if class_id else ())
 
 
 def class_of(meta: dict[str, Any]) -> int:

@@ -6,12 +6,14 @@ are not at hand or another sequence's broken meta.yml make one part raise DataEr
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from amt.data.ho3d import PARTS, Ho3dFolder, camera_of, labels_of, meta_path, read_meta, with_object
 from amt.data.layout import SERIALS, SUBJECTS, color_name
 from amt.data.sequences import SequenceInfo, read_sequence
 from amt.data.set_folder import Frame, Labels, SetFolder, check_size
@@ -61,8 +63,8 @@ class SetFrame:
 
     @property
     def object_name(self) -> str:
-        """The name of the object in the hand."""
-        return self.set.objects.names[self.class_id]
+        """The name of the object in the hand; "" where there is none, or its class is not known."""
+        return self.set.objects.names.get(self.class_id, "")
 
     def object_points(self, count: int) -> np.ndarray:
         """float32 [count, 3], m: evenly spread points on the object in the hand, in its own frame."""
@@ -105,6 +107,35 @@ class SetFrame:
         return self.set.contacts(self.frame, self.vertices)
 
 
+class Ho3dSetFrame(SetFrame):
+    """One picture of HO-3D. Its own meta file says all."""
+
+    def __init__(self, path: Path, files: Ho3dFolder, number: int):
+        super().__init__(path, files, -1, 0, number)
+
+    @cached_property
+    def _meta(self) -> dict:
+        return read_meta(meta_path(self.path.parents[1], self.number))
+
+    def intrinsics(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        if size is not None:
+            check_size(size, self.path, "take the original picture, or give the K of this one")
+        return camera_of(self._meta, meta_path(self.path.parents[1], self.number)).astype(np.float32)
+
+    @cached_property
+    def sequence(self) -> SequenceInfo:
+        nameless = SequenceInfo(self.path.parents[1], -1, -1, 0, (), (), 0, "right", "", "")
+        return with_object(nameless, self._meta)
+
+    @cached_property
+    def labels(self) -> Labels:
+        return labels_of(self._meta, meta_path(self.path.parents[1], self.number))
+
+    @cached_property
+    def frame(self) -> Frame:
+        return self.set.frame(self.sequence, self.number)
+
+
 class Lookup:
     """Finds frames by their pictures; what the frames of a set share is read once.
 
@@ -114,7 +145,7 @@ class Lookup:
 
     def __init__(self, mano: str | Path | None = None):
         self.mano = mano
-        self._sets: dict[Path, SetFolder] = {}
+        self._sets: dict[Path, SetFolder | Ho3dFolder] = {}
 
     def frame_of(self, path: str | Path) -> SetFrame | None:
         """The frame whose picture lies at ``path``; None for a file that lies in no set. Reads no file."""
@@ -129,12 +160,28 @@ class Lookup:
             and digits.isdecimal()
             and path.name == color_name(int(digits))
         ):
-            return None
-        root = parents[3]
-        if root not in self._sets:
-            self._sets[root] = SetFolder(root, self.mano)
+            return self._ho3d_frame(path)
+        files = self._set(SetFolder, parents[3])
         subject, camera = SUBJECTS.index(parents[2].name), SERIALS.index(parents[0].name)
-        return SetFrame(path, self._sets[root], subject, camera, int(digits))
+        return SetFrame(path, files, subject, camera, int(digits))
+
+    def _ho3d_frame(self, path: Path) -> Ho3dSetFrame | None:
+        parents = path.parents
+        lists = {part: name for name, part in PARTS.values()}
+        if not (
+            len(parents) > 4
+            and parents[0].name == "rgb"
+            and parents[2].name in lists
+            and (parents[3] / lists[parents[2].name]).is_file()
+            and re.fullmatch(r"\d{4,6}\.jpg", path.name)
+        ):
+            return None
+        return Ho3dSetFrame(path, self._set(Ho3dFolder, parents[3]), int(path.stem))
+
+    def _set(self, kind: type, root: Path) -> SetFolder | Ho3dFolder:
+        if root not in self._sets:
+            self._sets[root] = kind(root, self.mano)
+        return self._sets[root]
 
 
 def frame_of(path: str | Path, mano: str | Path | None = None) -> SetFrame | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.errors import EmptySubset, FileError
-from amt.data.ho3d import PARTS, class_of, labelled_joints, object_fields, read_list, read_meta
+from amt.data.ho3d import PARTS, class_of, labelled_joints, meta_path, object_fields, read_list, read_meta
 from amt.data.layout import GRASPED_CLASSES, SUBSETS
 from amt.data.parts import SetParts
 from amt.data.protocols import ObjectDistances
@@ -52,9 +52,7 @@ class Ho3dScanner:
             frame["frame"] = number
             frame["picture"] = _usable(found, self.check, folder / "rgb" / f"{number:04d}.jpg")
             frame["depth"] = _usable(found, self.check, folder / "depth" / f"{number:04d}.png")
-            frame["labels"] = _usable(
-                found, lambda path, f=frame: self._labels(path, f), folder / "meta" / f"{number:04d}.pkl"
-            )
+            frame["labels"] = _usable(found, lambda path, f=frame: self._labels(path, f), meta_path(folder, number))
         return found
 
     def _labels(self, path: Path, frame: np.void) -> None:

@@ -19,8 +19,10 @@ from amt.infer.objects import HeldObject
 from amt.infer.result import HandObject
 
 
-def held_object(frame: SetFrame, count: int) -> HeldObject:
-    """The object in the hand, as ``count`` points."""
+def held_object(frame: SetFrame, count: int) -> HeldObject | None:
+    """The object in the hand, as ``count`` points; None where the set knows of none."""
+    if not frame.class_id:
+        return None
     return HeldObject(frame.class_id, frame.object_name, frame.object_points(count))
 
 

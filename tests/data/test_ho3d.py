@@ -19,6 +19,7 @@ from amt.data.ho3d import HO3D, read_meta
 from amt.data.index import Index, build_index, main
 from amt.data.layout import SYNTHETIC_RECORD
 from amt.data.loader import make_loader
+from amt.data.lookup import Lookup
 from amt.hand.camera import project
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
@@ -235,6 +236,32 @@ def test_a_frame_without_its_files_is_broken_and_replaced(ho3d):
     frame, image = reader.readable(1)
     assert (frame.index, image.shape) == (2, (480, 640, 3))
     assert "1 skipped: no such file" in reader.report()
+
+
+def test_a_picture_is_looked_up_by_its_path(ho3d):
+    lookup = Lookup()
+    found, truth = lookup.frame_of(ho3d / "train" / "MC1" / "rgb" / "0012.jpg"), annotation(12)
+    np.testing.assert_allclose(found.intrinsics((480, 640)), K, rtol=1e-6)
+    assert (found.side, found.class_id, found.object_name, found.root) == ("right", 5, "006_mustard_bottle", ho3d)
+    np.testing.assert_allclose(found.vertices, opengl_to_camera(truth["vertices"]), atol=2e-6)
+    np.testing.assert_array_equal(found.labels.joints, found.frame.joints)
+    assert found.object_points(16).shape == (16, 3)
+    assert found.hand_contact.shape == found.vertices.shape[:1]
+    with pytest.raises(DataError, match="is 320 x 240 px"):
+        found.intrinsics((240, 320))
+    hidden = lookup.frame_of(ho3d / "evaluation" / "SM1" / "rgb" / "0007.jpg")
+    np.testing.assert_allclose(hidden.intrinsics(), K, rtol=1e-6)
+    assert (hidden.labels.hand_valid, hidden.labels.object_valid) == (False, True)
+    for other in ("train/MC1/rgb/x.jpg", "train/MC1/depth/0012.png", "elsewhere/MC1/rgb/0012.jpg"):
+        assert lookup.frame_of(ho3d / other) is None
+    (ho3d / SYNTHETIC_RECORD).unlink()  # MANO's files are not at hand: camera, joints and object are known all the same
+    found = Lookup().frame_of(found.path)
+    assert found.labels.hand_valid
+    with pytest.raises(MissingHand):
+        _ = found.vertices
+    meta = ho3d / "train" / "MC1" / "meta" / "0012.pkl"
+    meta.write_bytes(pickle.dumps(truth | {"objName": "a spoon"}))
+    assert (Lookup().frame_of(found.path).class_id, Lookup().frame_of(found.path).object_name) == (0, "")
 
 
 def test_training_reads_it_by_its_configuration(ho3d, tmp_path):
