@@ -28,6 +28,7 @@ from amt.model.config import ConfigError, ModelConfig
 from amt.model.decoders import Contact, ContactDecoder, HandDecoder, ObjectDecoder, parameter_residual
 from amt.model.distances import nearest_distances, vertex_distances
 from amt.model.encoders import ContactEncoder, HandEncoder, ObjectEncoder, PlaceEncoder
+from amt.model.features import FeatureNoise
 from amt.model.frames import Frames
 from amt.model.fusion import Fused, Fusion, Tokens
 from amt.model.joint_states import JointStates
@@ -56,6 +57,7 @@ class AMT(nn.Module):
             mean_pose = _mean_pose(self.mano)
         self.normalize = Normalize()
         self.backbone = build_backbone(config)
+        self.feature_noise = FeatureNoise(config.feature_noise)
         self.neck = Neck(config, self.backbone.map_channels)
         self.keypoints = KeypointHead(config)
         self.coarse_decoder = CoarseDecoder(config, mean_pose)
@@ -93,7 +95,7 @@ class AMT(nn.Module):
         camera = CropCamera.of(inputs.intrinsics, self.config.crop_size)
 
         # from the image to a coarse scene that fits its keypoints
-        features = self.backbone(self.normalize(inputs.image))
+        features = self.feature_noise(self.backbone(self.normalize(inputs.image)))
         maps = self.neck(features)
         keypoints, keypoint_features = self.keypoints(maps.fine)
         guess = self.coarse_decoder(features.tokens, keypoints, keypoint_features, camera, inputs.object_class)

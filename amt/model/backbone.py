@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from amt.model.config import ModelConfig
 from amt.model.dinov2 import DinoV2Backbone
 from amt.model.features import Features
-from amt.model.layers import Block
+from amt.model.layers import Block, rising
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -33,6 +33,8 @@ class HybridBackbone(nn.Module):
     A transformer on bare patches, trained from nothing in that time, falls to the mean pose.
     """
 
+    pretrained = False
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         hidden = config.hidden
@@ -42,7 +44,10 @@ class HybridBackbone(nn.Module):
         )
         grid = config.crop_size // 16
         self.position = nn.Parameter(_sines(grid, hidden)[None])
-        self.blocks = nn.ModuleList(Block(hidden, config.mlp_ratio) for _ in range(config.backbone.depth))
+        self.blocks = nn.ModuleList(
+            Block(hidden, config.mlp_ratio, drop_path=share)
+            for share in rising(config.drop_path, config.backbone.depth)
+        )
         self.norm = nn.LayerNorm(hidden)
         self.map_channels = (widths[1], widths[2], hidden)
 

@@ -12,7 +12,7 @@ from amt.hand.objects import NUM_CLASSES
 from amt.model.camera import NUM_CAMERA_FEATURES, CropCamera
 from amt.model.config import ModelConfig
 from amt.model.keypoints import NUM_KEYPOINTS, Keypoints
-from amt.model.layers import Block, Mlp, small_output
+from amt.model.layers import Block, Mlp, rising, small_output
 from amt.model.scene import Parameters
 
 HAND, OBJECT, CAMERA = range(3)
@@ -41,7 +41,10 @@ class CoarseDecoder(nn.Module):
         self.keypoint_embedding = nn.Parameter(torch.randn(NUM_KEYPOINTS, dim) * 0.02)
         self.classify = nn.Linear(dim, NUM_CLASSES)
         self.class_embedding = nn.Embedding(NUM_CLASSES, dim)
-        self.blocks = nn.ModuleList(Block(dim, config.mlp_ratio, cross=True) for _ in range(config.decoder_depth))
+        self.blocks = nn.ModuleList(
+            Block(dim, config.mlp_ratio, cross=True, drop_path=share)
+            for share in rising(config.drop_path, config.decoder_depth)
+        )
         self.norm = nn.LayerNorm(dim)
         self.hand_head = ParameterHead(dim, NUM_MANO_JOINTS * 6 + NUM_BETAS)
         self.object_head = ParameterHead(dim, 6 + 3)

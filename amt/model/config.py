@@ -74,6 +74,10 @@ class ModelConfig:
     mlp_ratio: int | None = None
     point_hidden: int | None = None
     point_features: int | None = None
+    drop_path: float = 0.0  # training only: share of samples that skip a branch of the last block; less in earlier ones
+    feature_noise: float = (
+        0.0  # training only: deviation of the noise on the backbone's maps and tokens, over their own
+    )
     latent: int = 128
     sigma: bool = True  # sample the hand's and the object's latent in training; False: always the mean
     # False: the 22 places keep their positions but all take the view's axes, wherever a frame is used; a hand token is a
@@ -118,6 +122,10 @@ class ModelConfig:
                     raise ConfigError(f"{where}.{f.name} must be true or false; got {value!r}")
                 if f.type in ("int", "int | None"):
                     _check_count(f"{where}.{f.name}", value, least=0 if f.name in _MAY_BE_ZERO else 1)
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"model.drop_path must be at least 0 and below 1; got {self.drop_path}")
+        if not 0 <= self.feature_noise < float("inf"):
+            raise ConfigError(f"model.feature_noise must be finite and not negative; got {self.feature_noise}")
         if not self.refine_step_size_m > 0:
             raise ConfigError(f"model.refine_step_size_m must be above 0; got {self.refine_step_size_m}")
         if not 0 <= self.backbone.frozen_layers <= self.backbone.depth:

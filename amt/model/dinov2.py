@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from amt.kernels import attention
 from amt.model.config import DINOV2_NAMES, DINOV2_PATCH, ConfigError, ModelConfig
 from amt.model.features import Features
+from amt.model.layers import DropPath, rising
 
 _WIDTHS = {"dinov2-small": 384, "dinov2-base": 768, "dinov2-large": 1024}
 # the published weights' position embeddings cover 37 x 37 patches; they are interpolated to the crop's
@@ -32,7 +33,9 @@ class DinoV2Backbone(nn.Module):
         choice, depth = config.backbone, config.backbone.depth
         self.frozen_layers = choice.frozen_layers
         self.out_layers = (max(1, depth // 3), max(1, depth * 2 // 3), depth)
-        self.model = _load(config)
+        self.model, self.pretrained = _load(config)
+        for layer, share in zip(self.model.encoder.layer, rising(config.drop_path, depth)):
+            layer.drop_path = DropPath(share)
         width = self.model.config.hidden_size
         self.project = nn.Linear(width, config.hidden) if width != config.hidden else nn.Identity()
         self.map_channels = (width, width, width)
@@ -70,7 +73,10 @@ class DinoV2Backbone(nn.Module):
 
 
 def _load(config: ModelConfig):
-    """The named weights' model, or one at random; ``config.backbone.registers`` is set to what it has."""
+    """The named weights' model and True, or one at random and False.
+
+    ``config.backbone.registers`` is set to what it has.
+    """
     from safetensors import SafetensorError
 
     choice = config.backbone
@@ -89,7 +95,7 @@ def _load(config: ModelConfig):
         if choice.require_pretrained:
             raise ConfigError(f"{problem}, and model.backbone.require_pretrained is set: {remedy}")
         warnings.warn(f"{problem}: {choice.name} starts at random and will learn slowly; {remedy}", stacklevel=4)
-        return _fresh(config)
+        return _fresh(config), False
     found = model.config
     # a checkpoint of this model builds its backbone from these figures, without the weights' own config.json
     figures = {
@@ -105,7 +111,7 @@ def _load(config: ModelConfig):
     if wrong:
         raise ConfigError(f"model.backbone.weights={choice.weights} is no {choice.name} ({'; '.join(wrong)})")
     choice.registers = getattr(found, "num_register_tokens", 0)
-    return model
+    return model, True
 
 
 def _pretrained(source: str):

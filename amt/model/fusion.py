@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from amt.model.config import ModelConfig
-from amt.model.layers import Block
+from amt.model.layers import Block, rising
 
 
 class Tokens(NamedTuple):
@@ -40,7 +40,10 @@ class Fusion(nn.Module):
         super().__init__()
         num_groups = len(Tokens._fields) if config.contact_tokens else len(Tokens._fields) - 1
         self.kind = nn.Parameter(torch.randn(num_groups, config.hidden) * 0.02)
-        self.blocks = nn.ModuleList(Block(config.hidden, config.mlp_ratio) for _ in range(config.fusion_depth))
+        self.blocks = nn.ModuleList(
+            Block(config.hidden, config.mlp_ratio, drop_path=share)
+            for share in rising(config.drop_path, config.fusion_depth)
+        )
         self.norm = nn.LayerNorm(config.hidden)
 
     def forward(self, tokens: Tokens) -> Fused:

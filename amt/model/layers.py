@@ -38,24 +38,53 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; with ``cross`` the tokens also read a context."""
+    """A pre-norm transformer block; with ``cross`` the tokens also read a context.
 
-    def __init__(self, dim: int, mlp_ratio: int, cross: bool = False):
+    In training each of its branches is left out for a share ``drop_path`` of the samples (:class:`DropPath`).
+    """
+
+    def __init__(self, dim: int, mlp_ratio: int, cross: bool = False, drop_path: float = 0.0):
         super().__init__()
+        self.drop_path = DropPath(drop_path)
         self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim)
         self.norm_cross, self.cross = (nn.LayerNorm(dim), Attention(dim)) if cross else (None, None)
         self.norm2, self.mlp = nn.LayerNorm(dim), Mlp(dim, mlp_ratio * dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+        x = x + self.drop_path(self.attention(self.norm1(x)))
         if self.cross is not None:
-            x = x + self.cross(self.norm_cross(x), context)
-        return x + self.mlp(self.norm2(x))
+            x = x + self.drop_path(self.cross(self.norm_cross(x), context))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def read(self, x: Tensor, tokens: Tensor) -> Tensor:
         """The block for some tokens only: x [B, N, dim], a part of ``tokens`` [B, M, dim], attends to all of them."""
-        x = x + self.attention(self.norm1(x), self.norm1(tokens))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.attention(self.norm1(x), self.norm1(tokens)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class DropPath(nn.Module):
+    """Leaves a residual branch [B, ...] out for some samples in training, and scales it for the others so that its mean stays.
+
+    Huang et al., "Deep Networks with Stochastic Depth" (2016), by sample.
+
+    Args:
+        share: of the samples that skip the branch, at least 0 and below 1.
+    """
+
+    def __init__(self, share: float):
+        super().__init__()
+        self.share = share
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not (self.training and self.share):
+            return branch
+        kept = branch.new_empty(len(branch), *[1] * (branch.dim() - 1)).bernoulli_(1 - self.share)
+        return branch * kept / (1 - self.share)
+
+
+def rising(most: float, depth: int) -> list[float]:
+    """Shares for the blocks of one transformer, rising evenly from 0 in the first to ``most`` in the last."""
+    return [most * (i / (depth - 1) if depth > 1 else 1.0) for i in range(depth)]
 
 
 def small_output(linear: nn.Linear, std: float = 0.01) -> nn.Linear:
