@@ -6,6 +6,7 @@ training process itself; with workers, each of them puts whole batches together.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -131,6 +132,13 @@ class Loader:
         """Batches an epoch: whole ones only where shuffled, else all frames."""
         step = self.batch_size * self.world_size
         return len(self.chosen) // step if self.shuffle else -(-len(self.chosen) // step)
+
+    def digest(self) -> str:
+        """Of the frames' numbers and joints, in the order of the cache: the same set has the same one on any machine."""
+        digest = hashlib.sha256()
+        for name in ("index", "joints"):
+            digest.update(np.ascontiguousarray(self.dataset.cache[name]))
+        return digest.hexdigest()
 
     def rows(self) -> list[np.ndarray]:
         """This rank's cache rows of every batch of the epoch."""

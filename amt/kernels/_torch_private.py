@@ -48,3 +48,15 @@ tree_leaves = find("torch.utils._pytree.tree_leaves")
 FakeTensorMode = find("torch._subclasses.fake_tensor.FakeTensorMode")
 # What scaled_dot_product_attention is on the CPU, for counting its operations.
 flash_attention_for_cpu = find("torch.ops.aten._scaled_dot_product_flash_attention_for_cpu")
+# All that it can be, for keeping its output where a block is computed again.
+attention_ops = (
+    find("torch.ops.aten._scaled_dot_product_flash_attention.default"),
+    find("torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default"),
+    find("torch.ops.aten._scaled_dot_product_efficient_attention.default"),
+    find("torch.ops.aten._scaled_dot_product_cudnn_attention.default"),
+)
+# Sees every operation and whether a storage is still alive, for the estimate of a training step's memory.
+TorchDispatchMode = find("torch.utils._python_dispatch.TorchDispatchMode")
+StorageWeakRef = find("torch.multiprocessing.reductions.StorageWeakRef")
+# One call for all tensors of the weights' moving average.
+foreach_lerp_ = find("torch._foreach_lerp_")

@@ -70,7 +70,7 @@ def summarize(model: nn.Module, batch_size: int = 8, num_points: int = 256) -> S
         with FakeTensorMode(), torch.random.fork_rng(devices=[]):
             state = fake_state(model)
             with meter.measuring(state):
-                torch.func.functional_call(model, state, (_inputs(batch_size, num_points, model.config.crop_size),))
+                torch.func.functional_call(model, state, (fake_inputs(batch_size, num_points, model.config.crop_size),))
     finally:
         model.train(was_training)
     return Summary(_title(model), *meter.costs(batch_size))
@@ -92,7 +92,8 @@ def _title(model: nn.Module) -> str:
     return f"{config.size}: {config.backbone.name}, crop {config.crop_size} px, hidden {config.hidden}"
 
 
-def _inputs(batch: int, num_points: int, size: int) -> Inputs:
+def fake_inputs(batch: int, num_points: int, size: int) -> Inputs:
+    """Inputs of ``batch`` crops of ``size`` px, for use inside a FakeTensorMode."""
     return Inputs(
         image=torch.zeros(batch, 3, size, size, dtype=torch.uint8),
         intrinsics=torch.zeros(batch, 3, 3),

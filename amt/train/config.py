@@ -21,6 +21,10 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
     "kernels.use": "what computes the ops: rounding differs",
     "train.save_every": "how often it is saved",
     "train.keep": "how many states stay",
+    "train.bad_steps": "when a run gives up",
+    "train.collapse_checks": "when a run gives up",
+    "train.checkpointing": "what is computed again: gradients are the same",
+    "train.compile": "what computes the blocks: rounding differs",
     "train.log_every": "how often it is written down",
     "data.cache": "where crops lie",
     "data.most_broken": "when a run stops, not what it learns",
@@ -109,15 +113,30 @@ class TrainConfig:
     checkpoint: str | None = None  # folder of the result; None: ``output``/checkpoint
     steps: int = 20_000  # of the optimizer
     minutes: float | None = None  # the run ends after this time at the latest; the learning rate decays to fit
-    batch_size: int = 32  # images a step
+    batch_size: int = 32  # images a step of the optimizer
+    accumulate: int = 1  # micro-batches that a batch is divided into; batch norms see one at a time
     optimizer: str = "muon"  # muon for convolutions and new transformer blocks and AdamW for the rest; or adamw for all
     lr: float = 1e-3  # AdamW's peak
     muon_lr: float = 4e-3  # Muon's peak; the same schedule
+    pretrained_lr: float = 1e-4  # AdamW's peak for the last block of a backbone with loaded weights
+    layer_decay: float = 0.9  # each block of that backbone learns at this share of the rate of the block above it
+    head_lr: float | None = None  # AdamW's peak for the heads; None: ``lr``
     min_lr: float = 1e-6  # AdamW's at the last step
     warmup_steps: int = 100  # the learning rate rises from 0 over these
     weight_decay: float = 0.02  # of weights that multiply features; never of biases, norms, embeddings
     clip_norm: float = 5.0  # largest norm of the whole gradient
+    agc: float = 0.0  # adaptive clipping: largest norm of a unit's gradient over its weights', such as 0.01; 0: off
+    centralize: bool = False  # take its mean from the gradient of every output unit
+    ema: float = 0.999  # decay of the average of the weights, which is evaluated and exported; 0: off
+    bad_steps: int = 20  # a run ends after so many steps in a row without a finite loss and gradient
+    collapse_checks: int = (
+        100  # or after so many looks (every ``log_every`` steps) at nearly constant predictions; 0: never
+    )
     precision: str = "float32"  # or bf16: autocast; coordinates stay float32
+    checkpointing: str = (
+        "none"  # selective or full: transformer blocks compute activations again instead of keeping them
+    )
+    compile: bool = False  # each transformer block by torch.compile; needs a C++ compiler on a CPU
     seed: int = 0  # of weights, data order, augmentation and sampled latents
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda or cuda:N
@@ -130,21 +149,33 @@ class TrainConfig:
     loss_schedule: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "save_every", "keep", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "bad_steps", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("lr", "muon_lr", "clip_norm"):
-            if not getattr(self, name) > 0:
+        for name in ("lr", "muon_lr", "pretrained_lr", "head_lr", "clip_norm"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} must be above 0; got {getattr(self, name)}")
-        for name in ("min_lr", "warmup_steps", "weight_decay", "threads", "seed"):
-            if getattr(self, name) < 0:
+        for name in ("min_lr", "warmup_steps", "weight_decay", "agc", "collapse_checks", "threads", "seed"):
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"train.{name} must not be negative; got {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"train.layer_decay must be above 0 and at most 1; got {self.layer_decay}")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"train.ema must be at least 0 and below 1; got {self.ema}")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"train.accumulate={self.accumulate} must divide train.batch_size={self.batch_size}: micro-batches are alike"
+            )
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"train.minutes must be above 0; got {self.minutes}")
         if self.optimizer not in ("muon", "adamw"):
             raise ConfigError(f"train.optimizer must be muon or adamw; got {self.optimizer!r}")
+        if self.precision == "fp8":
+            raise ConfigError("train.precision=fp8 waits for FP8 linears, which AMT does not have yet; take bf16")
         if self.precision not in ("float32", "bf16"):
             raise ConfigError(f"train.precision must be float32 or bf16; got {self.precision!r}")
+        if self.checkpointing not in ("none", "selective", "full"):
+            raise ConfigError(f"train.checkpointing must be none, selective or full; got {self.checkpointing!r}")
         if self.resume not in ("same", "force"):
             raise ConfigError(f"train.resume must be same or force; got {self.resume!r}")
         _check_schedule(self.loss_schedule)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from amt.files import write_text
+
+log = logging.getLogger(__name__)
 
 
 class StepLog:
@@ -24,12 +27,15 @@ class StepLog:
         self.path, self.columns, self.batch_size = path, columns, batch_size
         self.waiting: list[dict[str, Any]] = []
         rows = read_log(path) if path.is_file() else []
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="")
-        writer.writeheader()
-        writer.writerows(row for row in rows if int(row["step"]) < first_step)
-        write_text(path, text.getvalue())
+        self._write([row for row in rows if int(row["step"]) < first_step])
         self.start = time.perf_counter()
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, text.getvalue())
 
     def add(self, **values: Any) -> None:
         """Notes one step."""
@@ -48,6 +54,9 @@ class StepLog:
                 row[name] = number
         seconds, self.start = (time.perf_counter() - self.start) / max(1, len(rows)), time.perf_counter()
         rows = [{**row, "seconds": seconds, "images_per_second": self.batch_size / seconds} for row in rows]
+        if not self.path.is_file():
+            log.warning("%s is gone: it is written anew from this step on", self.path)
+            self._write([])
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="")
             writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Stopped(SystemExit):
-    """The run was asked to end and its state is saved: status 0 after SIGTERM, 130 after SIGINT."""
+    """The run was asked to end and what it learned is saved: status 0 after SIGTERM, 130 after SIGINT."""
 
-    def __init__(self, signum: int, step: int):
+    def __init__(self, signum: int, step: int | None = None):
         super().__init__(130 if signum == signal.SIGINT else 0)
         self.signum, self.step = signum, step
 
     def __str__(self) -> str:
-        return f"{signal.Signals(self.signum).name}: saved step {self.step}; the same command continues from it"
+        saved = "no new step to save" if self.step is None else f"saved step {self.step}"
+        return f"{signal.Signals(self.signum).name}: {saved}; the same command continues from it"
 
 
 class StopRequest:
-    """A block in which SIGTERM and SIGINT are noted in ``signum``; a second one ends the process as usual.
+    """A block in which SIGTERM and SIGINT end the run: at once by :class:`Stopped`, or between two steps.
 
-    Outside the main thread Python takes no signals: there nothing is noted.
+    Inside :meth:`between_steps` a signal is noted in ``signum``. A second one ends the process as usual. Outside the main
+    thread Python takes no signals: there nothing is noted.
     """
 
     def __init__(self):
         self.signum: int | None = None
         self._before: dict[int, object] = {}
+        self._deferred = False
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -37,6 +42,17 @@ class StopRequest:
             signal.signal(signum, handler)
         self._before = {}
 
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """A block that looks at ``signum`` itself, where it is safe to end."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
     def _note(self, signum: int, _) -> None:
         self.signum = signum
         self.__exit__()
+        if not self._deferred:
+            raise Stopped(signum)

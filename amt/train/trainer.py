@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from amt.config import choose_device, set_threads
 from amt.data.loader import Loader, make_loader
@@ -24,19 +26,24 @@ from amt.kernels import use
 from amt.model import AMT, save_checkpoint
 from amt.model.checkpoint import check_free, read_record
 from amt.model.mean_pose import MeanPose
+from amt.model.outputs import Prediction
+from amt.train.collapse import CollapseMonitor, spread_ratio
 from amt.train.config import TERMS, Config, check_one_process, differences, identity
-from amt.train.losses import TrainingLoss, wanted_terms
-from amt.train.optimizers import make_optimizers
+from amt.train.ema import Ema
+from amt.train.finite import FiniteGuard, explain
+from amt.train.gradients import centralize, clip_adaptively
+from amt.train.losses import Loss, TrainingLoss, wanted_terms
+from amt.train.memory import Memory, estimate
+from amt.train.optimizers import Optimizers, decayed_weights, head_weights
+from amt.train.parallelize import apply_checkpointing, apply_compile
 from amt.train.records import StepLog, draw_curves
 from amt.train.schedule import learning_rate
 from amt.train.signals import Stopped, StopRequest
-from amt.train.states import StateError, load_newest, only_run_in, save_state
+from amt.train.states import Score, StateError, load_newest, only_run_in, save_state
 
 log = logging.getLogger(__name__)
 MEASURES = ["contact_f1", "contact_f1_constant"]  # columns of the log beside the terms
 REMEDY = "choose another train.output, or remove the folder to start from scratch"
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-MOST_BAD_STEPS = 20  # steps without a finite gradient, one after the other, before a run gives up
 
 
 class TrainingError(RuntimeError):
@@ -44,21 +51,25 @@ class TrainingError(RuntimeError):
 
 
 class Trainer:
-    """Model, optimiser and step count; :meth:`train_step` is all that happens in a step."""
+    """Model, optimizers and what stands around them; :meth:`train_step` is all that happens in a step."""
 
     def __init__(self, config: Config):
         self.config, train = config, config.train
         self.device = choose_device(train.device, "train.device")
         torch.manual_seed(train.seed)
         self.model = AMT(deepcopy(config.model)).to(self.device)  # a copy: pretrained weights change some of its values
+        apply_checkpointing(self.model, train)
         self.losses = TrainingLoss(train.loss, train.loss_schedule, self.model.mano).to(self.device)
-        self.optimizers = make_optimizers(self.model, train, self.losses.parameters())
-        norms = [module for module in self.model.modules() if isinstance(module, BATCH_NORMS)]
-        # what a forward pass changes
-        self.statistics = [buffer for norm in norms for buffer in norm.buffers()] + self.losses.statistics()
+        self.optimizers = Optimizers(self.model, train, self.losses.parameters())
+        self.guard = FiniteGuard(self.model, self.device, self.losses.statistics())
+        self.ema = Ema(self.model, train.ema) if train.ema else None
+        heads = {id(p) for p in head_weights(self.model)}
+        self.matrices = decayed_weights(self.model)
+        self.bodies = [p for p in self.model.parameters() if id(p) not in heads]  # what adaptive clipping is for
+        self.monitor = CollapseMonitor(train.collapse_checks, train.warmup_steps)
+        self.data: str | None = None  # digest of the set that it was trained on
         self.step = 0
         self.seconds = 0.0  # spent on steps, those before a resumption included
-        self.bad_steps = torch.zeros((), device=self.device)  # without a finite gradient, in a row
 
     def position(self) -> float:
         """Where the run stands between 0 and ``train.steps``: its steps, or its share of ``train.minutes`` if that is more."""
@@ -67,48 +78,70 @@ class Trainer:
         return max(float(self.step), spent)
 
     def train_step(self, batch: Batch) -> dict[str, Tensor | float]:
-        """One optimiser step. Returns the loss, its terms, the gradient's norm and the bad steps in a row; the host never waits.
+        """One optimizer step. Returns the loss, its terms and the gradient's norm; the host never waits for the device.
 
-        A gradient that is not finite changes nothing: no weight, no moment, no running statistic of a batch norm.
+        A loss or gradient that is not finite changes nothing but ``bad_steps`` (in a row) and ``skipped`` (in all).
         """
         train = self.config.train
-        torch.manual_seed(train.seed * 1_000_003 + self.step)
         rate = learning_rate(self.position(), train.steps, train.lr, train.min_lr, train.warmup_steps)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * optimizer.defaults["lr"] / train.lr
+        self.optimizers.set_rate(rate)
         self.model.train()
-        batch = batch.to(self.device, non_blocking=True)
-        before = [buffer.clone() for buffer in self.statistics]
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"):
-            prediction = self.model(batch.inputs)
-        loss = self.losses(prediction, batch, self.step)
         self.model.zero_grad(set_to_none=True)
         self.losses.zero_grad(set_to_none=True)
-        loss.total.backward()
+        self.guard.begin()
+        self._seed(self.step)
+        losses = []
+        for part in self._micro_batches(batch):
+            loss, prediction = self.loss(part, self.step)
+            (loss.total / train.accumulate).backward()
+            spread = spread_ratio(prediction.joints, part.targets)
+            losses.append({"loss": loss.total.detach(), **loss.terms, **loss.measures, "spread": spread})
+        mean = losses[0] if len(losses) == 1 else {k: torch.stack([x[k] for x in losses]).mean() for k in losses[0]}
+        if train.centralize:
+            centralize(self.matrices)
+        if train.agc:
+            clip_adaptively(self.bodies, train.agc)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
-        found_inf = (~norm.isfinite()).float()  # stays on the device
-        for optimizer in self.optimizers:
-            optimizer.found_inf = found_inf
-            optimizer.step()
-        for buffer, value in zip(self.statistics, before):
-            buffer.copy_(torch.where(found_inf > 0, value, buffer))
-        self.bad_steps = (self.bad_steps + 1) * found_inf
+        found_inf = self.guard.end(norm.isfinite() & mean["loss"].isfinite())
+        self.optimizers.step(found_inf)
+        if self.ema:
+            self.ema.update(self.step, found_inf)
         self.step += 1
-        return {
-            "loss": loss.total.detach(),
-            **loss.terms,
-            **loss.measures,
-            "grad_norm": norm,
-            "lr": rate,
-            "bad_steps": self.bad_steps,
-        }
+        counts = {"bad_steps": self.guard.in_a_row, "skipped": self.guard.skipped}
+        return {**mean, "grad_norm": norm, "lr": rate, **counts}
+
+    def loss(self, batch: Batch, step: int) -> tuple[Loss, Prediction]:
+        """The loss and the prediction of a batch on the model's device."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            prediction = self.model(batch.inputs)
+        return self.losses(prediction, batch, step), prediction
+
+    def explain(self, batch: Batch) -> str:
+        """What was not finite in the last step, which had this batch and changed nothing. Does the step again."""
+        self.model.train()
+        self._seed(self.step - 1)
+        return explain(self.model, self._micro_batches(batch), lambda part: self.loss(part, self.step - 1)[0])
+
+    def memory(self) -> Memory:
+        """What a step will take, roughly; takes a second or more."""
+        return estimate(self.model, self.optimizers.each, self.config.train, self.config.data.crop.num_points)
+
+    def _seed(self, step: int) -> None:
+        torch.manual_seed(self.config.train.seed * 1_000_003 + step)
+
+    def _micro_batches(self, batch: Batch) -> list[Batch]:
+        batch, size = batch.to(self.device, non_blocking=True), len(batch.index) // self.config.train.accumulate
+        return [batch[start : start + size] for start in range(0, len(batch.index), size)]
 
     def state_dict(self) -> dict:
         return {
             "model": self.model.state_dict(),
             "losses": self.losses.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": self.optimizers.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "guard": self.guard.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "data": self.data,
             "step": self.step,
             "seconds": self.seconds,
             "run": identity(asdict(self.config)),
@@ -119,12 +152,15 @@ class Trainer:
         try:
             self.model.load_state_dict(state["model"])
             self.losses.load_state_dict(state["losses"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+            self.optimizers.load_state_dict(state["optimizers"])
+            self.guard.load_state_dict(state["guard"])
+            self.monitor.load_state_dict(state["monitor"])
+            if self.ema:
+                self.ema.load_state_dict(state["ema"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StateError(f"the state does not fit this model and optimizer ({reason}); {REMEDY}") from error
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.data, self.step, self.seconds = state["data"], state["step"], state["seconds"]
 
 
 def run(config: Config, loader: Loader | None = None, progress: bool = True) -> Path:
@@ -141,7 +177,7 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
     check_one_process()
     train, output = config.train, Path(config.train.output).expanduser()
     set_threads(train.threads)
-    with only_run_in(output), use(config.kernels.use):
+    with only_run_in(output), StopRequest() as stop, use(config.kernels.use):
         _check_checkpoint(config)
         newest = load_newest(output / "states", choose_device(train.device, "train.device"))
         if newest is not None:
@@ -154,7 +190,11 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
                 log.info("continuing from step %d of %s", trainer.step, output)
             if loader is None:
                 loader = make_loader(config.data, "train", train.batch_size, seed=train.seed, progress=progress)
-            _train(trainer, loader, output, progress)
+            _check_same_data(trainer, loader, output)
+            if progress:
+                log.info("%s", trainer.memory())
+            apply_compile(trainer.model, train)
+            _train(trainer, loader, output, stop, progress)
         elif config.checkpoint_folder().is_dir():
             log.info("%s: this run is finished after %d steps; nothing is left to train", output, trainer.step)
             return config.checkpoint_folder()
@@ -163,19 +203,21 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
         draw_curves(output / "log.csv", output / "loss.png", sorted(wanted_terms(train.loss, train.loss_schedule)))
         record = {"train": asdict(train), "data": asdict(config.data), "steps": trainer.step}
         mean_pose = _mean_pose(config, loader, progress)
-        return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, **record)
+        with trainer.ema.applied() if trainer.ema else nullcontext():
+            return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, **record)
 
 
-def _train(trainer: Trainer, loader: Loader, output: Path, progress: bool) -> None:
+def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, progress: bool) -> None:
     """All steps that are left, with a log and resumable states in ``output``."""
     from tqdm import tqdm
 
     train = trainer.config.train
-    columns = ["step", "epoch", "loss", *TERMS, *MEASURES, "grad_norm", "lr", "images_per_second", "seconds"]
+    columns = ["step", "epoch", "loss", *TERMS, *MEASURES, "grad_norm", "lr", "skipped", "spread"]
+    columns += ["images_per_second", "seconds"]
     steps = StepLog(output / "log.csv", columns, trainer.step, train.batch_size)
     bar = tqdm(total=train.steps, initial=trainer.step, unit="step", desc="training", disable=not progress)
-    with StopRequest() as stop, bar:
-        start, smoothed = time.perf_counter(), None
+    with stop.between_steps(), bar:
+        start, smoothed, losses = time.perf_counter(), None, []
         for epoch, batch in _batches(loader, trainer.step, train.steps):
             steps.add(step=trainer.step, epoch=epoch, **trainer.train_step(batch))
             trainer.seconds, start = trainer.seconds + time.perf_counter() - start, time.perf_counter()
@@ -183,24 +225,35 @@ def _train(trainer: Trainer, loader: Loader, output: Path, progress: bool) -> No
             last = trainer.position() >= train.steps or stop.signum is not None
             save = last or trainer.step % train.save_every == 0
             if save or trainer.step % train.log_every == 0:
-                for row in steps.flush():
-                    _check_progress(row)
+                rows = steps.flush()
+                for row in rows:
                     smoothed = row["loss"] if smoothed is None else 0.95 * smoothed + 0.05 * row["loss"]
+                    losses.append(row["loss"])
                 bar.set_postfix(loss=f"{smoothed:.3f}", images_per_s=f"{row['images_per_second']:.0f}", refresh=False)
+                if row["bad_steps"] >= train.bad_steps:
+                    raise TrainingError(_given_up(trainer, batch))
+                if (report := trainer.monitor.look(rows)) is not None:
+                    raise TrainingError(report)
             if save:
-                save_state(output / "states", trainer.step, trainer.state_dict(), train.keep)
+                save_state(output / "states", trainer.step, trainer.state_dict(), train.keep, _score(losses))
+                losses = []
             if stop.signum is not None and trainer.position() < train.steps:
                 raise Stopped(stop.signum, trainer.step)
             if last:
                 return
 
 
-def _check_progress(row: dict) -> None:
-    """Raises TrainingError where too many steps in a row had no finite gradient."""
-    if row["bad_steps"] >= MOST_BAD_STEPS:
-        raise TrainingError(
-            f"step {row['step']}: {MOST_BAD_STEPS} steps without a finite gradient; lower train.lr and train.muon_lr"
-        )
+def _score(losses: list[float]) -> Score | None:
+    """The mean loss of the steps since the last state; those that were skipped do not count."""
+    finite = [loss for loss in losses if isfinite(loss)]
+    return Score("loss", sum(finite) / len(finite)) if finite else None
+
+
+def _given_up(trainer: Trainer, batch: Batch) -> str:
+    return (
+        f"step {trainer.step - 1}: {int(trainer.guard.in_a_row)} steps in a row without a finite loss and gradient "
+        f"({trainer.explain(batch)}); mend these samples, or lower train.lr and train.muon_lr"
+    )
 
 
 def _check_same_run(config: Config, state: dict, output: Path) -> None:
@@ -213,6 +266,19 @@ def _check_same_run(config: Config, state: dict, output: Path) -> None:
         raise StateError(f"{output} holds another run ({difference}); {REMEDY}, or accept this with train.resume=force")
     if difference:
         log.warning("%s: continuing all the same: %s", output, difference)
+
+
+def _check_same_data(trainer: Trainer, loader: Loader, output: Path) -> None:
+    """Raises StateError where the set has changed since the run began."""
+    before, trainer.data = trainer.data, loader.digest()
+    if before in (None, trainer.data):
+        return
+    if trainer.config.train.resume != "force":
+        raise StateError(
+            f"{output}: the frames or labels of the training set have changed since this run began; {REMEDY}, or accept this "
+            "with train.resume=force"
+        )
+    log.warning("%s: continuing all the same on a training set that has changed", output)
 
 
 def _check_checkpoint(config: Config) -> None:
