@@ -108,27 +108,6 @@ def paint(class_id: int, points: np.ndarray, extent: np.ndarray) -> np.ndarray:
     return np.clip(colour * shade, 0.01, 1).astype(np.float32)
 
 
-def skin(tone: float, warmth: float, template, joints, palm_side) -> np.ndarray:
-    """Albedo of each hand vertex, float32 [V, 3].
-
-    Args:
-        tone: 0 (dark) to 1 (light).
-        warmth: -1 to 1, shifts the hue.
-        template: rest vertices [V, 3], m.
-        joints: rest joints [21, 3], m.
-        palm_side: [V], 1 where a vertex looks out of the palm, -1 on the back of the hand.
-    """
-    dark, light = np.array([0.115, 0.056, 0.036]), np.array([0.76, 0.50, 0.38])
-    colour = dark ** (1 - tone) * light**tone * (1 + warmth * np.array([0.06, 0.0, -0.06]))
-    palm = np.clip(palm_side, -1, 1)[:, None]
-    albedo = colour * (1 + (0.22 - 0.12 * tone) * palm)
-    # Knuckles and tips are redder and darker, creases of the palm too.
-    distance = np.linalg.norm(template[:, None] - joints[None, 1:], axis=2).min(1)[:, None]
-    albedo = albedo * (1 - 0.22 * np.exp(-((distance / 0.006) ** 2)) * np.array([0.4, 1.0, 1.0]))
-    albedo *= 1 + 0.16 * (noise(template + 1.0, 0.011)[:, None] - 0.5)
-    return np.clip(albedo, 0.01, 1).astype(np.float32)
-
-
 def sleeve(rng: np.random.Generator) -> np.ndarray:
     """A plain colour, float32 [3], for the forearm's sleeve."""
     return _rgb((rng.random(), rng.uniform(0, 0.8), rng.uniform(0.1, 0.85)))

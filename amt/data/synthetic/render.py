@@ -69,10 +69,10 @@ class Body:
     vertices: np.ndarray  # float [V, 3], m
     faces: np.ndarray  # int [F, 3]
     normals: np.ndarray  # float [V, 3], unit
-    albedo: np.ndarray | None  # float32 [V, 3]; None where ``painter`` colours points
+    albedo: np.ndarray | None  # float32 [V, 3]; None where ``painter`` colours points; [V, K]: what it gets at a point
     segment: int  # label in the segmentation: class id, 255 for the hand, 0 for what carries no label
-    gloss: float = 0.1
-    painter: object = None  # callable: points [N, 3] of the table's frame -> albedo [N, 3]
+    gloss: float | np.ndarray = 0.1  # or [V]
+    painter: object = None  # callable: points [N, 3] of the table's frame, or interpolated ``albedo`` -> albedo [N, 3]
 
 
 class BodyTree:
@@ -214,12 +214,15 @@ def _cast(camera: Camera, scene: BodyTree, light: Light, image, depth, segment, 
         corner = body.faces[face[mine]]
         weights = (1 - u[mine] - v[mine])[:, None], u[mine][:, None], v[mine][:, None]
         normals[mine] = _blend(body.normals, corner, weights)
-        if body.painter is None:
+        if body.painter is not None and body.albedo is not None:
+            albedo[mine] = body.painter(_blend(body.albedo, corner, weights))
+        elif body.painter is None:
             grain = 1 + 0.10 * (noise(points[mine] + 3.0, 0.0025)[:, None] - 0.5)
             albedo[mine] = _blend(body.albedo, corner, weights) * grain
         else:
             albedo[mine] = body.painter(points[mine])
-        gloss[mine], labels[mine] = body.gloss, body.segment
+        gloss[mine] = body.gloss if np.isscalar(body.gloss) else _blend(body.gloss[:, None], corner, weights)[:, 0]
+        labels[mine] = body.segment
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     segment.ravel()[pixels] = labels
 
@@ -240,7 +243,7 @@ def _cast(camera: Camera, scene: BodyTree, light: Light, image, depth, segment, 
 
 
 def _blend(values: np.ndarray, corner: np.ndarray, weights) -> np.ndarray:
-    """float32 [N, 3]: values [V, 3] of each triangle's corners [N, 3], weighted."""
+    """float32 [N, K]: values [V, K] of each triangle's corners [N, 3], weighted."""
     values = np.asarray(values, np.float32)
     return sum(w * values[corner[:, k]] for k, w in enumerate(weights))
 

@@ -9,18 +9,17 @@ from functools import cache
 import numpy as np
 import torch
 
-from amt.data.layout import HAND_SEGMENT
 from amt.data.synthetic import appearance, scene
+from amt.data.synthetic.arm import Clothes, PosedHand, hand_bodies
 from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.grasps import Hand, find_grasp
 from amt.data.synthetic.objects import Shape
-from amt.data.synthetic.primitives import sweep
 from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, shadow_map, static_layer
+from amt.data.synthetic.skin import make_skin
 from amt.hand.mano import HandModel
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 CONTACT = 0.005  # m: the contact labels' threshold, that of amt.hand.contact
-WRIST_BEND = 0.06  # m, along the forearm: where it takes its own direction
 MODEL_POINTS = 2048  # points of points.xyz
 
 
@@ -131,34 +130,20 @@ class Sequence:
         top = appearance.table_top(rng)
         sensor_noise = float(rng.uniform(1.0, 4.0))
         still = BodyTree([self._object_body(c.class_id, c.rotation, c.translation) for c in self.clutter])
-        sleeve, bare = appearance.sleeve(rng), float(rng.uniform(0.03, 0.2))
-        tilt = rng.normal(0, 0.25, 3)
-        skin = self._skin()
+        clothes = Clothes(appearance.sleeve(rng), float(rng.uniform(0.03, 0.2)), rng.normal(0, 0.25, 3))
+        skin = make_skin(self.model, self.person.tone, self.person.warmth)
         moving = []
         for frame in range(spec.frames):
             pose = self.object_poses[frame, self.held]
             body = self._object_body(self.class_ids[self.held], pose[:, :3], pose[:, 3])
-            hand = Body(
-                self.vertices[frame],
-                self.model.f,
-                _vertex_normals(self.vertices[frame], self.model.f),
-                skin,
-                HAND_SEGMENT,
-                0.06,
-            )
-            scene_now = BodyTree([hand, self._arm(frame, tilt, bare, sleeve, skin), body])
+            seen = PosedHand(self.vertices[frame], self.joints[frame], self.hand_rotations[frame])
+            scene_now = BodyTree([*hand_bodies(self.hand, seen, skin, clothes), body])
             moving.append((scene_now, shadow_map(scene_now, light, rng)))
         for index, camera in enumerate(self.cameras):
             around = appearance.backdrop(rng, camera.height, camera.width)
             layer = static_layer(camera, still, light, top, table_size, around, rng)
             for frame, (scene_now, shadow) in enumerate(moving):
                 yield index, frame, draw(camera, scene_now, layer, light, shadow, rng, sensor_noise)
-
-    def _skin(self) -> np.ndarray:
-        normals = _vertex_normals(self.hand.template, self.model.f)
-        return appearance.skin(
-            self.person.tone, self.person.warmth, self.hand.template, self.hand.rest, normals @ self.hand.palm
-        )
 
     def _object_body(self, class_id: int, rotation: np.ndarray, translation: np.ndarray) -> Body:
         shape = self.shapes[class_id]
@@ -170,60 +155,6 @@ class Sequence:
             )
 
         return Body(vertices @ rotation.T + translation, faces, normals @ rotation.T, None, class_id, 0.18, painter)
-
-    def _arm(self, frame: int, tilt: np.ndarray, bare: float, sleeve: np.ndarray, skin: np.ndarray) -> Body:
-        """A forearm that follows the wrist: skin first, then a sleeve. It is seen but carries no label, as in DexYCB."""
-        joints, end = self.joints[frame], self.vertices[frame][self.hand.wrist_end]
-        toward = _unit(joints[0] - joints[9])
-        across = _unit(joints[5] - joints[17] - toward * ((joints[5] - joints[17]) @ toward))
-        up = np.cross(toward, across)
-        centre = end.mean(0) - 0.004 * toward
-        half = [np.abs((end - centre) @ axis).max() for axis in (across, up)]
-        bends = _unit(toward + 0.5 * tilt)
-        stations = np.array([0.0, 0.015, 0.05, 0.05 + bare, 0.0501 + bare, 0.4])
-        covered = stations > 0.05 + bare
-        path = centre + np.outer(stations, bends)
-        widths = (np.array(half) + 0.04 * stations[:, None]) + 0.005 * covered[:, None]
-        if self.model.forearm is None:
-            part = sweep(path, widths, across, up)
-            ring = np.repeat(covered, 20)
-            albedo = np.where(np.append(ring, [False, True])[:, None], sleeve, skin[self.hand.wrist_end].mean(0))
-            return _arm_body(part.vertices, part.faces, albedo)
-        vertices = self._forearm(frame, toward, bends)
-        reach = (vertices - centre) @ bends
-        cuff = stations[covered][0]
-        near = vertices[np.abs(reach - cuff) < 0.02]
-        middle = (near.max(0) + near.min(0)) / 2
-        half = np.array([np.abs((near - middle) @ axis).max() for axis in (across, up)])
-        along = stations[covered] - cuff
-        part = sweep(middle + np.outer(along, bends), half + 0.003 + 0.04 * along[:, None], across, up)
-        faces = self.model.forearm.f
-        faces = faces[(reach[faces] < cuff + 0.02).all(1)]  # the sleeve hides the rest
-        colours = (skin[self.model.forearm.ring[0]].mean(0), sleeve)
-        return _arm_body(
-            np.concatenate((vertices, part.vertices)),
-            np.concatenate((faces, part.faces + len(vertices))),
-            np.repeat(colours, (len(vertices), len(part.vertices)), axis=0),
-        )
-
-    def _forearm(self, frame: int, toward: np.ndarray, bends: np.ndarray) -> np.ndarray:
-        """Vertices [W, 3], m, of the model's forearm: it leaves the hand in its direction and bends into another."""
-        arm = self.model.forearm
-        rest = arm.v_template + arm.shapedirs @ self.hand.betas - self.hand.root
-        wrist = self.joints[frame][0]
-        vertices = rest @ self.hand_rotations[frame].T + wrist
-        start = vertices[arm.ring[1]].mean(0)
-        share = np.clip((vertices - start) @ toward / WRIST_BEND, 0, 1)
-        share = share * share * (3 - 2 * share)
-        axis = np.cross(toward, bends)
-        angle = np.arctan2(np.linalg.norm(axis), toward @ bends)
-        vectors = share[:, None] * angle * axis / max(np.linalg.norm(axis), 1e-9)
-        bent = axis_angle_to_matrix(torch.from_numpy(vectors)).numpy()
-        return start + (bent @ (vertices - start)[..., None])[..., 0]
-
-
-def _arm_body(vertices: np.ndarray, faces: np.ndarray, albedo: np.ndarray) -> Body:
-    return Body(vertices, faces, _vertex_normals(vertices, faces), albedo.astype(np.float32), 0, 0.03)
 
 
 @cache
@@ -248,16 +179,3 @@ def _shaded(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def model_points(shape: Shape) -> np.ndarray:
     """float32 [MODEL_POINTS, 3], m: what points.xyz of the shape holds."""
     return np.round(shape.surface_points(MODEL_POINTS)[0], 6).astype(np.float32)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
-
-
-def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals [V, 3], the faces' weighted by area."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    normal = np.cross(b - a, c - a)
-    flat = faces.ravel()
-    total = np.stack([np.bincount(flat, np.repeat(normal[:, i], 3), len(vertices)) for i in range(3)], 1)
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
