@@ -35,19 +35,21 @@ class Cuts(TensorFields):
     batch: (
         Batch  # inputs.image holds the cuts, uint8 [B, C, C, 3]; labels are the frame's; intrinsics and box are final
     )
+    rows: Tensor  # int64 [B], of the cache
     alpha: Tensor | None  # uint8 [B, C, C], see amt.data.pixels.vary
     change: Change | None  # None: inputs.image holds the crops already, [B, S, S, 3]
     look: Look | None
 
 
-def change_camera(inputs: Inputs, view: View, size: int) -> tuple[Inputs, Change]:
+def change_camera(inputs: Inputs, view: View, size: int, cut_size: int) -> tuple[Inputs, Change]:
     """The intrinsics and boxes of changed crops, and the change itself. On the CPU, in float64.
 
     Args:
         inputs: of the cuts: ``intrinsics`` is the cut's, ``box`` the true box in the frame.
         size: px: side of the crops; in the cut's pixels the true box is a square of that side in the middle.
+        cut_size: px: side of the cuts.
     """
-    middle = (inputs.image.shape[1] - 1) / 2
+    middle = (cut_size - 1) / 2
     box = torch.cat([middle + view.shift * size, (size * view.zoom)[:, None]], 1)
     intrinsics, warp = rotated_crop_camera(inputs.intrinsics.double(), box, size, view.rotation)
     full, frame = inputs.box.double(), inputs.frame_intrinsics.double()
@@ -74,7 +76,23 @@ def vary(cuts: Cuts, size: int, pictures: Tensor | None = None) -> Batch:
     else:
         vary_pixels = pixels.vary
     crops = vary_pixels(image, cuts.change.warp, cuts.look, size, cuts.alpha, pictures)
-    return replace(batch, inputs=replace(batch.inputs, image=crops), targets=rotate_targets(batch.targets, cuts.change))
+    inputs = replace(batch.inputs, image=crops)
+    targets = hide_covered(rotate_targets(batch.targets, cuts.change), inputs.intrinsics, cuts.look)
+    return replace(batch, inputs=inputs, targets=targets)
+
+
+def hide_covered(targets: Targets, intrinsics: Tensor, look: Look) -> Targets:
+    """Targets in which joints under an erased rectangle or an occluder are no longer visible."""
+    if targets.joint_visible is None or (look.erased is None and look.occluder is None):
+        return targets
+    pixel, visible = project(targets.joints, intrinsics), targets.joint_visible
+    if look.erased is not None:
+        top_left, bottom_right = look.erased[:, None, :2], look.erased[:, None, 2:]
+        row_column = pixel.flip(-1).round()
+        visible = visible & ~((row_column >= top_left) & (row_column < bottom_right)).all(-1)
+    if look.occluder is not None:
+        visible = visible & (pixels.occluder_cover(look.occluder, pixel[..., 0], pixel[..., 1])[0] < 0.5)
+    return replace(targets, joint_visible=visible)
 
 
 def rotate_targets(targets: Targets, change: Change) -> Targets:

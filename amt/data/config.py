@@ -47,6 +47,8 @@ class CropConfig:
         cut = self.cut_size
         return {
             "index": ((), "int64"),  # in the reader
+            "run": ((), "int64"),  # equal for the frames of one sequence and camera
+            "number": ((), "int64"),  # of the frame in its sequence
             "image": ((cut, cut, 3), "uint8"),
             **({"alpha": ((cut, cut), "uint8")} if self.alpha else {}),  # 255 on hand and object, 0 elsewhere
             "intrinsics": ((3, 3), "float32"),  # of the cut
@@ -122,6 +124,11 @@ class DataConfig:
     crop: CropConfig = field(default_factory=CropConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     most_broken: float = 0.01  # share of the frames that training may lose because they cannot be read
+    window: int = 1  # frames of one camera that are trained on together, varied in the same way; 1: single frames
+    stride: int = 1  # frames from one of a window to the next
+    on_device: float = (
+        0.5  # share of a GPU's free memory that crops may take to lie there whole; else batches are copied
+    )
     workers: int = 0  # processes that put batches together; 0: the training process itself
     render_sequences: int = 12  # of the synthetic set that stands in for ``root`` None
     render_frames: int = 3
@@ -144,7 +151,9 @@ class DataConfig:
             raise ValueError(f"data.workers must not be negative; got {self.workers}")
         if self.augment.background and not self.crop.alpha:
             raise ValueError("data.augment.background needs the segmentation in the crop cache: data.crop.alpha=true")
-        for name in ("render_sequences", "render_frames", "render_workers"):
+        if not 0 <= self.on_device <= 1:
+            raise ValueError(f"data.on_device is a share, 0-1; got {self.on_device}")
+        for name in ("window", "stride", "render_sequences", "render_frames", "render_workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1; got {getattr(self, name)}")
 

@@ -30,7 +30,7 @@ from amt.data.fingerprint import code_digest, set_digest
 from amt.data.parts import count_by_reason
 from amt.data.reader import Reader
 
-FORMAT = 5  # counts changes of how a cache lies in its folder
+FORMAT = 6  # counts changes of how a cache lies in its folder
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -113,7 +113,7 @@ def build_cache(
     Raises:
         DataError: the disk cannot hold it, the folder cannot be written, or no frame is left to work on.
     """
-    say = say or (_print if progress else lambda line: None)
+    say = say or (say_on_stderr if progress else lambda line: None)
     folder = Path(folder)
     base, contents = _names(reader, config)
     final = folder / f"{base}-{contents}"
@@ -255,5 +255,5 @@ def _nothing_left(reader: Reader, left_out: Counter) -> str:
     return f"not one of {len(reader)} frames of {reader.split} {reader.subset} can be used: {', '.join(reasons)}"
 
 
-def _print(line: str) -> None:
+def say_on_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -78,6 +78,8 @@ def cut_frame(reader: Reader, config: CropConfig, index: int) -> dict | BrokenFr
     return row | {
         "frame": frame,
         "index": frame.index,
+        "run": (frame.sequence.subject + 1) << 40 | (frame.sequence.number + 1) << 16 | (frame.camera + 1),
+        "number": frame.number,
         "image": cut(image, warp.numpy(), config.cut_size),
         "intrinsics": intrinsics.numpy(),
         "box": box,

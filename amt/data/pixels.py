@@ -71,16 +71,22 @@ def occluders(numbers: Tensor, size: int) -> tuple[Tensor, Tensor]:
         numbers: float32 [B, 12]: centre x, y and half axes (px), angle (rad), exponent, red, green, blue, amplitude (grey
             levels), frequency (rad/px) and phase (rad) of the stripes.
     """
-    x, y, a, b, angle, exponent, red, green, blue, amplitude, frequency, phase = numbers[:, :, None, None].unbind(1)
     axis = torch.arange(size, device=numbers.device, dtype=numbers.dtype)
-    dx, dy = axis[None, None, :] - x, axis[None, :, None] - y
+    cover, along = occluder_cover(numbers, axis.repeat(size)[None], axis.repeat_interleave(size)[None])
+    amplitude, frequency, phase = numbers[:, 9:, None].unbind(1)
+    stripes = amplitude * torch.sin(along * frequency + phase)
+    colour = (numbers[:, 6:9, None] + stripes[:, None]).clamp(0, 255)
+    return cover.unflatten(1, (size, size)), colour.unflatten(2, (size, size))
+
+
+def occluder_cover(numbers: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The cover in [0, 1] at pixels x, y [B, N], and the coordinate along the first half axis, px."""
+    centre_x, centre_y, a, b, angle, exponent = numbers[:, :6, None].unbind(1)
+    dx, dy = x - centre_x, y - centre_y
     u, v = dx * angle.cos() + dy * angle.sin(), dy * angle.cos() - dx * angle.sin()
     wanted, a, b = a > 0, a.clamp(min=1), b.clamp(min=1)
     inside = 1 - ((u.abs() / a) ** exponent + (v.abs() / b) ** exponent) ** (1 / exponent)
-    cover = (inside * torch.minimum(a, b) + 0.5).clamp(0, 1) * wanted  # the edge is about 1 px wide
-    stripes = amplitude * torch.sin(u * frequency + phase)
-    colour = torch.stack((red + stripes, green + stripes, blue + stripes), 1)
-    return cover, colour.clamp(0, 255)
+    return (inside * torch.minimum(a, b) + 0.5).clamp(0, 1) * wanted, u  # the edge is about 1 px wide
 
 
 @lru_cache(maxsize=4)

@@ -148,7 +148,7 @@ class _Batches(torch.utils.data.Dataset):
         return to_send(self.make(*item))
 
 
-def to_send(batch: Batch) -> Batch | bytes:
+def to_send(batch: TensorFields) -> Batch | bytes:
     """The batch with its tensors in shared memory; pickled where there is no room for it and as much again."""
     tensors = _tensors(batch)
     try:

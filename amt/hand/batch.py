@@ -65,3 +65,6 @@ class Batch(TensorFields):
     inputs: Inputs
     targets: Targets
     index: Tensor  # int64 [B]: the frame's index in the reader (DexYCB's own sample index)
+    window: Tensor | None = (
+        None  # int64 [B]: equal for the frames of one window, which follow each other in time; None: single
+    )

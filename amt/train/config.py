@@ -29,6 +29,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
     "data.cache": "where crops lie",
     "data.most_broken": "when a run stops, not what it learns",
     "data.workers": "batches are the same for any number",
+    "data.on_device": "where crops lie",
     "data.render_workers": "sets are the same for any number",
 }
 

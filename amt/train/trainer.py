@@ -189,7 +189,9 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
             if newest is not None:
                 log.info("continuing from step %d of %s", trainer.step, output)
             if loader is None:
-                loader = make_loader(config.data, "train", train.batch_size, seed=train.seed, progress=progress)
+                loader = make_loader(
+                    config.data, "train", train.batch_size, seed=train.seed, device=trainer.device, progress=progress
+                )
             _check_same_data(trainer, loader, output)
             if progress:
                 log.info("%s", trainer.memory())

@@ -116,7 +116,7 @@ def varied(batch: Batch, images: torch.Tensor, config: AugmentConfig, epoch: int
     """The loader's way from cuts to a batch, with one of the two implementations of the pixels."""
     index = batch.index.numpy()
     view, look = draw(config, 7, epoch, index, index, SIZE, 0 if pictures is None else len(pictures))
-    inputs, change = change_camera(replace(batch.inputs, image=images), view, SIZE)
+    inputs, change = change_camera(replace(batch.inputs, image=images), view, SIZE, CUT)
     alpha = None
     if pictures is not None:
         shown = project(batch.targets.vertices, batch.inputs.intrinsics)
@@ -297,14 +297,35 @@ def test_what_is_behind_the_hand_is_replaced_and_the_hand_is_not(hands):
     pictures = torch.full((3, CUT, CUT, 3), 17, dtype=torch.uint8)
     index = hands.index.numpy()
     view, look = draw(only("background"), 0, 0, index, index, SIZE, 3)
-    inputs, change = change_camera(replace(hands.inputs, image=images), view, SIZE)
+    inputs, change = change_camera(replace(hands.inputs, image=images), view, SIZE, CUT)
     middle = SIZE // 2
     for device_way in (pixels.vary, pixels_cpu.vary):
         crops = device_way(images, change.warp, look, SIZE, alpha, pictures)
         assert (crops[:, :, middle - 8 : middle + 8, middle - 8 : middle + 8] == 200).all()
         assert (crops[:, :, :20] == 17).all()
-    cuts = Cuts(replace(hands, inputs=inputs), alpha, change, replace(look, background=look.background * 0 - 1))
+    cuts = Cuts(
+        replace(hands, inputs=inputs), hands.index, alpha, change, replace(look, background=look.background * 0 - 1)
+    )
     assert (vary(cuts, SIZE, pictures).inputs.image == 200).all()
+
+
+@pytest.mark.parametrize("name", ["erase", "occlude"])
+def test_a_joint_under_what_was_painted_is_not_visible(hands, name):
+    """The painted pixels are told by their colour; the label says the same at every joint."""
+    images = torch.full_like(hands.inputs.image, 60)
+    seen = replace(hands.targets, joint_visible=torch.ones(len(hands.index), 21, dtype=torch.bool))
+    index = hands.index.numpy()
+    view, look = draw(replace(only(name), **{name: 0.8}), 0, 1, index, index, SIZE)
+    inputs, change = change_camera(replace(hands.inputs, image=images), view, SIZE, CUT)
+    cuts = Cuts(Batch(inputs, seen, hands.index), hands.index, None, change, look)
+    batch = vary(cuts, SIZE)
+    painted = (batch.inputs.image != 60).any(1)
+    x, y = project(batch.targets.joints, batch.inputs.intrinsics).round().long().unbind(-1)
+    inside = (x >= 0) & (x < SIZE) & (y >= 0) & (y < SIZE)
+    covered = painted[torch.arange(len(index))[:, None], y.clamp(0, SIZE - 1), x.clamp(0, SIZE - 1)]
+    agree = (batch.targets.joint_visible != covered)[inside]
+    assert agree.float().mean() > 0.98  # not all: edges are soft, and a stripe may have the picture's own grey
+    assert 10 < covered[inside].sum() < inside.sum() - 20
 
 
 def test_backgrounds_come_from_a_folder(tmp_path):
