@@ -12,6 +12,7 @@ from amt.data.dexycb import DexYCB
 from amt.data.layout import CLASS_NAMES, SERIALS, SUBJECTS
 from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.objects import built_in
+from amt.data.synthetic.piercing import piercing_depths
 from amt.hand.camera import project, unproject
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
@@ -209,3 +210,15 @@ def test_hands_stay_inside_the_joints_limits(tiny_set):
         pose = axis_angle_to_matrix(torch.from_numpy(frame.pose[3:]).unflatten(-1, (15, 3)))
         excess.append(measure(pose if frame.sequence.side == "right" else mirror_rotations(pose)))
     assert torch.stack(excess).max() < np.radians(3)
+
+
+def test_grasping_hands_pierce_themselves_by_two_millimetres_at_most(tiny_set):
+    reader = DexYCB(tiny_set, "s0", "train")
+    depths = []
+    for frame in map(reader.__getitem__, range(0, len(reader), 8)):
+        layer = reader.layer(frame.sequence.side)
+        arguments = (torch.from_numpy(a)[None] for a in (frame.pose, frame.betas, frame.translation))
+        vertices = layer(*arguments).vertices[0].double().numpy()
+        depths.append(piercing_depths(vertices, layer.faces.numpy()).max(initial=0))
+    assert len(depths) >= 8
+    assert max(depths) < 2.1e-3  # stored in float32, in the camera's frame

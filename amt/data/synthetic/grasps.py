@@ -111,12 +111,23 @@ def find_grasp(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.rando
     """The best of several rounds of candidates; stops at the first round that holds a good one."""
     best = None
     for _ in range(rounds):
-        for grasp in _candidates(hand, shape, distance, rng):
-            if best is None or (grasp.good, grasp.score) > (best.good, best.score):
+        candidates = sorted(_candidates(hand, shape, distance, rng), key=lambda g: (g.good, g.score), reverse=True)
+        for grasp in candidates:  # the best first: most of the others need not be looked at
+            if best is not None and (grasp.good, grasp.score) <= (best.good, best.score):
+                break
+            if not _pierces_itself(hand, grasp):
                 best = grasp
+                break
         if best is not None and best.good:
             break
-    return best
+    return candidates[0] if best is None else best
+
+
+def _pierces_itself(hand: Hand, grasp: Grasp) -> bool:
+    rotations = axis_angle_to_matrix(torch.from_numpy(grasp.fingers.reshape(1, 15, 3)).float())
+    rotations = torch.cat((torch.eye(3).expand(1, 1, 3, 3), rotations), dim=1)
+    vertices = hand.vertices(rotations)[0].astype(np.float64)
+    return piercing_depths(vertices, hand.model.f).max(initial=0) > MOST_PIERCING
 
 
 def _candidates(
@@ -143,8 +154,6 @@ def _candidates(
     gaps = distance(vertices)
     for k in range(count):
         score, good = _judge(hand, distance, vertices[k], gaps[k])
-        if piercing_depths(vertices[k], hand.model.f).max(initial=0) > MOST_PIERCING:
-            score, good = score - 1, False
         root = hand.root
         found.append(
             Grasp(
