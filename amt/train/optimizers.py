@@ -24,6 +24,7 @@ HEADS = (  # what turns features into answers, by the beginning of its parameter
     "coarse_decoder.wrist_head.",
     "hand_decoder.head.",
     "hand_decoder.joint_head.",
+    "joint_states.",
     "object_decoder.head.",
     "contact_decoder.point.",
     "contact_decoder.vertex_",
