@@ -124,3 +124,27 @@ def test_a_full_set_grasps_as_dexycb_does():
     classes = [c for c in range(1, 22) if c != 19]
     for number in range(100):
         assert scene.sequence_class(0, 4, number, 100, classes) == classes[number // 5]
+
+
+def test_independent_scenes_share_nothing_and_are_read_like_any_set(tmp_path, capsys):
+    out = tmp_path / "scenes"
+    command = [str(out), "--independent", "5", "--subjects", "2", "--seed", "3", "--workers", "1", "--quiet"]
+    assert main(command) == 0
+    assert "5 frames, 5 grasps, 5 people" in capsys.readouterr().out
+    reader = DexYCB(out, "s0", "train")
+    frames = [reader[i] for i in range(len(reader))]
+    assert len(frames) == 5
+    assert len({frame.betas.tobytes() for frame in frames}) == 5
+    assert len({frame.pose[3:].tobytes() for frame in frames}) == 5
+    assert len({frame.sequence.class_id for frame in frames}) == 5
+    assert len({reader.extrinsics(f.sequence, f.camera).tobytes() for f in frames}) == 5
+    for frame in frames:
+        seen = frame.joints @ frame.intrinsics.T
+        np.testing.assert_allclose(seen[:, :2] / seen[:, 2:], frame.joints_2d, atol=0.01)
+    before = digests(out)
+    shutil.rmtree(sequence_folder(out, 1, 1, independent=True))
+    assert main(command) == 0
+    assert digests(out) == before, "a scene is the same, made alone or with the others"
+    with pytest.raises(SystemExit):
+        main([str(out), "--independent", "5", "--frames", "2"])
+    assert "leave --sequences and --frames out" in capsys.readouterr().err

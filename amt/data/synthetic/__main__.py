@@ -31,10 +31,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--mano", metavar="FOLDER", help="folder with MANO_RIGHT.pkl and MANO_LEFT.pkl, instead of AMT's own hand"
     )
+    parser.add_argument(
+        "--independent",
+        type=int,
+        metavar="N",
+        help="N scenes that share nothing (grasp, person, object, camera, light, background), one picture each, in place "
+        "of --sequences and --frames",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     a = parser.parse_args(arguments)
+    if a.independent is not None and (a.sequences, a.frames) != (default.sequences, default.frames):
+        parser.error("--independent takes one picture of each scene: leave --sequences and --frames out")
+    if a.independent is not None and a.independent < 1:
+        parser.error(f"--independent must be at least 1; got {a.independent}")
     try:
-        config = SetConfig(a.sequences, a.frames, a.subjects, a.seed, tuple(a.objects), a.mano)
+        config = SetConfig(
+            a.sequences, a.frames, a.subjects, a.seed, tuple(a.objects), independent=a.independent or 0, mano=a.mano
+        )
         from amt.data.synthetic.write import write_set  # loads PyTorch: only once the words are known good
 
         write_set(a.out, config, a.workers, progress=not a.quiet)
@@ -44,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; the same command continues {a.out}", file=sys.stderr)
         return 130
-    print(f"{a.out}: {config.num_pictures} frames of {config.subjects} subjects and 8 cameras")
+    print(f"{a.out}: {config.num_pictures} frames, {config.num_grasps} grasps, {config.num_people} people, 8 cameras")
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from amt.data.layout import NEVER_GRASPED, SERIALS
+from amt.data.layout import NEVER_GRASPED, SERIALS, SUBJECTS
 from amt.data.synthetic.grasps import Grasp
 from amt.data.synthetic.objects import Shape
 from amt.data.synthetic.render import Camera, Light
@@ -88,6 +88,11 @@ def rig(seed: int, subject: int, height: int = 480, width: int = 640) -> list[Ca
 
 def sequence_rng(seed: int, subject: int, sequence: int) -> np.random.Generator:
     return np.random.default_rng([seed, _SEQUENCE, subject, sequence])
+
+
+def scene_camera(seed: int, scene: int) -> int:
+    """The camera that takes the picture of an independent scene."""
+    return int(np.random.default_rng([seed, _CHOICE, len(SUBJECTS) + scene]).integers(len(SERIALS)))
 
 
 def sequence_side(seed: int, subject: int, sequence: int) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from amt.data.synthetic import appearance, scene
 from amt.data.synthetic.arm import Clothes, PosedHand, hand_bodies
+from amt.data.synthetic.config import SequenceSpec
 from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.grasps import Hand, find_grasp
 from amt.data.synthetic.objects import Shape
@@ -21,17 +22,6 @@ from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 CONTACT = 0.005  # m: the contact labels' threshold, that of amt.hand.contact
 MODEL_POINTS = 2048  # points of points.xyz
-
-
-@dataclass(frozen=True)
-class SequenceSpec:
-    """All that determines a sequence."""
-
-    seed: int
-    subject: int
-    sequence: int
-    sequences: int  # a subject
-    frames: int
 
 
 @dataclass
@@ -57,9 +47,10 @@ class Sequence:
     def __post_init__(self):
         spec = self.spec
         classes = [c for c in sorted(self.shapes) if c != 19] or sorted(self.shapes)
-        held_class = scene.sequence_class(spec.seed, spec.subject, spec.sequence, spec.sequences, classes)
+        place = (spec.subject, spec.sequence) if spec.scene is None else (0, spec.scene)
+        held_class = scene.sequence_class(spec.seed, *place, spec.sequences, classes)
         self.rng = scene.sequence_rng(spec.seed, spec.subject, spec.sequence)
-        self.person = scene.person(spec.seed, spec.subject)
+        self.person = scene.person(spec.seed, spec.person)
         self.hand = Hand(self.model, self.person.betas)
         shape = self.shapes[held_class]
         distance = _distance(shape)

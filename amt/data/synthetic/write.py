@@ -29,15 +29,15 @@ from amt.data.layout import (
     labels_name,
 )
 from amt.data.synthetic import appearance, scene
-from amt.data.synthetic.config import SetConfig
+from amt.data.synthetic.config import SequenceSpec, SetConfig
 from amt.data.synthetic.objects import Shape, load_shapes
-from amt.data.synthetic.sequence import Sequence, SequenceSpec, model_points
+from amt.data.synthetic.sequence import Sequence, model_points
 from amt.hand.camera import project
 from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
 
-FORMAT = 1  # counts changes of what a (seed, subject, sequence) looks like
+FORMAT = 2  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
 JPEG_QUALITY = 93
 
@@ -61,21 +61,21 @@ def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progr
         (out / SUBJECTS[subject]).mkdir(exist_ok=True)
     _write_models(out, shapes)
     _write_calibration(out, config)
-    tasks = [
-        (subject, sequence)
-        for subject in range(config.subjects)
-        for sequence in range(config.sequences)
-        if not sequence_folder(out, subject, sequence).is_dir()
-    ]
+    tasks = [spec for spec in config.specs() if not _folder(out, spec).is_dir()]
     _run(out, config, tasks, workers, progress)
     return out
 
 
-def sequence_folder(out: Path, subject: int, sequence: int) -> Path:
+def sequence_folder(out: Path, subject: int, sequence: int, independent: bool = False) -> Path:
     """Where a sequence lies: named by a date and time, so that names sort as sequences do."""
     day = SUBJECTS[subject][:8]
-    time = datetime(2020, 1, 1, 9) + timedelta(seconds=47 * sequence)
+    apart = 4 if independent else 47  # s: 4 leave room for MOST_SCENES a subject before midnight
+    time = datetime(2020, 1, 1, 9) + timedelta(seconds=apart * sequence)
     return out / SUBJECTS[subject] / f"{day}_{time:%H%M%S}"
+
+
+def _folder(out: Path, spec: SequenceSpec) -> Path:
+    return sequence_folder(out, spec.subject, spec.sequence, spec.scene is not None)
 
 
 def _claim(out: Path, config: SetConfig, shapes: dict[int, Shape]) -> None:
@@ -139,46 +139,53 @@ def _write_models(out: Path, shapes: dict[int, Shape]) -> None:
 
 def _write_calibration(out: Path, config: SetConfig) -> None:
     """Intrinsics a camera; extrinsics and betas a subject. Floats are written so that they read back exactly."""
-    import yaml
-
-    def put(path: Path, content: dict) -> None:
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_text(path, yaml.safe_dump(content, sort_keys=False))
-
     folder = out / "calibration"
-    for subject in range(config.subjects):
-        cameras = scene.rig(config.seed, subject)
-        world = _to_world(cameras)
-        placed = {s: _rows(_compose(world, _inverse(_pose(c)))) for s, c in zip(SERIALS, cameras, strict=True)}
-        content = {"master": MASTER, "extrinsics": {**placed, "apriltag": _rows(world)}}
-        put(folder / f"extrinsics_{_extrinsics_name(subject)}" / "extrinsics.yml", content)
-        betas = [float(b) for b in scene.person(config.seed, subject).betas.astype(np.float32)]
-        for side in ("left", "right"):
-            put(folder / f"mano_{_mano_name(subject, side)}" / "mano.yml", {"betas": betas})
+    if not config.independent:
+        for subject in range(config.subjects):
+            _calibrate(out, SequenceSpec(config.seed, subject, 0, config.sequences, config.frames))
     for serial, camera in zip(SERIALS, scene.rig(config.seed, 0), strict=True):
         k = camera.intrinsics
         lens = {"fx": float(k[0, 0]), "fy": float(k[1, 1]), "ppx": float(k[0, 2]), "ppy": float(k[1, 2])}
-        put(folder / "intrinsics" / f"{serial}_{FRAME_WIDTH}x{FRAME_HEIGHT}.yml", {"color": lens, "depth": lens})
+        _put_yaml(folder / "intrinsics" / f"{serial}_{FRAME_WIDTH}x{FRAME_HEIGHT}.yml", {"color": lens, "depth": lens})
+
+
+def _calibrate(out: Path, spec: SequenceSpec) -> None:
+    """Extrinsics and betas of a subject, or of an independent scene."""
+    folder, cameras = out / "calibration", scene.rig(spec.seed, spec.person)
+    world = _to_world(cameras)
+    placed = {s: _rows(_compose(world, _inverse(_pose(c)))) for s, c in zip(SERIALS, cameras, strict=True)}
+    content = {"master": MASTER, "extrinsics": {**placed, "apriltag": _rows(world)}}
+    _put_yaml(folder / f"extrinsics_{_extrinsics_name(spec)}" / "extrinsics.yml", content)
+    betas = [float(b) for b in scene.person(spec.seed, spec.person).betas.astype(np.float32)]
+    for side in ("left", "right"):
+        _put_yaml(folder / f"mano_{_mano_name(spec, side)}" / "mano.yml", {"betas": betas})
+
+
+def _put_yaml(path: Path, content: dict) -> None:
+    import yaml
+
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_text(path, yaml.safe_dump(content, sort_keys=False))
 
 
 def _run(out: Path, config: SetConfig, tasks: list, workers: int, progress: bool) -> None:
     from tqdm import tqdm
 
-    done = config.num_pictures - len(tasks) * config.frames * len(SERIALS)
+    pictures = config.num_pictures // config.num_grasps
+    done = config.num_pictures - len(tasks) * pictures
     bar = tqdm(
         total=config.num_pictures, initial=done, unit="frame", desc="rendering", disable=not progress or not tasks
     )
-    pictures = config.frames * len(SERIALS)
     with bar:
         if workers == 1 or len(tasks) < 2:
             for task in tasks:
-                _write_sequence(out, config, *task)
+                _write_sequence(out, config, task)
                 bar.update(pictures)
             return
         # spawn: a fork would copy PyTorch's thread pool in whatever state it is.
         with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), _start_worker) as pool:
-            running = [pool.submit(_write_sequence, out, config, *task) for task in tasks]
+            running = [pool.submit(_write_sequence, out, config, task) for task in tasks]
             try:
                 for future in as_completed(running):
                     future.result()
@@ -204,40 +211,41 @@ def _worker_state(config: SetConfig) -> tuple[dict[int, Shape], dict[str, HandMo
     return load_shapes(config.objects), {side: config.hand(side) for side in ("left", "right")}
 
 
-def _write_sequence(out: Path, config: SetConfig, subject: int, number: int) -> None:
+def _write_sequence(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
     """Renders one sequence into a hidden folder, which gets its name when all is there."""
     shapes, hands = _worker_state(config)
-    side = scene.sequence_side(config.seed, subject, number)
-    spec = SequenceSpec(config.seed, subject, number, config.sequences, config.frames)
-    cameras = scene.rig(config.seed, subject)
-    sequence = Sequence(spec, shapes, hands[side], cameras)
-    final = sequence_folder(out, subject, number)
+    side = scene.sequence_side(spec.seed, spec.subject, spec.sequence)
+    rig, serials = scene.rig(spec.seed, spec.person), SERIALS
+    if spec.scene is not None:
+        serials = (SERIALS[scene.scene_camera(spec.seed, spec.scene)],)
+        _calibrate(out, spec)
+    sequence = Sequence(spec, shapes, hands[side], [rig[SERIALS.index(serial)] for serial in serials])
+    final = _folder(out, spec)
     folder = final.with_name(f".partial-{final.name}")
     shutil.rmtree(folder, ignore_errors=True)
-    for serial in SERIALS:
+    for serial in serials:
         (folder / serial).mkdir(parents=True)
-    _write_meta(folder, sequence, side)
-    labels = [_labels(sequence, camera) for camera in cameras]
+    _write_meta(folder, sequence, side, serials, _to_world(rig))
+    labels = [_labels(sequence, camera) for camera in sequence.cameras]
     for index, frame, picture in sequence.render():
-        _write_frame(folder / SERIALS[index], frame, picture, {k: v[frame] for k, v in labels[index].items()})
+        _write_frame(folder / serials[index], frame, picture, {k: v[frame] for k, v in labels[index].items()})
     os.replace(folder, final)
 
 
-def _write_meta(folder: Path, sequence: Sequence, side: str) -> None:
+def _write_meta(folder: Path, sequence: Sequence, side: str, serials: tuple[str, ...], world: np.ndarray) -> None:
     import yaml
 
     spec = sequence.spec
     meta = {
-        "serials": list(SERIALS),
+        "serials": list(serials),
         "num_frames": spec.frames,
-        "extrinsics": _extrinsics_name(spec.subject),
+        "extrinsics": _extrinsics_name(spec),
         "ycb_ids": [int(c) for c in sequence.class_ids],
         "ycb_grasp_ind": sequence.held,
         "mano_sides": [side],
-        "mano_calib": [_mano_name(spec.subject, side)],
+        "mano_calib": [_mano_name(spec, side)],
     }
     _write_text(folder / "meta.yml", yaml.safe_dump(meta, sort_keys=False))
-    world = _to_world(sequence.cameras)
     poses = _compose(world, sequence.object_poses)
     np.savez_compressed(folder / "pose.npz", pose_y=_quaternion_poses(poses), pose_m=_hand_in(sequence, world)[:, None])
     np.savez_compressed(folder / "contact.npz", hand=sequence.hand_contact, object=sequence.object_contact)
@@ -315,12 +323,12 @@ def _rows(pose: np.ndarray) -> list[float]:
     return [float(x) for x in pose.ravel()]
 
 
-def _extrinsics_name(subject: int) -> str:
-    return f"{SUBJECTS[subject][:8]}_085500"
+def _extrinsics_name(spec: SequenceSpec) -> str:
+    return f"{SUBJECTS[spec.subject][:8]}_085500" if spec.scene is None else f"scene_{spec.scene:06d}"
 
 
-def _mano_name(subject: int, side: str) -> str:
-    return f"{SUBJECTS[subject]}_{side}"
+def _mano_name(spec: SequenceSpec, side: str) -> str:
+    return f"{SUBJECTS[spec.subject] if spec.scene is None else f'scene_{spec.scene:06d}'}_{side}"
 
 
 def _write_text(path: Path, text: str) -> None:
