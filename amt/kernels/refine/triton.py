@@ -79,22 +79,16 @@ def forward(
     blocks = problem.table["mlp" if two_kernel else "single"]
     grid = (ceil_div(problem.rows, blocks.rows),)
     constants = {
-        "CHANNELS_TOTAL": layout.channels_total,
-        "PADDED_CHANNELS": layout.padded_channels,
-        "HIDDEN": layout.hidden,
+        **layout.constants,
         "BLOCK_ROWS": blocks.rows,
         "BLOCK_HIDDEN": problem.hidden_block(blocks),
         "BLOCK_CHANNELS": blocks.channels,
-        "UPCAST": layout.upcast,
     }
     out_stride = layout.num_steps * num_joints * 3
     for k in range(layout.num_steps):
         entering, image_stride = (problem.joints, num_joints * 3) if k == 0 else (steps[:, k - 1], out_stride)
         step = {
-            "packed": at(problem.packed, k),
-            "w1": at(problem.w1, k),
-            "b1": at(problem.b1, k),
-            "w2": at(problem.w2, k),
+            **problem.weights(k),
             "b2": at(problem.b2, k),
             "entering": entering,
             "image_stride": image_stride,

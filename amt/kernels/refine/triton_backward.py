@@ -99,6 +99,11 @@ class _Launches:
     def _launch(self, kernel, grid, /, *, k: int, blocks, **arguments) -> None:
         self.problem.launch(kernel, grid, blocks=blocks, slot=(*self.slot, k), **arguments)
 
+    def _entering(self, k: int) -> dict[str, object]:
+        """The joints that enter step ``k`` and the steps after it, and their strides in floats, as the kernels name them."""
+        entering = at(self.entering, slice(None), k)
+        return {"entering": entering, "image_stride": self.image_stride, "step_stride": self.step_stride}
+
     def _carried(self, k: int) -> tuple[Tensor, bool]:
         """The gradient that step k + 1 passes to step k, and whether it does."""
         carried = not self.detach and k + 1 < self.num_steps
@@ -108,14 +113,8 @@ class _Launches:
         """Recomputes features and pre-activations; the gradient of the pre-activations."""
         problem, layout = self.problem, self.problem.layout
         blocks = problem.table["mlp_backward"]
-        entering = at(self.entering, slice(None), k)
-        problem.gather(
-            entering,
-            image_stride=self.image_stride,
-            step_stride=self.step_stride,
-            features=self.features_read,
-            slot=("backward", k),
-        )
+        entering = self._entering(k)
+        problem.gather(**entering, features=self.features_read, slot=("backward", k))
         carried, has_carried = self._carried(k)
         self._launch(
             mlp_backward_kernel,
@@ -123,15 +122,10 @@ class _Launches:
             k=k,
             blocks=blocks,
             features=self.features_read,
-            packed=at(problem.packed, k),
+            **problem.weights(k),
             packed_stride=problem.packed.stride(0),
-            w1=at(problem.w1, k),
             w1_stride=problem.w1.stride(0),
-            b1=at(problem.b1, k),
-            w2=at(problem.w2, k),
-            entering=entering,
-            image_stride=self.image_stride,
-            step_stride=self.step_stride,
+            **entering,
             grad_steps=at(self.grad_steps, slice(None), k),
             carried=carried,
             scale=self.step_size / 2**k,
@@ -140,16 +134,12 @@ class _Launches:
             partial=at(self.partial, k),
             rows=self.rows,
             num_joints=problem.num_joints,
-            CHANNELS_TOTAL=layout.channels_total,
-            PADDED_CHANNELS=layout.padded_channels,
-            HIDDEN=layout.hidden,
-            PADDED_HIDDEN=layout.padded_hidden,
+            **layout.constants,
             WIDTH=self.width,
             BLOCK_ROWS=blocks.rows,
             BLOCK_HIDDEN=problem.hidden_block(blocks),
             BLOCK_CHANNELS=blocks.channels,
             CARRIED=has_carried,
-            UPCAST=layout.upcast,
         )
 
     def weight_parts(self, k: int, count: int) -> None:
@@ -171,12 +161,10 @@ class _Launches:
             rows=self.rows,
             rows_per_split=ROWS_PER_SPLIT,
             splits=self.splits,
-            PADDED_CHANNELS=layout.padded_channels,
-            PADDED_HIDDEN=layout.padded_hidden,
+            **layout.constants,
             BLOCK_ROWS=blocks.rows,
             BLOCK_HIDDEN=block_hidden,
             BLOCK_CHANNELS=block_channels,
-            UPCAST=layout.upcast,
         )
 
     def features(self, k: int, count: int) -> None:
@@ -194,12 +182,10 @@ class _Launches:
             packed_stride=problem.packed.stride(0),
             grad_features=at(self.grad_features, k),
             rows=self.rows,
-            PADDED_CHANNELS=layout.padded_channels,
-            PADDED_HIDDEN=layout.padded_hidden,
+            **layout.constants,
             BLOCK_ROWS=blocks.rows,
             BLOCK_HIDDEN=problem.hidden_block(blocks),
             BLOCK_CHANNELS=block_channels,
-            UPCAST=layout.upcast,
         )
 
     def joints(self, k: int, count: int) -> None:
@@ -214,9 +200,7 @@ class _Launches:
             k=k,
             blocks=blocks,
             **problem.geometry,
-            entering=at(self.entering, slice(None), k),
-            image_stride=self.image_stride,
-            step_stride=self.step_stride,
+            **self._entering(k),
             intrinsics=problem.intrinsics,
             grad_features=at(self.grad_features, k),
             grad_relative=at(self.grad_relative, k),
@@ -249,10 +233,7 @@ class _Launches:
             grad_b2=grad_b2,
             splits=self.splits,
             row_blocks=self.row_blocks,
-            CHANNELS_TOTAL=layout.channels_total,
-            PADDED_CHANNELS=layout.padded_channels,
-            HIDDEN=layout.hidden,
-            PADDED_HIDDEN=layout.padded_hidden,
+            **layout.constants,
             WIDTH=self.width,
             BLOCK_HIDDEN=blocks.hidden,
             BLOCK_CHANNELS=blocks.channels,

@@ -96,7 +96,14 @@ class Layout:
         self.padded_channels = max(64, round_up(self.channels_total, 64))
         self.num_steps, self.hidden = w1_shape[:2]
         self.padded_hidden = power_of_two(self.hidden) if self.hidden <= 64 else round_up(self.hidden, 64)
-        self.upcast = _triton.INTERPRETED and w1_dtype == torch.bfloat16
+        # of every kernel that works on the MLP; a kernel may leave some unread
+        self.constants = {
+            "CHANNELS_TOTAL": self.channels_total,
+            "PADDED_CHANNELS": self.padded_channels,
+            "HIDDEN": self.hidden,
+            "PADDED_HIDDEN": self.padded_hidden,
+            "UPCAST": _triton.INTERPRETED and w1_dtype == torch.bfloat16,
+        }
         if min(self.hidden, *self.channels, *(n for size in self.sizes for n in size)) < 1:
             raise ValueError(
                 f"refine: maps and hidden units must not be empty, got maps {[list(s) for s in map_shapes]}, "
@@ -152,6 +159,11 @@ class Problem:
     def launch(self, kernel, grid: tuple[int, ...], /, *, blocks: Blocks, slot: tuple = (), **arguments) -> None:
         """``arguments``: all of the kernel's, in its order."""
         self.launcher(kernel, grid, warps=blocks.warps, stages=blocks.stages, slot=slot, **arguments)
+
+    def weights(self, k: int) -> dict[str, Tensor]:
+        """The weights of step ``k`` and the steps after it, as the kernels name them; b2 is left out."""
+        tensors = {"packed": self.packed, "w1": self.w1, "b1": self.b1, "w2": self.w2}
+        return {name: at(tensor, k) for name, tensor in tensors.items()}
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.joints.device)

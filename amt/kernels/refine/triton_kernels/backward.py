@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from amt.kernels.refine.triton_kernels.forward import add_bias, load_relative_weights, load_w2, multiply_features
+from amt.kernels.refine.triton_kernels.forward import load_w2, locate_rows, multiply_features, pre_activations
 from amt.kernels.refine.triton_kernels.sampling import (
     RELATIVE_UNIT,
     dot,
@@ -29,7 +29,6 @@ from amt.kernels.refine.triton_kernels.sampling import (
     load_joint,
     load_taps,
     project,
-    relative_to_wrist,
 )
 
 
@@ -56,11 +55,11 @@ def store_partial(partial, column, mask, WIDTH: tl.constexpr, vx, vy, vz):
 def mlp_backward_kernel(
     features,  # [steps, rows, PADDED_CHANNELS]
     packed,  # [steps, PADDED_HIDDEN, PADDED_CHANNELS], packed_stride numbers between steps
+    w1,  # [steps, HIDDEN, CHANNELS_TOTAL + 3], w1_stride numbers between steps
+    b1,  # [steps, J, HIDDEN]
+    w2,  # [steps, 3, HIDDEN]
     packed_stride,
-    w1,
     w1_stride,
-    b1,
-    w2,
     entering,  # joints that enter each step, image_stride floats between images and step_stride between steps
     image_stride,
     step_stride,
@@ -76,26 +75,22 @@ def mlp_backward_kernel(
     PADDED_CHANNELS: tl.constexpr,
     HIDDEN: tl.constexpr,
     PADDED_HIDDEN: tl.constexpr,
+    UPCAST: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     CARRIED: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
-    block = tl.program_id(0)
     step = tl.program_id(1).to(tl.int64)
-    row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    valid = row < rows
-    image = (row // num_joints).to(tl.int64)
-    joint = row % num_joints
+    row, valid, image, joint = locate_rows(rows, num_joints, BLOCK_ROWS)
     features += step * rows * PADDED_CHANNELS
     packed += step * packed_stride
     w1 += step * w1_stride
     b1 += step * num_joints * HIDDEN
     w2 += step * 3 * HIDDEN
     entering += step * step_stride
-    partial += (step * tl.num_programs(0) + block) * 7 * WIDTH
+    partial += (step * tl.num_programs(0) + tl.program_id(0)) * 7 * WIDTH
     out_row = step * rows + row
     offset = image * image_stride + joint * 3
     grad_x, grad_y, grad_z = load_leaving(
@@ -120,10 +115,9 @@ def mlp_backward_kernel(
             features, packed, row, rows, unit, PADDED_CHANNELS, BLOCK_ROWS, BLOCK_HIDDEN, BLOCK_CHANNELS, UPCAST
         )
         x, y, z = load_joint(entering, offset, valid)
-        relative = relative_to_wrist(entering, x, y, z, image * image_stride, valid)
-        relative_weights = load_relative_weights(w1, unit, in_units, CHANNELS_TOTAL)
-        pre = add_bias(acc, b1, joint, unit, valid, in_units, relative, relative_weights, HIDDEN)
-
+        pre, relative, relative_weights = pre_activations(
+            acc, entering, image * image_stride, (x, y, z), w1, b1, joint, unit, valid, CHANNELS_TOTAL, HIDDEN
+        )
         hidden = tl.where(valid[:, None], gelu(pre), 0.0)
         store_partial(
             partial,
@@ -166,12 +160,14 @@ def feature_gradient_kernel(
     packed_stride,
     grad_features,  # [steps, rows, PADDED_CHANNELS], out
     rows,
+    CHANNELS_TOTAL: tl.constexpr,
     PADDED_CHANNELS: tl.constexpr,
+    HIDDEN: tl.constexpr,
     PADDED_HIDDEN: tl.constexpr,
+    UPCAST: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
@@ -197,12 +193,14 @@ def weight_gradient_kernel(
     rows,
     rows_per_split,
     splits,
+    CHANNELS_TOTAL: tl.constexpr,
     PADDED_CHANNELS: tl.constexpr,
+    HIDDEN: tl.constexpr,
     PADDED_HIDDEN: tl.constexpr,
+    UPCAST: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     unit = tl.program_id(0) * BLOCK_HIDDEN + tl.arange(0, BLOCK_HIDDEN)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
@@ -234,6 +232,7 @@ def weights_kernel(
     PADDED_CHANNELS: tl.constexpr,
     HIDDEN: tl.constexpr,
     PADDED_HIDDEN: tl.constexpr,
+    UPCAST: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,

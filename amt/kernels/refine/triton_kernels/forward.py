@@ -27,6 +27,13 @@ from amt.kernels.refine.triton_kernels.sampling import (
 
 
 @triton.jit
+def locate_rows(rows, num_joints, BLOCK_ROWS: tl.constexpr):
+    """This program's rows, whether each is there, its image (int64) and its joint."""
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    return row, row < rows, (row // num_joints).to(tl.int64), row % num_joints
+
+
+@triton.jit
 def gather_kernel(
     maps,
     sizes,
@@ -44,12 +51,10 @@ def gather_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row, valid, image, joint = locate_rows(rows, num_joints, BLOCK_ROWS)
     step = tl.program_id(1).to(tl.int64)
-    valid = row < rows
-    image = (row // num_joints).to(tl.int64)
     entering += step * step_stride
-    x, y, z = load_joint(entering, image * image_stride + (row % num_joints) * 3, valid)
+    x, y, z = load_joint(entering, image * image_stride + joint * 3, valid)
     u, v, visible = project(x, y, z, load_camera(intrinsics, image, valid), valid)
     features += (step * rows + row)[:, None] * PADDED_CHANNELS
     first = 0
@@ -107,13 +112,18 @@ def load_relative_weights(w1, unit, in_units, CHANNELS_TOTAL: tl.constexpr):
 
 
 @triton.jit
-def add_bias(acc, b1, joint, unit, valid, in_units, relative, relative_weights, HIDDEN: tl.constexpr):
-    """Completes w1 f + b1 in float32: adds the joint's bias and the wrist-relative columns to the GEMM's result."""
+def pre_activations(acc, entering, wrist_offset, point, w1, b1, joint, unit, valid, CHANNELS_TOTAL, HIDDEN):
+    """w1 f + b1 in float32: ``acc``, the GEMM's result, with the joint's bias and the wrist-relative columns added. Also returns
+    the relative coordinates of ``point`` (x, y, z of each row) and their weights."""
+    in_units = unit < HIDDEN
+    relative = relative_to_wrist(entering, point[0], point[1], point[2], wrist_offset, valid)
+    relative_weights = load_relative_weights(w1, unit, in_units, CHANNELS_TOTAL)
     mask = valid[:, None] & in_units[None, :]
     acc += tl.load(b1 + joint[:, None] * HIDDEN + unit[None, :], mask=mask, other=0.0).to(tl.float32)
     acc += relative[0][:, None] * relative_weights[0][None, :]
     acc += relative[1][:, None] * relative_weights[1][None, :]
-    return acc + relative[2][:, None] * relative_weights[2][None, :]
+    acc += relative[2][:, None] * relative_weights[2][None, :]
+    return acc, relative, relative_weights
 
 
 @triton.jit
@@ -122,6 +132,15 @@ def load_w2(w2, unit, in_units, HIDDEN: tl.constexpr):
     w2y = tl.load(w2 + HIDDEN + unit, mask=in_units, other=0.0).to(tl.float32)
     w2z = tl.load(w2 + 2 * HIDDEN + unit, mask=in_units, other=0.0).to(tl.float32)
     return w2x, w2y, w2z
+
+
+@triton.jit
+def add_offsets(offset, hidden, w2, unit, HIDDEN):
+    """The offset (x, y, z) of each row, with the part of one block of hidden units."""
+    w2x, w2y, w2z = load_w2(w2, unit, unit < HIDDEN, HIDDEN)
+    ox = offset[0] + tl.sum(hidden * w2x[None, :], axis=1)
+    oy = offset[1] + tl.sum(hidden * w2y[None, :], axis=1)
+    return ox, oy, offset[2] + tl.sum(hidden * w2z[None, :], axis=1)
 
 
 @triton.jit
@@ -149,32 +168,26 @@ def mlp_kernel(
     CHANNELS_TOTAL: tl.constexpr,
     PADDED_CHANNELS: tl.constexpr,
     HIDDEN: tl.constexpr,
+    PADDED_HIDDEN: tl.constexpr,
+    UPCAST: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    valid = row < rows
-    image = (row // num_joints).to(tl.int64)
-    joint = row % num_joints
+    row, valid, image, joint = locate_rows(rows, num_joints, BLOCK_ROWS)
     ox = tl.zeros([BLOCK_ROWS], tl.float32)
     oy = tl.zeros([BLOCK_ROWS], tl.float32)
     oz = tl.zeros([BLOCK_ROWS], tl.float32)
     for start in range(0, HIDDEN, BLOCK_HIDDEN):
         unit = start + tl.arange(0, BLOCK_HIDDEN)
-        in_units = unit < HIDDEN
         acc = multiply_features(
             features, packed, row, rows, unit, PADDED_CHANNELS, BLOCK_ROWS, BLOCK_HIDDEN, BLOCK_CHANNELS, UPCAST
         )
         x, y, z = load_joint(entering, image * image_stride + joint * 3, valid)
-        relative = relative_to_wrist(entering, x, y, z, image * image_stride, valid)
-        relative_weights = load_relative_weights(w1, unit, in_units, CHANNELS_TOTAL)
-        hidden = gelu(add_bias(acc, b1, joint, unit, valid, in_units, relative, relative_weights, HIDDEN))
-        w2x, w2y, w2z = load_w2(w2, unit, in_units, HIDDEN)
-        ox += tl.sum(hidden * w2x[None, :], axis=1)
-        oy += tl.sum(hidden * w2y[None, :], axis=1)
-        oz += tl.sum(hidden * w2z[None, :], axis=1)
+        pre, _, _ = pre_activations(
+            acc, entering, image * image_stride, (x, y, z), w1, b1, joint, unit, valid, CHANNELS_TOTAL, HIDDEN
+        )
+        ox, oy, oz = add_offsets((ox, oy, oz), gelu(pre), w2, unit, HIDDEN)
     x, y, z = load_joint(entering, image * image_stride + joint * 3, valid)
     store_moved_joint(out, image * out_stride + joint * 3, valid, x, y, z, ox, oy, oz, b2, scale)
 
@@ -202,15 +215,13 @@ def single_kernel(
     CHANNELS_TOTAL: tl.constexpr,
     PADDED_CHANNELS: tl.constexpr,
     HIDDEN: tl.constexpr,
+    PADDED_HIDDEN: tl.constexpr,
+    UPCAST: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    valid = row < rows
-    image = (row // num_joints).to(tl.int64)
-    joint = row % num_joints
+    _row, valid, image, joint = locate_rows(rows, num_joints, BLOCK_ROWS)
     x, y, z = load_joint(entering, image * image_stride + joint * 3, valid)
     u, v, visible = project(x, y, z, load_camera(intrinsics, image, valid), valid)
     ox = tl.zeros([BLOCK_ROWS], tl.float32)
@@ -218,7 +229,6 @@ def single_kernel(
     oz = tl.zeros([BLOCK_ROWS], tl.float32)
     for start_unit in range(0, HIDDEN, BLOCK_HIDDEN):
         unit = start_unit + tl.arange(0, BLOCK_HIDDEN)
-        in_units = unit < HIDDEN
         acc = tl.zeros([BLOCK_ROWS, BLOCK_HIDDEN], tl.float32)
         first = 0
         for l in tl.static_range(len(CHANNELS)):
@@ -232,11 +242,8 @@ def single_kernel(
                     w = tl.load(weight, mask=(channel < CHANNELS[l])[:, None], other=0.0)
                 acc = dot(value.to(w.dtype), w, acc, UPCAST)
             first += CHANNELS[l]
-        relative = relative_to_wrist(entering, x, y, z, image * image_stride, valid)
-        relative_weights = load_relative_weights(w1, unit, in_units, CHANNELS_TOTAL)
-        hidden = gelu(add_bias(acc, b1, joint, unit, valid, in_units, relative, relative_weights, HIDDEN))
-        w2x, w2y, w2z = load_w2(w2, unit, in_units, HIDDEN)
-        ox += tl.sum(hidden * w2x[None, :], axis=1)
-        oy += tl.sum(hidden * w2y[None, :], axis=1)
-        oz += tl.sum(hidden * w2z[None, :], axis=1)
+        pre, _, _ = pre_activations(
+            acc, entering, image * image_stride, (x, y, z), w1, b1, joint, unit, valid, CHANNELS_TOTAL, HIDDEN
+        )
+        ox, oy, oz = add_offsets((ox, oy, oz), gelu(pre), w2, unit, HIDDEN)
     store_moved_joint(out, image * out_stride + joint * 3, valid, x, y, z, ox, oy, oz, b2, scale)
