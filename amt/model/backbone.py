@@ -24,7 +24,8 @@ class Normalize(nn.Module):
         self.register_buffer("scale", 1 / (torch.tensor(IMAGE_STD).view(1, 3, 1, 1) * 255), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        return (image.to(self.mean.dtype) - self.mean) * self.scale
+        # In place in one new tensor: for a large one, fresh memory costs more than the arithmetic
+        return image.to(self.mean.dtype, copy=True).sub_(self.mean).mul_(self.scale)
 
 
 class HybridBackbone(nn.Module):
