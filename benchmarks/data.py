@@ -38,6 +38,7 @@ from benchmarks import results
 SIZE, BATCH = 224, 32
 TURNS = 3
 GOALS = {"files": 2.0, "cache": 15.0}  # times the samples/s of the DataLoader
+GPU_GOAL = 10_000  # varied crops/s from the cache, on a GPU
 MOST_WAIT = 0.05  # share of a step of tiny
 
 
@@ -67,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     rates = record["samples_per_s"]
     for name, goal in GOALS.items():
         print(f"{name}: {rates[name] / rates['DataLoader']:.1f} x the DataLoader (goal {goal:g} x)")
+    if device.type == "cuda":
+        print(f"cache, varied: {rates['cache, varied']:.0f}/s (goal {GPU_GOAL}/s)")
     path = options.output or results.FOLDER / "data" / results.default_path(device).name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")

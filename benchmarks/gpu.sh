@@ -12,6 +12,7 @@
 #   ops        every op beside eager, torch.compile, CUDA graph and the attention back ends
 #   model      encoder and whole model at S, B, L, batch 1 and 16
 #   train      a training step at S, B, L
+#   data       only by name: crops a second from files and from the crop cache (DATA=FOLDER of a set, or one is rendered first)
 #
 # Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results are copied
 # too. A part that fails does not stop the next; the exit status says whether any did. Run alone, a part may take the whole time.
@@ -24,8 +25,8 @@ cd "$root" || exit 2
 python=${PYTHON:-python3}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
-# Seconds each part may take in a whole run: 525 together.
-declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40)
+# Seconds each part may take in a whole run: 525 together, without data, which is not part of one.
+declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40 [data]=520)
 order=(versions build tests sanitize ceilings warm ops model train)
 alone=520
 # In a whole run, the shapes that benchmarks/goals.py asks about; alone, `ops` measures all.
@@ -47,7 +48,7 @@ for argument in "$@"; do
       ;;
     *)
       if [[ -z ${limits[$argument]:-} ]]; then
-        echo "gpu.sh: no part '$argument'; there are ${order[*]}" >&2
+        echo "gpu.sh: no part '$argument'; there are ${order[*]} data" >&2
         exit 2
       fi
       parts+=("$argument")
@@ -226,6 +227,12 @@ part_model() {
 }
 
 part_train() { measure "$1" train; }
+
+part_data() {
+  local options=(--device "$device")
+  if [[ -n $dry ]]; then options+=(--frames 64 --steps 1 --output "$logs/data.json"); fi
+  timeout -k 5 "$1" "$python" -m benchmarks.data "${options[@]}" ${DATA:+--data "$DATA"}
+}
 
 failed=()
 summary=()

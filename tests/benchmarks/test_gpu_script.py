@@ -61,7 +61,7 @@ def test_part_that_fails_does_not_stop_the_next_and_is_in_the_exit_status(tmp_pa
 def test_unknown_part_lists_those_there_are():
     done = script("everything")
     assert done.returncode == 2
-    there = "versions build tests sanitize ceilings warm ops model train"
+    there = "versions build tests sanitize ceilings warm ops model train data"
     assert f"no part 'everything'; there are {there}" in done.stderr
 
 
