@@ -47,8 +47,7 @@ class Ema:
         try:
             yield
         finally:
-            with torch.no_grad():
-                self._assign(self.values, own)
+            self._assign(self.values, own)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.averages
