@@ -67,6 +67,20 @@ def recover(final: Path) -> None:
         remove(part)
 
 
+def discard(folder: Path) -> None:
+    """Removes a folder that others may read: it is there whole or gone, also where the process is killed meanwhile.
+
+    Where that fails, a warning says so. :func:`recover` clears up what a killed process left.
+    """
+    part = _beside(folder, TEMPORARY)
+    try:
+        os.replace(folder, part)
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", folder, error)
+        return
+    remove(part)
+
+
 def remove(folder: Path) -> None:
     """Removes a folder if it is there; where that fails, a warning says so, and nothing else depends on it."""
     if folder.exists():

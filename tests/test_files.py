@@ -5,7 +5,7 @@ import os
 import pytest
 
 from amt import files
-from amt.files import new_folder, recover, write_text
+from amt.files import discard, new_folder, recover, write_text
 
 
 def names(folder):
@@ -81,6 +81,31 @@ def test_an_old_folder_that_cannot_be_removed_is_only_a_warning(tmp_path, monkey
         fill(tmp_path / "made", "second")
     assert content(tmp_path / "made") == ["second", "second"]
     assert "cannot be removed" in caplog.text
+
+
+def test_a_folder_that_is_discarded_is_whole_or_gone(tmp_path, monkeypatch):
+    """The process is killed before the first file is removed, or after it; the rest goes when another one clears up."""
+    unlink = os.unlink
+
+    class Killed(BaseException):
+        pass
+
+    for removed in (0, 1):
+        fill(tmp_path / "made", "first")
+        calls = []
+
+        def dying(*arguments, calls=calls, removed=removed, **options):
+            if len(calls) == removed:
+                raise Killed
+            calls.append(unlink(*arguments, **options))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", dying)
+            with pytest.raises(Killed):
+                discard(tmp_path / "made")
+        assert not (tmp_path / "made").exists()
+        recover(tmp_path / "made")
+        assert names(tmp_path) == []
 
 
 def test_two_writers_do_not_share_a_temporary_name(tmp_path):

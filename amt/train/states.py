@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from amt.files import new_folder, recover, remove
+from amt.files import discard, new_folder, recover
 
 log = logging.getLogger(__name__)
 STATE, SCORE, LOCK = "state.pt", "score.json", ".lock"
@@ -75,7 +75,7 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int, score:
     best = best_state(folder)
     for old in states(folder)[:-keep]:
         if old != best:
-            remove(old)
+            discard(old)
     return final
 
 

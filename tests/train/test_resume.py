@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +25,33 @@ from amt.train.trainer import run
 CPU = torch.device("cpu")
 
 
-def signalled_after(step, signum, monkeypatch):
-    """Sends a signal to the run and to the processes of its loader when the state of ``step`` is saved."""
-
-    def save(folder, at, *rest):
-        path = save_state(folder, at, *rest)
-        if at == step:
-            for pid in (*(child.pid for child in multiprocessing.active_children()), os.getpid()):
-                os.kill(pid, signum)
-        return path
-
-    monkeypatch.setattr(trainer_module, "save_state", save)
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    """The curves take a second a run; test_trainer.py looks at them."""
+    monkeypatch.setattr(trainer_module, "draw_curves", lambda *_: None)
 
 
-@pytest.mark.parametrize(("workers", "signum"), [(0, signal.SIGTERM), (2, signal.SIGINT)])
+def signalled_in(step, signum, monkeypatch):
+    """Sends a signal to the processes of the loader and to the run, in the middle of a step."""
+    right = trainer_module.Trainer.train_step
+
+    def train_step(self, batch):
+        if self.step == step:
+            processes = [*(child.pid for child in multiprocessing.active_children()), os.getpid()]
+            # from outside: a worker of PyTorch takes its parent's SIGTERM for a farewell
+            subprocess.run(["kill", f"-{signum.name.removeprefix('SIG')}", *map(str, processes)], check=True)
+            time.sleep(0.3)  # until the news of a dead process would come
+        return right(self, batch)
+
+    monkeypatch.setattr(trainer_module.Trainer, "train_step", train_step)
+
+
+@pytest.mark.parametrize(("workers", "signum"), [(0, signal.SIGINT), (2, signal.SIGTERM)])
 def test_a_stopped_run_ends_with_the_same_bits(make_small, make_batch, monkeypatch, workers, signum):
-    """Stopped in the middle of an epoch: weights, average, moments, statistics, counts. Ctrl-C reaches the workers, too."""
+    """Stopped in the middle of an epoch: weights, average, moments, statistics, counts.
+
+    The SIGTERM of a scheduler reaches the processes of the loader, too.
+    """
 
     def train(name, workers):
         config = make_small(name, steps=7, batch_size=2, save_every=2, accumulate=2, ema=0.9)
@@ -50,8 +63,8 @@ def test_a_stopped_run_ends_with_the_same_bits(make_small, make_batch, monkeypat
     whole = Path(config.train.output)
     config, loader = train("parts", workers)
     with monkeypatch.context() as patch:
-        signalled_after(4, signum, patch)
-        with pytest.raises(Stopped, match=rf"{signum.name}: saved step 4") as stopped:
+        signalled_in(4, signum, patch)
+        with pytest.raises(Stopped, match=rf"{signum.name}: saved step 5") as stopped:
             run(config, loader, progress=False)
     assert stopped.value.code == (130 if signum == signal.SIGINT else 0)
     config, loader = train("parts", workers)
@@ -67,8 +80,10 @@ def test_a_stopped_run_ends_with_the_same_bits(make_small, make_batch, monkeypat
     assert [int(row["step"]) for row in read_log(Path(config.train.output) / "log.csv")] == list(range(7))
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("when", "signum", "status"),
+    [("before", signal.SIGTERM, 0), ("after", signal.SIGINT, 130), ("after", signal.SIGTERM, 0)],
+)
 def test_a_signal_outside_the_steps_ends_the_run_at_once(make_small, small_loader, monkeypatch, signum, status, when):
     """While data are prepared, or the checkpoint is written: nothing new is there to be saved."""
 
