@@ -1,5 +1,6 @@
 // refine's forward on the CPU: the MLP's inputs and biases as packed tiles, and weights in fixed point.
 #include <type_traits>
+#include <utility>
 
 #include "refine/simd_kernels.h"
 #include "refine/simd_taps.h"
@@ -7,78 +8,75 @@
 namespace amt::AMT_ISA {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 using Row = Vector<float>;
-AMT_INLINE Row low(Row a, Row b) {
-  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+constexpr int row_lanes = Lanes<float>::count;
+
+// Element i of the result is element Order::from(i) of a and b, one after the other.
+template <class Order, int... i>
+AMT_INLINE Row shuffle(Row a, Row b, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(a, b, Order::from(i)...);
 }
-AMT_INLINE Row high(Row a, Row b) {
-  return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+template <class Order>
+AMT_INLINE Row shuffle(Row a, Row b) {
+  return shuffle<Order>(a, b, std::make_integer_sequence<int, row_lanes>{});
 }
-AMT_INLINE Row low2(Row a, Row b) {
-  return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+
+// In each part of 16 bytes: `Width` elements of a, of b, of a, ..., from the part's lower or upper half.
+template <int Width, bool Upper>
+struct Interleaved {
+  static constexpr int from(int i) {
+    const int part = i / 4 * 4, source = i % 4 / Width % 2;
+    return source * row_lanes + part + 2 * Upper + i % 4 / (2 * Width) * Width + i % Width;
+  }
+};
+
+// Every second part of 16 bytes of a, then of b.
+template <bool Odd>
+struct EverySecond {
+  static constexpr int from(int i) { return 2 * (i / 4 * 4) + 4 * Odd + i % 4; }
+};
+
+// Column c of four rows lies in part c / 4 of each of `rows`, one vector for four rows: stores the columns.
+template <int Count>
+AMT_INLINE void store_columns(const Row (&rows)[Count], float* to, int64_t step) {
+  if constexpr (Count == 1) {
+    store(to, rows[0]);
+  } else {
+    Row even[Count / 2], odd[Count / 2];
+    for (int i = 0; i < Count / 2; i++) {
+      even[i] = shuffle<EverySecond<false>>(rows[2 * i], rows[2 * i + 1]);
+      odd[i] = shuffle<EverySecond<true>>(rows[2 * i], rows[2 * i + 1]);
+    }
+    store_columns(even, to, 2 * step);
+    store_columns(odd, to + step, 2 * step);
+  }
 }
-AMT_INLINE Row high2(Row a, Row b) {
-  return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-}
-AMT_INLINE Row even4(Row a, Row b) {
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
-}
-AMT_INLINE Row odd4(Row a, Row b) {
-  return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+
+// As many rows as a vector has floats, and as many columns, transposed.
+AMT_INLINE void transpose_square(const float* from, int64_t stride, float* to, int64_t to_stride) {
+  Row r[row_lanes], s[row_lanes];
+  for (int i = 0; i < row_lanes; i++) r[i] = load(from + i * stride);
+  for (int i = 0; i < row_lanes; i += 2) {
+    s[i] = shuffle<Interleaved<1, false>>(r[i], r[i + 1]);
+    s[i + 1] = shuffle<Interleaved<1, true>>(r[i], r[i + 1]);
+  }
+  for (int c = 0; c < 4; c++) {
+    // columns c, c + 4, ... of rows 4q .. 4q + 3
+    Row rows[row_lanes / 4];
+    for (int q = 0; q < row_lanes / 4; q++) {
+      const Row upper = s[4 * q + c / 2], lower = s[4 * q + c / 2 + 2];
+      rows[q] = c % 2 ? shuffle<Interleaved<2, true>>(upper, lower) : shuffle<Interleaved<2, false>>(upper, lower);
+    }
+    store_columns(rows, to + c * to_stride, 4 * to_stride);
+  }
 }
 
 // 16 rows of 16 floats, transposed.
 AMT_INLINE void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
-  Row r[16], s[16];
-  for (int i = 0; i < 16; i++) r[i] = load(from + i * stride);
-  for (int i = 0; i < 16; i += 2) {
-    s[i] = low(r[i], r[i + 1]);
-    s[i + 1] = high(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    for (int j = 0; j < 2; j++) {
-      r[i + 2 * j] = low2(s[i + j], s[i + j + 2]);
-      r[i + 2 * j + 1] = high2(s[i + j], s[i + j + 2]);
-    }
-  }
-  // r[4q + c]: columns c, c + 4, c + 8, c + 12 of rows 4q .. 4q + 3
-  for (int c = 0; c < 4; c++) {
-    const Row even_upper = even4(r[c], r[4 + c]), even_lower = even4(r[8 + c], r[12 + c]);
-    const Row odd_upper = odd4(r[c], r[4 + c]), odd_lower = odd4(r[8 + c], r[12 + c]);
-    store(to + c * to_stride, even4(even_upper, even_lower));
-    store(to + (c + 4) * to_stride, even4(odd_upper, odd_lower));
-    store(to + (c + 8) * to_stride, odd4(even_upper, even_lower));
-    store(to + (c + 12) * to_stride, odd4(odd_upper, odd_lower));
-  }
-}
-#elif defined(__AVX2__)
-// 8 rows of 8 floats, transposed.
-AMT_INLINE void transpose8(const float* from, int64_t stride, float* to, int64_t to_stride) {
-  __m256 r[8], s[8];
-  for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(from + i * stride);
-  for (int i = 0; i < 8; i += 2) {
-    s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-    s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    for (int j = 0; j < 2; j++) {
-      r[i + 2 * j] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], _MM_SHUFFLE(1, 0, 1, 0));
-      r[i + 2 * j + 1] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], _MM_SHUFFLE(3, 2, 3, 2));
-    }
-  }
-  // r[4q + c]: columns c, c + 4 of rows 4q .. 4q + 3
-  for (int c = 0; c < 4; c++) {
-    _mm256_storeu_ps(to + c * to_stride, _mm256_permute2f128_ps(r[c], r[4 + c], 0x20));
-    _mm256_storeu_ps(to + (c + 4) * to_stride, _mm256_permute2f128_ps(r[c], r[4 + c], 0x31));
-  }
-}
-
-// 16 rows of 16 floats, transposed.
-AMT_INLINE void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
-  for (int row = 0; row < 16; row += 8)
-    for (int column = 0; column < 16; column += 8)
-      transpose8(from + row * stride + column, stride, to + column * to_stride + row, to_stride);
+  for (int row = 0; row < 16; row += row_lanes)
+    for (int column = 0; column < 16; column += row_lanes)
+      transpose_square(from + row * stride + column, stride, to + column * to_stride + row, to_stride);
 }
 #endif
 

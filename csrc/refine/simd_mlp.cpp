@@ -9,6 +9,7 @@
 #include "refine/simd_kernels.h"
 #include "refine/simd_activation.h"
 #include "refine/simd_amx.h"
+#include "refine/simd_rows.h"
 #include "refine/simd_vector.h"
 
 namespace amt::AMT_ISA {
@@ -19,32 +20,17 @@ using namespace amt::refine;
 // The hidden layer before its bias: the products of `Count` units from `unit` on with `Vectors` vectors of rows.
 template <class T, int Count, int Vectors>
 AMT_INLINE void float_products(const Hidden<T>& work, const T* inputs, int64_t unit, Vector<T> (&sum)[Count][Vectors]) {
-  constexpr int lanes = Lanes<T>::count;
   const int64_t stride = work.w1_stride;
-  // one pointer for three rows of w1: twelve would not fit the registers
-  const T* w1[(Count + 2) / 3];
-  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = static_cast<const T*>(work.w1) + (unit + 3 * i) * stride;
-#pragma GCC unroll 12
-  for (int i = 0; i < Count; i++)
-#pragma GCC unroll 3
-    for (int v = 0; v < Vectors; v++) sum[i][v] = Vector<T>{};
+  auto w1 = rows_from<Count>(static_cast<const T*>(work.w1) + unit * stride, stride);
+  clear(sum);
   const int64_t count = work.layout.count;
   for (int64_t start = 0; start < count; start += 16) {
     const int64_t end = start + 16 < count ? start + 16 : count;
 #pragma GCC unroll 12
-    for (int i = 0; i < Count; i++) __builtin_prefetch(w1[i / 3] + (Count + i % 3) * stride, 0, 3);
+    for (int i = 0; i < Count; i++) __builtin_prefetch(element(w1, i) + Count * stride, 0, 3);
     for (int64_t k = start; k < end; k++, inputs += packed_rows) {
-      Vector<T> input[Vectors];
-#pragma GCC unroll 3
-      for (int v = 0; v < Vectors; v++) input[v] = load(inputs + v * lanes);
-#pragma GCC unroll 12
-      for (int i = 0; i < Count; i++) {
-        const T weight = w1[i / 3][i % 3 * stride];
-#pragma GCC unroll 3
-        for (int v = 0; v < Vectors; v++) sum[i][v] += input[v] * weight;
-      }
-#pragma GCC unroll 4
-      for (int i = 0; i < (Count + 2) / 3; i++) w1[i]++;
+      add_outer_product(w1, inputs, sum);
+      advance(w1, 1);
     }
   }
 }
@@ -71,26 +57,22 @@ AMT_INLINE void fixed_products(const Hidden<float>& work, const float* inputs, i
   constexpr int lanes = Lanes<float>::count;
   const int64_t stride = work.w1_stride;
   const int64_t blocks = work.layout.blocks;
-  const float* w1[(Count + 2) / 3];
-  for (int i = 0; i < (Count + 2) / 3; i++) w1[i] = static_cast<const float*>(work.w1) + (unit + 3 * i) * stride;
+  const float* const unit_w1 = static_cast<const float*>(work.w1) + unit * stride;
+  auto w1 = rows_from<Count>(unit_w1, stride);
   const float* const rests = inputs + blocks * fixed_words * packed_rows;  // powers of two, then relative coordinates
-  const float* const unit_rests = w1[0] + blocks * fixed_words;
-  for (int i = 0; i < Count; i++)
-    for (int v = 0; v < Vectors; v++) sum[i][v] = Vector<float>{};
+  const float* const unit_rests = unit_w1 + blocks * fixed_words;
+  clear(sum);
   for (int c = 0; c < 3; c++)
     for (int i = 0; i < Count; i++)
       for (int v = 0; v < Vectors; v++)
         sum[i][v] += load(rests + (blocks + c) * packed_rows + v * lanes) * unit_rests[i * stride + blocks + c];
   for (int64_t block = 0; block < blocks; block++) {
     Words whole[Count][Vectors];
-#pragma GCC unroll 12
-    for (int i = 0; i < Count; i++)
-#pragma GCC unroll 3
-      for (int v = 0; v < Vectors; v++) whole[i][v] = Words{};
+    clear(whole);
 #pragma GCC unroll 12
     for (int i = 0; i < Count; i++)
       for (int line = 0; line < fixed_words; line += 16)
-        __builtin_prefetch(w1[i / 3] + (Count + i % 3) * stride + line, 0, 3);
+        __builtin_prefetch(element(w1, i) + Count * stride + line, 0, 3);
 #pragma GCC unroll 2
     for (int k = 0; k < fixed_words; k++, inputs += packed_rows) {
       Words input[Vectors];
@@ -98,13 +80,12 @@ AMT_INLINE void fixed_products(const Hidden<float>& work, const float* inputs, i
       for (int v = 0; v < Vectors; v++) input[v] = load_words(inputs + v * lanes);
 #pragma GCC unroll 12
       for (int i = 0; i < Count; i++) {
-        const Words weight = broadcast_word(w1[i / 3] + i % 3 * stride + k);
+        const Words weight = broadcast_word(element(w1, i) + k);
 #pragma GCC unroll 3
         for (int v = 0; v < Vectors; v++) whole[i][v] = add_products(whole[i][v], input[v], weight);
       }
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < (Count + 2) / 3; i++) w1[i] += fixed_words;
+    advance(w1, fixed_words);
 #pragma GCC unroll 12
     for (int i = 0; i < Count; i++)
 #pragma GCC unroll 3

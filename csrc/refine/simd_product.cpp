@@ -1,35 +1,23 @@
 // The matrix products of refine's backward on the CPU: one broadcast row element times whole vectors of columns.
 #include "refine/simd_activation.h"
+#include "refine/simd_rows.h"
 
 namespace amt::AMT_ISA {
 namespace {
 
-template <class T, int Rows, int Vectors>
+template <class T, int Count, int Vectors>
 AMT_INLINE void product_tile(const Product<T>& work, int64_t row, const T* b, T* out) {
   constexpr int lanes = Lanes<T>::count;
-  const T* a[(Rows + 2) / 3];
-  for (int i = 0; i < (Rows + 2) / 3; i++) a[i] = work.a + (row + 3 * i) * work.a_row;
-  const int64_t a_row = work.a_row, a_column = work.a_column, b_stride = work.b_stride;
-  Vector<T> sum[Rows][Vectors];
-#pragma GCC unroll 12
-  for (int i = 0; i < Rows; i++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) sum[i][v] = Vector<T>{};
+  const int64_t a_column = work.a_column, b_stride = work.b_stride;
+  auto a = rows_from<Count>(work.a + row * work.a_row, work.a_row);
+  Vector<T> sum[Count][Vectors];
+  clear(sum);
   for (int64_t k = 0; k < work.depth; k++, b += b_stride) {
-    Vector<T> right[Vectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) right[v] = load(b + v * lanes);
-#pragma GCC unroll 12
-    for (int i = 0; i < Rows; i++) {
-      const T left = a[i / 3][i % 3 * a_row];
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; v++) sum[i][v] += right[v] * left;
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < (Rows + 2) / 3; i++) a[i] += a_column;
+    add_outer_product(a, b, sum);
+    advance(a, a_column);
   }
 #pragma GCC unroll 12
-  for (int i = 0; i < Rows; i++)
+  for (int i = 0; i < Count; i++)
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) {
       T* to = out + (row + i) * work.out_stride + v * lanes;
@@ -37,22 +25,22 @@ AMT_INLINE void product_tile(const Product<T>& work, int64_t row, const T* b, T*
     }
 }
 
-template <class T, int Rows>
+template <class T, int Count>
 void product_rows(const Product<T>& work, int64_t row, int64_t columns, const T* b, T* out) {
   constexpr int lanes = Lanes<T>::count;
   for (int64_t c = 0; c < columns; c += 2 * lanes) {
     if (columns - c > lanes)
-      product_tile<T, Rows, 2>(work, row, b + c, out + c);
+      product_tile<T, Count, 2>(work, row, b + c, out + c);
     else
-      product_tile<T, Rows, 1>(work, row, b + c, out + c);
+      product_tile<T, Count, 1>(work, row, b + c, out + c);
   }
 }
 
-template <class T, int Rows>
+template <class T, int Count>
 AMT_INLINE void product_rows_of(int64_t count, const Product<T>& work, int64_t row, int64_t columns, const T* b,
                                 T* out) {
-  if (count == Rows) return product_rows<T, Rows>(work, row, columns, b, out);
-  if constexpr (Rows > 1) product_rows_of<T, Rows - 1>(count, work, row, columns, b, out);
+  if (count == Count) return product_rows<T, Count>(work, row, columns, b, out);
+  if constexpr (Count > 1) product_rows_of<T, Count - 1>(count, work, row, columns, b, out);
 }
 
 }  // namespace
