@@ -75,7 +75,7 @@ def test_a_time_limit_ends_a_run_with_a_low_learning_rate(make_config, loader, m
     config = make_config("brief", steps=10_000, minutes=6 / 60, lr=1e-3, warmup_steps=1)
     folder = run(config, loader, progress=False)
     rows = read_log(Path(config.train.output) / "log.csv")
-    assert 20 < len(rows) <= 120
+    assert 20 < len(rows) < 130
     assert float(rows[-1]["lr"]) < 7e-4
     assert load_checkpoint(folder)[1]["steps"] == len(rows)
     assert run(config, loader, progress=False) == folder  # nothing left to do
