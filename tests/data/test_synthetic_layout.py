@@ -10,9 +10,12 @@ from scipy.spatial.transform import Rotation
 
 from amt.data.dexycb import DexYCB
 from amt.data.layout import CLASS_NAMES, SERIALS, SUBJECTS
+from amt.data.synthetic.arm import Clothes, PosedHand, hand_bodies
 from amt.data.synthetic.distance import SignedDistance
+from amt.data.synthetic.grasps import Hand
 from amt.data.synthetic.objects import built_in
 from amt.data.synthetic.piercing import piercing_depths
+from amt.data.synthetic.skin import make_skin
 from amt.hand.camera import project, unproject
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
@@ -222,3 +225,17 @@ def test_grasping_hands_pierce_themselves_by_two_millimetres_at_most(tiny_set):
         depths.append(piercing_depths(vertices, layer.faces.numpy()).max(initial=0))
     assert len(depths) >= 8
     assert max(depths) < 2.1e-3  # stored in float32, in the camera's frame
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("bare", [0.0, 0.1, 0.2, 0.4])
+def test_a_sleeve_begins_on_the_forearm_however_far_it_is_rolled_up(side, bare):
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        hand = Hand(shipped_hand(side), rng.normal(0, 1, 10))
+        posed = PosedHand(hand.template, hand.rest, np.eye(3))
+        clothes = Clothes(np.float32([0.2, 0.3, 0.4]), bare, rng.normal(0, 0.5, 3))
+        _, forearm, sleeve = hand_bodies(hand, posed, make_skin(hand.model, 0.5, 0.0), clothes)
+        assert all(np.isfinite(body.vertices).all() and len(body.faces) for body in (forearm, sleeve))
+        gap, _ = cKDTree(forearm.vertices).query(sleeve.vertices)
+        assert gap.min() < 0.03

@@ -16,6 +16,7 @@ from amt.hand.rotations import axis_angle_to_matrix
 
 CUFF = 0.05  # m from the wrist to a sleeve that is all the way down
 LENGTH = 0.4  # m from the wrist to where the arm ends
+AROUND = 24  # vertices of the forearm that a sleeve's beginning lies around
 WRIST_BEND = 0.06  # m, along the forearm: where it takes its own direction
 
 
@@ -59,7 +60,8 @@ def hand_bodies(hand: Hand, posed: PosedHand, skin: Skin, clothes: Clothes) -> l
         vertices = _forearm(hand, posed, toward, bends)
         faces, ring = model.forearm.f, model.forearm.ring
         reach = (vertices - centre) @ bends
-        near = vertices[np.abs(reach - cuff) < 0.02]
+        cuff = min(cuff, float(reach.max()) - 0.03)  # the model's forearm ends near the elbow
+        near = vertices[np.argsort(np.abs(reach - cuff))[:AROUND]]
         middle = (near.max(0) + near.min(0)) / 2
         half = np.array([np.abs((near - middle) @ axis).max() for axis in (across, up)])
         arm_normals = vertex_normals(vertices, faces)
