@@ -119,6 +119,7 @@ def test_wrong_arguments_are_named(name):
     ("size", "error", "match"),
     [
         ((0, 4), ValueError, "image_size must be a positive"),
+        (224, TypeError, r"image_size must be \(height, width\) in whole pixels, got 224"),
         ((4, -1), ValueError, "image_size must be a positive"),
         ((112.5, 112), TypeError, r"image_size must be \(height, width\) in whole pixels, got \(112.5, 112\)"),
         ((112.0, 112.0), TypeError, "in whole pixels"),

@@ -169,7 +169,8 @@ def _check(joints, intrinsics, maps: tuple, weights, image_size) -> None:
     if hidden < 1:
         raise ValueError("refine: weights must hold at least one hidden unit, got 0")
     # whole numbers of any kind: NumPy's, and symbolic ones
-    if len(image_size) != 2 or not all(hasattr(type(size), "__index__") for size in image_size):
+    is_pair = hasattr(type(image_size), "__len__") and len(image_size) == 2
+    if not is_pair or not all(hasattr(type(size), "__index__") for size in image_size):
         raise TypeError(f"refine: image_size must be (height, width) in whole pixels, got {image_size}")
     if not all(size > 0 for size in image_size):
         raise ValueError(f"refine: image_size must be a positive (height, width), got {image_size}")
