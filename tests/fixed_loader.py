@@ -33,7 +33,7 @@ class FixedLoader:
 class Varied:
     """A data set of made frames for the real loader: what a frame looks like derives from (epoch, index)."""
 
-    seed = 0
+    seed, window = 0, 1
 
     def __init__(self, batch):
         self.all = batch

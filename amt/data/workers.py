@@ -168,9 +168,9 @@ def _tensors(batch: TensorFields) -> list[Tensor]:
 def _start_worker(_: int) -> None:
     import cv2
 
-    # Ctrl-C and a scheduler's SIGTERM reach every process: the training one ends the run, when it has saved it
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    # Ctrl-C reaches every process of the terminal; the parent answers it. SIGTERM stays: at its end PyTorch sends it to a
+    # worker that waits for a full pipe, and would wait for ever for one that ignores it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
