@@ -7,6 +7,7 @@ They come through shared memory (/dev/shm) as long as there is room, and through
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import shutil
 import signal
@@ -168,11 +169,20 @@ def _tensors(batch: TensorFields) -> list[Tensor]:
 def _start_worker(_: int) -> None:
     import cv2
 
-    # Ctrl-C reaches every process of the terminal; the parent answers it. SIGTERM stays: at its end PyTorch sends it to a
-    # worker that waits for a full pipe, and would wait for ever for one that ignores it.
+    # Ctrl-C reaches every process of the terminal, a scheduler's SIGTERM every process of the job: the parent answers them,
+    # and may still want batches for its last step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_on_sigterm_of_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+
+
+def _end_on_sigterm_of_parent() -> None:
+    """PyTorch sends SIGTERM to a worker that does not end by itself, for example because it waits for a full pipe."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _print(line: str) -> None:
