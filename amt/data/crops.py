@@ -28,6 +28,16 @@ def joint_box(joints_2d: np.ndarray, scale: float) -> np.ndarray:
     return np.array([*(low + high) / 2, side], np.float32)
 
 
+def square_around(pixels: np.ndarray, scale: float = CropConfig.box_scale) -> np.ndarray:
+    """float64 [3]: the square (cx, cy, side; px) around joints [21, 2], by the rule that training cuts its crops by."""
+    return joint_box(pixels, scale).astype(np.float64)
+
+
+def centred_square(height: int, width: int) -> np.ndarray:
+    """float64 [3]: the largest square (cx, cy, side; px) in the middle of an image."""
+    return np.array(((width - 1) / 2, (height - 1) / 2, min(height, width)), np.float64)
+
+
 def cut(image: np.ndarray, warp: np.ndarray, size: int) -> np.ndarray:
     """uint8 [size, size, ...]: the part of an image that ``warp`` [2, 3] (image to crop pixels) maps into the crop.
 

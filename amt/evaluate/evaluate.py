@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amt.evaluate.metrics import (
+from amt.hand.batch import Batch
+from amt.hand.metrics import (
     absolute_error_mm,
     adds_mm,
     f1,
@@ -17,7 +18,6 @@ from amt.evaluate.metrics import (
     spread_ratio,
     wrist_aligned_error_mm,
 )
-from amt.hand.batch import Batch
 from amt.model import AMT
 from amt.model.mean_pose import MeanPose
 from amt.model.scene import posed_points

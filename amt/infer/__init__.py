@@ -7,9 +7,9 @@ _HOMES = {
     "Predictor": "amt.infer.predictor",
     "Request": "amt.infer.predictor",
     "load": "amt.infer.predictor",
-    "HandObject": "amt.infer.result",
+    "HandObject": "amt.draw.hand_object",
     "Result": "amt.infer.result",
-    "errors": "amt.infer.result",
+    "errors": "amt.draw.hand_object",
 }
 __all__ = list(_HOMES)
 

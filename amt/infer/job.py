@@ -13,6 +13,7 @@ import numpy as np
 
 from amt.data.errors import DataError, FileError
 from amt.data.lookup import Lookup, SetFrame
+from amt.draw.hand_object import HandObject
 from amt.hand.mano import ManoLayer
 from amt.hand.mano_file import load_mano
 from amt.hand.skeleton import SHIPPED_HAND
@@ -23,7 +24,7 @@ from amt.infer.known import held_object, true_box, truth
 from amt.infer.objects import HeldObject, resolve_object
 from amt.infer.output import OutputFolder
 from amt.infer.predictor import Predictor, Request
-from amt.infer.result import HandObject, Result
+from amt.infer.result import Result
 from amt.infer.video import Video
 
 TOLD = 3  # lines about each reason for leaving out pictures

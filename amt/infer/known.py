@@ -14,9 +14,9 @@ from amt.data.crops import joint_box
 from amt.data.errors import DataError
 from amt.data.layout import FRAME_HEIGHT, FRAME_WIDTH
 from amt.data.lookup import SetFrame
+from amt.draw.hand_object import HandObject
 from amt.hand.camera import project
 from amt.infer.objects import HeldObject
-from amt.infer.result import HandObject
 
 
 def held_object(frame: SetFrame, count: int) -> HeldObject | None:

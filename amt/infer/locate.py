@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from amt.data.config import CropConfig
-from amt.data.crops import joint_box
+from amt.data.crops import centred_square, square_around
 
 ROUNDS = 4  # looks at most
 SETTLED = 0.05  # a square that moves or grows by less than this share of its side is at rest
@@ -29,11 +29,6 @@ WINDOWS = (0.31, 0.5, 0.8)  # sides of the windows of a search, as shares of the
 WINDOW_STEP = 0.5  # from one window to the next, at most, as a share of its side
 SEARCHED = 0.75  # a search's limit of the spread, as a share of a single look's
 FOLLOWED = 3  # windows that a search follows, beside the largest square in the middle
-
-
-def centred_square(height: int, width: int) -> np.ndarray:
-    """float64 [3]: the largest square (cx, cy, side; px) in the middle of an image."""
-    return np.array(((width - 1) / 2, (height - 1) / 2, min(height, width)), np.float64)
 
 
 def windows(height: int, width: int) -> np.ndarray:
@@ -45,11 +40,6 @@ def windows(height: int, width: int) -> np.ndarray:
         for y in np.linspace(side / 2, height - side / 2, rows):
             squares += [(x - 0.5, y - 0.5, side) for x in np.linspace(side / 2, width - side / 2, columns)]
     return np.array([*squares, centred_square(height, width)])
-
-
-def square_around(pixels: np.ndarray, scale: float = CropConfig.box_scale) -> np.ndarray:
-    """float64 [3]: the square (cx, cy, side; px) around joints [21, 2], by the rule that training cuts its crops by."""
-    return joint_box(pixels, scale).astype(np.float64)
 
 
 def next_box(pixels: np.ndarray, height: int, width: int, scale: float = CropConfig.box_scale) -> np.ndarray:

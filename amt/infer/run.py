@@ -8,12 +8,13 @@ from contextlib import nullcontext
 import numpy as np
 
 from amt.data.errors import DataError
+from amt.draw.hand_object import errors
+from amt.draw.pictures import film, panel, sheet
 from amt.infer.checks import InputError
-from amt.infer.draw import film, panel, sheet
 from amt.infer.inputs import Images
 from amt.infer.job import Job, Question
 from amt.infer.output import Records
-from amt.infer.result import Result, errors
+from amt.infer.result import Result
 from amt.infer.track import Tracker
 from amt.infer.video import Video, VideoFile
 

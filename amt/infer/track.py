@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from amt.infer.locate import centred_square, next_box
+from amt.data.crops import centred_square
+from amt.infer.locate import next_box
 from amt.infer.predictor import Predictor, Request
 from amt.infer.result import Result
 

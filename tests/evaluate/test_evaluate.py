@@ -9,8 +9,8 @@ import torch
 
 from amt.evaluate.__main__ import main
 from amt.evaluate.evaluate import Collected, collect, score
-from amt.evaluate.metrics import f1, wrist_aligned_error_mm
 from amt.evaluate.report import table, write_json
+from amt.hand.metrics import f1, wrist_aligned_error_mm
 from amt.model import AMT, ModelConfig, save_checkpoint
 from amt.model.mean_pose import MeanPose, _best_mask
 

@@ -24,7 +24,7 @@ def test_arrays_batches_and_tensors_have_the_same_corners():
 
 
 def test_a_picture_s_box_has_twelve_edges_and_faces_seen_from_outside():
-    from amt.infer.paint import BOX_EDGES, BOX_FACES
+    from amt.draw.paint import BOX_EDGES, BOX_FACES
 
     corners = box_corners(np.random.default_rng(1).normal(size=(9, 3)))
     lengths = np.sort([np.abs(corners[a] - corners[b]).sum() for a, b in BOX_EDGES])

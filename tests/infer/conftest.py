@@ -9,10 +9,10 @@ import pytest
 import torch
 from infer_files import write_image
 
+from amt.data.crops import square_around
 from amt.hand.camera import project
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
-from amt.infer.locate import square_around
 from amt.infer.predictor import Predictor, load
 from amt.infer.result import Result
 from amt.model.amt import AMT

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from amt.draw.hand_object import errors
+from amt.draw.paint import Layer
+from amt.draw.pictures import close_up, film, overlay, panel, sheet, shown_box, side_view
+from amt.draw.scene import TOUCHING, camera_view
 from amt.hand.shipped import shipped_hand
-from amt.infer.draw import close_up, film, overlay, panel, sheet, shown_box, side_view
-from amt.infer.paint import Layer
-from amt.infer.result import errors
-from amt.infer.scene import TOUCHING, camera_view
 
 NUM_VERTICES = shipped_hand().num_vertices
 

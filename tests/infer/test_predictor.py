@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import amt
+from amt.data.crops import centred_square, square_around
+from amt.draw.pictures import overlay
 from amt.hand.camera import crop_camera, project
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
-from amt.infer.draw import overlay
-from amt.infer.locate import ROUNDS, SETTLED, centred_square, moved, next_box, square_around, windows
+from amt.infer.locate import ROUNDS, SETTLED, moved, next_box, windows
 from amt.infer.objects import resolve_object
 from amt.infer.predictor import Predictor, Request
 from amt.infer.track import Tracker

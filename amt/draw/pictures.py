@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from amt.data.crops import centred_square, square_around
+from amt.draw.hand_object import HandObject, errors
+from amt.draw.paint import DARK, Colour, Layer, text_width, write
+from amt.draw.scene import GREY, camera_view, draw_scene, draw_shadow, extent_points
 from amt.hand.camera import crop_camera
-from amt.infer.locate import centred_square, square_around
-from amt.infer.paint import DARK, Colour, Layer, text_width, write
-from amt.infer.result import HandObject, errors
-from amt.infer.scene import GREY, camera_view, draw_scene, draw_shadow, extent_points
 
 PAPER: Colour = (255, 255, 255)
 GRID: Colour = (226, 229, 234)

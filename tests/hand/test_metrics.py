@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from amt.evaluate.metrics import (
+from amt.hand.contact import CONTACT_DISTANCE, contact_labels
+from amt.hand.metrics import (
     absolute_error_mm,
     adds_mm,
     f1,
@@ -13,7 +14,6 @@ from amt.evaluate.metrics import (
     spread_ratio,
     wrist_aligned_error_mm,
 )
-from amt.hand.contact import CONTACT_DISTANCE, contact_labels
 from amt.hand.rotations import axis_angle_to_matrix
 
 

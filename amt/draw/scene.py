@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from amt.draw.hand_object import CONTACT_THRESHOLD, HandObject
+from amt.draw.paint import DARK, Colour, Layer, paint_box, paint_mesh, paint_skeleton
 from amt.hand.camera import project
 from amt.hand.skeleton import BONES
-from amt.infer.paint import DARK, Colour, Layer, paint_box, paint_mesh, paint_skeleton
-from amt.infer.result import CONTACT_THRESHOLD, HandObject
 
 SKIN: Colour = (196, 222, 250)
 TOUCHING: Colour = (255, 40, 105)
