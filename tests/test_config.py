@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,25 @@ def test_quotes_null_and_interpolations_stay_what_they_are_in_hydra(tmp_path):
         "train.output='é','b'",
         "data.root=choice(a,b)",
     ]
+
+
+EXPERIMENTS = sorted(f.name.removesuffix(".yaml") for f in files("amt.configs").joinpath("experiment").iterdir())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_fits_the_schema_and_says_what_it_is_for(tmp_path, name):
+    words = [f"experiment={name}"]
+    if name.startswith(("dexycb", "ho3d")):
+        with pytest.raises(ConfigError, match=r"data\.root is empty"):
+            compose(TRAIN, words)
+        words.append(f"data.root={tmp_path}")
+    made = Config(**compose(TRAIN, words))
+    size = {"dexycb": "base", "dexycb_large": "large", "ho3d": "base"}.get(name, "tiny")
+    assert made.model.size == size
+    assert made.train.freeze == [] or made.train.freeze[0] == [0, made.model.backbone.depth]
+    assert name == "none" or made.train.output not in ("runs/train", "")
+    small = Config(**compose(TRAIN, [*words, "model=small", "train.freeze=[]"]))  # words stand over an experiment
+    assert small.model.size == "small"
 
 
 def test_every_yaml_file_fits_the_schema(tmp_path):

@@ -85,12 +85,11 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> dict | None:
     if not metrics.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint, data = folder / "checkpoint", f"data.root={options.data.resolve()}"
-        train = ["amt.train", "experiment=demo", data, f"train.output={folder / 'train'}", "train.minutes=null"]
+        train = ["amt.train", "experiment=ablation", data, f"train.output={folder / 'train'}"]
         train += [
             f"train.checkpoint={checkpoint}",
             f"train.steps={options.steps}",
             f"train.seed={seed}",
-            "train.threads=1",
         ]
         train += [*VARIANTS[name], *options.override]
         with (folder / "log.txt").open("w") as log:

@@ -123,6 +123,7 @@ class DataConfig:
     cache: str | None = None  # where crops go; None: the user's cache folder
     crop: CropConfig = field(default_factory=CropConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    limit: int | None = None  # only so many frames of each subset, spread evenly over it; None: all
     most_broken: float = 0.01  # share of the frames that training may lose because they cannot be read
     window: int = 1  # frames of one camera that are trained on together, varied in the same way; 1: single frames
     stride: int = 1  # frames from one of a window to the next
@@ -145,6 +146,8 @@ class DataConfig:
             raise DataError(f"data.root must be given with data.layout={self.layout}: the set's folder")
         if self.protocol not in (None, *PROTOCOL_NAMES):
             raise DataError(f"data.protocol must be one of {', '.join(PROTOCOL_NAMES)}, or null; got {self.protocol!r}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"data.limit must be at least 1; got {self.limit}")
         if not 0 <= self.most_broken <= 1:
             raise ValueError(f"data.most_broken is a share, 0-1; got {self.most_broken}")
         if self.workers < 0:

@@ -162,6 +162,7 @@ def _names(reader: Reader, config: CropConfig) -> tuple[str, str]:
         "root": str(reader.root.resolve()),
         "record": reader.record,
         "crop": [config.size, config.box_scale, config.margin, config.num_points, config.alpha],
+        **({} if reader.limit is None else {"limit": reader.limit}),
     }
     base = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     made_from = hashlib.sha256((set_digest(reader) + code_digest()).encode()).hexdigest()[:12]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -77,8 +78,7 @@ def _by_processes(
 ) -> None:
     context = multiprocessing.get_context("spawn")  # a fork would copy the thread pools of PyTorch and OpenCV
     progress, seen = context.Value("q", 0), 0
-    recipe = (type(reader), reader.root, reader.split, reader.subset, reader.mano)
-    with ProcessPoolExecutor(processes, context, _start, (progress, recipe, config, folder)) as pool:
+    with ProcessPoolExecutor(processes, context, _start, (progress, pickle.dumps(reader), config, folder)) as pool:
         waiting = {pool.submit(_in_process, *item) for item in wanted.items()}
         try:
             while waiting:
@@ -96,7 +96,7 @@ def _by_processes(
             raise
 
 
-def _start(progress, recipe: tuple, config: CropConfig, folder: Path) -> None:
+def _start(progress, reader: bytes, config: CropConfig, folder: Path) -> None:
     global _progress, _job
     import cv2
     import torch
@@ -104,8 +104,7 @@ def _start(progress, recipe: tuple, config: CropConfig, folder: Path) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     logging.disable(logging.WARNING)  # the process that waits tells what is broken
-    kind, *arguments = recipe
-    _progress, _job = progress, (kind(*arguments), config, folder)
+    _progress, _job = progress, (pickle.loads(reader), config, folder)
 
 
 def _in_process(number: int, frames: range) -> None:

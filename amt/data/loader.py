@@ -27,6 +27,7 @@ from amt.data.ho3d import HO3D
 from amt.data.placement import Resident, make_resident, prefetched
 from amt.data.protocols import admitted_rows, find_protocol
 from amt.data.reader import Reader, check_broken
+from amt.data.some_frames import SomeFrames
 from amt.data.windows import find_windows, tile
 from amt.data.workers import Workers
 from amt.hand.batch import Batch, Inputs, Targets
@@ -225,6 +226,8 @@ def open_reader(config: DataConfig, subset: str) -> Reader:
     reader = READERS[config.layout](config.root_folder(), config.split, subset, config.mano)
     if subset == "train":
         reader.most_broken = config.most_broken
+    if config.limit is not None:
+        return SomeFrames(reader, config.limit, (config.window - 1) * config.stride + 1)
     return reader
 
 

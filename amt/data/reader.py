@@ -32,10 +32,14 @@ class Reader(SetParts):
     shared_folders: tuple[str, ...] = ("calibration", "models")
     frame_files: tuple[str, ...] = ("",)
     most_broken: float = 1.0
+    limit: list[int] | None = None  # set where only some frames are read; part of the crop cache's name
 
     def __init__(self, root: str | Path, mano: str | Path | None = None):
         super().__init__(root, mano)
         self._lost: set[int] = set()  # frames that readable() met and could not read
+
+    def __reduce__(self):
+        return type(self), (self.root, self.split, self.subset, self.mano)  # a process that cuts opens the set anew
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -31,7 +31,6 @@ class DinoV2Backbone(nn.Module):
         super().__init__()
         _register_attention()
         choice, depth = config.backbone, config.backbone.depth
-        self.frozen_layers = choice.frozen_layers
         self.out_layers = (max(1, depth // 3), max(1, depth * 2 // 3), depth)
         self.model, self.pretrained = _load(config)
         for layer, share in zip(self.model.encoder.layer, rising(config.drop_path, depth)):
@@ -42,10 +41,20 @@ class DinoV2Backbone(nn.Module):
         self.skip = 1 + choice.registers  # the class token and the registers come first
         if self.model.embeddings.mask_token is not None:
             self.model.embeddings.mask_token.requires_grad_(False)  # for pre-training: no image here is masked
-        if self.frozen_layers:
-            self.model.embeddings.requires_grad_(False)
-            for layer in self.model.encoder.layer[: self.frozen_layers]:
-                layer.requires_grad_(False)
+        self.frozen_layers = 0
+        if choice.frozen_layers:
+            self.freeze(choice.frozen_layers)
+
+    def freeze(self, layers: int) -> None:
+        """Trains all but the embeddings and the first ``layers`` blocks from now on; 0 trains them, too."""
+        if not 0 <= layers <= len(self.model.encoder.layer):
+            raise ValueError(f"layers must be 0 to {len(self.model.encoder.layer)}; got {layers}")
+        self.frozen_layers = layers
+        for name, parameter in self.model.embeddings.named_parameters():
+            parameter.requires_grad_(not layers and name != "mask_token")
+        for i, layer in enumerate(self.model.encoder.layer):
+            layer.requires_grad_(i >= layers)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> DinoV2Backbone:
         """Frozen blocks stay in evaluation mode."""

@@ -59,6 +59,7 @@ class LossConfig:
     diversity: float = 0.0  # how far the batch's joints spread less than its labels
     joint_limits: float = 0.0  # rad that joints are outside their anatomic range: coarse and decoded
     penetration: float = 0.0  # mean depth of the object's points inside the hand
+    smoothness: float = 0.0  # acceleration of joints over three frames of a window, against the labels'
     visibility: float = 0.1  # cross-entropy of the joints' visibility, where it is labelled
     variance: float = (
         0.0  # Laplace's negative log-likelihood of each joint's error; model.joint_scale=true gives the scales
@@ -95,15 +96,24 @@ def _check_schedule(schedule: dict[str, Any]) -> None:
         key = f"train.loss_schedule.{name}"
         if name not in TERMS:
             raise ConfigError(f"{key}: no such term; there are {', '.join(TERMS)}")
-        if not (isinstance(points, list) and points and all(isinstance(p, list) and len(p) == 2 for p in points)):
-            raise ConfigError(f"{key} must be a list of [step, weight], such as [[0,0],[1000,0.5]]; got {points!r}")
-        for step, weight in points:
-            if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-                raise ConfigError(f"{key}: a step must be a whole number, at least 0; got {step!r}")
+        _check_points(key, points, "[step, weight], such as [[0,0],[1000,0.5]]")
+        for _, weight in points:
             _check_weight(key, weight)
-        steps = [step for step, _ in points]
-        if sorted(set(steps)) != steps:
-            raise ConfigError(f"{key}: steps must grow; got {', '.join(map(str, steps))}")
+
+
+def _check_points(key: str, points: Any, form: str) -> None:
+    if not (isinstance(points, list) and points and all(isinstance(p, list) and len(p) == 2 for p in points)):
+        raise ConfigError(f"{key} must be a list of {form}; got {points!r}")
+    steps = [step for step, _ in points]
+    for step in steps:
+        if not _is_count(step):
+            raise ConfigError(f"{key}: a step must be a whole number, at least 0; got {step!r}")
+    if sorted(set(steps)) != steps:
+        raise ConfigError(f"{key}: steps must grow; got {', '.join(map(str, steps))}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @dataclass
@@ -122,8 +132,12 @@ class TrainConfig:
     pretrained_lr: float = 1e-4  # AdamW's peak for the last block of a backbone with loaded weights
     layer_decay: float = 0.9  # each block of that backbone learns at this share of the rate of the block above it
     head_lr: float | None = None  # AdamW's peak for the heads; None: ``lr``
+    schedule: str = "cosine"  # of all rates after the warm-up: cosine, or constant
     min_lr: float = 1e-6  # AdamW's at the last step
     warmup_steps: int = 100  # the learning rate rises from 0 over these
+    freeze: list[Any] = field(
+        default_factory=list
+    )  # [[step, blocks], ...]: DINOv2's first blocks that stand still from there
     weight_decay: float = 0.02  # of weights that multiply features; never of biases, norms, embeddings
     clip_norm: float = 5.0  # largest norm of the whole gradient
     agc: float = 0.0  # adaptive clipping: largest norm of a unit's gradient over its weights', such as 0.01; 0: off
@@ -169,6 +183,8 @@ class TrainConfig:
             )
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"train.minutes must be above 0; got {self.minutes}")
+        if self.schedule not in ("cosine", "constant"):
+            raise ConfigError(f"train.schedule must be cosine or constant; got {self.schedule!r}")
         if self.optimizer not in ("muon", "adamw"):
             raise ConfigError(f"train.optimizer must be muon or adamw; got {self.optimizer!r}")
         if self.precision == "fp8":
@@ -180,6 +196,8 @@ class TrainConfig:
         if self.resume not in ("same", "force"):
             raise ConfigError(f"train.resume must be same or force; got {self.resume!r}")
         _check_schedule(self.loss_schedule)
+        if self.freeze:
+            _check_points("train.freeze", self.freeze, "[step, blocks], such as [[0,12],[2000,0]]")
         if not any(getattr(self.loss, name) > 0 or name in self.loss_schedule for name in TERMS):
             raise ConfigError("train.loss: all weights are 0; give one term a weight")
 
@@ -195,9 +213,34 @@ class Config:
 
     def __post_init__(self):
         check_crop_size(self.model, self.data.crop.size)
-        scheduled = any(weight > 0 for _, weight in self.train.loss_schedule.get("variance", []))
-        if (self.train.loss.variance > 0 or scheduled) and not self.model.joint_scale:
+        self._check_freeze()
+        if self._weighs("smoothness") and self.data.window < 3:
+            raise ConfigError("train.loss.smoothness needs windows of three frames or more: data.window=3")
+        if self.train.batch_size // self.train.accumulate % self.data.window:
+            raise ConfigError(
+                f"train.accumulate={self.train.accumulate} cuts windows of data.window={self.data.window} frames: "
+                f"train.batch_size={self.train.batch_size} must be a multiple of both together"
+            )
+        if self._weighs("variance") and not self.model.joint_scale:
             raise ConfigError("train.loss.variance needs a model that gives scales: model.joint_scale=true")
+
+    def _weighs(self, term: str) -> bool:
+        """Whether a term has a weight at some step."""
+        scheduled = any(weight > 0 for _, weight in self.train.loss_schedule.get(term, []))
+        return getattr(self.train.loss, term) > 0 or scheduled
+
+    def _check_freeze(self) -> None:
+        backbone, key = self.model.backbone, "train.freeze"
+        if self.train.freeze and backbone.name == "hybrid":
+            raise ConfigError(
+                f"{key} is for DINOv2; model.backbone.name=hybrid starts from nothing and is trained whole"
+            )
+        for _, blocks in self.train.freeze:
+            if not (_is_count(blocks) and backbone.frozen_layers <= blocks <= backbone.depth):
+                raise ConfigError(
+                    f"{key}: blocks must be a whole number from {backbone.frozen_layers} (model.backbone.frozen_layers, which "
+                    f"are never trained) to {backbone.depth}; got {blocks!r}"
+                )
 
     def checkpoint_folder(self) -> Path:
         return Path(self.train.checkpoint or Path(self.train.output) / "checkpoint").expanduser()

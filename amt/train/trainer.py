@@ -31,6 +31,7 @@ from amt.train.collapse import CollapseMonitor, spread_ratio
 from amt.train.config import TERMS, Config, check_one_process, differences, identity
 from amt.train.ema import Ema
 from amt.train.finite import FiniteGuard, explain
+from amt.train.freezing import FreezeSchedule
 from amt.train.gradients import centralize, clip_adaptively
 from amt.train.losses import Loss, TrainingLoss, wanted_terms
 from amt.train.memory import Memory, estimate
@@ -66,6 +67,7 @@ class Trainer:
         heads = {id(p) for p in head_weights(self.model)}
         self.matrices = decayed_weights(self.model)
         self.bodies = [p for p in self.model.parameters() if id(p) not in heads]  # what adaptive clipping is for
+        self.freezing = FreezeSchedule(self.model, train.freeze)
         self.monitor = CollapseMonitor(train.collapse_checks, train.warmup_steps)
         self.data: str | None = None  # digest of the set that it was trained on
         self.step = 0
@@ -83,8 +85,10 @@ class Trainer:
         A loss or gradient that is not finite changes nothing but ``bad_steps`` (in a row) and ``skipped`` (in all).
         """
         train = self.config.train
-        rate = learning_rate(self.position(), train.steps, train.lr, train.min_lr, train.warmup_steps)
+        shape = (train.lr, train.min_lr, train.warmup_steps, train.schedule)
+        rate = learning_rate(self.position(), train.steps, *shape)
         self.optimizers.set_rate(rate)
+        self.freezing.apply(self.step)
         self.model.train()
         self.model.zero_grad(set_to_none=True)
         self.losses.zero_grad(set_to_none=True)

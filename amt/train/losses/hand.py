@@ -117,6 +117,24 @@ def hand_terms(p: Prediction, t: Targets, inputs: Inputs, joint_weights: Tensor 
     return {**masked, "diversity": lambda: _diversity(p, t)}
 
 
+def smoothness_term(p: Prediction, t: Targets, window: Tensor | None) -> Tensor:
+    """How far the joints' acceleration over three frames of a window is from the labels', per frame squared, over 0.1 m; L1.
+
+    The wrist counts in the camera's frame, the others from the wrist: else the wrist's distance from the camera would drown
+    their motion. 0 for single frames.
+
+    Args:
+        window: [B], equal for frames of one window, which follow each other; None for single frames.
+    """
+    if window is None or len(window) < 3:
+        return p.joints.new_zeros(())
+    error = p.joints - t.joints
+    error = torch.cat((error[:, :1], error[:, 1:] - error[:, :1]), dim=1)
+    second = error[2:] - 2 * error[1:-1] + error[:-2]  # linear: of the error as of predictions less labels
+    valid = t.hand_valid[2:] & t.hand_valid[1:-1] & t.hand_valid[:-2]
+    return mean_where(second.abs() / LENGTH_UNIT, valid & (window[2:] == window[:-2]))
+
+
 def rotation_error(predicted: Tensor, true: Tensor, form: str) -> Tensor:
     """How far rotation matrices [..., 3, 3] are apart, [...] or [..., 3, 3] by ``form``.
 

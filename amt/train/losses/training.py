@@ -14,7 +14,7 @@ from amt.hand.shipped import shipped_hand
 from amt.model.outputs import Prediction
 from amt.train.config import LossConfig, LossSchedule
 from amt.train.losses.contact import contact_term
-from amt.train.losses.hand import Terms, hand_terms, keypoint_terms
+from amt.train.losses.hand import Terms, hand_terms, keypoint_terms, smoothness_term
 from amt.train.losses.masks import check_float32, with_fillers
 from amt.train.losses.objects import object_terms
 from amt.train.losses.physical import PhysicalTerms
@@ -82,6 +82,7 @@ class TrainingLoss(nn.Module):
             **keypoint_terms(p, targets, inputs),
             **hand_terms(p, targets, inputs, joint_weights, self.config.rotation),
             **object_terms(p, targets, inputs),
+            "smoothness": lambda: smoothness_term(p, targets, batch.window),
             "contact": lambda: contact_term(p, targets, self.config.contact_form),
             **(self.physical(p, inputs) if self.physical else {}),
             "kl": lambda: (p.hand_latent.kl() + p.object_latent.kl()).mean(),
