@@ -40,6 +40,7 @@ PATHS = {  # keys whose path must exist, and the remedy
     "model.hand": "give the path of MANO_RIGHT.pkl on this machine",
 }
 FOLLOWS_MODEL = "data.crop.size"  # model.crop_size unless somebody gives another, which is refused
+START_FROM = "train.finetune"  # a checkpoint whose weights a run begins with
 GROUPS = ("model", "data", "train", "kernels", "experiment")
 
 
@@ -128,6 +129,7 @@ def prepare(program: Program, words: Sequence[str], multirun: bool = False) -> l
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="schema", node=_schema(program))
+    ConfigStore.instance().store(name="start_values", node=_start_values(words, multirun))
     texts = _texts(program)
     return [_quoted(word, multirun) if _key(word) in texts else word for word in words]
 
@@ -281,6 +283,25 @@ def _known_values(checkpoint: Mapping[str, Any]) -> dict[str, dict]:
 
     sections = {"model": ModelConfig, "data": DataConfig}
     return {name: known(section, checkpoint.get(name) or {}) for name, section in sections.items()}
+
+
+def _start_values(words: Sequence[str], multirun: bool) -> dict[str, dict]:
+    """The model's settings of the checkpoint that ``train.finetune=`` names, unless ``model=…`` chooses a size."""
+    named = [value for key, _, value in (word.partition("=") for word in words) if key == START_FROM]
+    if not named or not named[-1] or not _is_plain(named[-1]) or (multirun and "," in named[-1]):
+        return {}
+    from amt.model.checkpoint import CheckpointError, read_record
+    from amt.model.hub import local_folder
+
+    try:
+        record = read_record(local_folder(named[-1]))
+        model = ModelConfig.from_dict(record["model"]).as_dict()
+    except (CheckpointError, ConfigError) as error:
+        raise ConfigError(f"{START_FROM}={named[-1]}: {error}") from error
+    if any(word.startswith("model=") for word in words):
+        return {}
+    model["backbone"] |= {"weights": "none", "require_pretrained": False}  # its own come from the checkpoint
+    return {"model": model}
 
 
 def _key(word: str) -> str:

@@ -123,6 +123,10 @@ def test_every_experiment_fits_the_schema_and_says_what_it_is_for(tmp_path, name
         with pytest.raises(ConfigError, match=r"data\.root is empty"):
             compose(TRAIN, words)
         words.append(f"data.root={tmp_path}")
+    if name == "finetune":
+        with pytest.raises(ConfigError, match=r"train\.finetune is empty"):
+            compose(TRAIN, words)
+        words = [*words, "train.finetune=null"]
     made = Config(**compose(TRAIN, words))
     size = {"dexycb": "base", "dexycb_large": "large", "ho3d": "base"}.get(name, "tiny")
     assert made.model.size == size

@@ -30,6 +30,7 @@ from amt.infer.objects import HeldObject, ObjectLike, resolve_object
 from amt.infer.result import Result
 from amt.model.amt import AMT
 from amt.model.checkpoint import CONFIG, WEIGHTS, CheckpointError, load_checkpoint
+from amt.model.hub import local_folder
 from amt.model.outputs import Prediction
 
 SIDES = ("right", "left")
@@ -294,7 +295,7 @@ def load(
     """The predictor of a checkpoint folder (model.safetensors and config.json).
 
     Args:
-        folder: what ``python -m amt.train`` leaves.
+        folder: what ``python -m amt.train`` leaves, or a name on the Hugging Face Hub, "owner/model".
         device: None takes the GPU where there is one.
         models: folder of object models for YCB names and class ids.
         batch_size: crops that go through the model at once.
@@ -304,6 +305,7 @@ def load(
     Raises:
         CheckpointError: the folder or a file of it is missing or broken; the message names it and the remedy.
     """
+    folder = local_folder(folder)
     model, record = load_checkpoint(folder, **overrides)
     broken = next((name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()), None)
     if broken is not None:

@@ -31,6 +31,7 @@ from amt.model.encoders import ContactEncoder, HandEncoder, ObjectEncoder, Place
 from amt.model.features import FeatureNoise
 from amt.model.frames import Frames
 from amt.model.fusion import Fused, Fusion, Tokens
+from amt.model.hub import Publishable
 from amt.model.joint_states import JointStates
 from amt.model.keypoints import KeypointHead
 from amt.model.neck import Neck
@@ -41,7 +42,7 @@ from amt.model.scene_solver import SceneSolver
 from amt.model.summary import Summary, summarize
 
 
-class AMT(nn.Module):
+class AMT(Publishable, nn.Module):
     """Hand and object from one image. Sees :class:`Inputs`, never a label, in training as in use.
 
     The network knows right hands only: a left hand's image is mirrored on the way in and the answer on the way out.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from amt.model.mean_pose import MeanPose
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-FILES = (WEIGHTS, CONFIG, "metrics.json")  # amt.evaluate writes the last
+METRICS, CARD = "metrics.json", "README.md"  # amt.evaluate writes the first, save_pretrained both
+FILES = (WEIGHTS, CONFIG, METRICS, CARD)
 HAND = "hand_digest"  # of config.json: the HandModel that the model was trained with
 MEAN_POSE = "mean_pose."  # in front of the names of the mean pose's tensors, which lie beside the weights
 
@@ -23,13 +26,21 @@ class CheckpointError(RuntimeError):
     """A checkpoint folder that cannot be read; the message names the file and the remedy."""
 
 
-def save_checkpoint(folder: str | Path, model: AMT, mean_pose: MeanPose | None = None, **record: Any) -> Path:
+def save_checkpoint(
+    folder: str | Path,
+    model: AMT,
+    mean_pose: MeanPose | None = None,
+    texts: Mapping[str, str] | None = None,
+    /,
+    **record: Any,
+) -> Path:
     """Writes the model's weights and configuration. Both appear in one rename: a folder never holds files of two models.
 
     Args:
         folder: made where it does not exist; a checkpoint that is there is replaced, with all that lies in it.
         model: its configuration goes under "model" in config.json.
         mean_pose: of the training set, what evaluation compares with; None leaves it out.
+        texts: further files of the folder by name.
         record: further JSON values for config.json (what it was trained on, and how).
 
     Raises:
@@ -50,6 +61,8 @@ def save_checkpoint(folder: str | Path, model: AMT, mean_pose: MeanPose | None =
         (part / CONFIG).write_text(
             json.dumps({"model": model.config.as_dict(), HAND: model.mano.digest, **record}, indent=2) + "\n"
         )
+        for name, text in (texts or {}).items():
+            (part / name).write_text(text)
         (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)  # safetensors makes it readable for its owner only
     return folder
 
@@ -106,7 +119,9 @@ def load_checkpoint(folder: str | Path, **overrides: Any) -> tuple[AMT, dict[str
         raise CheckpointError(f"{folder / CONFIG} is not a configuration of this version: {error}") from error
     # its own weights come from the checkpoint: looking for pretrained ones would only warn or fail
     config.backbone.weights, config.backbone.require_pretrained = "none", False
-    model = AMT(config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*starts at random")
+        model = AMT(config)
     if record.get(HAND, model.mano.digest) != model.mano.digest:
         raise CheckpointError(
             f"{folder}: was trained with another hand model (digest {record[HAND]}) than model.hand={config.hand} "

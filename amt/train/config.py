@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from amt.config import PATHS, KernelsConfig, Program, check_crop_size
+from amt.config import PATHS, START_FROM, KernelsConfig, Program, check_crop_size
 from amt.data.config import DataConfig
 from amt.hand.skeleton import SHIPPED_HAND
 from amt.model.config import ConfigError, ModelConfig
@@ -135,6 +135,7 @@ class TrainConfig:
     schedule: str = "cosine"  # of all rates after the warm-up: cosine, or constant
     min_lr: float = 1e-6  # AdamW's at the last step
     warmup_steps: int = 100  # the learning rate rises from 0 over these
+    finetune: str | None = None  # a checkpoint to begin with: a folder, or a name on the Hugging Face Hub
     freeze: list[Any] = field(
         default_factory=list
     )  # [[step, blocks], ...]: DINOv2's first blocks that stand still from there
@@ -249,7 +250,9 @@ class Config:
 def identity(values: dict[str, Any]) -> dict[str, Any]:
     """What makes a run another than any other: its configuration as plain values by key, without :data:`MAY_DIFFER`."""
     flat = {key: value for key, value in _flat(values).items() if key not in MAY_DIFFER}
-    for key in PATHS:
+    for key in (*PATHS, START_FROM):
+        if key == START_FROM and not Path(flat.get(key) or "").expanduser().is_dir():
+            continue  # a name on the hub
         if flat.get(key) is not None and (key, flat[key]) != ("model.hand", SHIPPED_HAND):
             flat[key] = str(Path(flat[key]).expanduser().resolve())
     return flat

@@ -27,6 +27,7 @@ from amt.model import AMT, save_checkpoint
 from amt.model.checkpoint import check_free, read_record
 from amt.model.mean_pose import MeanPose
 from amt.model.outputs import Prediction
+from amt.model.transfer import begin_from
 from amt.train.collapse import CollapseMonitor, spread_ratio
 from amt.train.config import TERMS, Config, check_one_process, differences, identity
 from amt.train.ema import Ema
@@ -58,7 +59,7 @@ class Trainer:
         self.config, train = config, config.train
         self.device = choose_device(train.device, "train.device")
         torch.manual_seed(train.seed)
-        self.model = AMT(deepcopy(config.model)).to(self.device)  # a copy: pretrained weights change some of its values
+        self.model = _new_model(config).to(self.device)
         apply_checkpointing(self.model, train)
         self.losses = TrainingLoss(train.loss, train.loss_schedule, self.model.mano).to(self.device)
         self.optimizers = Optimizers(self.model, train, self.losses.parameters())
@@ -165,6 +166,12 @@ class Trainer:
             reason = " ".join(str(error).split())[:200]
             raise StateError(f"the state does not fit this model and optimizer ({reason}); {REMEDY}") from error
         self.data, self.step, self.seconds = state["data"], state["step"], state["seconds"]
+
+
+def _new_model(config: Config) -> AMT:
+    if config.train.finetune:
+        return begin_from(config.model, config.train.finetune)
+    return AMT(deepcopy(config.model))  # a copy: pretrained weights change some of its values
 
 
 def run(config: Config, loader: Loader | None = None, progress: bool = True) -> Path:

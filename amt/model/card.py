@@ -1,0 +1,84 @@
+"""The model card of a checkpoint: what it is, what it was trained on, how good it is, how to use it. Markdown for the hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ROWS = (
+    ("wrist-aligned MPJPE, mm", "wrist_aligned_mpjpe_mm"),
+    ("Procrustes MPJPE, mm", "procrustes_mpjpe_mm"),
+    ("absolute MPJPE, mm", "absolute_mpjpe_mm"),
+    ("object ADD-S, mm", "adds_mm"),
+    ("contact F1, hand vertices", "contact_f1"),
+)
+HEAD = """---
+library_name: amt
+pipeline_tag: keypoint-detection
+tags:
+- hand-pose-estimation
+- 6d-object-pose
+- contact
+---
+"""
+USE = """```python
+import amt
+
+predictor = amt.load({source!r})  # or amt.model.AMT.from_pretrained for the network alone
+result = predictor(image, intrinsics, side="right", object="003_cracker_box")
+result.joints  # [21, 3] metres in the camera frame: x right, y down, z forward
+```"""
+
+
+def model_card(title: str, record: dict[str, Any], metrics: dict[str, Any] | None = None) -> str:
+    """The card's text.
+
+    Args:
+        title: the name on the hub, or the folder's.
+        record: config.json's content.
+        metrics: what ``amt.evaluate`` found, metrics.json's content; None where nobody evaluated.
+    """
+    model, data, train = (record.get(name) or {} for name in ("model", "data", "train"))
+    parts = [
+        HEAD + f"\n# {title}",
+        "AMT looks at one RGB image of a hand that holds an object, and says in metres where the hand is (21 joints and a mesh), "
+        "where the object is (6-DoF), and where they touch.",
+        USE.format(source=title),
+        "## Model and training",
+        _list(
+            size=model.get("size"),
+            crop=f"{model['crop_size']} px" if "crop_size" in model else None,
+            backbone=(model.get("backbone") or {}).get("name"),
+            hand="AMT's own" if model.get("hand") == "amt" else "MANO (its files are not part of this repository)",
+            layout=data.get("layout"),
+            split=data.get("split"),
+            steps=record.get("steps"),
+            batch=train.get("batch_size"),
+        ),
+        "## Evaluation",
+        "Nobody has evaluated these weights." if metrics is None else _table(metrics),
+        "## Limits and licence",
+        "One hand and one object an image; the object's shape must be known. Weights that were trained on a data set, or with "
+        "MANO, stand under its terms as well.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _list(**entries: Any) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in entries.items() if value is not None)
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    base = metrics.get("baseline") or {}
+    kind, split = metrics.get("data", "unknown"), f"{metrics.get('split', '?')} {metrics.get('subset', '?')}"
+    lines = [f"On {kind} images, split {split}, {metrics.get('frames', '?')} frames.", ""]
+    lines += ["| | this model | mean pose |", "| --- | --- | --- |"]
+    lines += [
+        f"| {label} | {_number(metrics[key])} | {_number(base.get(key))} |" for label, key in ROWS if key in metrics
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return ""
+    return f"{value:.3f}" if value < 2 else f"{value:.1f}"
