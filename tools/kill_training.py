@@ -86,7 +86,7 @@ def kill_often(
     _finish(killed, loader)
     a, b = (_flat(read_state(states(out / name / "states")[-1], cpu)) for name in ("whole", "killed"))
     different = [name for name in a | b if name != ".seconds" and not _same(a.get(name), b.get(name))]
-    rows = [int(row["step"]) for row in read_log(out / "killed" / "log.csv")]
+    rows = [int(row["step"]) for row in read_log(out / "killed" / "log.jsonl")]
     return Outcome(kills, saves_hit, sorted(unreadable), different, rows == list(range(config.train.steps)))
 
 
@@ -150,6 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         "train.save_every=1",
         "train.threads=1",
         "train.device=cpu",
+        "train.logger=none",
         f"train.steps={STEPS_A_KILL * options.kills}",
     ]
     config = Config(**compose(PROGRAM, [*settled, "train.batch_size=4", *options.override]))

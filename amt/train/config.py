@@ -26,6 +26,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
     "train.checkpointing": "what is computed again: gradients are the same",
     "train.compile": "what computes the blocks: rounding differs",
     "train.log_every": "how often it is written down",
+    "train.logger": "where it is written down",
     "data.cache": "where crops lie",
     "data.most_broken": "when a run stops, not what it learns",
     "data.workers": "batches are the same for any number",
@@ -34,6 +35,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
 }
 
 
+LOGGERS = ("auto", "none", "tensorboard", "wandb", "trackio")
 ROTATIONS = ("geodesic", "matrix")
 CONTACT_FORMS = ("balanced", "focal")
 LossSchedule = dict[str, list[list[float]]]  # weights over the steps by term: [[step, weight], ...]
@@ -158,7 +160,8 @@ class TrainConfig:
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda or cuda:N
     save_every: int = 500  # steps between resumable states
     keep: int = 2  # newest resumable states that are not removed
-    log_every: int = 10  # steps between reads of the losses from the device, for log.csv
+    log_every: int = 10  # steps between lines of the log; only then the losses are read from the device
+    logger: Any = "auto"  # auto (TensorBoard), none, tensorboard, wandb, trackio, or several: [tensorboard,wandb]
     resume: str = "same"  # only the same run continues in its folder; force: a run with another configuration, too
     loss: LossConfig = field(default_factory=LossConfig)
     # weights that change: {contact: [[0, 0.0], [1000, 0.5]]} is linear between these steps and constant outside
@@ -194,6 +197,9 @@ class TrainConfig:
             raise ConfigError(f"train.precision must be float32 or bf16; got {self.precision!r}")
         if self.checkpointing not in ("none", "selective", "full"):
             raise ConfigError(f"train.checkpointing must be none, selective or full; got {self.checkpointing!r}")
+        for name in self.logger if isinstance(self.logger, list) else [self.logger]:
+            if name not in LOGGERS:
+                raise ConfigError(f"train.logger must be of {', '.join(LOGGERS)}, or a list of them; got {name!r}")
         if self.resume not in ("same", "force"):
             raise ConfigError(f"train.resume must be same or force; got {self.resume!r}")
         _check_schedule(self.loss_schedule)

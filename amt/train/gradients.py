@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,3 +46,10 @@ def clip_adaptively(parameters: Iterable[nn.Parameter], ratio: float) -> None:
         most = torch.linalg.vector_norm(parameter, dim=dims, keepdim=True).clamp(min=LEAST_NORM) * ratio
         norm = torch.linalg.vector_norm(grad, dim=dims, keepdim=True)
         grad *= torch.where(norm > most, most / norm, 1.0)
+
+
+@torch.no_grad()
+def group_norms(groups: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, Tensor]:
+    """The norm of the gradient of each group, on the device; groups without a gradient are left out."""
+    grads = {name: [p.grad for p in parameters if p.grad is not None] for name, parameters in groups.items()}
+    return {name: torch.nn.utils.get_total_norm(each) for name, each in grads.items() if each}

@@ -56,6 +56,14 @@ class Optimizers:
             optimizer.found_inf = found_inf
             optimizer.step()
 
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The trained parameters by what trains them: "muon", or AdamW's groups "new", "heads", "pretrained" and "loss"."""
+        found = defaultdict(list)
+        for optimizer in self.each:
+            for group in optimizer.param_groups:
+                found[group.get("name", "muon").partition(" ")[0]] += group["params"]
+        return dict(found)
+
     def state_dict(self) -> list[dict[str, Any]]:
         return [optimizer.state_dict() for optimizer in self.each]
 

@@ -1,11 +1,11 @@
-"""What a run writes down: one CSV line a step, and the curves as a picture."""
+"""What a run writes down: JSON lines, one a step and one a validation, and the curves as a picture."""
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import logging
-import time
+from collections.abc import Callable, Iterable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,88 +15,140 @@ from torch import Tensor
 from amt.files import write_text
 
 log = logging.getLogger(__name__)
+STEPS, VALIDATIONS = "log.jsonl", "validation.jsonl"  # in train.output
+Row = dict[str, Any]
+
+
+class JsonLines:
+    """A file of JSON objects, one a line, each with its ``step``; numbers that are not finite become null.
+
+    A resumed run drops the lines of the steps that it does again; the rest of the file is copied, and replaced by one rename.
+
+    Args:
+        first_step: lines of this step and of later ones are dropped.
+    """
+
+    def __init__(self, path: Path, first_step: int):
+        self.path = path
+        if not path.is_file() and path.with_suffix(".csv").is_file():
+            log.warning("%s is an older version's and stays as it is; %s goes on", path.with_suffix(".csv"), path.name)
+        rows = read_log(path) if path.is_file() else []
+        write_text(path, _lines(row for row in rows if row["step"] < first_step))
+
+    def append(self, rows: list[Row]) -> None:
+        if not self.path.is_file():
+            log.warning("%s is gone: it is written anew from this step on", self.path)
+            write_text(self.path, "")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_lines(rows))
 
 
 class StepLog:
-    """``log.csv``, one line a step. Values may be tensors: they stay on their device until :meth:`flush` reads all at once.
+    """``log.jsonl``, one line a step. Values may be tensors: they stay on their device until :meth:`flush` reads all at once."""
 
-    A resumed run drops the lines of the steps that it does again; the rest of the file is copied, and replaced by one rename.
-    """
-
-    def __init__(self, path: Path, columns: list[str], first_step: int, batch_size: int):
-        self.path, self.columns, self.batch_size = path, columns, batch_size
-        self.waiting: list[dict[str, Any]] = []
-        rows = read_log(path) if path.is_file() else []
-        self._write([row for row in rows if int(row["step"]) < first_step])
-        self.start = time.perf_counter()
-
-    def _write(self, rows: list[dict[str, str]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, extrasaction="ignore", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.path, text.getvalue())
+    def __init__(self, path: Path, first_step: int):
+        self.file = JsonLines(path, first_step)
+        self.waiting: list[Row] = []
 
     def add(self, **values: Any) -> None:
         """Notes one step."""
         self.waiting.append(values)
 
-    def flush(self) -> list[dict[str, Any]]:
+    def flush(self, figures: Callable[[int], dict[str, float]] = lambda steps: {}) -> list[Row]:
         """Appends the noted steps to the file and returns them, tensors as numbers: here training waits for its device.
 
-        Their time and throughput are means since the last call.
+        Args:
+            figures: of so many steps, asked for when the device has done them; they go into the line of each.
         """
         rows, self.waiting = self.waiting, []
         places = [(row, name) for row in rows for name, value in row.items() if isinstance(value, Tensor)]
         if places:
-            numbers = torch.stack([row[name] for row, name in places]).tolist()
+            numbers = torch.stack([row[name].float() for row, name in places]).tolist()
             for (row, name), number in zip(places, numbers):
                 row[name] = number
-        seconds, self.start = (time.perf_counter() - self.start) / max(1, len(rows)), time.perf_counter()
-        rows = [{**row, "seconds": seconds, "images_per_second": self.batch_size / seconds} for row in rows]
-        if not self.path.is_file():
-            log.warning("%s is gone: it is written anew from this step on", self.path)
-            self._write([])
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="")
-            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        shared = figures(len(rows)) if rows else {}
+        rows = [{**row, **shared} for row in rows]
+        self.file.append(rows)
         return rows
 
 
-def read_log(path: Path) -> list[dict[str, str]]:
+def read_log(path: Path) -> list[Row]:
     """The lines of a log, a broken last one left out."""
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
 
 
-def draw_curves(log: Path, picture: Path, terms: list[str]) -> None:
-    """The total loss, its terms and the learning rate over the steps, smoothed over fifty steps, as a PNG."""
+def mean_rows(rows: list[Row]) -> Row:
+    """Of each number its mean over the rows in which it is finite; of ``step``, rates and counts the last row's."""
+    means = {}
+    for name, last in rows[-1].items():
+        values = [row[name] for row in rows if isinstance(row.get(name), float) and isfinite(row[name])]
+        keeps = name in ("step", "epoch", "lr", "skipped", "bad_steps") or not values
+        means[name] = last if keeps else sum(values) / len(values)
+    return means
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    return "".join(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n" for row in rows)
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if isfinite(value) else None
+
+
+def draw_curves(folder: Path, picture: Path, terms: list[str]) -> None:
+    """The loss, its terms and the learning rate over the steps, smoothed over fifty steps, and the validations', as a PNG.
+
+    Args:
+        folder: of ``log.jsonl`` and, where there is one, ``validation.jsonl``.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import numpy as np
 
-    rows = read_log(log)
-    steps = np.array([int(row["step"]) for row in rows])
+    rows, checks = (read_log(path) if (path := folder / name).is_file() else [] for name in (STEPS, VALIDATIONS))
+    steps = np.array([row["step"] for row in rows])
 
-    def smooth(name: str):
-        values = np.array([float(row[name] or "nan") for row in rows])
-        window = min(50, len(values))
-        sums = np.cumsum(np.insert(values, 0, 0.0))
-        ends = np.arange(1, len(values) + 1)
+    def values(rows: list[Row], name: str) -> np.ndarray:
+        return np.array([np.nan if row.get(name) is None else row[name] for row in rows], np.float64)
+
+    def smooth(name: str) -> np.ndarray:
+        each = values(rows, name)
+        window = min(50, len(each))
+        sums = np.cumsum(np.insert(each, 0, 0.0))
+        ends = np.arange(1, len(each) + 1)
         starts = np.maximum(ends - window, 0)
         return (sums[ends] - sums[starts]) / (ends - starts)
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    left.plot(steps, smooth("loss"), color="black")
+    figure, axes = plt.subplots(1, 3 if checks else 2, figsize=(16 if checks else 11, 4), layout="constrained")
+    left, right = axes[:2]
+    left.plot(steps, smooth("loss"), color="black", label="training")
     left.set(xlabel="step", ylabel="loss", yscale="log", title="total loss")
     rate = left.twinx()
-    rate.plot(steps, [float(row["lr"]) for row in rows], color="tab:gray", linewidth=0.8)
+    rate.plot(steps, values(rows, "lr"), color="tab:gray", linewidth=0.8)
     rate.set_ylabel("learning rate", color="tab:gray")
     for name in terms:
         right.plot(steps, smooth(name), label=name, linewidth=1)
     right.set(xlabel="step", yscale="log", title="terms, before their weights")
     right.legend(fontsize=7, ncols=2)
+    if checks:
+        places = [row["step"] for row in checks]
+        left.plot(places, values(checks, "loss"), "o-", color="tab:red", markersize=3, label="validation")
+        left.legend(fontsize=7)
+        for name in (name for name in checks[-1] if name.endswith("_mm")):
+            axes[2].plot(places, values(checks, name), "o-", markersize=3, label=name.removesuffix("_mm"))
+        axes[2].set(xlabel="step", ylabel="mm", yscale="log", title="validation")
+        axes[2].legend(fontsize=7)
     figure.savefig(picture, dpi=110)
     plt.close(figure)

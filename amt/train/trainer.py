@@ -29,22 +29,22 @@ from amt.model.mean_pose import MeanPose
 from amt.model.outputs import Prediction
 from amt.model.transfer import begin_from
 from amt.train.collapse import CollapseMonitor, spread_ratio
-from amt.train.config import TERMS, Config, check_one_process, differences, identity
+from amt.train.config import Config, check_one_process, differences, identity
 from amt.train.ema import Ema
 from amt.train.finite import FiniteGuard, explain
 from amt.train.freezing import FreezeSchedule
-from amt.train.gradients import centralize, clip_adaptively
-from amt.train.losses import Loss, TrainingLoss, wanted_terms
+from amt.train.gradients import centralize, clip_adaptively, group_norms
+from amt.train.losses import Loss, TrainingLoss
 from amt.train.memory import Memory, estimate
 from amt.train.optimizers import Optimizers, decayed_weights, head_weights
 from amt.train.parallelize import apply_checkpointing, apply_compile
-from amt.train.records import StepLog, draw_curves
+from amt.train.records import draw_curves
+from amt.train.run_log import NORM, RunLog
 from amt.train.schedule import learning_rate
 from amt.train.signals import Stopped, StopRequest
 from amt.train.states import Score, StateError, load_newest, only_run_in, save_state
 
 log = logging.getLogger(__name__)
-MEASURES = ["contact_f1", "contact_f1_constant"]  # columns of the log beside the terms
 REMEDY = "choose another train.output, or remove the folder to start from scratch"
 
 
@@ -83,6 +83,8 @@ class Trainer:
     def train_step(self, batch: Batch) -> dict[str, Tensor | float]:
         """One optimizer step. Returns the loss, its terms and the gradient's norm; the host never waits for the device.
 
+        Every ``train.log_every`` steps the norms of groups of parameters are there, too.
+
         A loss or gradient that is not finite changes nothing but ``bad_steps`` (in a row) and ``skipped`` (in all).
         """
         train = self.config.train
@@ -106,6 +108,8 @@ class Trainer:
             centralize(self.matrices)
         if train.agc:
             clip_adaptively(self.bodies, train.agc)
+        logged = (self.step + 1) % train.log_every == 0
+        norms = group_norms(self.optimizers.groups()) if logged else {}
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         found_inf = self.guard.end(norm.isfinite() & mean["loss"].isfinite())
         self.optimizers.step(found_inf)
@@ -113,7 +117,7 @@ class Trainer:
             self.ema.update(self.step, found_inf)
         self.step += 1
         counts = {"bad_steps": self.guard.in_a_row, "skipped": self.guard.skipped}
-        return {**mean, "grad_norm": norm, "lr": rate, **counts}
+        return {**mean, "grad_norm": norm, **{NORM + k: v for k, v in norms.items()}, "lr": rate, **counts}
 
     def loss(self, batch: Batch, step: int) -> tuple[Loss, Prediction]:
         """The loss and the prediction of a batch on the model's device."""
@@ -213,7 +217,7 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
             return config.checkpoint_folder()
         if trainer.step < train.steps:
             log.warning("ended at step %d of %d after train.minutes=%g", trainer.step, train.steps, train.minutes)
-        draw_curves(output / "log.csv", output / "loss.png", sorted(wanted_terms(train.loss, train.loss_schedule)))
+        draw_curves(output, output / "loss.png", sorted(trainer.losses.wanted))
         record = {"train": asdict(train), "data": asdict(config.data), "steps": trainer.step}
         mean_pose = _mean_pose(config, loader, progress)
         with trainer.ema.applied() if trainer.ema else nullcontext():
@@ -222,28 +226,18 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
 
 def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, progress: bool) -> None:
     """All steps that are left, with a log and resumable states in ``output``."""
-    from tqdm import tqdm
-
     train = trainer.config.train
-    columns = ["step", "epoch", "loss", *TERMS, *MEASURES, "grad_norm", "lr", "skipped", "spread"]
-    columns += ["images_per_second", "seconds"]
-    steps = StepLog(output / "log.csv", columns, trainer.step, train.batch_size)
-    bar = tqdm(total=train.steps, initial=trainer.step, unit="step", desc="training", disable=not progress)
-    with stop.between_steps(), bar:
-        start, smoothed, losses = time.perf_counter(), None, []
-        for epoch, batch in _batches(loader, trainer.step, train.steps):
-            steps.add(step=trainer.step, epoch=epoch, **trainer.train_step(batch))
+    with stop.between_steps(), RunLog(trainer, output, progress) as told:
+        start, losses = time.perf_counter(), []
+        for epoch, batch in told.throughput.waiting(_batches(loader, trainer.step, train.steps)):
+            told.add(step=trainer.step, epoch=epoch, **trainer.train_step(batch))
             trainer.seconds, start = trainer.seconds + time.perf_counter() - start, time.perf_counter()
-            bar.update()
             last = trainer.position() >= train.steps or stop.signum is not None
             save = last or trainer.step % train.save_every == 0
             if save or trainer.step % train.log_every == 0:
-                rows = steps.flush()
-                for row in rows:
-                    smoothed = row["loss"] if smoothed is None else 0.95 * smoothed + 0.05 * row["loss"]
-                    losses.append(row["loss"])
-                bar.set_postfix(loss=f"{smoothed:.3f}", images_per_s=f"{row['images_per_second']:.0f}", refresh=False)
-                if row["bad_steps"] >= train.bad_steps:
+                rows = told.flush(trainer.position(), trainer.seconds)
+                losses += [row["loss"] for row in rows]
+                if rows[-1]["bad_steps"] >= train.bad_steps:
                     raise TrainingError(_given_up(trainer, batch))
                 if (report := trainer.monitor.look(rows)) is not None:
                     raise TrainingError(report)

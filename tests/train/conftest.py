@@ -17,7 +17,8 @@ def make_config(tmp_path):
     """``make_config(name, steps=..., model={...}, ...)``: a short run into a folder of that name."""
 
     def make(name, model=None, **train):
-        settings = {"steps": 4, "batch_size": 4, "warmup_steps": 2, "save_every": 2, "device": "cpu", **train}
+        settings = {"steps": 4, "batch_size": 4, "warmup_steps": 2, "save_every": 2, "device": "cpu"}
+        settings |= {"logger": "none", **train}
         output = str(tmp_path / name)
         chosen = ModelConfig(**(model or {}))
         data = DataConfig(crop=CropConfig(size=chosen.crop_size))

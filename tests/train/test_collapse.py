@@ -59,7 +59,7 @@ def test_a_task_made_to_collapse_ends_with_a_report(make_small, small_loader):
     config = make_small("flat", steps=40, log_every=2, collapse_checks=4, warmup_steps=3, save_every=100)
     with pytest.raises(TrainingError, match=r"step 9: the model has collapsed.*last 0\.0.*train\.collapse_checks=0"):
         run(config, small_loader, progress=False)
-    spreads = [float(row["spread"]) for row in read_log(Path(config.train.output) / "log.csv")]
+    spreads = [float(row["spread"]) for row in read_log(Path(config.train.output) / "log.jsonl")]
     assert len(spreads) == 10
     assert max(spreads) < 0.1
 
@@ -67,6 +67,6 @@ def test_a_task_made_to_collapse_ends_with_a_report(make_small, small_loader):
 def test_a_model_that_learns_is_left_alone(make_small, small_loader):
     config = make_small("apart", steps=20, log_every=2, collapse_checks=2, warmup_steps=3, save_every=100)
     run(config, small_loader, progress=False)
-    spreads = [float(row["spread"]) for row in read_log(Path(config.train.output) / "log.csv")]
+    spreads = [float(row["spread"]) for row in read_log(Path(config.train.output) / "log.jsonl")]
     assert len(spreads) == 20
     assert min(spreads) > 0.3

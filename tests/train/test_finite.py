@@ -98,8 +98,8 @@ def test_many_poisoned_batches_end_the_run_with_their_names(make_small, small_lo
     config = make_small("bad", steps=30, save_every=100, bad_steps=3, log_every=4)
     with pytest.raises(TrainingError, match=rf"step 3: 4 steps in a row without a finite loss and gradient .*{named}"):
         run(config, small_loader, progress=False)
-    rows = read_log(Path(config.train.output) / "log.csv")
-    assert [row["skipped"] for row in rows] == ["1", "2", "3", "4"]
+    rows = read_log(Path(config.train.output) / "log.jsonl")
+    assert [row["skipped"] for row in rows] == [1, 2, 3, 4]
 
 
 def test_a_module_that_overflows_is_named(make_small, small_loader):

@@ -76,7 +76,7 @@ def test_a_stopped_run_ends_with_the_same_bits(make_small, make_batch, monkeypat
         (folder / "checkpoint" / "model.safetensors").read_bytes() for folder in (whole, Path(config.train.output))
     ]
     assert files[0] == files[1]
-    assert [int(row["step"]) for row in read_log(Path(config.train.output) / "log.csv")] == list(range(7))
+    assert [int(row["step"]) for row in read_log(Path(config.train.output) / "log.jsonl")] == list(range(7))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_best_state_is_the_one_of_the_lowest_loss(make_small, small_loader):
     config = make_small("run", steps=12, save_every=2, keep=1)
     run(config, small_loader, progress=False)
     folder = Path(config.train.output)
-    losses = [float(row["loss"]) for row in read_log(folder / "log.csv")]
+    losses = [float(row["loss"]) for row in read_log(folder / "log.jsonl")]
     means = {step: sum(losses[step - 2 : step]) / 2 for step in range(2, 13, 2)}
     best = min(means, key=means.get)
     assert {int(path.name[5:]) for path in states(folder / "states")} == {best, 12}
@@ -175,8 +175,8 @@ def test_an_output_folder_that_is_deleted_in_mid_run_is_made_anew(make_small, sm
         patch.setattr(trainer_module, "save_state", save)
         checkpoint = run(config, small_loader, progress=False)
     whole = run(make_small("whole", steps=6), small_loader, progress=False)
-    assert "log.csv is gone: it is written anew from this step on" in caplog.text
-    assert [int(row["step"]) for row in read_log(folder / "log.csv")] == [2, 3, 4, 5]
+    assert "log.jsonl is gone: it is written anew from this step on" in caplog.text
+    assert [int(row["step"]) for row in read_log(folder / "log.jsonl")] == [2, 3, 4, 5]
     assert [int(path.name[5:]) for path in states(folder / "states")] == [4, 6]
     assert (checkpoint / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 

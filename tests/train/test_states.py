@@ -162,11 +162,11 @@ def test_a_signal_saves_the_state_and_the_same_command_continues(make_config, lo
     assert stopped.value.code == status
     assert signal.getsignal(signum) is before
     assert [path.name for path in states(Path(config.train.output) / "states")] == ["step-00000003"]
-    assert len(read_log(Path(config.train.output) / "log.csv")) == 3
+    assert len(read_log(Path(config.train.output) / "log.jsonl")) == 3
     parts = run(make_config("parts", steps=6, save_every=100), loader, progress=False)
     a, b = (load_checkpoint(folder)[0].state_dict() for folder in (whole, parts))
     assert not [name for name in a if not torch.equal(a[name], b[name])]
-    assert [row["step"] for row in read_log(Path(config.train.output) / "log.csv")] == [str(i) for i in range(6)]
+    assert [row["step"] for row in read_log(Path(config.train.output) / "log.jsonl")] == list(range(6))
 
 
 def test_the_newest_readable_state_wins(tmp_path):
@@ -249,23 +249,23 @@ def test_a_state_cannot_run_code(tmp_path):
 
 def test_the_log_is_never_without_its_earlier_lines(tmp_path, monkeypatch):
     """A full disk while a resumed run drops later lines: the file stays as it was."""
-    path, columns = tmp_path / "log.csv", ["step", "loss"]
-    steps = StepLog(path, columns, 0, batch_size=4)
+    path = tmp_path / "log.jsonl"
+    steps = StepLog(path, 0)
     for step in range(4):
         steps.add(step=step, loss=torch.tensor(float(step)))
     steps.flush()
     with path.open("a") as file:
-        file.write("4,")  # killed in the middle of a line
+        file.write('{"step": 4, "lo')  # killed in the middle of a line
     before = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(OSError, match="No space left"):
-            StepLog(path, columns, 2, batch_size=4)
+            StepLog(path, 2)
     assert path.read_bytes() == before
-    again = StepLog(path, columns, 2, batch_size=4)
+    again = StepLog(path, 2)
     again.add(step=2, loss=7.0)
     again.flush()
-    assert [(row["step"], float(row["loss"])) for row in read_log(path)] == [("0", 0), ("1", 1), ("2", 7)]
+    assert [(row["step"], row["loss"]) for row in read_log(path)] == [(0, 0), (1, 1), (2, 7)]
 
 
 def test_the_state_is_plain_enough_to_read(make_config):

@@ -40,7 +40,7 @@ def test_a_resumed_run_ends_with_the_same_weights(make_config, loader):
     parts = run(config, loader, progress=False)
     a, b = (load_checkpoint(folder)[0].state_dict() for folder in (whole, parts))
     assert not [name for name in a if not torch.equal(a[name], b[name])]
-    assert [row["step"] for row in read_log(output / "log.csv")] == ["3", "4"]
+    assert [row["step"] for row in read_log(output / "log.jsonl")] == [3, 4]
 
 
 def _endless(loader):
@@ -55,7 +55,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_a_picture(make_config, loader):
     config = make_config("whole", steps=3)
     folder = run(config, loader, progress=False)
     output = Path(config.train.output)
-    rows = read_log(output / "log.csv")
+    rows = read_log(output / "log.jsonl")
     assert [int(row["step"]) for row in rows] == [0, 1, 2]
     assert all(float(row["loss"]) > 0 for row in rows)
     assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -74,12 +74,12 @@ def test_a_time_limit_ends_a_run_with_a_low_learning_rate(make_config, loader, m
     monkeypatch.setattr("amt.train.trainer.time", SimpleNamespace(perf_counter=lambda: 0.05 * next(ticks)))
     config = make_config("brief", steps=10_000, minutes=6 / 60, lr=1e-3, warmup_steps=1)
     folder = run(config, loader, progress=False)
-    rows = read_log(Path(config.train.output) / "log.csv")
+    rows = read_log(Path(config.train.output) / "log.jsonl")
     assert 20 < len(rows) < 130
     assert float(rows[-1]["lr"]) < 7e-4
     assert load_checkpoint(folder)[1]["steps"] == len(rows)
     assert run(config, loader, progress=False) == folder  # nothing left to do
-    assert len(read_log(Path(config.train.output) / "log.csv")) == len(rows)
+    assert len(read_log(Path(config.train.output) / "log.jsonl")) == len(rows)
 
 
 class Reads(TorchDispatchMode):
@@ -99,11 +99,13 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "agc": 0.01, "centralize": True, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "options", [{"log_every": 2}, {"optimizer": "adamw", "agc": 0.01, "centralize": True, "accumulate": 2}]
+)
 def test_the_host_reads_nothing_in_a_step_and_once_when_it_logs(make_config, loader, tmp_path, options):
     trainer = Trainer(make_config("reads", **options))
     batch = next(iter(loader))
-    steps = StepLog(tmp_path / "log.csv", ["step", "loss"], 0, 4)
+    steps = StepLog(tmp_path / "log.jsonl", 0)
     with Reads() as control:
         torch.ones(()).item()
     assert control.count == 1
