@@ -65,6 +65,9 @@ class Ho3dFrame(Frame):
         """Raises BrokenFrame: the set's masks have another form, which is not read."""
         raise BrokenFrame(self.folder / "seg", "the masks of HO-3D are not read", "do without segmentation")
 
+    def joint_visible(self) -> None:
+        """The labels do not say it."""
+
 
 class Ho3dFolder(SetParts):
     """The folder of the set: frames by their sequence and number. Nothing is read before it is asked for."""

@@ -26,6 +26,7 @@ from amt.data.layout import (
 )
 from amt.data.parts import SetParts, is_rigid
 from amt.data.sequences import SequenceInfo
+from amt.hand.skeleton import NUM_JOINTS
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ class Frame(Labels):
     def segment(self) -> np.ndarray:
         """uint8 [480, 640]: 0 background, 1-21 object, 255 hand. Raises BrokenFrame."""
         return frame_segment(self.folder / labels_name(self.number))
+
+    def joint_visible(self) -> np.ndarray | None:
+        """bool [21]: the joints that the camera sees, where the labels say it, as those of a rendered set; else None."""
+        try:
+            found = load_npz(self.folder / labels_name(self.number), ("joint_visible",))["joint_visible"]
+        except BrokenFrame:
+            return None
+        return found[0] if found.dtype == bool and found.shape == (1, NUM_JOINTS) else None
 
 
 def frame_image(path: Path) -> np.ndarray:

@@ -76,6 +76,8 @@ def test_files_and_dtypes(tiny_set):
                     "pose_m": ("float32", (1, 51)),
                     "joint_3d": ("float32", (1, 21, 3)),
                     "joint_2d": ("float32", (1, 21, 2)),
+                    "joint_visible": ("bool", (1, 21)),
+                    "vertex_visible": ("bool", (1, NUM_VERTICES)),
                 }
                 assert set(np.unique(found["seg"])) <= {0, 255, *m["ycb_ids"]}
         image = cv2.imread(str(folder / SERIALS[0] / "color_000000.jpg"), cv2.IMREAD_UNCHANGED)

@@ -17,6 +17,7 @@ from amt.data.synthetic.grasps import Hand, find_grasp
 from amt.data.synthetic.objects import Shape
 from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, shadow_map, static_layer
 from amt.data.synthetic.skin import make_skin
+from amt.data.synthetic.visible import Visible, visibility
 from amt.hand.mano import HandModel
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
@@ -70,6 +71,7 @@ class Sequence:
             [held_poses if c == held_class else np.broadcast_to(poses[c], (frames, 3, 4)) for c in self.class_ids], 1
         )
         self._find_contact(shape, distance)
+        self._dress()
 
     def _in_object_frame(self, openness: np.ndarray, distances: np.ndarray):
         """Vertices [F, V, 3] and the hand's pose in the held object's frame, for how open and how far back it is."""
@@ -113,28 +115,37 @@ class Sequence:
             gap, _ = cKDTree(np.concatenate([vertices, *middles])).query(points, distance_upper_bound=CONTACT)
             self.object_contact[frame] = np.isfinite(gap)
 
-    def render(self) -> Iterator[tuple[int, int, Picture]]:
-        """Yields (camera, frame, picture) for every camera and frame."""
-        rng, spec = self.rng, self.spec
-        light = scene.lamp(rng)
-        table_size = rng.uniform([0.9, 0.7], [2.2, 2.0])
-        top = appearance.table_top(rng)
-        sensor_noise = float(rng.uniform(1.0, 4.0))
-        still = BodyTree([self._object_body(c.class_id, c.rotation, c.translation) for c in self.clutter])
-        clothes = Clothes(appearance.sleeve(rng), float(rng.uniform(0.03, 0.2)), rng.normal(0, 0.25, 3))
-        skin = make_skin(self.model, self.person.tone, self.person.warmth)
-        moving = []
-        for frame in range(spec.frames):
-            pose = self.object_poses[frame, self.held]
-            body = self._object_body(self.class_ids[self.held], pose[:, :3], pose[:, 3])
-            seen = PosedHand(self.vertices[frame], self.joints[frame], self.hand_rotations[frame])
-            scene_now = BodyTree([*hand_bodies(self.hand, seen, skin, clothes), body])
-            moving.append((scene_now, shadow_map(scene_now, light, rng)))
+    def _dress(self):
+        """Draws what else a picture shows: lamp, table, clothes."""
+        rng = self.rng
+        self.light = scene.lamp(rng)
+        self.table_size = rng.uniform([0.9, 0.7], [2.2, 2.0])
+        self.table_top = appearance.table_top(rng)
+        self.sensor_noise = float(rng.uniform(1.0, 4.0))
+        self.still = [self._object_body(c.class_id, c.rotation, c.translation) for c in self.clutter]
+        self.clothes = Clothes(appearance.sleeve(rng), float(rng.uniform(0.03, 0.2)), rng.normal(0, 0.25, 3))
+        self.skin = make_skin(self.model, self.person.tone, self.person.warmth)
+
+    def moving(self, frame: int) -> list[Body]:
+        """Hand, forearm, sleeve and the held object in a frame."""
+        pose = self.object_poses[frame, self.held]
+        held = self._object_body(self.class_ids[self.held], pose[:, :3], pose[:, 3])
+        posed = PosedHand(self.vertices[frame], self.joints[frame], self.hand_rotations[frame])
+        return [*hand_bodies(self.hand, posed, self.skin, self.clothes), held]
+
+    def render(self) -> Iterator[tuple[int, int, Picture, Visible]]:
+        """Yields (camera, frame, picture, what of the hand is visible) for every camera and frame."""
+        rng, light, still = self.rng, self.light, BodyTree(self.still)
+        moving = [BodyTree(self.moving(frame)) for frame in range(self.spec.frames)]
+        shadows = [shadow_map(tree, light, rng) for tree in moving]
         for index, camera in enumerate(self.cameras):
             around = appearance.backdrop(rng, camera.height, camera.width)
-            layer = static_layer(camera, still, light, top, table_size, around, rng)
-            for frame, (scene_now, shadow) in enumerate(moving):
-                yield index, frame, draw(camera, scene_now, layer, light, shadow, rng, sensor_noise)
+            layer = static_layer(camera, still, light, self.table_top, self.table_size, around, rng)
+            for frame, (tree, shadow) in enumerate(zip(moving, shadows, strict=True)):
+                picture = draw(camera, tree, layer, light, shadow, rng, self.sensor_noise)
+                hand, *others = tree.bodies
+                tips = self.model.tip_vertices
+                yield index, frame, picture, visibility(camera, hand, others + self.still, self.joints[frame], tips)
 
     def _object_body(self, class_id: int, rotation: np.ndarray, translation: np.ndarray) -> Body:
         shape = self.shapes[class_id]

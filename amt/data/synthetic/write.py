@@ -37,7 +37,7 @@ from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
 
-FORMAT = 2  # counts changes of what a (seed, subject, sequence) looks like
+FORMAT = 3  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
 JPEG_QUALITY = 93
 
@@ -227,8 +227,10 @@ def _write_sequence(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
         (folder / serial).mkdir(parents=True)
     _write_meta(folder, sequence, side, serials, _to_world(rig))
     labels = [_labels(sequence, camera) for camera in sequence.cameras]
-    for index, frame, picture in sequence.render():
-        _write_frame(folder / serials[index], frame, picture, {k: v[frame] for k, v in labels[index].items()})
+    for index, frame, picture, seen in sequence.render():
+        found = {k: v[frame] for k, v in labels[index].items()}
+        found |= {"joint_visible": seen.joints[None], "vertex_visible": seen.vertices[None]}
+        _write_frame(folder / serials[index], frame, picture, found)
     os.replace(folder, final)
 
 
