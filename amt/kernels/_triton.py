@@ -40,18 +40,29 @@ class Launcher:
         self._compiled: dict[tuple, object] = {}
 
     def __call__(
-        self, kernel, grid: tuple[int, ...], /, *positional, warps: int, stages: int = 1, slot: tuple = (), **arguments
+        self,
+        kernel,
+        grid: tuple[int, ...],
+        /,
+        *positional,
+        warps: int,
+        stages: int = 1,
+        registers: int | None = None,
+        slot: tuple = (),
+        **arguments,
     ):
         """``positional`` and ``arguments`` are the kernel's, in its order.
 
         Args:
+            registers: the most that a thread may have; None leaves it to the compiler.
             slot: what decides on the arguments' alignment beside the launcher's key, such as the step.
         """
         grid = (*grid, 1, 1)[:3]
         compiled = self._compiled.get((id(kernel), slot))
         if compiled is None:  # the first time, and in the interpreter, which compiles nothing
             assert kernel.arg_names[len(positional) :] == list(arguments), "arguments must be in the kernel's order"
-            compiled = kernel[grid](*positional, **arguments, num_warps=warps, num_stages=stages)
+            options = {} if registers is None else {"maxnreg": registers}
+            compiled = kernel[grid](*positional, **arguments, num_warps=warps, num_stages=stages, **options)
             self._compiled[id(kernel), slot] = compiled
         else:
             compiled[grid](*positional, *arguments.values())

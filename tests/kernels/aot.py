@@ -32,8 +32,13 @@ class Code:
     instructions: frozenset[str]  # opcodes
 
 
-def compile_for_hopper(kernel, arguments: tuple, constants: dict, warps: int, stages: int) -> Code:
-    """``kernel`` for these arguments (tensors of any device, meta as well), specialised as a launch would."""
+def compile_for_hopper(
+    kernel, arguments: tuple, constants: dict, warps: int, stages: int, registers: int | None = None
+) -> Code:
+    """``kernel`` for these arguments (tensors of any device, meta as well), specialised as a launch would.
+
+    ``registers``: the most that a thread may have.
+    """
     names = kernel.arg_names
     attributes, values = {}, {}
     signature = {name: _describe(x, (i,), attributes, values) for i, (name, x) in enumerate(zip(names, arguments))}
@@ -41,7 +46,7 @@ def compile_for_hopper(kernel, arguments: tuple, constants: dict, warps: int, st
         signature[name] = "constexpr"
         values[names.index(name),] = value
     source = triton.compiler.ASTSource(kernel, signature=signature, constexprs=values, attrs=attributes)
-    options = {"num_warps": warps, "num_stages": stages}
+    options = {"num_warps": warps, "num_stages": stages} | ({"maxnreg": registers} if registers else {})
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from amt.kernels import _backend, _checks
+from amt.kernels import _backend, _checks, _triton
 from amt.kernels.attention import reference, sdpa
 
 PRECISIONS = ("auto", "bf16", "fp8")
@@ -58,6 +58,18 @@ def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None, precision: str)
         raise ValueError(f"attention: scale must be a finite number or None, got {scale!r}")
 
 
+def _load_triton():
+    from amt.kernels.attention.triton import attention
+
+    return attention
+
+
+def _no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in (torch.float16, torch.bfloat16):
+        return "it computes in float16 and bfloat16"
+    return _triton.missing(device)
+
+
 def _load_fp8():
     from amt.kernels.attention.fp8 import attention
 
@@ -68,6 +80,7 @@ _backend.register(
     "attention",
     [
         _backend.Implementation("sdpa", lambda: sdpa.attention, _backend.runs_everywhere, transforms=True),
+        _backend.Implementation("triton", _load_triton, _no_triton),
         _backend.Implementation(
             "reference", lambda: reference.attention, _backend.runs_everywhere, fast=False, transforms=True
         ),

@@ -1,0 +1,1 @@
+"""The device side of ``attention``: one file a pass, ``tiles.py`` for what they share."""
