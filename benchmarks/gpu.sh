@@ -12,6 +12,7 @@
 #   ops        every op beside eager, torch.compile, CUDA graph and the attention back ends
 #   model      encoder and whole model at S, B, L, batch 1 and 16
 #   train      a training step at S, B, L
+#   attention  only by name: every attention back end on this card, into the table that attention chooses by
 #   data       only by name: crops a second from files and from the crop cache (DATA=FOLDER of a set, or one is rendered first)
 #
 # Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results are copied
@@ -26,7 +27,7 @@ python=${PYTHON:-python3}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 # Seconds each part may take in a whole run: 525 together, without data, which is not part of one.
-declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40 [data]=520)
+declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40 [attention]=520 [data]=520)
 order=(versions build tests sanitize ceilings warm ops model train)
 alone=520
 # In a whole run, the shapes that benchmarks/goals.py asks about; alone, `ops` measures all.
@@ -48,7 +49,7 @@ for argument in "$@"; do
       ;;
     *)
       if [[ -z ${limits[$argument]:-} ]]; then
-        echo "gpu.sh: no part '$argument'; there are ${order[*]} data" >&2
+        echo "gpu.sh: no part '$argument'; there are ${order[*]} attention data" >&2
         exit 2
       fi
       parts+=("$argument")
@@ -227,6 +228,18 @@ part_model() {
 }
 
 part_train() { measure "$1" train; }
+
+part_attention() {
+  local tables=amt/kernels/attention/tables options=()
+  if [[ -n $dry ]]; then
+    tables=$logs
+    options+=(--dry)
+  fi
+  local name
+  name=$("$python" -c 'import torch; from amt.kernels.attention.dispatch import file_name
+print(file_name(torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"))') || return 1
+  timeout -k 5 "$1" "$python" -m amt.kernels tune "${options[@]}" --output "$tables/$name"
+}
 
 part_data() {
   local options=(--device "$device")

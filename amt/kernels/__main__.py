@@ -1,4 +1,7 @@
-"""`python -m amt.kernels`: which implementation each op takes on this machine, and why not another."""
+"""`python -m amt.kernels`: which implementation each op takes on this machine, and why not another.
+
+`python -m amt.kernels tune` measures every attention back end on the card and writes the table that attention chooses by.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +17,17 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    argparse.ArgumentParser(prog="python -m amt.kernels", description=__doc__).parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m amt.kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=["tune"], help="measure this card; without it, print what runs here"
+    )
+    parser.add_argument("--output", type=Path, help="tune: the table's file (default: the card's, in the user's cache)")
+    parser.add_argument("--dry", action="store_true", help="tune: two small shapes, on the CPU where there is no card")
+    options = parser.parse_args(arguments)
+    if options.command == "tune":
+        return _tune(options)
     import torch
 
     from amt.kernels import _backend
@@ -34,6 +48,18 @@ def main(arguments: Sequence[str] = ()) -> None:
             for op in _backend.registered():
                 for line in _choice_of(op, device, dtype):
                     print(f"  {line}")
+
+
+def _tune(options: argparse.Namespace) -> None:
+    import torch
+
+    from amt.kernels.attention.tune import tune
+
+    if not (torch.cuda.is_available() or options.dry):
+        sys.exit("python -m amt.kernels tune: no CUDA card to measure; --dry shows on the CPU that it runs")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    written = tune(device, options.output, options.dry)
+    print(f"written: {written}" if written else "nothing written: name a file with --output")
 
 
 def _library() -> str:

@@ -47,6 +47,13 @@ def test_one_part_runs_alone(tmp_path):
     ]
 
 
+def test_attention_writes_a_table_outside_the_repository(tmp_path):
+    done = script("--dry", "attention", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (written,) = tmp_path.glob("*/cpu.json")
+    assert f"written: {written}" in done.stdout
+
+
 def test_part_that_fails_does_not_stop_the_next_and_is_in_the_exit_status(tmp_path):
     broken = tmp_path / "python"
     broken.write_text(f'#!/bin/sh\ncase "$*" in *benchmarks.sanitize*) exit 3;; esac\nexec {sys.executable} "$@"\n')
@@ -61,7 +68,7 @@ def test_part_that_fails_does_not_stop_the_next_and_is_in_the_exit_status(tmp_pa
 def test_unknown_part_lists_those_there_are():
     done = script("everything")
     assert done.returncode == 2
-    there = "versions build tests sanitize ceilings warm ops model train data"
+    there = "versions build tests sanitize ceilings warm ops model train attention data"
     assert f"no part 'everything'; there are {there}" in done.stderr
 
 

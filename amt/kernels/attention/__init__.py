@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from amt.kernels import _backend, _checks, _triton
-from amt.kernels.attention import reference, sdpa
+from amt.kernels.attention import dispatch, reference
 
 PRECISIONS = ("auto", "bf16", "fp8")
 FP8_HEAD_SIZES = (64, 128)
 _LOW = (torch.float16, torch.bfloat16, torch.float32)  # what bf16 and FP8 products are taken from
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, precision: str = "auto") -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, precision: str = "auto", backend: str = "auto"
+) -> Tensor:
     """softmax(q k^T scale) v for every batch item and head; no mask, no dropout.
 
     Args:
@@ -25,21 +27,36 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, pr
         precision: ``"auto"``: the fastest that computes in the inputs' dtype. ``"bf16"``: 16-bit products with float32
             sums, also for float32 inputs. ``"fp8"``: e4m3 products (about 5e-2 relative error on normal data, bf16 has
             5e-3), D 64 or 128, gradients as if nothing had been quantised; emulated by casts where there is no FP8 kernel.
+        backend: who computes it. ``"auto"``: the fastest for this shape in this card's table (``python -m amt.kernels tune``
+            measures one), PyTorch's scaled_dot_product_attention where there is none. Or by name: sdpa, sdpa_cudnn,
+            sdpa_flash, sdpa_efficient, triton, flex, fa2, fa3, fa4, xformers, te. Not together with ``"fp8"``.
 
     Returns:
         [B, H, N, D] in the dtype of ``q``. NaN comes out only in the batch item and head in which it came in.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape, device or value; the message names it.
+        BackendUnavailable: the named back end cannot run here; the message has the reason.
     """
     _check(q, k, v, scale, precision)
     scale = q.shape[3] ** -0.5 if scale is None else float(scale)
+    if backend != "auto":
+        return _by_name(backend, q, k, v, scale, precision)
     if precision == "fp8":
         return _backend.choose("attention_fp8", q.device, q.dtype)(q, k, v, scale)
     if precision == "bf16" and q.dtype == torch.float32:
         half = (x.to(torch.bfloat16) for x in (q, k, v))
         return _backend.choose("attention", q.device, torch.bfloat16)(*half, scale).to(q.dtype)
     return _backend.choose("attention", q.device, q.dtype)(q, k, v, scale)
+
+
+def _by_name(backend: str, q: Tensor, k: Tensor, v: Tensor, scale: float, precision: str) -> Tensor:
+    if precision == "fp8":
+        raise ValueError(f"attention: precision 'fp8' has one implementation; backend must be auto, got {backend!r}")
+    dtype = q.dtype
+    if precision == "bf16" and dtype == torch.float32:
+        q, k, v = (x.to(torch.bfloat16) for x in (q, k, v))
+    return dispatch.by_name(backend, q, k)(q, k, v, scale).to(dtype)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None, precision: str) -> None:
@@ -79,7 +96,7 @@ def _load_fp8():
 _backend.register(
     "attention",
     [
-        _backend.Implementation("sdpa", lambda: sdpa.attention, _backend.runs_everywhere, transforms=True),
+        _backend.Implementation("sdpa", lambda: dispatch.attention, _backend.runs_everywhere, transforms=True),
         _backend.Implementation("triton", _load_triton, _no_triton),
         _backend.Implementation(
             "reference", lambda: reference.attention, _backend.runs_everywhere, fast=False, transforms=True
