@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from amt.data.layout import HAND_SEGMENT
-from amt.data.synthetic.grasps import Hand
+from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.primitives import sweep
 from amt.data.synthetic.render import Body
 from amt.data.synthetic.skin import Skin, vertex_normals

@@ -2,28 +2,35 @@
 
 A candidate is a wrist pose in front of a random point of the surface, palm toward it. The open hand comes in until it
 almost touches; then each finger bends at all joints together until its first contact, then at the outer two, then at the
-last one. Of many candidates, the best is the one whose thumb and fingers press against each other through the object.
+last one. A few hundred of the hand's vertices stand for it. The candidate whose thumb and fingers press most against each
+other through the object is then corrected with all vertices, until none is deeper in the object than soft skin gives way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 
-from amt.data.synthetic.distance import SignedDistance
+from amt.data.synthetic.distance import MARGIN, SignedDistance
 from amt.data.synthetic.objects import Shape
+from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.piercing import piercing_depths
-from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS
 
 TOUCH = 0.004  # m: nearer counts as contact when a grasp is judged
 SKIN = 0.0012  # m: how far soft skin may sink in where a finger stops
-LEVELS = 10
-# Degrees of flexion of base, middle and outer joint: the open hand, and as far as each can close.
+ROUGH = 0.0003  # m: nearer to that is not worth another correction
+MOST_DEPTH = 0.004  # m, of any vertex in the object
 MOST_PIERCING = 0.002  # m, of the hand by itself: thumb and fingers find each other
+CANDIDATES = 24  # a round
+TRIED = 5  # of a round, corrected with all vertices until one is good
+LEVELS = 9  # of bending, between which a contact is interpolated
+CLEAR = 0.001  # m of air that the open hand leaves
+FAR, NEAR = 0.14, -0.06  # m from the first point of the surface: where the open hand comes from, and how far it may go
+# Degrees of flexion of base, middle and outer joint: the open hand, and as far as each can close.
 OPEN = np.radians([[-28, -4, 2], [2, 10, 6], [2, 10, 6], [2, 10, 6], [2, 10, 6]])
 CLOSED = np.radians([[40, 55, 70], [82, 98, 66], [84, 100, 66], [84, 100, 66], [84, 98, 66]])
 
@@ -44,83 +51,33 @@ class Grasp:
 
 
 @dataclass
-class Hand:
-    """A person's hand: the layer, betas, and the anatomy that closing needs, read off the rest pose."""
+class _Candidates:
+    """C hands and how they are held; vertex = rotations @ v + places."""
 
-    model: HandModel
-    betas: np.ndarray  # float [10]
-    layer: ManoLayer = field(init=False)
+    opened: np.ndarray  # float64 [C, 5, 3], rad
+    bent: np.ndarray  # float64 [C, 5, 3], rad
+    opposition: np.ndarray  # float64 [C], rad
+    spread: np.ndarray  # float64 [C, 5], rad
+    rotations: np.ndarray  # float64 [C, 3, 3]
+    places: np.ndarray  # float64 [C, 3], m
 
-    def __post_init__(self):
-        self.layer = ManoLayer(self.model)
-        self._betas = torch.as_tensor(self.betas, dtype=torch.float32)[None]
-        mesh = self.layer(torch.zeros(1, 48), self._betas, torch.zeros(1, 3))
-        self.template, self.rest = (x[0].double().numpy() for x in mesh)
-        self.root = self.rest[0]
-        wrist, index, middle, little = self.rest[[0, 5, 9, 17]]
-        normal = np.cross(index - wrist, little - wrist)
-        self.palm = _unit(normal if self.model.side == "right" else -normal)
-        self.along = _unit(middle - wrist)
-        self.across = _unit(little - index - self.palm * ((little - index) @ self.palm))
-        length = (self.template - wrist) @ self.along
-        self.wrist_end = np.flatnonzero(length < length.min() + 0.006)  # the vertices where a forearm goes on
-        joint_of = self.model.weights.argmax(1)
-        self.finger_of = np.full(len(self.template), -1)
-        for number, finger in enumerate(FINGERS):
-            self.finger_of[np.isin(joint_of, MANO_FINGER_JOINTS[finger])] = number
-        self.flexion = np.stack([self._flexion_axis(number) for number in range(5)])
-
-    def _flexion_axis(self, finger: int) -> np.ndarray:
-        """Unit axis, rest frame, about which a positive rotation bends a finger toward the palm."""
-        base, tip = self.rest[1 + 4 * finger], self.rest[4 + 4 * finger]
-        toward = self.palm if finger else 0.45 * self.palm + 0.9 * self.across
-        return _unit(np.cross(_unit(tip - base), toward))
-
-    def rotations(self, angles: np.ndarray, opposition: np.ndarray, spread: np.ndarray) -> torch.Tensor:
-        """Joint rotations float32 [B, 16, 3, 3] (the first is the identity) of flexion angles.
-
-        Args:
-            angles: [B, 5, 3], rad: each finger's base, middle and outer joint.
-            opposition: [B], rad: how far the thumb's base is rotated under the palm.
-            spread: [B, 5], rad: sideways rotation of the fingers' bases.
-        """
-        count = len(angles)
-        joints = np.zeros((count, 16, 3))
-        base = np.zeros((count, 16, 3))
-        for number, finger in enumerate(FINGERS):
-            for k, joint in enumerate(MANO_FINGER_JOINTS[finger]):
-                joints[:, joint] = angles[:, number, k, None] * self.flexion[number]
-            first = MANO_FINGER_JOINTS[finger][0]
-            if number == 0:
-                # Rotated about the hand's length, the thumb's tip moves from beside the palm to in front of it.
-                axis = self.along * np.sign(np.cross(self.along, -self.across) @ self.palm)
-                base[:, first] = opposition[:, None] * axis
-            else:
-                base[:, first] = spread[:, number, None] * self.palm
-        rotation = axis_angle_to_matrix(torch.from_numpy(base.astype(np.float32)))
-        return rotation @ axis_angle_to_matrix(torch.from_numpy(joints.astype(np.float32)))
-
-    def vertices(self, rotations: torch.Tensor) -> np.ndarray:
-        """float32 [B, V, 3], m, of joint rotations [B, 16, 3, 3], at zero translation."""
-        count = len(rotations)
-        with torch.no_grad():
-            return self.layer(rotations, self._betas.expand(count, -1), torch.zeros(count, 3)).vertices.numpy()
+    def __getitem__(self, which) -> _Candidates:
+        return _Candidates(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
 
 def find_grasp(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Generator, rounds: int = 6) -> Grasp:
-    """The best of several rounds of candidates; stops at the first round that holds a good one."""
-    best = None
+    """The first good one of several rounds of candidates, the best of each round first; else the best of all."""
+    others = []
     for _ in range(rounds):
-        candidates = sorted(_candidates(hand, shape, distance, rng), key=lambda g: (g.good, g.score), reverse=True)
-        for grasp in candidates:  # the best first: most of the others need not be looked at
-            if best is not None and (grasp.good, grasp.score) <= (best.good, best.score):
-                break
-            if not _pierces_itself(hand, grasp):
-                best = grasp
-                break
-        if best is not None and best.good:
-            break
-    return candidates[0] if best is None else best
+        found = _candidates(hand, shape, distance, rng)
+        scores, good = _judge(hand, distance, _held(hand, found)[0])
+        for k in np.lexsort((-scores, ~good))[:TRIED]:
+            grasp = _settled(hand, distance, found[k : k + 1])
+            if grasp.good and not _pierces_itself(hand, grasp):
+                return grasp
+            others.append(grasp)
+    others.sort(key=lambda grasp: grasp.score, reverse=True)
+    return next((grasp for grasp in others if not _pierces_itself(hand, grasp)), others[0])
 
 
 def _pierces_itself(hand: Hand, grasp: Grasp) -> bool:
@@ -130,135 +87,193 @@ def _pierces_itself(hand: Hand, grasp: Grasp) -> bool:
     return piercing_depths(vertices, hand.model.f).max(initial=0) > MOST_PIERCING
 
 
-def _candidates(
-    hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Generator, count: int = 14
-) -> list[Grasp]:
+def _candidates(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Generator) -> _Candidates:
+    count = CANDIDATES
     opposition = rng.uniform(0.4, 1.45, count)
     spread = rng.uniform(-0.10, 0.10, (count, 5)) * np.array([0, 1, 0.3, 0.6, 1])
-    angles = OPEN + rng.uniform(0, 1, (count, 1, 1)) * 0.22 * (CLOSED - OPEN)
-    opened = hand.rotations(angles, opposition, spread)
-    shapes = hand.vertices(opened)
-
+    opened = OPEN + rng.uniform(0, 1, (count, 1, 1)) * 0.22 * (CLOSED - OPEN)
+    shapes = hand.posed(hand.rotations(opened, opposition, spread), hand.sampled)
     rotations, places = _wrist_poses(hand, shape, distance, shapes, rng)
-    bent, limits = angles.copy(), np.zeros((count, 5), bool)
+    found = _Candidates(opened, opened.copy(), opposition, spread, rotations, places)
+    limits = np.ones((count, 5), bool)
     for stage in range(3):
-        bent, touched = _close(hand, distance, rotations, places, bent, opposition, spread, stage, limits)
+        found.bent, touched = _close(hand, distance, found, stage, limits)
         if stage == 0:
-            limits = touched
             # A finger that reaches nothing stays loosely bent.
-            loose = angles + rng.uniform(0.15, 0.45, (count, 5, 1)) * (CLOSED - angles)
-            bent = np.where(limits[..., None], bent, loose)
-    closed = hand.rotations(bent, opposition, spread)
-    found = []
-    vertices = np.einsum("bij,bvj->bvi", rotations, hand.vertices(closed)) + places[:, None]
-    gaps = distance(vertices)
-    for k in range(count):
-        score, good = _judge(hand, distance, vertices[k], gaps[k])
-        root = hand.root
-        found.append(
-            Grasp(
-                fingers=_fingers(closed[k]),
-                open_fingers=_fingers(opened[k]),
-                rotation=rotations[k],
-                translation=rotations[k] @ root + places[k] - root,
-                retreat=_unit(-rotations[k] @ (hand.palm + 0.35 * hand.along)),
-                arm=-rotations[k] @ hand.along,
-                palm=rotations[k] @ hand.palm,
-                score=score,
-                good=good,
-            )
-        )
+            loose = opened + rng.uniform(0.15, 0.45, (count, 5, 1)) * (CLOSED - opened)
+            found.bent = np.where(touched[..., None], found.bent, loose)
+            holds = touched[:, 0] & (touched[:, 1:].sum(1) >= 2)
+            keep = holds if holds.any() else slice(0, 1)
+            found, limits = found[keep], touched[keep]
     return found
 
 
-def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: np.ndarray, rng: np.random.Generator):
-    """Rotations [C, 3, 3] and places [C, 3] (vertex = rotation @ v + place) that bring open hands up to the surface."""
+def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: torch.Tensor, rng: np.random.Generator):
+    """Rotations [C, 3, 3] and places [C, 3] (vertex = rotation @ v + place) that bring open hands up to the surface.
+
+    Args:
+        shapes: float32 [C, N, 3], m: the open hands' sampled vertices.
+    """
     count = len(shapes)
-    points, normals = shape.surface_points(count, seed=int(rng.integers(1 << 31)))
+    points, normals = _surface(shape)
+    chosen = rng.integers(len(points), size=count)
+    points, normals = points[chosen], normals[chosen]
     long = np.eye(3)[np.argmax(shape.extent)]
     # Between the palm coming down on the surface and the hand's fork, thumb and fingers, being pushed over it.
     fork = rng.uniform(0, 1, count)
     palm_centre = hand.rest[0] + 0.75 * (hand.rest[[5, 9, 13, 17]].mean(0) - hand.rest[0])
-    thumb, fingers = (shapes[:, np.isin(hand.finger_of, f)].mean(1) for f in ([0], [1, 2]))
+    finger_of = hand.sampled.finger_of.numpy()
+    thumb, fingers = (shapes[:, np.isin(finger_of, f)].mean(1).numpy() for f in ([0], [1, 2]))
     centre = palm_centre + fork[:, None] * ((thumb + fingers) / 2 - palm_centre)
     tilt = fork * rng.uniform(0.2, 1.2, count)
-    rotations, outward = np.empty((count, 3, 3)), np.empty((count, 3))
+    toward = -_units(normals + rng.normal(0, 0.18, (count, 3)))
+    # Fingers like to lie across the object's length.
+    finger = np.cross(long, toward) * rng.choice([-1, 1], count)[:, None] + rng.normal(0, 0.4, (count, 3))
+    finger = _units(finger - toward * (finger * toward).sum(1, keepdims=True))
     flat = _unit(hand.along - hand.palm * (hand.along @ hand.palm))
-    for k in range(count):
-        toward = -_unit(normals[k] + rng.normal(0, 0.18, 3))
-        # Fingers like to lie across the object's length.
-        finger = np.cross(long, toward) * rng.choice([-1, 1]) + rng.normal(0, 0.4, 3)
-        finger = _unit(finger - toward * (finger @ toward))
-        approach = np.cos(tilt[k]) * hand.palm + np.sin(tilt[k]) * flat
-        length = np.cos(tilt[k]) * flat - np.sin(tilt[k]) * hand.palm
-        own = np.stack([approach, length, np.cross(approach, length)], 1)
-        rotations[k] = np.stack([toward, finger, np.cross(toward, finger)], 1) @ own.T
-        outward[k] = -toward
+    c, s = np.cos(tilt)[:, None], np.sin(tilt)[:, None]
+    own = _axes(c * hand.palm + s * flat, c * flat - s * hand.palm)
+    rotations = _axes(toward, finger) @ own.transpose(0, 2, 1)
     start = points - np.einsum("bij,bj->bi", rotations, centre)
-    rotated = np.einsum("bij,bvj->bvi", rotations, shapes)[:, ::2]
-    # From far to near: the last step at which nothing sinks in.
-    steps = np.linspace(0.14, -0.06, 34)
-    clear = np.stack([distance(rotated + (start + s * outward)[:, None]).min(1) for s in steps], 1) > 0.001
-    last = np.where(clear.all(1), len(steps), np.argmin(clear, 1)) - 1
-    offset = steps[np.clip(last, 0, None)] + rng.choice([0.0, 0.0, 0.01, 0.025], count)
-    return rotations, start + offset[:, None] * outward
+    travelled = _advance(distance, _moved(shapes, rotations, start - FAR * toward), toward)
+    offset = travelled - rng.choice([0.0, 0.0, 0.01, 0.025], count)
+    return rotations, start + (offset - FAR)[:, None] * toward
 
 
-def _close(hand, distance, rotations, places, angles, opposition, spread, stage, moving):
+def _advance(distance: SignedDistance, vertices: torch.Tensor, toward: np.ndarray) -> np.ndarray:
+    """How far [C], m, hands [C, N, 3] can go in unit directions [C, 3] until they almost touch.
+
+    The distance to the object is a step that nothing can be hit in (sphere tracing).
+    """
+    direction = torch.from_numpy(toward.astype(np.float32))[:, None]
+    gone = torch.zeros(len(vertices))
+    for _ in range(12):
+        gap = distance.at(vertices + gone[:, None, None] * direction).amin(1)
+        # The grid is MARGIN wider than the object: farther away, that is the only step known to be free.
+        gone += (gap - CLEAR).clamp(0, MARGIN)
+        if gap.max() < 1.5 * CLEAR:
+            break
+    return gone.clamp(max=FAR - NEAR).double().numpy()
+
+
+def _close(hand: Hand, distance: SignedDistance, found: _Candidates, stage: int, moving: np.ndarray):
     """Bends the joints from ``stage`` outward of the fingers until each first touches.
 
-    Returns the angles [C, 5, 3] and whether each finger touched [C, 5]. At stage 0 all fingers move, later only
-    those that ``moving`` names.
+    Returns the angles [C, 5, 3] and whether each finger touched [C, 5]. Only the fingers that ``moving`` [C, 5] names move.
     """
-    count = len(angles)
-    levels = np.linspace(0, 1, LEVELS)
-    goal = angles.copy()
-    goal[..., stage:] = np.maximum(CLOSED, angles)[..., stage:]
-    if stage:
-        goal = np.where(moving[..., None], goal, angles)
-    path = angles[:, None] + levels[None, :, None, None] * (goal - angles)[:, None]
-    flat = path.reshape(-1, 5, 3)
+    goal = found.bent.copy()
+    goal[..., stage:] = np.maximum(CLOSED, found.bent)[..., stage:]
+    goal = np.where(moving[..., None], goal, found.bent)
+    share, touched = _first_touch(hand, distance, found, found.bent, goal, hand.sampled)
+    return found.bent + share[..., None] * (goal - found.bent), touched
+
+
+def _first_touch(hand, distance, found: _Candidates, start: np.ndarray, goal: np.ndarray, part):
+    """Share [C, 5] of the way from ``start`` to ``goal`` [C, 5, 3] at which each finger has sunk in by SKIN, and whether."""
+    count, levels = len(start), np.linspace(0, 1, LEVELS)
+    path = start[:, None] + levels[None, :, None, None] * (goal - start)[:, None]
     repeat = np.repeat(np.arange(count), LEVELS)
-    posed = hand.vertices(hand.rotations(flat, opposition[repeat], spread[repeat])).reshape(count, LEVELS, -1, 3)
-    end = np.empty((count, 5))
-    touched = np.zeros((count, 5), bool)
-    for finger in range(5):
-        mine = np.flatnonzero(hand.finger_of == finger)
-        moved = np.einsum("bij,blvj->blvi", rotations, posed[:, :, mine]) + places[:, None, None]
-        gap = distance(moved).min(2) + SKIN  # [C, L]
-        inside = gap < 0
-        touched[:, finger] = inside.any(1)
-        first = np.where(touched[:, finger], inside.argmax(1), LEVELS - 1)
-        before = np.clip(first - 1, 0, None)
-        rows = np.arange(count)
-        a, b = gap[rows, before], gap[rows, first]
-        share = np.where(touched[:, finger] & (first > 0), a / np.maximum(a - b, 1e-6), 1.0)
-        end[:, finger] = np.where(first > 0, levels[before] + share * (levels[first] - levels[before]), 0.0)
-    return angles + end[..., None] * (goal - angles), touched
+    rotations = hand.rotations(path.reshape(-1, 5, 3), found.opposition[repeat], found.spread[repeat])
+    fingers = part.finger_of >= 0
+    posed = hand.posed(rotations, part).unflatten(0, (count, LEVELS))[:, :, fingers]
+    moved = _moved(posed.flatten(1, 2), found.rotations, found.places).view_as(posed)
+    depth = distance.at(moved)
+    gap = torch.stack([depth[..., part.finger_of[fingers] == k].amin(-1) for k in range(5)], -1).numpy() + SKIN
+    inside = gap < 0  # [C, L, 5]
+    touched = inside.any(1)
+    first = np.where(touched, inside.argmax(1), LEVELS - 1)
+    before = np.clip(first - 1, 0, None)
+    a, b = (np.take_along_axis(gap, k[:, None], 1)[:, 0] for k in (before, first))
+    part_way = np.where(touched, a / np.maximum(a - b, 1e-6), 1.0)
+    share = np.where(first > 0, levels[before] + part_way * (levels[first] - levels[before]), 0.0)
+    return share, touched
 
 
-def _judge(hand: Hand, distance: SignedDistance, vertices: np.ndarray, gap: np.ndarray) -> tuple[float, bool]:
-    """How well a posed hand holds the object, and whether that is good enough."""
+def _settled(hand: Hand, distance: SignedDistance, found: _Candidates) -> Grasp:
+    """One candidate as a grasp: with all vertices, fingers and palm come back out until none is deeper than SKIN."""
+    retreat = _unit(-found.rotations[0] @ (hand.palm + 0.35 * hand.along))
+    palm = hand.whole.finger_of < 0
+    opened = hand.rotations(found.opened, found.opposition, found.spread)
+    unbent = hand.posed(opened, hand.whole)
+    for last in (False, False, True):
+        vertices, closed = _held(hand, found)
+        gap = distance.at(vertices[0])
+        if last or gap.min() > -SKIN - ROUGH:
+            break
+        # What bending does not cause, moving the whole hand has to mend.
+        before = distance.at(_moved(unbent, found.rotations, found.places))
+        depth = -min(float(gap[palm].min()), float(before.min())) - SKIN
+        if depth > 0:
+            found.places = found.places + depth * retreat
+        share, touched = _first_touch(hand, distance, found, found.opened, found.bent, hand.whole)
+        share = np.where(touched, share, 1.0)
+        found.bent = found.opened + share[..., None] * (found.bent - found.opened)
+    score, good = _judge(hand, distance, vertices)
+    rotation, root = found.rotations[0], hand.root
+    return Grasp(
+        fingers=_fingers(closed[0]),
+        open_fingers=_fingers(opened[0]),
+        rotation=rotation,
+        translation=rotation @ root + found.places[0] - root,
+        retreat=retreat,
+        arm=-rotation @ hand.along,
+        palm=rotation @ hand.palm,
+        score=float(score[0]),
+        good=bool(good[0]),
+    )
+
+
+def _held(hand: Hand, found: _Candidates) -> tuple[torch.Tensor, torch.Tensor]:
+    """All vertices [C, V, 3] in the object's frame, and the joints' rotations [C, 16, 3, 3]."""
+    closed = hand.rotations(found.bent, found.opposition, found.spread)
+    return _moved(hand.posed(closed, hand.whole), found.rotations, found.places), closed
+
+
+def _judge(hand: Hand, distance: SignedDistance, vertices: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """How well posed hands [C, V, 3] hold the object, and whether that is good enough."""
+    gap = distance.at(vertices)
     touch = gap < TOUCH
-    thumb, others = touch & (hand.finger_of == 0), touch & (hand.finger_of > 0)
-    fingers = len(np.unique(hand.finger_of[others]))
-    depth = -float(gap.min())
-    if not thumb.any() or not others.any():
-        return -1.0 + 0.01 * touch.sum() - 50 * max(0.0, depth - 0.003), False
-    against = float(_mean_normal(distance, vertices[thumb]) @ _mean_normal(distance, vertices[others]))
-    score = -against + 0.12 * fingers + 0.004 * min(touch.sum(), 150) - 60 * max(0.0, depth - 0.003)
-    pinched = against < -0.35 and fingers >= 2 and thumb.sum() >= 5 and others.sum() >= 10
+    normals = torch.zeros_like(vertices)
+    normals[touch] = distance.normals_at(vertices[touch])
+    on = torch.stack([touch & torch.from_numpy(hand.finger_of == k) for k in range(5)], 1)  # [C, 5, V]
+    sums = on.float() @ normals  # [C, 5, 3]
+    thumb, others = torch.nn.functional.normalize(sums[:, 0], dim=-1), torch.nn.functional.normalize(sums[:, 1:].sum(1), dim=-1)
+    against = (thumb * others).sum(-1).numpy()
+    count = on.sum(-1).numpy()  # [C, 5]
+    fingers, pads, all_touch = (count[:, 1:] > 0).sum(1), count[:, 1:].sum(1), touch.sum(1).numpy()
+    depth = -gap.amin(1).numpy()
+    sunk = np.clip(depth - 0.003, 0, None)
+    score = -against + 0.12 * fingers + 0.004 * np.minimum(all_touch, 150) - 60 * sunk
+    pinched = (against < -0.35) & (fingers >= 2) & (count[:, 0] >= 5) & (pads >= 10)
     # What is too wide to reach around is held by many contacts on its near side and flanks.
-    embraced = against < 0.1 and fingers == 4 and touch.sum() >= 60
-    return score, (pinched or embraced) and depth < 0.006
+    embraced = (against < 0.1) & (fingers == 4) & (all_touch >= 60)
+    none = (count[:, 0] == 0) | (pads == 0)
+    score = np.where(none, -1.0 + 0.01 * all_touch - 50 * sunk, score)
+    return score, (pinched | embraced) & ~none & (depth < MOST_DEPTH)
 
 
-def _mean_normal(distance: SignedDistance, points: np.ndarray) -> np.ndarray:
-    return _unit(distance.normal(points.astype(float)).mean(0))
+@cache
+def _surface(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    return shape.surface_points(4096)
+
+
+def _moved(vertices: torch.Tensor, rotations: np.ndarray, places: np.ndarray) -> torch.Tensor:
+    """float32 [C, N, 3]: vertices [C, N, 3] rotated and moved."""
+    rotations, places = (torch.from_numpy(a.astype(np.float32)) for a in (rotations, places))
+    return vertices @ rotations.transpose(1, 2) + places[:, None]
+
+
+def _axes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[C, 3, 3]: two orthogonal unit vectors [C, 3] and their cross product as columns."""
+    return np.stack([first, second, np.cross(first, second)], -1)
 
 
 def _fingers(rotations: torch.Tensor) -> np.ndarray:
     return matrix_to_axis_angle(rotations[1:].double()).reshape(45).numpy()
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -17,7 +19,7 @@ def piercing_depths(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     from embreex.mesh_construction import TriangleMesh
     from embreex.rtcore_scene import EmbreeScene
 
-    edges = np.unique(np.sort(np.concatenate([faces[:, [i, (i + 1) % 3]] for i in range(3)]), axis=1), axis=0)
+    edges = _edges(faces.tobytes(), faces.dtype.str)
     scene = EmbreeScene()
     TriangleMesh(scene=scene, vertices=vertices.astype(np.float32), indices=faces.astype(np.int32))
     start, length = vertices[edges[:, 0]], np.linalg.norm(vertices[edges[:, 1]] - vertices[edges[:, 0]], axis=1)
@@ -37,3 +39,9 @@ def piercing_depths(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         depths += list(-np.minimum(*ends)[apart])
         gone[left] += 1e-6
     return np.array(depths)
+
+
+@lru_cache(maxsize=4)
+def _edges(faces: bytes, dtype: str) -> np.ndarray:
+    faces = np.frombuffer(faces, dtype).reshape(-1, 3)
+    return np.unique(np.sort(np.concatenate([faces[:, [i, (i + 1) % 3]] for i in range(3)]), axis=1), axis=0)

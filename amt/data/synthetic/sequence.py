@@ -13,8 +13,9 @@ from amt.data.synthetic import appearance, scene
 from amt.data.synthetic.arm import Clothes, PosedHand, hand_bodies
 from amt.data.synthetic.config import SequenceSpec
 from amt.data.synthetic.distance import SignedDistance
-from amt.data.synthetic.grasps import Hand, find_grasp
+from amt.data.synthetic.grasps import find_grasp
 from amt.data.synthetic.objects import Shape
+from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, shadow_map, static_layer
 from amt.data.synthetic.skin import make_skin
 from amt.data.synthetic.visible import Visible, visibility
