@@ -21,7 +21,7 @@ from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.piercing import piercing_depths
 from amt.hand.rotations import axis_angle_to_matrix
 
-SURFACE = 100_000  # points that stand for an object's surface
+SURFACE = 50_000  # points that stand for an object's surface
 CONTACT = 0.005  # m, that of the contact labels
 
 
@@ -95,7 +95,9 @@ def main() -> None:
     print(f"meet every demand {good.mean():.3f}; contact on three or more fingers {(fingers >= 3).mean():.3f}")
     print(f"contacts {contacts.mean():.0f} vertices (fewest {contacts.min():.0f})")
     print(f"deepest vertex in the object {1e3 * depth.mean():.2f} mm mean, {1e3 * depth.max():.2f} mm at most")
-    print(f"hand pierces itself by 2 mm at most {(piercing <= 0.002).mean():.3f}, {1e3 * piercing.max():.2f} mm at most")
+    print(
+        f"hand pierces itself by 2 mm at most {(piercing <= 0.002).mean():.3f}, {1e3 * piercing.max():.2f} mm at most"
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 
 from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.objects import built_in
@@ -14,7 +15,7 @@ pytest.importorskip("embreex")
 
 
 def test_grasps_touch_with_fingers_and_do_not_sink_in():
-    found = grasps(20, seed=5)  # one of every class
+    found = grasps(10, seed=5)  # of ten classes
     assert np.mean([q.fingers >= 3 for q in found]) >= 0.9
     assert np.mean([q.depth for q in found]) <= 0.002
     assert max(q.depth for q in found) <= 0.005
@@ -32,7 +33,7 @@ def test_a_part_of_the_hand_is_posed_as_the_layer_poses_it(side):
     mesh = hand.layer(rotations, betas, torch.zeros(3, 3)).vertices
     torch.testing.assert_close(hand.posed(rotations, hand.whole), mesh, atol=1e-6, rtol=0)
     sampled = hand.posed(rotations, hand.sampled)
-    assert torch.cdist(sampled[0], mesh[0]).amin(1).max() < 1e-6
+    assert cKDTree(mesh[0].numpy()).query(sampled[0].numpy())[0].max() < 1e-6
     assert set(hand.sampled.finger_of.tolist()) == {-1, 0, 1, 2, 3, 4}
 
 

@@ -12,8 +12,8 @@ from amt.data.dexycb import DexYCB
 from amt.data.layout import CLASS_NAMES, SERIALS, SUBJECTS
 from amt.data.synthetic.arm import Clothes, PosedHand, hand_bodies
 from amt.data.synthetic.distance import SignedDistance
-from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.objects import built_in
+from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.piercing import piercing_depths
 from amt.data.synthetic.skin import make_skin
 from amt.hand.camera import project, unproject

@@ -237,7 +237,10 @@ def _judge(hand: Hand, distance: SignedDistance, vertices: torch.Tensor) -> tupl
     normals[touch] = distance.normals_at(vertices[touch])
     on = torch.stack([touch & torch.from_numpy(hand.finger_of == k) for k in range(5)], 1)  # [C, 5, V]
     sums = on.float() @ normals  # [C, 5, 3]
-    thumb, others = torch.nn.functional.normalize(sums[:, 0], dim=-1), torch.nn.functional.normalize(sums[:, 1:].sum(1), dim=-1)
+    thumb, others = (
+        torch.nn.functional.normalize(sums[:, 0], dim=-1),
+        torch.nn.functional.normalize(sums[:, 1:].sum(1), dim=-1),
+    )
     against = (thumb * others).sum(-1).numpy()
     count = on.sum(-1).numpy()  # [C, 5]
     fingers, pads, all_touch = (count[:, 1:] > 0).sum(1), count[:, 1:].sum(1), touch.sum(1).numpy()

@@ -120,7 +120,7 @@ class Hand:
         return torch.from_numpy(bent)
 
     def posed(self, rotations: Tensor, part: Part) -> Tensor:
-        """float32 [B, N, 3], m, of joint rotations [B, 16, 3, 3]: a part's vertices at zero translation, as the layer has them."""
+        """float32 [B, N, 3], m: a part's vertices of joint rotations [B, 16, 3, 3], untranslated, as the layer has them."""
         with torch.no_grad():
             relative = (rotations[:, 1:] - torch.eye(3)).flatten(1)
             vertices = part.shaped + (relative @ part.posedirs).unflatten(1, (-1, 3))

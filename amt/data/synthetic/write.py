@@ -37,7 +37,7 @@ from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
 
-FORMAT = 3  # counts changes of what a (seed, subject, sequence) looks like
+FORMAT = 4  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
 JPEG_QUALITY = 93
 
