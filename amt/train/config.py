@@ -36,6 +36,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
 
 
 LOGGERS = ("auto", "none", "tensorboard", "wandb", "trackio")
+AUTO = "auto"  # train.batch_size before it is found
 ROTATIONS = ("geodesic", "matrix")
 CONTACT_FORMS = ("balanced", "focal")
 LossSchedule = dict[str, list[list[float]]]  # weights over the steps by term: [[step, weight], ...]
@@ -126,7 +127,7 @@ class TrainConfig:
     checkpoint: str | None = None  # folder of the result; None: ``output``/checkpoint
     steps: int = 20_000  # of the optimizer
     minutes: float | None = None  # the run ends after this time at the latest; the learning rate decays to fit
-    batch_size: int = 32  # images a step of the optimizer
+    batch_size: int | str = 32  # images a step of the optimizer; auto: as many as fit, found once
     accumulate: int = 1  # micro-batches that a batch is divided into; batch norms see one at a time
     optimizer: str = "muon"  # muon for convolutions and new transformer blocks and AdamW for the rest; or adamw for all
     lr: float = 1e-3  # AdamW's peak
@@ -168,7 +169,9 @@ class TrainConfig:
     loss_schedule: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "bad_steps", "save_every", "keep", "log_every"):
+        if self.batch_size != AUTO and not (_is_count(self.batch_size) and self.batch_size):
+            raise ConfigError(f"train.batch_size must be a whole number, at least 1, or auto; got {self.batch_size!r}")
+        for name in ("steps", "accumulate", "bad_steps", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1; got {getattr(self, name)}")
         for name in ("lr", "muon_lr", "pretrained_lr", "head_lr", "clip_norm"):
@@ -181,7 +184,7 @@ class TrainConfig:
             raise ConfigError(f"train.layer_decay must be above 0 and at most 1; got {self.layer_decay}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"train.ema must be at least 0 and below 1; got {self.ema}")
-        if self.batch_size % self.accumulate:
+        if self.batch_size != AUTO and self.batch_size % self.accumulate:
             raise ConfigError(
                 f"train.accumulate={self.accumulate} must divide train.batch_size={self.batch_size}: micro-batches are alike"
             )
@@ -223,7 +226,7 @@ class Config:
         self._check_freeze()
         if self._weighs("smoothness") and self.data.window < 3:
             raise ConfigError("train.loss.smoothness needs windows of three frames or more: data.window=3")
-        if self.train.batch_size // self.train.accumulate % self.data.window:
+        if self.train.batch_size != AUTO and self.train.batch_size // self.train.accumulate % self.data.window:
             raise ConfigError(
                 f"train.accumulate={self.train.accumulate} cuts windows of data.window={self.data.window} frames: "
                 f"train.batch_size={self.train.batch_size} must be a multiple of both together"

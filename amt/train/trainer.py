@@ -28,6 +28,7 @@ from amt.model.checkpoint import check_free, read_record
 from amt.model.mean_pose import MeanPose
 from amt.model.outputs import Prediction
 from amt.model.transfer import begin_from
+from amt.train.batch_size import with_batch_size
 from amt.train.collapse import CollapseMonitor, spread_ratio
 from amt.train.config import Config, check_one_process, differences, identity
 from amt.train.ema import Ema
@@ -193,8 +194,10 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
     train, output = config.train, Path(config.train.output).expanduser()
     set_threads(train.threads)
     with only_run_in(output), StopRequest() as stop, use(config.kernels.use):
-        _check_checkpoint(config)
         newest = load_newest(output / "states", choose_device(train.device, "train.device"))
+        config = with_batch_size(config, newest and newest[1], Trainer)
+        train = config.train
+        _check_checkpoint(config)
         if newest is not None:
             _check_same_run(config, newest[1], output)
         trainer = Trainer(config)
