@@ -5,6 +5,8 @@
     python -m amt.train experiment=demo train.output=FOLDER
     python -m amt.train --multirun train.seed=0,1,2           run K writes into train.output/K
 
+    python -m amt.train experiment=dexycb data.root=FOLDER --dry-run   one real step of everything; leaves nothing behind
+
 ``--config-name FILE``, ``--cfg job`` and ``--hydra-help`` are Hydra's.
 """
 
@@ -26,11 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n{help_text(PROGRAM)}")
         return 0
+    dry = "--dry-run" in arguments
+    arguments = [word for word in arguments if word != "--dry-run"]
     statuses = []
     try:
         with one_line_errors(PROGRAM):
             check_one_process()
-            _compose(arguments, lambda composed: statuses.append(_train(composed)))
+            _compose(arguments, lambda composed: statuses.append(_train(composed, dry)))
     except (ValueError, OSError) as error:
         return _tell(error)
     except KeyboardInterrupt:
@@ -50,8 +54,8 @@ def _compose(arguments: list[str], job: Callable) -> None:
     hydra.main(version_base=None, config_path="pkg://amt.configs", config_name="train")(job)()
 
 
-def _train(composed) -> int:
-    """One run; its errors are told here, because Hydra would add lines of its own."""
+def _train(composed, dry: bool) -> int:
+    """One run, or a rehearsal of it; its errors are told here, because Hydra would add lines of its own."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -71,6 +75,11 @@ def _train(composed) -> int:
     from amt.train.trainer import TrainingError, run
 
     try:
+        if dry:
+            from amt.train.dry_run import dry_run
+
+            print(f"dry run: everything was done once, and nothing of it is left\n{dry_run(config)}")
+            return 0
         folder = run(config)
     except (ValueError, OSError, CheckpointError, StateError, TrainingError, BackendUnavailable) as error:
         return _tell(error)
