@@ -64,7 +64,7 @@ def test_visible_joints_and_vertices_are_those_that_rays_reach(tiny_set, number)
         nobody = np.full(len(points), -1)
         elsewhere = [
             first_crossing(eye, points, np.asarray(b.vertices, float), b.faces, nobody)
-            for b in (*others, *sequence.still)
+            for b in (*others, *sequence.still, *filter(None, [sequence.occluders[camera]]))
         ]
         clear = on_hand <= np.min(elsewhere, 0)
         depth = (points @ cameras[camera].rotation.T + cameras[camera].translation)[:, 2]

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 
+from amt.data.synthetic.cameras import CameraConfig, table
 from amt.data.synthetic.config import SetConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m amt.data.synthetic", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m amt.data.synthetic",
+        description=__doc__,
+        epilog="fields of --camera, with their defaults:\n" + table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     default = SetConfig()
     parser.add_argument("out", help="folder to render into; empty, new, or one that an earlier run left")
     parser.add_argument(
@@ -38,6 +44,24 @@ def main(arguments: list[str] | None = None) -> int:
         help="N scenes that share nothing (grasp, person, object, camera, light, background), one picture each, in place "
         "of --sequences and --frames",
     )
+    parser.add_argument(
+        "--backgrounds",
+        default=default.backgrounds,
+        metavar="FOLDER",
+        help="pictures behind and upon the table: a folder, photographs (scikit-image's, the default) or made",
+    )
+    parser.add_argument(
+        "--camera",
+        nargs="+",
+        default=(),
+        metavar="NAME=LOW,HIGH",
+        help="what the cameras do to a picture, drawn evenly between two ends or one fixed value; see below",
+    )
+    parser.add_argument(
+        "--distorted",
+        action="store_true",
+        help="pictures, depth and labels as a lens with distortion sees them; its coefficients go into the calibration",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     a = parser.parse_args(arguments)
     if a.independent is not None and (a.sequences, a.frames) != (default.sequences, default.frames):
@@ -46,7 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--independent must be at least 1; got {a.independent}")
     try:
         config = SetConfig(
-            a.sequences, a.frames, a.subjects, a.seed, tuple(a.objects), independent=a.independent or 0, mano=a.mano
+            a.sequences,
+            a.frames,
+            a.subjects,
+            a.seed,
+            tuple(a.objects),
+            independent=a.independent or 0,
+            mano=a.mano,
+            backgrounds=a.backgrounds,
+            camera=CameraConfig(distorted=a.distorted).changed(a.camera),
         )
         from amt.data.synthetic.write import write_set  # loads PyTorch: only once the words are known good
 

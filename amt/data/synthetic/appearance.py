@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import colorsys
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+
+from amt.data.images import read_image
 
 LATTICE = 32  # cells of the periodic noise along each axis
 
@@ -110,43 +113,125 @@ def paint(class_id: int, points: np.ndarray, extent: np.ndarray) -> np.ndarray:
 
 def sleeve(rng: np.random.Generator) -> np.ndarray:
     """A plain colour, float32 [3], for the forearm's sleeve."""
-    return _rgb((rng.random(), rng.uniform(0, 0.8), rng.uniform(0.1, 0.85)))
+    return _rgb((rng.random(), 0.8 * rng.random() ** 1.5, rng.uniform(0.1, 0.85)))
 
 
-def table_top(rng: np.random.Generator, size: int = 768) -> np.ndarray:
-    """A random table top or cloth: uint8 [size, size, 3], sRGB."""
-    base = _rgb((rng.random(), rng.uniform(0.0, 0.55), rng.uniform(0.25, 0.95)))
-    other = np.clip(base * rng.uniform(0.45, 1.5) + rng.uniform(-0.1, 0.1, 3), 0.02, 1)
-    kind = rng.choice(["plain", "grain", "tiles", "stripes", "cloth", "speckle"])
+def random_colour(rng: np.random.Generator) -> np.ndarray:
+    """Linear RGB, float32 [3]: any hue, mostly of low saturation."""
+    return _rgb((rng.random(), 0.9 * rng.random() ** 2, rng.uniform(0.08, 0.95)))
+
+
+def table_top(rng: np.random.Generator, pictures: list[Path], size: int = 1024) -> np.ndarray:
+    """A random table top or cloth, made or from a picture: uint8 [size, size, 3], sRGB."""
+    kinds = ["plain", "grain", "planks", "tiles", "stripes", "cloth", "speckle", "picture", "picture", "picture"]
+    kind = rng.choice(kinds[: 10 if pictures else 7])
+    base = _rgb(
+        (rng.choice([rng.uniform(0.04, 0.12), rng.random()]), 0.6 * rng.random() ** 1.5, rng.uniform(0.2, 0.95))
+    )
+    if kind == "picture":
+        return _picture_top(rng, pictures[rng.integers(len(pictures))], base, size)
+    other = np.clip(base * rng.uniform(0.45, 1.5) + rng.uniform(-0.06, 0.06, 3), 0.02, 1)
     x = np.linspace(0, 1, size, dtype=np.float32)
     if kind == "grain":
         mix = 0.5 + 0.5 * np.sin(60 * x[None] + 9 * fractal(rng, size, 4))
+    elif kind == "planks":
+        count = int(rng.integers(8, 24))
+        board = np.minimum((x * count).astype(int), count - 1)
+        rows = fractal(rng, size, 6)[rng.integers(0, size, count)[board], :]  # each board has a grain of its own
+        mix = 0.5 * rng.random(count).astype(np.float32)[board][:, None] + np.clip(1.6 * (rows - 0.3), 0, 0.5)
+        mix += 0.7 * np.clip(1 - np.abs((x * count) % 1 - 0.5)[:, None] * -60 - 29, 0, 1)
     elif kind == "tiles":
         n = rng.integers(5, 16)
-        mix = ((np.floor(x * n)[None] + np.floor(x * n)[:, None]) % 2) * rng.uniform(0.4, 1)
+        wave = np.sin(np.pi * n * x)
+        mix = (0.5 + 0.5 * np.clip(wave[None] * wave[:, None] * size / (3 * n), -1, 1)) * rng.uniform(0.4, 1)
     elif kind == "stripes":
-        mix = (np.sin(rng.uniform(20, 90) * (x[None] + rng.uniform(-1, 1) * x[:, None])) > 0).astype(np.float32)
+        pitch = rng.uniform(20, 90)
+        mix = 0.5 + 0.5 * np.clip(np.sin(pitch * (x[None] + rng.uniform(-1, 1) * x[:, None])) * size / pitch / 2, -1, 1)
     elif kind == "cloth":
-        mix = 0.5 + 0.25 * (np.sin(x * 500)[None] + np.sin(x * 500)[:, None]) + 0.4 * (fractal(rng, size, 3) - 0.5)
+        mix = 0.5 + 0.25 * (np.sin(x * 900)[None] + np.sin(x * 900)[:, None]) + 0.4 * (fractal(rng, size, 3) - 0.5)
     elif kind == "speckle":
-        mix = (fractal(rng, size, 7) > 0.6).astype(np.float32) * 0.8
+        mix = np.clip((fractal(rng, size, 8) - 0.58) * 12, 0, 0.8)
     else:
-        mix = fractal(rng, size, 5) * 0.5
-    mix = np.clip(np.broadcast_to(mix, (size, size)) + 0.25 * (fractal(rng, size, 6) - 0.5), 0, 1)[..., None]
+        mix = fractal(rng, size, 6) * 0.5
+    mix = np.clip(np.broadcast_to(mix, (size, size)) + 0.25 * (fractal(rng, size, 8) - 0.5), 0, 1)[..., None]
     return to_srgb((base * (1 - mix) + other * mix) * 0.8)
 
 
-def backdrop(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """What stands around the table, out of focus: uint8 [height, width, 3], sRGB."""
+def _picture_top(rng: np.random.Generator, path: Path, base: np.ndarray, size: int) -> np.ndarray:
+    """A picture as the table's pattern, repeated in mirror images; a grey one takes the colour ``base``."""
+    import cv2
+
+    picture = scene_picture(path)
+    tile = int(size * rng.uniform(0.2, 0.55))
+    tile = cv2.resize(
+        picture, (tile, max(8, tile * picture.shape[0] // picture.shape[1])), interpolation=cv2.INTER_AREA
+    )
+    if np.ptp(tile, axis=2).max() < 12:  # grey
+        tone = tile.mean() / 255
+        tile = to_srgb(base * (tile / 255.0) ** 2.2 / max(tone**2.2, 0.05) * 0.7)
+    if rng.random() < 0.5:
+        tile = np.rot90(tile)
+    rows, columns = size - tile.shape[0], size - tile.shape[1]
+    top, left = int(rng.integers(0, max(rows, 1))), int(rng.integers(0, max(columns, 1)))
+    around = (top, max(rows - top, 0), left, max(columns - left, 0))
+    return np.ascontiguousarray(
+        cv2.copyMakeBorder(np.ascontiguousarray(tile), *around, cv2.BORDER_REFLECT)[:size, :size]
+    )
+
+
+def backdrop(
+    rng: np.random.Generator, height: int, width: int, pictures: list[Path], light: float, blur: float
+) -> np.ndarray:
+    """What stands around the table: uint8 [height, width, 3], sRGB.
+
+    Args:
+        pictures: files to choose from; () for coloured shapes.
+        light: how bright the scene is, 1 for a common lamp; a picture's mean comes nearer to it.
+        blur: px: standard deviation, beside the defocus that the camera adds.
+    """
+    import cv2
+
+    if not pictures:
+        return _shapes(rng, height, width)
+    picture = scene_picture(pictures[rng.integers(len(pictures))])
+    whole = min(picture.shape[0] / height, picture.shape[1] / width)  # the largest part of the picture's shape
+    part = whole * rng.uniform(0.55, 1.0)
+    rows, columns = max(2, int(part * height)), max(2, int(part * width))
+    top, left = rng.integers(0, (picture.shape[0] - rows + 1, picture.shape[1] - columns + 1))
+    picture = picture[top : top + rows, left : left + columns]
+    if rng.random() < 0.5:
+        picture = picture[:, ::-1]
+    method = cv2.INTER_AREA if part > 1 else cv2.INTER_CUBIC
+    picture = cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=method)
+    mean = np.float32(picture.mean((0, 1)) / 255)
+    wanted = (0.35 + 0.2 * light) * rng.uniform(0.6, 1.2)
+    gain = (wanted / max(float(mean.mean()), 0.05)) ** 0.6 * rng.uniform(0.95, 1.05, 3)
+    picture = cv2.multiply(picture, (*map(float, gain), 1.0), dtype=cv2.CV_8U)
+    return cv2.GaussianBlur(picture, (0, 0), blur) if blur > 0.3 else picture
+
+
+@lru_cache(maxsize=16)
+def scene_picture(path: Path, most: int = 1024) -> np.ndarray:
+    """uint8 [H, W, 3], sRGB: a file's picture, at most ``most`` px a side. Raises ImageError."""
+    import cv2
+
+    image, _ = read_image(path)
+    side = max(image.shape[:2])
+    if side <= most:
+        return image
+    return cv2.resize(image, None, fx=most / side, fy=most / side, interpolation=cv2.INTER_AREA)
+
+
+def _shapes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Coloured rectangles out of focus."""
     import cv2
 
     small = np.zeros((60, max(2, 60 * width // height), 3), np.float32)
-    small += _rgb((rng.random(), rng.uniform(0, 0.35), rng.uniform(0.2, 0.95)))
+    small += random_colour(rng)
     for _ in range(rng.integers(10, 30)):
         corner = (rng.random(2) * small.shape[:2]).astype(int)
         edge = rng.integers(4, 30, 2)
-        colour = _rgb((rng.random(), rng.uniform(0, 0.7), rng.uniform(0.05, 1)))
-        small[corner[0] : corner[0] + edge[0], corner[1] : corner[1] + edge[1]] = colour
+        small[corner[0] : corner[0] + edge[0], corner[1] : corner[1] + edge[1]] = random_colour(rng)
     small = cv2.GaussianBlur(small, (0, 0), float(rng.uniform(0.6, 2.0)))
     return cv2.resize(to_srgb(small), (width, height), interpolation=cv2.INTER_CUBIC)
 

@@ -15,7 +15,7 @@ from amt.data.synthetic.skin import Skin, vertex_normals
 from amt.hand.rotations import axis_angle_to_matrix
 
 CUFF = 0.05  # m from the wrist to a sleeve that is all the way down
-LENGTH = 0.4  # m from the wrist to where the arm ends
+LENGTH = 0.6  # m from the wrist to where the arm ends
 AROUND = 24  # vertices of the forearm that a sleeve's beginning lies around
 WRIST_BEND = 0.06  # m, along the forearm: where it takes its own direction
 

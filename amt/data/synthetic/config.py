@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amt.data.layout import FULL_SEQUENCES, SERIALS, SUBJECTS
+from amt.data.synthetic.cameras import DEFAULT, CameraConfig
 
+MADE = "made"  # backgrounds of noise and shapes
 MOST_SCENES = 13_000  # independent ones of a subject: folders are named by times of one day
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class SetConfig:
     objects: tuple[str, ...] = ()  # mesh files of the user's; () for the built-in shapes
     independent: int = 0  # scenes that share nothing, one picture each, in place of the sequences; 0: sequences
     mano: str | None = None  # folder with MANO_RIGHT.pkl and MANO_LEFT.pkl; None for AMT's own hand
+    backgrounds: str = "photographs"  # scikit-image's; or a folder of pictures; or "made"
+    camera: CameraConfig = DEFAULT
 
     def __post_init__(self):
         if not 1 <= self.subjects <= len(SUBJECTS):
@@ -81,6 +85,14 @@ class SetConfig:
             for subject in range(self.subjects)
             for sequence in range(self.sequences)
         ]
+
+    def pictures(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+        """Files to stand behind the table and to lie upon it. Raises DataError."""
+        if self.backgrounds == MADE:
+            return (), ()
+        from amt.data.backgrounds import SCENES, SURFACES, picture_files
+
+        return tuple(tuple(picture_files(self.backgrounds, "--backgrounds", names)) for names in (SCENES, SURFACES))
 
     def hand(self, side: str) -> HandModel:
         if self.mano is None:

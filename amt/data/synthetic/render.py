@@ -12,22 +12,27 @@ from functools import lru_cache
 
 import numpy as np
 
+from amt.data.distortion import distorted, undistorted
+from amt.data.synthetic import lens
 from amt.data.synthetic.appearance import noise, to_srgb
+from amt.data.synthetic.lens import Shot
 
 TABLE_SPAN = 2.4  # m: side of the square that the table's texture and shadow cover
-SHADOW_CELLS = 192
+SHADOW_CELLS = 160
+LAMP_POINTS = 6  # rays from a cell of the table's shadow to the lamp
 SHADOW_SPAN = 1.2  # m: side of the square in which the hand's shadow is looked for
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera and where it stands."""
+    """A camera and where it stands."""
 
     intrinsics: np.ndarray  # float64 [3, 3], px
     rotation: np.ndarray  # float64 [3, 3], table to camera
     translation: np.ndarray  # float64 [3], m, table to camera
     height: int = 480
     width: int = 640
+    distortion: tuple[float, ...] = ()  # k1, k2, p1, p2, k3 of Brown and Conrady's model; () for a pinhole camera
 
     @property
     def centre(self) -> np.ndarray:
@@ -36,17 +41,23 @@ class Camera:
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
         """float64 [N, 2]: where points [N, 3] of the table's frame project to."""
-        seen = (points @ self.rotation.T + self.translation) @ self.intrinsics.T
-        return seen[:, :2] / np.maximum(seen[:, 2:], 1e-6)
+        seen = points @ self.rotation.T + self.translation
+        plane = distorted(seen[:, :2] / np.maximum(seen[:, 2:], 1e-6), self.distortion)
+        return plane @ self.intrinsics[:2, :2].T + self.intrinsics[:2, 2]
 
     def rays(self) -> np.ndarray:
         """float32 [H * W, 3]: directions in the table's frame with unit depth, so that a hit's distance is its z."""
-        return _rays(*(a.tobytes() for a in (self.intrinsics, self.rotation)), self.height, self.width)
+        matrices = (a.tobytes() for a in (self.intrinsics, self.rotation))
+        return _rays(*matrices, self.height, self.width, self.distortion)
 
 
 @lru_cache(maxsize=8)
-def _rays(intrinsics: bytes, rotation: bytes, height: int, width: int) -> np.ndarray:
+def _rays(intrinsics: bytes, rotation: bytes, height: int, width: int, distortion: tuple[float, ...]) -> np.ndarray:
     k, r = (np.frombuffer(b, np.float64).reshape(3, 3) for b in (intrinsics, rotation))
+    if distortion:
+        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2)
+        plane = undistorted((grid - k[:2, 2]) / np.diag(k)[:2], distortion)
+        return (np.concatenate((plane, np.ones((len(plane), 1))), 1) @ r).astype(np.float32)
     per_x, per_y, corner = (np.linalg.inv(k).T @ r).astype(np.float32)
     row = np.arange(width, dtype=np.float32)[:, None] * per_x + corner
     return (row + np.arange(height, dtype=np.float32)[:, None, None] * per_y).reshape(-1, 3)
@@ -93,11 +104,27 @@ class BodyTree:
         origins = np.ascontiguousarray(np.broadcast_to(origin.astype(np.float32), directions.shape))
         return self.tree.run(origins, directions, output=True)
 
+    def light_kept(self, points: np.ndarray, light: Light) -> np.ndarray:
+        """float32 [N]: the part of the lamp that bodies hide from points [N, 3], by rays to :data:`LAMP_POINTS` points of it."""
+        kept = np.zeros(len(points), np.float32)
+        if not self.bodies:
+            return kept
+        side = np.cross(light.direction, np.eye(3, dtype=np.float32)[np.abs(light.direction).argmin()])
+        side /= np.linalg.norm(side)
+        axes = np.stack((side, np.cross(light.direction, side)))
+        for k in range(LAMP_POINTS):  # quantiles of a Gaussian, a golden angle apart
+            far = light.softness * np.sqrt(-2 * np.log((k + 0.5) / LAMP_POINTS))
+            angle = k * np.pi * (3 - 5**0.5)
+            direction = light.direction + far * (np.array([np.cos(angle), np.sin(angle)]) @ axes)
+            directions = np.broadcast_to(direction.astype(np.float32), points.shape)
+            kept += self.tree.run(points, np.ascontiguousarray(directions), query="OCCLUDED") == 0
+        return kept / LAMP_POINTS
+
     def lit(self, points: np.ndarray, light: Light, rng: np.random.Generator) -> np.ndarray:
         """float32 [N]: 1 where a ray toward the (slightly spread) lamp leaves points [N, 3] freely, else 0."""
         if not self.bodies:
             return np.ones(len(points), np.float32)
-        pool = _noise_pool()
+        pool = _spread()
         start = int(rng.integers(0, len(pool) - points.size))
         directions = light.direction + light.softness * pool[start : start + points.size].reshape(points.shape)
         origins = np.ascontiguousarray(points + 0.0015 * light.direction, np.float32)
@@ -105,13 +132,25 @@ class BodyTree:
 
 
 @dataclass(frozen=True)
+class Front:
+    """What stands between a camera and the hand, out of focus: a part of the picture."""
+
+    colour: np.ndarray  # uint8 [h, w, 4], sRGB times cover, and cover
+    top: int
+    left: int
+    depth: np.ndarray  # float32 [H, W], m; inf where there is nothing
+
+
+@dataclass(frozen=True)
 class Layer:
     """What a camera sees of the things that do not move."""
 
-    image: np.ndarray  # uint8 [H, W, 3], sRGB
+    image: np.ndarray  # uint8 [H, W, 3], sRGB, blurred as the camera's settings are
     depth: np.ndarray  # float32 [H, W], m; inf where there is nothing near
     segment: np.ndarray  # uint8 [H, W]
     table: np.ndarray  # bool [H, W]: the table top itself is seen
+    place: np.ndarray  # float32 [H, W, 2], m: where each ray meets the table's plane
+    front: Front | None
 
 
 @dataclass(frozen=True)
@@ -121,75 +160,147 @@ class Picture:
     image: np.ndarray  # uint8 [H, W, 3], sRGB
     depth: np.ndarray  # uint16 [H, W], mm; 0 where nothing near is seen
     segment: np.ndarray  # uint8 [H, W]
+    jpeg_quality: int
 
 
 def static_layer(
-    camera: Camera, scene: BodyTree, light: Light, top: np.ndarray, table_size, backdrop: np.ndarray, rng
+    camera: Camera,
+    scene: BodyTree,
+    light: Light,
+    top: np.ndarray,
+    table_size: np.ndarray,
+    backdrop: np.ndarray,
+    occluder: Body | None,
+    shot: Shot,
+    rng: np.random.Generator,
 ) -> Layer:
-    """The table of ``table_size`` (m, x and y) with texture ``top`` [S, S, 3] and the bodies of ``scene`` upon it."""
+    """The table of ``table_size`` (m, x and y) as :func:`lit_table` paints it, the bodies of ``scene`` upon it, an occluder."""
     import cv2
 
     height, width = camera.height, camera.width
     directions, eye = camera.rays(), camera.centre
     with np.errstate(divide="ignore"):
         depth = -eye[2] / directions[:, 2]
-    x, y = eye[0] + depth * directions[:, 0], eye[1] + depth * directions[:, 1]
-    table = (depth > 0) & (np.abs(x) < table_size[0] / 2) & (np.abs(y) < table_size[1] / 2)
+    place = np.clip(eye[:2] + depth[:, None] * directions[:, :2], -1e3, 1e3).astype(np.float32)
+    table = (depth > 0) & (np.abs(place) < np.asarray(table_size) / 2).all(1)
     depth = np.where(table, depth, np.inf).astype(np.float32).reshape(height, width)
-    table = table.reshape(height, width)
+    table, place = table.reshape(height, width), place.reshape(height, width, 2)
+
+    image = np.where(table[..., None], _on_table(top, place, TABLE_SPAN, cv2.BORDER_REPLICATE), backdrop)
+    segment = np.zeros((height, width), np.uint8)
+    painted = _cast(camera, scene, light, depth, rng)
+    if painted is not None:
+        table.ravel()[painted.pixels] = False
+        _put(painted, image, depth, segment)
+    image = lens.defocus(image, shot.radius(depth, camera.intrinsics[0, 0]).astype(np.float32))
+    still = lens.joined(lens.soft(shot.softness), lens.line(shot.shake * shot.exposure_time))
+    image = cv2.filter2D(image, -1, still, borderType=cv2.BORDER_REPLICATE)
+    front = None if occluder is None else _front(camera, occluder, light, shot, rng)
+    return Layer(image, depth, segment, table, place, front)
+
+
+def _front(camera: Camera, body: Body, light: Light, shot: Shot, rng) -> Front | None:
+    painted = _cast(camera, BodyTree([body]), light, np.full((camera.height, camera.width), np.inf, np.float32), rng)
+    if painted is None:
+        return None
+    depth = np.full((camera.height, camera.width), np.inf, np.float32)
+    depth.ravel()[painted.pixels] = painted.depth
+    radius = float(shot.radius(np.median(painted.depth), camera.intrinsics[0, 0]))
+    return Front(*_blurred(painted, camera, shot, radius, np.zeros(2)), depth)
+
+
+def lit_table(top: np.ndarray, scene: BodyTree, light: Light) -> np.ndarray:
+    """The table's texture [S, S, 3] under the lamp and the shadows of what stands on it, as bright as a picture shows it."""
+    import cv2
 
     shade = light.ambient + light.colour * max(0.0, float(light.direction[2]))
     tone = (np.clip(shade, 0, 1.6) ** (1 / 2.2)).astype(np.float32)
     lit = cv2.multiply(top, (*map(float, tone), 1.0), dtype=cv2.CV_8U)
-    lit = _shadowed(lit, shadow_map(scene, light, rng, TABLE_SPAN, SHADOW_CELLS * 2), light)
-    warp = _table_warp(camera, TABLE_SPAN, top.shape[0])
-    image = cv2.warpPerspective(lit, warp, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    image = np.where(table[..., None], image, backdrop)
-    segment = np.zeros((height, width), np.uint8)
-    _cast(camera, scene, light, image, depth, segment, table, rng)
-    return Layer(image, depth, segment, table)
+    if not scene.bodies:
+        return lit
+    keep = _keep(shadow_map(scene, light, TABLE_SPAN, 2 * SHADOW_CELLS), light)
+    return cv2.multiply(lit, cv2.resize(keep, lit.shape[1::-1]), dtype=cv2.CV_8U)
 
 
-def shadow_map(scene: BodyTree, light: Light, rng, span: float = SHADOW_SPAN, cells: int = SHADOW_CELLS) -> np.ndarray:
+def shadow_map(scene: BodyTree, light: Light, span: float = SHADOW_SPAN, cells: int = SHADOW_CELLS) -> np.ndarray:
     """float32 [cells, cells]: the part of the lamp's light that bodies keep from a square of the table (0-1)."""
     import cv2
 
     line = ((np.arange(cells) + 0.5) / cells - 0.5) * span
     x, y = np.meshgrid(line, line)
     points = np.stack([x.ravel(), y.ravel(), np.zeros(cells * cells)], 1).astype(np.float32)
-    shadow = 1 - scene.lit(points, light, rng).reshape(cells, cells)
-    return cv2.GaussianBlur(shadow, (0, 0), 1.5)
+    shadow = scene.light_kept(points + 0.0015 * light.direction, light).reshape(cells, cells)
+    return cv2.GaussianBlur(shadow, (0, 0), 0.7)
 
 
 def draw(
-    camera: Camera, scene: BodyTree, layer: Layer, light: Light, shadow: np.ndarray, rng, sensor_noise: float
+    camera: Camera, scene: BodyTree, layer: Layer, light: Light, shadow: np.ndarray, shot: Shot, motion: np.ndarray, rng
 ) -> Picture:
-    """One frame: ``scene``'s bodies over ``layer``, with their shadow on the table, lens blur and sensor noise."""
+    """One frame: ``scene``'s bodies over ``layer``, with their shadow on the table, as the camera takes it.
+
+    Args:
+        motion: float64 [2], px/s: how fast the bodies move across the picture.
+    """
     import cv2
 
-    height, width = camera.height, camera.width
-    fall = cv2.warpPerspective(
-        np.ascontiguousarray(_keep(shadow, light)),
-        _table_warp(camera, SHADOW_SPAN, len(shadow)),
-        (width, height),
-        borderValue=(1, 1, 1),
-    )
+    fall = _on_table(_keep(shadow, light), layer.place, SHADOW_SPAN, cv2.BORDER_CONSTANT, (1, 1, 1))
     image = cv2.multiply(layer.image, fall, dtype=cv2.CV_8U)
     cv2.copyTo(layer.image, (~layer.table).view(np.uint8), image)
     depth, segment = layer.depth.copy(), layer.segment.copy()
-    _cast(camera, scene, light, image, depth, segment, None, rng)
-    image = cv2.GaussianBlur(image, (3, 3), 0.5)
-    image = _with_noise(image, sensor_noise, rng)
+    painted = _cast(camera, scene, light, depth, rng)
+    if painted is not None:
+        _put(painted, None, depth, segment)
+        radius = float(shot.radius(np.median(painted.depth), camera.intrinsics[0, 0]))
+        lens.over(image, *_blurred(painted, camera, shot, radius, motion))
+    if layer.front is not None:
+        front = layer.front
+        lens.over(image, front.colour, front.top, front.left)
+        nearer = front.depth < depth
+        depth[nearer], segment[nearer] = front.depth[nearer], 0
+    image = lens.expose(image, shot, rng)
     millimetres = np.where(np.isfinite(depth), np.round(depth * 1000), 0).astype(np.uint16)
-    return Picture(image, millimetres, segment)
+    return Picture(image, millimetres, segment, shot.jpeg_quality)
 
 
-def _cast(camera: Camera, scene: BodyTree, light: Light, image, depth, segment, table, rng) -> None:
-    """Casts the pixels that the scene's bodies may cover and writes what is nearer than ``depth`` in place."""
+@dataclass(frozen=True)
+class Painted:
+    """The pixels of bodies that are seen."""
+
+    pixels: np.ndarray  # int [N], index into the picture
+    depth: np.ndarray  # float32 [N], m
+    colour: np.ndarray  # uint8 [N, 3], sRGB
+    labels: np.ndarray  # uint8 [N]
+
+
+def _put(painted: Painted, image: np.ndarray | None, depth: np.ndarray, segment: np.ndarray) -> None:
+    depth.ravel()[painted.pixels] = painted.depth
+    segment.ravel()[painted.pixels] = painted.labels
+    if image is not None:
+        image.reshape(-1, 3)[painted.pixels] = painted.colour
+
+
+def _blurred(painted: Painted, camera: Camera, shot: Shot, radius: float, motion: np.ndarray) -> tuple:
+    """uint8 [h, w, 4], colour times cover and cover, of what is seen, out of focus and in motion; and its top and left."""
+    import cv2
+
+    kernel = lens.joined(
+        lens.soft(shot.softness), lens.disc(radius), lens.line((motion + shot.shake) * shot.exposure_time)
+    )
+    y, x = np.divmod(painted.pixels, camera.width)
+    room = len(kernel) // 2
+    top, left = max(0, y.min() - room), max(0, x.min() - room)
+    bottom, right = min(camera.height, y.max() + room + 1), min(camera.width, x.max() + room + 1)
+    layer = np.zeros((bottom - top, right - left, 4), np.uint8)
+    layer[y - top, x - left, :3], layer[y - top, x - left, 3] = painted.colour, 255
+    return cv2.filter2D(layer, -1, kernel, borderType=cv2.BORDER_REPLICATE), int(top), int(left)
+
+
+def _cast(camera: Camera, scene: BodyTree, light: Light, depth: np.ndarray, rng) -> Painted | None:
+    """What is seen of the scene's bodies before ``depth`` [H, W]; None where that is nothing."""
     import cv2
 
     if not scene.bodies:
-        return
+        return None
     region = np.zeros(depth.shape, np.uint8)
     for body in scene.bodies:
         corners = np.clip(camera.pixels(body.vertices), -4e3, 4e3).astype(np.int32)
@@ -201,9 +312,8 @@ def _cast(camera: Camera, scene: BodyTree, light: Light, image, depth, segment, 
     pixels, directions = pixels[seen], directions[seen]
     which, face, u, v, z = (hit[k][seen] for k in ("geomID", "primID", "u", "v", "tfar"))
     points = camera.centre.astype(np.float32) + z[:, None] * directions
-    depth.ravel()[pixels] = z
-    if table is not None:
-        table.ravel()[pixels] = False
+    if not len(pixels):
+        return None
 
     normals, albedo = np.empty_like(points), np.empty_like(points)
     gloss, labels = np.empty(len(pixels), np.float32), np.empty(len(pixels), np.uint8)
@@ -224,7 +334,6 @@ def _cast(camera: Camera, scene: BodyTree, light: Light, image, depth, segment, 
         gloss[mine] = body.gloss if np.isscalar(body.gloss) else _blend(body.gloss[:, None], corner, weights)[:, 0]
         labels[mine] = body.segment
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    segment.ravel()[pixels] = labels
 
     free = scene.lit(points + 0.001 * normals, light, rng)
     toward = -directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -239,7 +348,7 @@ def _cast(camera: Camera, scene: BodyTree, light: Light, image, depth, segment, 
         albedo * (light.ambient * (sky * edge)[:, None] + light.colour * diffuse[:, None])
         + shine[:, None] * light.colour
     )
-    image.reshape(-1, 3)[pixels] = to_srgb(colour)
+    return Painted(pixels, z, to_srgb(colour), labels)
 
 
 def _blend(values: np.ndarray, corner: np.ndarray, weights) -> np.ndarray:
@@ -251,40 +360,18 @@ def _blend(values: np.ndarray, corner: np.ndarray, weights) -> np.ndarray:
 def _keep(shadow: np.ndarray, light: Light) -> np.ndarray:
     """float32 [S, S, 3]: the factor on sRGB values that is left of the table's brightness under a shadow."""
     lamp = light.colour * max(0.0, float(light.direction[2]))
-    return (1 - shadow[..., None] * (lamp / (lamp + light.ambient))) ** np.float32(1 / 2.2)
+    return ((1 - shadow[..., None] * (lamp / (lamp + light.ambient))) ** np.float32(1 / 2.2)).astype(np.float32)
 
 
-def _shadowed(top: np.ndarray, shadow: np.ndarray, light: Light) -> np.ndarray:
+def _on_table(texture: np.ndarray, place: np.ndarray, span: float, border: int, outside=(0, 0, 0)) -> np.ndarray:
+    """What is seen of a map of the table, [S, S, 3] over ``span`` metres, by rays that meet its plane at ``place`` (m)."""
     import cv2
 
-    if not shadow.any():
-        return top
-    return cv2.multiply(top, cv2.resize(_keep(shadow, light).astype(np.float32), top.shape[1::-1]), dtype=cv2.CV_8U)
-
-
-def _table_warp(camera: Camera, span: float, cells: int) -> np.ndarray:
-    """float64 [3, 3]: the homography from a map of the table (cells x cells over ``span`` metres) to the image."""
-    to_table = np.array(
-        [[span / cells, 0, (0.5 / cells - 0.5) * span], [0, span / cells, (0.5 / cells - 0.5) * span], [0, 0, 1]]
-    )
-    plane = np.stack([camera.rotation[:, 0], camera.rotation[:, 1], camera.translation], 1)
-    return camera.intrinsics @ plane @ to_table
+    cells = len(texture)
+    at = cv2.addWeighted(place, cells / span, place, 0, cells / 2 - 0.5)
+    return cv2.remap(texture, at, None, cv2.INTER_LINEAR, borderMode=border, borderValue=outside)
 
 
 @lru_cache(maxsize=1)
-def _noise_pool() -> np.ndarray:
+def _spread() -> np.ndarray:
     return np.random.default_rng(7).normal(0, 1, 2_000_003).astype(np.float32)
-
-
-@lru_cache(maxsize=4)
-def _noise_bytes(strength: float) -> np.ndarray:
-    return np.clip(np.round(_noise_pool() * strength), -127, 127).astype(np.int16)
-
-
-def _with_noise(image: np.ndarray, strength: float, rng) -> np.ndarray:
-    """The image with sensor noise of a standard deviation (grey levels), a random stretch of a prepared sequence."""
-    import cv2
-
-    pool = _noise_bytes(round(strength, 1))
-    start = rng.integers(0, len(pool) - image.size)
-    return cv2.add(image, pool[start : start + image.size].reshape(image.shape), dtype=cv2.CV_8U)

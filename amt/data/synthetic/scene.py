@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from amt.data.layout import NEVER_GRASPED, SERIALS, SUBJECTS
+from amt.data.synthetic.cameras import DEFAULT, CameraConfig
 from amt.data.synthetic.grasps import Grasp
 from amt.data.synthetic.objects import Shape
 from amt.data.synthetic.render import Camera, Light
 from amt.hand.rotations import axis_angle_to_matrix
 
 # Streams of random numbers: a new use must not shift the others.
-_SUBJECT, _RIG, _CHOICE, _SEQUENCE = range(4)
+_SUBJECT, _RIG, _CHOICE, _SEQUENCE, _PICTURE = range(5)
+SECONDS = 2.4  # a sequence takes, as DexYCB's 72 frames at 30 a second
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,17 @@ def person(seed: int, subject: int) -> Person:
     )
 
 
-def rig(seed: int, subject: int, height: int = 480, width: int = 640) -> list[Camera]:
+def rig(seed: int, subject: int, config: CameraConfig = DEFAULT, height: int = 480, width: int = 640) -> list[Camera]:
     """Eight calibrated cameras around the table, 0.55-1 m from where the hand works."""
     lenses = np.random.default_rng([seed, _RIG])  # a camera keeps its lens, but is mounted anew for each subject
     mounts = np.random.default_rng([seed, _RIG, subject])
     cameras = []
     for index in range(len(SERIALS)):
-        focal = 613 + lenses.normal(0, 4)
-        focal = np.array([focal, focal - lenses.uniform(0, 1.5)])
-        centre = np.array([319.5, 239.5]) + lenses.normal(0, 6, 2)
+        focal = lenses.uniform(*config.focal)
+        focal = np.array([focal, focal * lenses.uniform(*config.aspect)])
+        centre = np.array([319.5, 239.5]) + lenses.uniform(*config.offset, 2)
+        k1, (p1, p2) = lenses.uniform(*config.radial), lenses.uniform(*config.tangential, 2)
+        lens = tuple(map(float, (k1, -0.3 * k1, p1, p2, 0.0))) if config.distorted else ()
         # Other resolutions see the same field: pixel centres lie at whole numbers.
         scale = np.array([width / 640, height / 480])
         (fx, fy), (cx, cy) = focal * scale, (centre + 0.5) * scale - 0.5
@@ -82,12 +86,16 @@ def rig(seed: int, subject: int, height: int = 480, width: int = 640) -> list[Ca
         down = np.cross(forward, right)
         right, down = np.cos(roll) * right + np.sin(roll) * down, np.cos(roll) * down - np.sin(roll) * right
         rotation = np.stack([right, down, forward])
-        cameras.append(Camera(k, rotation, -rotation @ eye, height, width))
+        cameras.append(Camera(k, rotation, -rotation @ eye, height, width, lens))
     return cameras
 
 
 def sequence_rng(seed: int, subject: int, sequence: int) -> np.random.Generator:
     return np.random.default_rng([seed, _SEQUENCE, subject, sequence])
+
+
+def picture_rng(seed: int, person: int, sequence: int, *numbers: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _PICTURE, person, sequence, *numbers])
 
 
 def scene_camera(seed: int, scene: int) -> int:

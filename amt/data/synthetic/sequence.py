@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from amt.data.layout import SERIALS
 from amt.data.synthetic import appearance, scene
 from amt.data.synthetic.arm import Clothes, PosedHand, hand_bodies
+from amt.data.synthetic.cameras import DEFAULT, CameraConfig
 from amt.data.synthetic.config import SequenceSpec
 from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.grasps import find_grasp
+from amt.data.synthetic.lens import draw_shot
 from amt.data.synthetic.objects import Shape
+from amt.data.synthetic.occluders import occluder
 from amt.data.synthetic.person_hand import Hand
-from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, shadow_map, static_layer
+from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, lit_table, shadow_map, static_layer
 from amt.data.synthetic.skin import make_skin
 from amt.data.synthetic.visible import Visible, visibility
 from amt.hand.mano import HandModel
@@ -44,6 +49,10 @@ class Sequence:
     shapes: dict[int, Shape]
     model: HandModel
     cameras: list[Camera]
+    numbers: tuple[int, ...] = tuple(range(len(SERIALS)))  # which of the rig's the cameras are
+    effects: CameraConfig = DEFAULT
+    scenes: tuple[Path, ...] = ()  # pictures to stand behind the table; () for made ones
+    surfaces: tuple[Path, ...] = ()  # pictures to lie upon it
     class_ids: list[int] = field(init=False)
 
     def __post_init__(self):
@@ -121,11 +130,24 @@ class Sequence:
         rng = self.rng
         self.light = scene.lamp(rng)
         self.table_size = rng.uniform([0.9, 0.7], [2.2, 2.0])
-        self.table_top = appearance.table_top(rng)
-        self.sensor_noise = float(rng.uniform(1.0, 4.0))
         self.still = [self._object_body(c.class_id, c.rotation, c.translation) for c in self.clutter]
         self.clothes = Clothes(appearance.sleeve(rng), float(rng.uniform(0.03, 0.2)), rng.normal(0, 0.25, 3))
         self.skin = make_skin(self.model, self.person.tone, self.person.warmth)
+        if len(self.joints) > 1:
+            self.velocities = np.gradient(self.joints, scene.SECONDS / len(self.joints), axis=0)  # [F, 21, 3], m/s
+        else:
+            self.velocities = np.broadcast_to(rng.normal(0, 0.25, 3), self.joints.shape)
+        self.shots, self.occluders = [], []
+        for number, camera in zip(self.numbers, self.cameras, strict=True):
+            draws = self._stream(number)
+            depth = self.joints @ camera.rotation[2] + camera.translation[2]
+            shot = draw_shot(self.effects, float(depth.mean()), draws)
+            self.shots.append(shot)
+            self.occluders.append(occluder(camera, self.joints, draws) if shot.occluded else None)
+
+    def _stream(self, *numbers: int) -> np.random.Generator:
+        """Random numbers of a camera, or of a camera and a frame, whatever else is rendered."""
+        return scene.picture_rng(self.spec.seed, self.spec.person, self.spec.sequence, *numbers)
 
     def moving(self, frame: int) -> list[Body]:
         """Hand, forearm, sleeve and the held object in a frame."""
@@ -137,16 +159,22 @@ class Sequence:
     def render(self) -> Iterator[tuple[int, int, Picture, Visible]]:
         """Yields (camera, frame, picture, what of the hand is visible) for every camera and frame."""
         rng, light, still = self.rng, self.light, BodyTree(self.still)
+        top = lit_table(appearance.table_top(rng, self.surfaces), still, light)
         moving = [BodyTree(self.moving(frame)) for frame in range(self.spec.frames)]
-        shadows = [shadow_map(tree, light, rng) for tree in moving]
-        for index, camera in enumerate(self.cameras):
-            around = appearance.backdrop(rng, camera.height, camera.width)
-            layer = static_layer(camera, still, light, self.table_top, self.table_size, around, rng)
+        shadows = [shadow_map(tree, light) for tree in moving]
+        brightness = float((light.colour + light.ambient).mean())
+        for index, (camera, shot, hidden) in enumerate(zip(self.cameras, self.shots, self.occluders, strict=True)):
+            draws = self._stream(self.numbers[index], 0)
+            size = camera.height, camera.width
+            around = appearance.backdrop(draws, *size, self.scenes, brightness, float(draws.uniform(0.5, 4.0)))
+            layer = static_layer(camera, still, light, top, self.table_size, around, hidden, shot, draws)
             for frame, (tree, shadow) in enumerate(zip(moving, shadows, strict=True)):
-                picture = draw(camera, tree, layer, light, shadow, rng, self.sensor_noise)
-                hand, *others = tree.bodies
-                tips = self.model.tip_vertices
-                yield index, frame, picture, visibility(camera, hand, others + self.still, self.joints[frame], tips)
+                draws = self._stream(self.numbers[index], 1, frame)
+                joints, step = self.joints[frame], 0.001 * self.velocities[frame]
+                motion = (camera.pixels(joints + step) - camera.pixels(joints)).mean(0) / 0.001
+                picture = draw(camera, tree, layer, light, shadow, shot, motion, draws)
+                hand, *others = [*tree.bodies, *self.still, *([] if hidden is None else [hidden])]
+                yield index, frame, picture, visibility(camera, hand, others, joints, self.model.tip_vertices)
 
     def _object_body(self, class_id: int, rotation: np.ndarray, translation: np.ndarray) -> Body:
         shape = self.shapes[class_id]

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import cache
 from multiprocessing import get_context
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from amt.data.files import read_file
 from amt.data.layout import (
     FRAME_HEIGHT,
     FRAME_WIDTH,
@@ -32,14 +33,12 @@ from amt.data.synthetic import appearance, scene
 from amt.data.synthetic.config import SequenceSpec, SetConfig
 from amt.data.synthetic.objects import Shape, load_shapes
 from amt.data.synthetic.sequence import Sequence, model_points
-from amt.hand.camera import project
 from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
 
-FORMAT = 4  # counts changes of what a (seed, subject, sequence) looks like
+FORMAT = 5  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
-JPEG_QUALITY = 93
 
 
 def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progress: bool = True) -> Path:
@@ -86,8 +85,11 @@ def _claim(out: Path, config: SetConfig, shapes: dict[int, Shape]) -> None:
         "hand_digest": config.hand("right").digest,
         "object_digest": _object_digest(shapes),
         "object_names": {str(c): s.name for c, s in shapes.items()},
-        **{k: v for k, v in asdict(config).items() if k not in ("objects", "mano")},
+        "pictures_digest": _pictures_digest(config),
+        **{k: v for k, v in asdict(config).items() if k not in ("objects", "mano", "backgrounds", "camera")},
+        **{f"camera.{k}": v for k, v in asdict(config.camera).items()},
     }
+    record = json.loads(json.dumps(record))  # tuples become lists
     note = out / SYNTHETIC_RECORD
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; name a folder to render into")
@@ -119,6 +121,15 @@ def _object_digest(shapes: dict[int, Shape]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _pictures_digest(config: SetConfig) -> str:
+    """Of the files behind and upon the table; their folder may move."""
+    digest = hashlib.sha256()
+    for paths in config.pictures():
+        for path in paths:
+            digest.update(path.name.encode() + hashlib.sha256(read_file(path)).digest())
+    return digest.hexdigest()[:16]
+
+
 def _write_models(out: Path, shapes: dict[int, Shape]) -> None:
     for shape in shapes.values():
         folder = out / "models" / shape.name
@@ -142,16 +153,18 @@ def _write_calibration(out: Path, config: SetConfig) -> None:
     folder = out / "calibration"
     if not config.independent:
         for subject in range(config.subjects):
-            _calibrate(out, SequenceSpec(config.seed, subject, 0, config.sequences, config.frames))
-    for serial, camera in zip(SERIALS, scene.rig(config.seed, 0), strict=True):
+            _calibrate(out, config, SequenceSpec(config.seed, subject, 0, config.sequences, config.frames))
+    for serial, camera in zip(SERIALS, scene.rig(config.seed, 0, config.camera), strict=True):
         k = camera.intrinsics
         lens = {"fx": float(k[0, 0]), "fy": float(k[1, 1]), "ppx": float(k[0, 2]), "ppy": float(k[1, 2])}
+        if camera.distortion:
+            lens["coeffs"] = list(camera.distortion)  # as librealsense calls them
         _put_yaml(folder / "intrinsics" / f"{serial}_{FRAME_WIDTH}x{FRAME_HEIGHT}.yml", {"color": lens, "depth": lens})
 
 
-def _calibrate(out: Path, spec: SequenceSpec) -> None:
+def _calibrate(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
     """Extrinsics and betas of a subject, or of an independent scene."""
-    folder, cameras = out / "calibration", scene.rig(spec.seed, spec.person)
+    folder, cameras = out / "calibration", scene.rig(spec.seed, spec.person, config.camera)
     world = _to_world(cameras)
     placed = {s: _rows(_compose(world, _inverse(_pose(c)))) for s, c in zip(SERIALS, cameras, strict=True)}
     content = {"master": MASTER, "extrinsics": {**placed, "apriltag": _rows(world)}}
@@ -215,11 +228,13 @@ def _write_sequence(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
     """Renders one sequence into a hidden folder, which gets its name when all is there."""
     shapes, hands = _worker_state(config)
     side = scene.sequence_side(spec.seed, spec.subject, spec.sequence)
-    rig, serials = scene.rig(spec.seed, spec.person), SERIALS
+    rig, serials = scene.rig(spec.seed, spec.person, config.camera), SERIALS
     if spec.scene is not None:
         serials = (SERIALS[scene.scene_camera(spec.seed, spec.scene)],)
-        _calibrate(out, spec)
-    sequence = Sequence(spec, shapes, hands[side], [rig[SERIALS.index(serial)] for serial in serials])
+        _calibrate(out, config, spec)
+    numbers = tuple(SERIALS.index(serial) for serial in serials)
+    cameras, pictures = [rig[number] for number in numbers], config.pictures()
+    sequence = Sequence(spec, shapes, hands[side], cameras, numbers, config.camera, *pictures)
     final = _folder(out, spec)
     folder = final.with_name(f".partial-{final.name}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -262,12 +277,13 @@ def _labels(sequence: Sequence, camera) -> dict[str, np.ndarray]:
     with torch.no_grad():
         pose = torch.cat([stored[:, :3], layer.pca_to_pose(stored[:, 3:48])], 1)
         joints = layer(pose, betas, stored[:, 48:]).joints
-    pixels = project(joints.double(), camera.intrinsics)
+    in_camera = replace(camera, rotation=np.eye(3), translation=np.zeros(3))
+    pixels = np.stack([in_camera.pixels(points) for points in joints.double().numpy()])
     return {
         "pose_y": _compose(_pose(camera), sequence.object_poses).astype(np.float32),
         "pose_m": pose_m[:, None],
         "joint_3d": joints.numpy()[:, None],
-        "joint_2d": pixels.float().numpy()[:, None],
+        "joint_2d": pixels.astype(np.float32)[:, None],
     }
 
 
@@ -276,7 +292,7 @@ def _write_frame(folder: Path, frame: int, picture, labels: dict[str, np.ndarray
 
     colour = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
     for name, image, flags in (
-        (color_name(frame), colour, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
+        (color_name(frame), colour, [cv2.IMWRITE_JPEG_QUALITY, picture.jpeg_quality]),
         (depth_name(frame), picture.depth, [cv2.IMWRITE_PNG_COMPRESSION, 1]),
     ):
         if not cv2.imwrite(str(folder / name), image, flags):
