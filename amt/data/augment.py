@@ -6,8 +6,10 @@ What is drawn stands in ``amt.data.draws``, what happens to pixels in ``amt.data
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,21 +64,29 @@ def change_camera(inputs: Inputs, view: View, size: int, cut_size: int) -> tuple
     return replace(inputs, intrinsics=intrinsics.float(), box=changed.float()), change
 
 
-def vary(cuts: Cuts, size: int, pictures: Tensor | None = None) -> Batch:
+def vary(
+    cuts: Cuts,
+    size: int,
+    pictures: Tensor | None = None,
+    mapped: Sequence[np.ndarray] | None = None,
+    mapped_alpha: Sequence[np.ndarray] | None = None,
+) -> Batch:
     """The batch of varied crops [B, 3, S, S] with their labels, on the device of ``cuts``. The host does not wait for it.
 
     Args:
         pictures: uint8 [N, C, C, 3]: backgrounds, on the same device.
+        mapped, mapped_alpha: on a CPU: the cuts where they lie, uint8 [C, C, 3] and [C, C] each, where ``cuts`` has none.
     """
-    batch, image = cuts.batch, cuts.batch.inputs.image
+    batch = cuts.batch
+    image, alpha = (batch.inputs.image, cuts.alpha) if mapped is None else (mapped, mapped_alpha)
+    on_cpu = batch.index.device.type == "cpu"
+    if on_cpu:
+        from amt.data import pixels_cpu
     if cuts.change is None:
-        return replace(batch, inputs=replace(batch.inputs, image=image.permute(0, 3, 1, 2).contiguous()))
-    if image.device.type == "cpu":
-        from amt.data.pixels_cpu import vary as vary_pixels
-    else:
-        vary_pixels = pixels.vary
-    crops = vary_pixels(image, cuts.change.warp, cuts.look, size, cuts.alpha, pictures)
-    inputs = replace(batch.inputs, image=crops)
+        crops = pixels_cpu.middle(image, size) if on_cpu else image.permute(0, 3, 1, 2).contiguous()
+        return replace(batch, inputs=replace(batch.inputs, image=crops))
+    vary_pixels = pixels_cpu.vary if on_cpu else pixels.vary
+    inputs = replace(batch.inputs, image=vary_pixels(image, cuts.change.warp, cuts.look, size, alpha, pictures))
     targets = hide_covered(rotate_targets(batch.targets, cuts.change), inputs.intrinsics, cuts.look)
     return replace(batch, inputs=inputs, targets=targets)
 

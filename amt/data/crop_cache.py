@@ -79,6 +79,10 @@ class CropCache:
         middle = slice(rim, cut - rim)
         return self.shards.take(name, rows, (middle, middle))
 
+    def mapped(self, rows: np.ndarray, name: str = "image") -> list[np.ndarray]:
+        """The cuts of rows [B] where they lie in the mapped files, uint8 [C, C, ...] each, read-only."""
+        return self.shards.views(name, rows)
+
     def __reduce__(self):
         return CropCache, (self.folder,)  # a worker maps the files anew; pickling the arrays would copy them
 

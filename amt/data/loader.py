@@ -74,7 +74,9 @@ class CropDataset:
 
     def batch(self, rows: np.ndarray, epoch: int = 0) -> Batch:
         """The batch of cache rows [B], varied as (seed, epoch, index) say. On the CPU."""
-        return self.finish(self.cuts(rows, epoch))
+        cuts = self.cuts(rows, epoch, with_pixels=False)
+        alpha = None if cuts.look is None or cuts.look.background is None else self.cache.mapped(rows, "alpha")
+        return vary(cuts, self.config.size, self.pictures, self.cache.mapped(rows), alpha)
 
     def cuts(self, rows: np.ndarray, epoch: int = 0, with_pixels: bool = True) -> Cuts:
         """Cache rows [B] and what is drawn for them, before pixels and labels are varied. On the CPU."""

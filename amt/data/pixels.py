@@ -16,6 +16,7 @@ from amt.data.draws import NOISE_POOL, Look
 
 TAPS = 5  # of the Gaussian blur
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV has it
+GRAIN, GRAIN_ZERO = 32, 128  # of the pool of noise: grey levels of a standard deviation, and the value that stands for none
 
 
 def vary(cuts: Tensor, warp: Tensor, look: Look, size: int, alpha: Tensor | None, pictures: Tensor | None) -> Tensor:
@@ -91,9 +92,9 @@ def occluder_cover(numbers: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tenso
 
 @lru_cache(maxsize=4)
 def noise_pool(device: torch.device) -> Tensor:
-    """int16 noise with a standard deviation of 32 grey levels."""
-    pool = np.random.default_rng(3).standard_normal(NOISE_POOL, np.float32) * 32
-    return torch.from_numpy(np.round(pool).astype(np.int16)).to(device)
+    """uint8 noise about GRAIN_ZERO with a standard deviation of GRAIN; what is above four of them is cut off."""
+    pool = np.random.default_rng(3).standard_normal(NOISE_POOL, np.float32) * GRAIN + GRAIN_ZERO
+    return torch.from_numpy(pool.round().clip(0, 255).astype(np.uint8)).to(device)
 
 
 def _round(image: Tensor) -> Tensor:
@@ -119,8 +120,8 @@ def _gaussian(image: Tensor, sigma: Tensor) -> Tensor:
 def _noise(look: Look, size: int) -> Tensor:
     pool = noise_pool(look.grain.device)
     place = look.grain[:, None] + torch.arange(3 * size * size, device=pool.device)
-    grain = pool[place].view(-1, size, size, 3).permute(0, 3, 1, 2)
-    return grain * (look.noise / 32)[:, None, None, None]
+    grain = pool[place].view(-1, 3, size, size).float() - GRAIN_ZERO
+    return grain * (look.noise / GRAIN)[:, None, None, None]
 
 
 def _erase(image: Tensor, box: Tensor, colour: Tensor) -> Tensor:

@@ -143,15 +143,25 @@ class Shards:
             parts = [part[name] for part in self.mapped["labels"]]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def views(self, name: str, rows: np.ndarray) -> list[np.ndarray]:
+        """Rows [B] of a file where they lie."""
+        mapped = self.mapped[name]
+        return [mapped[shard][row] for shard, row in self._places(rows)]
+
     def take(self, name: str, rows: np.ndarray, part: tuple = ()) -> np.ndarray:
         """A copy of rows [B] of a file ("labels" is an array of records), or of ``part`` of each row."""
-        shards = np.searchsorted(self.starts, rows, side="right") - 1
         mapped = self.mapped[name]
         first = mapped[0][(0, *part)]
         out = np.empty((len(rows), *first.shape), first.dtype)
-        for k, (shard, row) in enumerate(zip(shards.tolist(), (rows - self.starts[shards]).tolist())):
+        for k, (shard, row) in enumerate(self._places(rows)):
             out[k] = mapped[shard][(row, *part)]
         return out
+
+    def _places(self, rows: np.ndarray) -> list[tuple[int, int]]:
+        """(shard, row in it) of rows [B]."""
+        rows = np.asarray(rows, np.int64)
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        return list(zip(shards.tolist(), (rows - self.starts[shards]).tolist()))
 
 
 def _map(path: Path, dtype: np.dtype, rows: int) -> np.ndarray:

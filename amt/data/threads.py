@@ -1,0 +1,38 @@
+"""Threads for work that releases the interpreter's lock: OpenCV's calls and NumPy's large copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+
+
+def in_threads(work: Callable[[int], None], count: int) -> None:
+    """Calls ``work(k)`` for k = 0 … count - 1, each once, by as many threads as PyTorch's ops have; work stealing.
+
+    The calling thread works, too: it does alone what no other thread has begun, so that a thread without a core is not
+    waited for. What ``work(k)`` does must not depend on the order. An exception of one call is raised after all threads stopped.
+    """
+    numbers = iter(range(count))
+
+    def some() -> None:
+        for k in numbers:
+            work(k)
+
+    helpers = min(torch.get_num_threads(), count) - 1
+    begun = [_pool(helpers).submit(some) for _ in range(helpers)] if helpers > 0 else []
+    try:
+        some()
+    finally:
+        for _ in numbers:
+            pass  # an exception: the rest is not done
+        errors = [future.exception() for future in begun if not future.cancel()]
+    for error in filter(None, errors):
+        raise error
+
+
+@lru_cache(maxsize=4)
+def _pool(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "amt-data")
