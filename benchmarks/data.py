@@ -8,6 +8,8 @@ from the files with one thread a core, ours from the crop cache, as they are and
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -25,10 +28,13 @@ import torch
 from torch import Tensor
 
 from amt.config import KernelsConfig
+from amt.data import jpeg
 from amt.data.config import CropConfig, DataConfig
-from amt.data.crops import cut
+from amt.data.crops import cut, rows_needed
 from amt.data.images import read_image
 from amt.data.loader import Loader, make_loader, open_reader
+from amt.data.pixels_cpu import middle
+from amt.data.threads import ahead
 from amt.hand.camera import crop_camera
 from amt.model.backbone import IMAGE_MEAN, IMAGE_STD, Normalize
 from amt.model.config import ModelConfig
@@ -140,19 +146,17 @@ def frames_of(config: DataConfig, loader: Loader, rows: np.ndarray) -> list[tupl
 
 
 def from_files(frames: list[tuple[Path, np.ndarray]], pool: ThreadPoolExecutor) -> Iterator[Tensor]:
-    """Batches of crops, uint8 [B, 3, S, S], by what fills the crop cache."""
+    """Batches of crops, uint8 [B, 3, S, S], by what fills the crop cache; two batches of pictures are read ahead."""
     cv2.setNumThreads(1)
-
-    paths = [path for path, _ in frames]
     warps = crop_camera(np.eye(3), np.stack([box for _, box in frames]).astype(np.float64), SIZE)[1].numpy()
 
-    def one(path: Path, warp: np.ndarray) -> np.ndarray:
-        return cut(read_image(path)[0], warp, SIZE)
+    def one(frame: tuple[Path, np.ndarray]) -> np.ndarray:
+        path, warp = frame
+        return cut(read_image(path, rows=rows_needed(warp, SIZE))[0], warp, SIZE)
 
-    for start in range(0, len(frames), BATCH):
-        part = slice(start, start + BATCH)
-        crops = np.stack(list(pool.map(one, paths[part], warps[part])))
-        yield torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+    crops = ahead(pool, 2 * BATCH, one, zip((path for path, _ in frames), warps))
+    while batch := list(islice(crops, BATCH)):
+        yield middle(batch, SIZE)
 
 
 def check(ways: dict[str, Callable]) -> None:
@@ -201,46 +205,69 @@ def wait_share(config: DataConfig, device: torch.device, steps: int) -> dict[str
     return {"share": round(waited / total, 4), "goal": MOST_WAIT, "step_ms": round(1000 * total / steps, 1)}
 
 
-def decoders(config: DataConfig, count: int = 64) -> dict[str, float]:
-    """Milliseconds a 640 x 480 JPEG picture on one thread, by decoder; the best of four passes."""
+def decoders(config: DataConfig, count: int = 64) -> dict[str, dict[str, float]]:
+    """Milliseconds of one thread a 640 x 480 JPEG picture, by decoder and its version; the best of four passes.
+
+    The time is the thread's own, so that another process on the machine does not count.
+    """
     reader = open_reader(config, "train")
     data = [reader[k].image_path.read_bytes() for k in range(min(count, len(reader)))]
     cv2.setNumThreads(1)
+    found = {}
+    for name, way in decoder_ways().items():
+        times = []
+        for _ in range(4):
+            start = time.thread_time()
+            for d in data:
+                way(d)
+            times.append(time.thread_time() - start)
+        found[name] = round(1000 * min(times) / len(data), 3)
+    return found
+
+
+def decoder_ways() -> dict[str, Callable[[bytes], np.ndarray]]:
+    """The decoders that are installed, by name and version."""
+    import PIL
+    from PIL import Image
 
     def opencv(flag: int) -> Callable:
         return lambda d: cv2.imdecode(np.frombuffer(d, np.uint8), flag)
 
     def pillow(d: bytes, half: bool = False) -> np.ndarray:
-        from PIL import Image
-
         image = Image.open(io.BytesIO(d))
         if half:
             image.draft("RGB", (image.width // 2, image.height // 2))
         return np.asarray(image.convert("RGB"))
 
+    def installed(package: str) -> bool:
+        return importlib.util.find_spec(package) is not None
+
+    one = f"OpenCV {cv2.__version__}"
     ways = {
-        "OpenCV, BGR": opencv(cv2.IMREAD_COLOR),
-        "OpenCV, RGB": opencv(cv2.IMREAD_COLOR_RGB),
-        "OpenCV, half size": opencv(cv2.IMREAD_REDUCED_COLOR_2),
-        "Pillow": pillow,
-        "Pillow, half size": lambda d: pillow(d, half=True),
+        f"{one}, BGR": opencv(cv2.IMREAD_COLOR),
+        f"{one}, RGB": opencv(cv2.IMREAD_COLOR_RGB),
+        f"{one}, half size": opencv(cv2.IMREAD_REDUCED_COLOR_2),
+        f"Pillow {PIL.__version__}": pillow,
+        f"Pillow {PIL.__version__}, half size": lambda d: pillow(d, half=True),
     }
-    if importlib.util.find_spec("simplejpeg"):
+    if installed("simplejpeg"):
         import simplejpeg
 
-        ways["simplejpeg"] = simplejpeg.decode_jpeg
-        ways["simplejpeg, approximate"] = lambda d: simplejpeg.decode_jpeg(d, fastdct=True, fastupsample=True)
-        ways["simplejpeg, half size"] = lambda d: simplejpeg.decode_jpeg(d, min_height=240, min_width=320, min_factor=2)
-    found = {}
-    for name, way in ways.items():
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            for d in data:
-                way(d)
-            times.append(time.perf_counter() - start)
-        found[name] = round(1000 * min(times) / len(data), 3)
-    return found
+        one = f"simplejpeg {simplejpeg.__version__}"
+        ways[one] = simplejpeg.decode_jpeg
+        ways[f"{one}, upper 288 rows (amt.data.jpeg)"] = lambda d: jpeg.decode(d, 288)
+        ways[f"{one}, approximate"] = lambda d: simplejpeg.decode_jpeg(d, fastdct=True, fastupsample=True)
+        ways[f"{one}, half size"] = lambda d: simplejpeg.decode_jpeg(d, min_height=240, min_width=320, min_factor=2)
+    if installed("imagecodecs"):
+        import imagecodecs
+
+        ways[f"imagecodecs {imagecodecs.__version__}"] = imagecodecs.jpeg8_decode
+    if installed("turbojpeg"):  # its wheel has no library in it
+        import turbojpeg
+
+        with contextlib.suppress(RuntimeError):
+            ways[f"PyTurboJPEG {importlib.metadata.version('PyTurboJPEG')}"] = turbojpeg.TurboJPEG().decode
+    return ways
 
 
 if __name__ == "__main__":

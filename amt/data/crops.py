@@ -45,9 +45,7 @@ def cut(image: np.ndarray, warp: np.ndarray, size: int) -> np.ndarray:
     """
     import cv2
 
-    zoom = float(np.hypot(warp[0, 0], warp[1, 0]))
-    factor = int(0.75 / zoom) if zoom < 0.375 else 1
-    warp = np.asarray(warp, np.float64)
+    warp, factor = np.asarray(warp, np.float64), _factor(warp)
     if factor > 1:
         height, width = image.shape[0] // factor, image.shape[1] // factor
         image = cv2.resize(image[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
@@ -55,6 +53,18 @@ def cut(image: np.ndarray, warp: np.ndarray, size: int) -> np.ndarray:
         linear = warp[:, :2] * factor
         warp = np.column_stack([linear, warp[:, 2] + warp[:, :2].sum(1) * (factor - 1) / 2])
     return cv2.warpAffine(image, warp, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def rows_needed(warp: np.ndarray, size: int) -> int:
+    """How many upper rows of an image :func:`cut` looks at, for a warp that does not rotate. May exceed the image's height."""
+    lowest = (size - 1 - warp[1, 2]) / warp[1, 1]
+    return int(np.clip(np.ceil(lowest) + 2 * _factor(warp), 1, 1 << 20))
+
+
+def _factor(warp: np.ndarray) -> int:
+    """How many pixels of the image are averaged to one, along each axis, before they are warped."""
+    zoom = float(np.hypot(warp[0, 0], warp[1, 0]))
+    return int(0.75 / zoom) if zoom < 0.375 else 1
 
 
 def cut_alpha(frame: Frame, warp: np.ndarray, size: int) -> np.ndarray:
@@ -75,15 +85,15 @@ def cut_frame(reader: Reader, config: CropConfig, index: int) -> dict | BrokenFr
         frame = reader[index]
         if not frame.hand_valid:
             return NO_HAND
-        image = frame.image()
+        box = joint_box(frame.joints_2d, config.box_scale)
+        wide = box * np.array([1, 1, config.cut_size / config.size], np.float32)
+        intrinsics, warp = crop_camera(frame.intrinsics.astype(np.float64), wide.astype(np.float64), config.cut_size)
+        image = frame.image(rows_needed(warp.numpy(), config.cut_size))
     except BrokenFrame as error:
         return error
     if not in_view(frame, image.shape[:2]):
         return OUTSIDE
-    box = joint_box(frame.joints_2d, config.box_scale)
-    wide = box * np.array([1, 1, config.cut_size / config.size], np.float32)
     visible, visibility_valid = joint_visibility(frame)
-    intrinsics, warp = crop_camera(frame.intrinsics.astype(np.float64), wide.astype(np.float64), config.cut_size)
     row = {"alpha": cut_alpha(frame, warp.numpy(), config.cut_size)} if config.alpha else {}
     return row | {
         "frame": frame,

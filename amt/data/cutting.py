@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from amt.data import shards
@@ -17,6 +19,7 @@ from amt.data.config import CropConfig
 from amt.data.crops import add_meshes, cut_frame
 from amt.data.errors import BrokenFrame, DataError
 from amt.data.reader import Reader
+from amt.data.threads import ahead
 
 MOST_PROCESSES = 32
 WORTH_A_PROCESS = 4096  # frames; a process needs some seconds to start
@@ -42,7 +45,7 @@ def cut_shards(
         return
     with ThreadPoolExecutor(2) as pool:
         for number, frames in wanted.items():
-            _cut_shard(reader, config, folder, number, frames, pool.map, told)
+            _cut_shard(reader, config, folder, number, frames, partial(ahead, pool, 64), told)
 
 
 def _cut_shard(
@@ -59,9 +62,10 @@ def _chunks(
     reader: Reader, config: CropConfig, frames: range, each: Callable, left_out: Counter
 ) -> Iterator[tuple[int, list]]:
     """(frames looked at, their rows); what is left out is counted in ``left_out`` and in the reader."""
+    outcomes = each(lambda index: cut_frame(reader, config, index), frames)
     for chunk in shards.chunks_of(frames):
         rows = []
-        for outcome in each(lambda index: cut_frame(reader, config, index), chunk):
+        for outcome in islice(outcomes, len(chunk)):
             if isinstance(outcome, BrokenFrame):
                 reader.note_broken(outcome)
             elif isinstance(outcome, str):

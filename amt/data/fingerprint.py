@@ -21,6 +21,7 @@ _CODE = (  # below amt/: what stands between a set's files and a cached row
     "data/set_folder.py",
     "data/files.py",
     "data/images.py",
+    "data/jpeg.py",
     "data/objects.py",
     "data/visibility.py",
     "hand/camera.py",

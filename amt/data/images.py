@@ -15,19 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
+from amt.data import jpeg
 from amt.data.errors import ImageError
 from amt.data.files import read_ends, read_file
 
 FORMATS = "jpg, png, bmp, webp, tif, gif or ppm"
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras store in samples of 16 bits
 MOST_BYTES = 1 << 30  # of a file
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
-_BREAKS_OFF = "the picture breaks off before its end (truncated file)"
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(
-    path: str | os.PathLike, check: Callable[[tuple[int, int]], None] | None = None
+    path: str | os.PathLike, check: Callable[[tuple[int, int]], None] | None = None, rows: int | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Reads a picture from a file.
 
@@ -40,6 +39,7 @@ def read_image(
 
     Args:
         check: called with the (height, width) that a JPEG's or PNG's header says, before the picture is decoded.
+        rows: the upper rows that are wanted; those below may be black where that saves time. None: all.
 
     Returns:
         The picture, uint8 [H, W, 3], RGB, and notes: one short sentence for each choice that changes what is seen.
@@ -52,12 +52,12 @@ def read_image(
     size = stored_size(data)
     if check is not None and size is not None:
         check(size)
-    if data.startswith(_JPEG) and not _jpeg_ends(data):
-        data = _with_end(data, path)
+    if data.startswith(jpeg.START) and not jpeg.has_end(data):
+        data = jpeg.with_end(data, path)
         notes.append("the JPEG file lacks its end marker; all of the picture is there")
     if data.startswith(_PNG) and not _png_ends(data):
-        raise ImageError(path, _BREAKS_OFF, "copy or export it again")
-    image = _decode(data)
+        raise ImageError(path, jpeg.BREAKS_OFF, "copy or export it again")
+    image = _decode(data, rows)
     if image is None:
         raise ImageError(path, "is not an image that can be decoded", f"give a whole {FORMATS} file")
     if image.dtype == np.uint16:
@@ -112,29 +112,21 @@ def glance(path: str | os.PathLike, check: Callable[[tuple[int, int]], None]) ->
     """
     path = Path(path)
     head, tail = _read(path, ends=True)
-    if not head.startswith((_PNG, _JPEG)):
+    if not head.startswith((_PNG, jpeg.START)):
         raise ImageError(path, "is not a JPEG or PNG file", "put the original file back")
     size = stored_size(head) or stored_size(_read(path))
     if size is None:
         raise ImageError(path, "its header is damaged", "copy it again")
     check(size)
-    if not (tail[-8:-4] == b"IEND" if head.startswith(_PNG) else _JPEG_END in tail):
-        raise ImageError(path, _BREAKS_OFF, "copy or export it again")
+    if not (tail[-8:-4] == b"IEND" if head.startswith(_PNG) else jpeg.END in tail):
+        raise ImageError(path, jpeg.BREAKS_OFF, "copy or export it again")
 
 
 def stored_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) as the header of a JPEG or PNG file says; None for another format or a header that is cut short."""
     if data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) >= 24:
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    if not data.startswith(_JPEG):
-        return None
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame's header
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if marker != 0xFF else 1
-    return None
+    return jpeg.read_header(data).size if data.startswith(jpeg.START) else None
 
 
 class quiet:
@@ -173,20 +165,23 @@ def _read(path: Path, ends: bool = False):
     return data
 
 
-def _decode(data: bytes) -> np.ndarray | None:
+def _decode(data: bytes, rows: int | None) -> np.ndarray | None:
     """uint8, uint16 or float32 [H, W, 3], RGB."""
     import cv2
 
+    is_jpeg = data.startswith(jpeg.START)
+    if is_jpeg and (image := jpeg.decode(data, rows)) is not None:
+        return image
+
     # IMREAD_COLOR alone keeps the upper 8 of 16 bits: a picture of 10 bits would be black. IMREAD_COLOR_RGB spares a JPEG file a
     # pass over its pixels; OpenCV's reader of TIFF does not heed it.
-    jpeg = data.startswith(_JPEG)
-    flags = (cv2.IMREAD_COLOR_RGB if jpeg else cv2.IMREAD_COLOR) | cv2.IMREAD_ANYDEPTH
+    flags = (cv2.IMREAD_COLOR_RGB if is_jpeg else cv2.IMREAD_COLOR) | cv2.IMREAD_ANYDEPTH
     with quiet():
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error:
             return None
-    return image if jpeg or image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image if is_jpeg or image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _to_8_bits(image: np.ndarray) -> tuple[np.ndarray, int]:
@@ -214,46 +209,6 @@ def _count(data: bytes) -> int:
             return getattr(picture, "n_frames", 1)
     except Exception:  # what a damaged file holds can raise almost anything
         return 1  # OpenCV could decode it, which is what counts
-
-
-def _jpeg_scan(data: bytes) -> tuple[int, bool]:
-    """Where a JPEG file's first scan begins, and whether that one scan holds the whole picture."""
-    at, channels = 2, 0
-    # Segment by segment: a thumbnail within the headers has an end marker of its own.
-    while at + 10 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        if data[at + 1] in (0xC0, 0xC1):  # not progressive
-            channels = data[at + 9]
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
-    return at, 0 < channels == (data[at + 4] if at + 4 < len(data) else 0)
-
-
-def _jpeg_ends(data: bytes) -> bool:
-    """Whether an end marker follows the picture."""
-    return _JPEG_END in data[-64:] or _JPEG_END in data[_jpeg_scan(data)[0] :]
-
-
-def _with_end(data: bytes, path: Path) -> bytes:
-    """A JPEG file without its end marker, with one; raises ImageError where a part of the picture is missing, too.
-
-    The decoder goes on with whatever bytes follow as long as pixels are missing. So the picture is whole if bytes that are
-    added behind the file do not change it. Files of several scans (progressive ones) are refused: a whole scan can be missing.
-    """
-    from PIL import Image
-
-    whole = False
-    if _jpeg_scan(data)[1] and not data.endswith(bytes(16)):  # a run of zeros is what broken copies leave
-        data = data.rstrip(b"\xff")
-        pictures = []
-        for added in (b"", bytes(range(1, 255)), bytes([0xA5] * 256)):
-            try:
-                with Image.open(io.BytesIO(data + added + _JPEG_END)) as picture:
-                    pictures.append(np.asarray(picture))
-            except Exception:  # what a damaged file holds can raise almost anything
-                break
-        whole = len(pictures) == 3 and all(np.array_equal(pictures[0], other) for other in pictures[1:])
-    if not whole:
-        raise ImageError(path, _BREAKS_OFF, "copy or export it again")
-    return data + _JPEG_END
 
 
 def _png_chunks(data: bytes):

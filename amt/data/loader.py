@@ -80,7 +80,7 @@ class CropDataset:
 
     def cuts(self, rows: np.ndarray, epoch: int = 0, with_pixels: bool = True) -> Cuts:
         """Cache rows [B] and what is drawn for them, before pixels and labels are varied. On the CPU."""
-        rows, size = np.asarray(rows, np.int64), self.config.size
+        rows, size = np.ascontiguousarray(rows, np.int64), self.config.size
         labels = self.cache.take(rows)
 
         def take(name: str) -> Tensor:

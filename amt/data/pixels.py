@@ -16,7 +16,10 @@ from amt.data.draws import NOISE_POOL, Look
 
 TAPS = 5  # of the Gaussian blur
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV has it
-GRAIN, GRAIN_ZERO = 32, 128  # of the pool of noise: grey levels of a standard deviation, and the value that stands for none
+GRAIN, GRAIN_ZERO = (
+    32,
+    128,
+)  # of the pool of noise: grey levels of a standard deviation, and the value that stands for none
 
 
 def vary(cuts: Tensor, warp: Tensor, look: Look, size: int, alpha: Tensor | None, pictures: Tensor | None) -> Tensor:

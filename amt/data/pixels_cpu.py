@@ -72,7 +72,10 @@ def _vary_planes(planes: np.ndarray, look: Look, k: int) -> None:
             cv2.GaussianBlur(plane, (pixels.TAPS, pixels.TAPS), float(look.sigma[k]), plane)
     if look.noise is not None:
         pool, start = pixels.noise_pool(torch.device("cpu")).numpy(), look.grain[k]
-        grain, weight = pool[start : start + planes.size].reshape(-1, planes.shape[2]), float(look.noise[k]) / pixels.GRAIN
+        grain, weight = (
+            pool[start : start + planes.size].reshape(-1, planes.shape[2]),
+            float(look.noise[k]) / pixels.GRAIN,
+        )
         flat = planes.reshape(grain.shape)  # one picture, three times as high
         cv2.addWeighted(flat, 1.0, grain, weight, -weight * pixels.GRAIN_ZERO, flat)
     if look.erased is not None:

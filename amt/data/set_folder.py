@@ -64,9 +64,13 @@ class Frame(Labels):
     def image_path(self) -> Path:
         return self.folder / color_name(self.number)
 
-    def image(self) -> np.ndarray:
-        """uint8 [480, 640, 3], RGB. Raises BrokenFrame, also where the size is not the calibration's."""
-        return frame_image(self.image_path)
+    def image(self, rows: int | None = None) -> np.ndarray:
+        """uint8 [480, 640, 3], RGB. Raises BrokenFrame, also where the size is not the calibration's.
+
+        Args:
+            rows: the upper rows that are wanted; those below may be black where that saves time. None: all.
+        """
+        return frame_image(self.image_path, rows)
 
     def depth(self) -> np.ndarray:
         """float32 [480, 640], m; 0 where the sensor saw nothing. Raises BrokenFrame."""
@@ -85,10 +89,10 @@ class Frame(Labels):
         return found[0] if found.dtype == bool and found.shape == (1, NUM_JOINTS) else None
 
 
-def frame_image(path: Path) -> np.ndarray:
-    """uint8 [480, 640, 3], RGB: a picture of the calibration's size. Raises BrokenFrame."""
+def frame_image(path: Path, rows: int | None = None) -> np.ndarray:
+    """uint8 [480, 640, 3], RGB: a picture of the calibration's size, or its upper rows. Raises BrokenFrame."""
     try:
-        image, _ = read_image(path, lambda size: check_size(size, path))
+        image, _ = read_image(path, lambda size: check_size(size, path), rows)
     except ImageError as error:
         raise BrokenFrame(error.path, error.reason, error.remedy) from error
     check_size(image.shape[:2], path)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def in_threads(work: Callable[[int], None], count: int) -> None:
@@ -31,6 +35,21 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
         errors = [future.exception() for future in begun if not future.cancel()]
     for error in filter(None, errors):
         raise error
+
+
+def ahead(pool: Executor, count: int, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``work(item)`` of each item, in order, as ``map`` gives them; ``count`` items are begun before they are asked for."""
+    begun = deque()
+    try:
+        for item in items:
+            begun.append(pool.submit(work, item))
+            if len(begun) > count:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
 
 
 @lru_cache(maxsize=4)

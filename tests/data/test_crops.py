@@ -7,7 +7,7 @@ import torch
 
 from amt.data.config import AugmentConfig, CropConfig
 from amt.data.crop_cache import build_cache
-from amt.data.crops import cut
+from amt.data.crops import cut, rows_needed
 from amt.data.dexycb import DexYCB
 from amt.data.draws import draw
 from amt.data.loader import CropDataset, DataConfig, Loader, make_loader
@@ -49,6 +49,46 @@ def test_a_bright_dot_lands_where_the_crop_camera_projects_it(side, angle):
     c, s = np.cos(angle), np.sin(angle)
     rotated = point @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T
     np.testing.assert_allclose(found, project(rotated, crop_k)[0].numpy(), atol=0.15)
+
+
+def test_what_lies_below_the_rows_that_a_crop_needs_does_not_change_it():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    spared = 0
+    for side in (30.0, 90.0, 200.0, 430.0, 610.0, 900.0, 1700.0):
+        for x, y in rng.uniform((-50, -200), (690, 600), (12, 2)):
+            warp = crop_camera(np.eye(3), np.array([x, y, side]), 96)[1].numpy()
+            rows = rows_needed(warp, 96)
+            below = image.copy()
+            below[rows:] = 0
+            np.testing.assert_array_equal(cut(image, warp, 96), cut(below, warp, 96))
+            assert rows >= 1
+            spared += max(0, 480 - rows)
+    assert spared > 84 * 50
+
+
+def test_cached_cuts_are_those_of_the_whole_pictures(cached):
+    reader, cache = cached
+    for row in range(0, len(cache), 9):
+        frame = reader[int(cache["index"][row])]
+        wide = cache["box"][row] * np.array([1, 1, SMALL.cut_size / SMALL.size], np.float32)
+        warp = crop_camera(frame.intrinsics.astype(np.float64), wide.astype(np.float64), SMALL.cut_size)[1].numpy()
+        whole = cv2.imread(str(frame.image_path))[..., ::-1]
+        np.testing.assert_array_equal(cache["image"][row], cut(np.ascontiguousarray(whole), warp, SMALL.cut_size))
+
+
+@pytest.mark.parametrize("augment", [None, AugmentConfig(occlude=0.5, blur=0.5, grey=0.5)])
+def test_batches_do_not_depend_on_threads(cached, augment):
+    dataset, rows, before = CropDataset(cached[1], SMALL, augment), np.arange(40)[::-1], torch.get_num_threads()
+    made = []
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            made.append(dataset.batch(rows, 3))
+    finally:
+        torch.set_num_threads(before)
+    for (name, x), (_, y) in zip(made[0].named_tensors(), made[1].named_tensors(), strict=True):
+        assert torch.equal(x, y), name
 
 
 def test_a_planted_joint_is_found_through_cache_and_augmentation(own_set, tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from amt.data import jpeg as decoder
 from amt.data.errors import ImageError
 from amt.data.images import read_image
 
@@ -38,6 +39,50 @@ def test_a_jpeg_is_decoded_as_opencv_decodes_it(tmp_path, photo):
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(photo))
     np.testing.assert_array_equal(read_image(path)[0], cv2.imread(str(path))[..., ::-1])
+
+
+JPEGS = {
+    "4:2:0": {"subsampling": 2},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_blocks": 3},
+    "optimized": {"optimize": True},
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("simple", [True, False])
+def test_the_upper_rows_are_those_of_the_whole_picture_whatever_decodes(tmp_path, kind, simple, monkeypatch, capfd):
+    if simple:
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setattr(decoder, "_simplejpeg", lambda: None)
+    noise = np.random.default_rng(0).integers(0, 256, (203, 150, 3), dtype=np.uint8)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(noise, **JPEGS[kind]))
+    whole = cv2.imread(str(path))[..., ::-1]
+    for rows in (None, 1, 15, 16, 17, 100, 187, 203, 5000):
+        image, notes = read_image(path, rows=rows)
+        assert image.shape == whole.shape
+        np.testing.assert_array_equal(image[:rows], whole[:rows])
+        assert notes == ()
+    if simple and kind != "progressive":
+        assert not read_image(path, rows=100)[0][140:].any()  # it did stop
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["grey", "cmyk", "upright"])
+def test_what_simplejpeg_reads_otherwise_is_left_to_opencv(tmp_path, photo, kind, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif} if kind == "upright" else {}
+    mode = {"grey": "L", "cmyk": "CMYK", "upright": "RGB"}[kind]
+    Image.fromarray(photo).convert(mode).save(tmp_path / "a.jpg", quality=90, **options)
+    image = read_image(tmp_path / "a.jpg", rows=20)[0]
+    assert image.shape == (photo.shape[:2][::-1] if kind == "upright" else photo.shape[:2]) + (3,)
+    monkeypatch.setattr(decoder, "_simplejpeg", lambda: None)
+    np.testing.assert_array_equal(image[:20], read_image(tmp_path / "a.jpg")[0][:20])
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "gif", "webp", "ppm"])

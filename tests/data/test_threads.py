@@ -1,0 +1,68 @@
+"""Work in threads: everything once, errors come out, and no more is begun ahead than was said."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from amt.data.threads import ahead, in_threads
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_every_call_is_made_once(threads):
+    done = []
+    in_threads(done.append, 500)
+    assert sorted(done) == list(range(500))
+    in_threads(done.append, 0)
+    assert len(done) == 500
+
+
+def test_as_many_threads_work_as_pytorch_has(threads):
+    """Each call waits until all threads are in one: with fewer, the barrier would break."""
+    barrier, seen = threading.Barrier(threads, timeout=60), set()
+
+    def work(_):
+        barrier.wait()
+        seen.add(threading.get_ident())
+
+    in_threads(work, threads)
+    assert len(seen) == threads
+
+
+def test_an_error_ends_the_work_and_comes_out(threads):
+    done = []
+
+    def work(k):
+        if k == 3:
+            raise ValueError("broken cut")
+        done.append(k)
+
+    with pytest.raises(ValueError, match="broken cut"):
+        in_threads(work, 100_000)
+    assert 3 not in done
+    assert len(done) < 99_999
+
+
+def test_results_come_in_order_and_few_are_begun_ahead():
+    begun = []
+
+    def work(k):
+        begun.append(k)
+        return -k
+
+    with ThreadPoolExecutor(3) as pool:
+        results = ahead(pool, 5, work, range(100))
+        assert [next(results) for _ in range(10)] == [-k for k in range(10)]
+        assert len(begun) <= 15
+        results.close()
+    assert len(begun) <= 15
+    with ThreadPoolExecutor(2) as pool:
+        assert list(ahead(pool, 50, work, range(7))) == [-k for k in range(7)]
