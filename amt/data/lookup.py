@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from amt.data.errors import DataError
 from amt.data.ho3d import PARTS, Ho3dFolder, camera_of, labels_of, meta_path, read_meta, with_object
 from amt.data.layout import SERIALS, SUBJECTS, color_name
 from amt.data.sequences import SequenceInfo, read_sequence
@@ -44,6 +45,10 @@ class SetFrame:
         """
         if size is not None:
             check_size(size, self.path, "take the original picture, or give the K of this one")
+        if self.set.distortion(self.camera):
+            raise DataError(
+                f"{self.path}: its camera has a lens distortion, which K alone does not say; undistort the picture first"
+            )
         return self.set.intrinsics(self.camera)
 
     @cached_property

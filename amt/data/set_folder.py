@@ -5,13 +5,14 @@ Nothing is read before it is asked for, and a part that is missing or broken doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from amt.data.distortion import pinhole_maps
 from amt.data.errors import BrokenFrame, FileError, ImageError
 from amt.data.files import load_npz, numbers, read_yaml
 from amt.data.images import read_depth, read_image
@@ -55,6 +56,9 @@ class Frame(Labels):
     betas: np.ndarray  # float32 [10]
     pose: np.ndarray  # float32 [48], axis-angle with hands_mean
     translation: np.ndarray  # float32 [3], m
+    # k1, k2, p1, p2, k3 of the stored pictures' lens; () where they are a pinhole camera's, as DexYCB's are. What the methods
+    # return, and joints_2d, is a pinhole camera's in any case.
+    distortion: tuple[float, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -70,15 +74,15 @@ class Frame(Labels):
         Args:
             rows: the upper rows that are wanted; those below may be black where that saves time. None: all.
         """
-        return frame_image(self.image_path, rows)
+        return self._pinhole(frame_image(self.image_path, None if self.distortion else rows))
 
     def depth(self) -> np.ndarray:
         """float32 [480, 640], m; 0 where the sensor saw nothing. Raises BrokenFrame."""
-        return frame_depth(self.folder / depth_name(self.number))
+        return self._pinhole(frame_depth(self.folder / depth_name(self.number)), nearest=True)
 
     def segment(self) -> np.ndarray:
         """uint8 [480, 640]: 0 background, 1-21 object, 255 hand. Raises BrokenFrame."""
-        return frame_segment(self.folder / labels_name(self.number))
+        return self._pinhole(frame_segment(self.folder / labels_name(self.number)), nearest=True)
 
     def joint_visible(self) -> np.ndarray | None:
         """bool [21]: the joints that the camera sees, where the labels say it, as those of a rendered set; else None."""
@@ -87,6 +91,16 @@ class Frame(Labels):
         except BrokenFrame:
             return None
         return found[0] if found.dtype == bool and found.shape == (1, NUM_JOINTS) else None
+
+    def _pinhole(self, picture: np.ndarray, nearest: bool = False) -> np.ndarray:
+        """A stored picture as a pinhole camera with the same K takes it; 0 where the lens did not look."""
+        if not self.distortion:
+            return picture
+        import cv2
+
+        k = self.intrinsics.astype(np.float64).tobytes()
+        at = pinhole_maps(k, self.distortion, *picture.shape[:2])
+        return cv2.remap(picture, at, None, cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR)
 
 
 def frame_image(path: Path, rows: int | None = None) -> np.ndarray:
@@ -127,11 +141,16 @@ class SetFolder(SetParts):
         super().__init__(root, mano)
         # A set's folder is small beside its frames: each file of it is read once.
         self._intrinsics, self._betas = cache(self._read_intrinsics), cache(self._read_betas)
+        self._distortion = cache(self._read_distortion)
         self._extrinsics, self._contact = cache(self._read_extrinsics), cache(self._read_contact)
 
     def intrinsics(self, camera: int) -> np.ndarray:
         """float32 [3, 3], px: K of a camera (index into SERIALS). Raises DataError."""
         return self._intrinsics(SERIALS[camera])
+
+    def distortion(self, camera: int) -> tuple[float, ...]:
+        """k1, k2, p1, p2, k3 of a camera's stored pictures, in the calibration as ``coeffs``; () for none. Raises DataError."""
+        return self._distortion(SERIALS[camera])
 
     def extrinsics(self, sequence: SequenceInfo, camera: int) -> np.ndarray:
         """float64 [3, 4], m: takes points of the camera's frame to the world frame, that of pose.npz. Raises DataError."""
@@ -178,7 +197,10 @@ class SetFolder(SetParts):
     def frame(self, sequence: SequenceInfo, camera: int, number: int, index: int = -1) -> Frame:
         """The labels of one picture with camera, person and pose. Raises BrokenFrame, DataError."""
         labels = self.labels(sequence, camera, number)
-        code = labels.hand_code
+        code, k, distortion = labels.hand_code, self.intrinsics(camera), self.distortion(camera)
+        if distortion and labels.hand_valid:
+            seen = labels.joints.astype(np.float64) @ k.astype(np.float64).T
+            labels = replace(labels, joints_2d=(seen[:, :2] / seen[:, 2:]).astype(np.float32))
         pose = self.layer(sequence.side).pca_to_pose(torch.from_numpy(code[3:48])).numpy()
         return Frame(
             **vars(labels),
@@ -186,10 +208,11 @@ class SetFolder(SetParts):
             sequence=sequence,
             camera=camera,
             number=number,
-            intrinsics=self.intrinsics(camera),
+            intrinsics=k,
             betas=self.betas(sequence),
             pose=np.concatenate([code[:3], pose]),
             translation=code[48:],
+            distortion=distortion,
         )
 
     def known_contacts(self, frame: Frame) -> tuple[np.ndarray, np.ndarray] | None:
@@ -203,8 +226,18 @@ class SetFolder(SetParts):
             return None
         return known[0][frame.number], known[1][frame.number]
 
+    def _lens_file(self, serial: str) -> Path:
+        return self.root / "calibration" / "intrinsics" / f"{serial}_{FRAME_WIDTH}x{FRAME_HEIGHT}.yml"
+
+    def _read_distortion(self, serial: str) -> tuple[float, ...]:
+        path = self._lens_file(serial)
+        lens = read_yaml(path).get("color")
+        found = lens.get("coeffs") if isinstance(lens, dict) else None
+        coefficients = np.zeros(5) if found is None else numbers(path, found, 5, "five coeffs of the lens")
+        return tuple(map(float, coefficients)) if coefficients.any() else ()
+
     def _read_intrinsics(self, serial: str) -> np.ndarray:
-        path = self.root / "calibration" / "intrinsics" / f"{serial}_{FRAME_WIDTH}x{FRAME_HEIGHT}.yml"
+        path = self._lens_file(serial)
         lens = read_yaml(path).get("color")
         try:
             fx, fy, cx, cy = (float(lens[k]) for k in ("fx", "fy", "ppx", "ppy"))

@@ -13,7 +13,7 @@ from amt.data.synthetic.objects import load_shapes
 from amt.data.synthetic.sequence import Sequence
 from amt.data.visibility import FINGER, PALM, WRIST, joint_visibility, seen_joints
 from amt.hand.skeleton import TIPS
-from tests.data.conftest import TINY
+from tests.data.conftest import SPOILED, TINY
 
 pytest.importorskip("embreex")
 
@@ -42,19 +42,22 @@ def stored(root, spec, serial, frame):
         return archive["joint_visible"][0], archive["vertex_visible"][0], archive["joint_2d"][0]
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_visible_joints_and_vertices_are_those_that_rays_reach(tiny_set, number):
+@pytest.mark.parametrize(
+    ("name", "config", "number"),
+    [("tiny_set", TINY, 0), ("tiny_set", TINY, 3), ("spoiled_set", SPOILED, 0), ("spoiled_set", SPOILED, 1)],
+)
+def test_visible_joints_and_vertices_are_those_that_rays_reach(request, name, config, number):
     """Every joint of two cameras and frames, every seventh vertex; the outline included, exactly."""
     flesh = np.full(21, FINGER)
     flesh[[2, *(tip - 3 for tip in TIPS)]], flesh[0] = PALM, WRIST
-    spec = TINY.specs()[number]
+    root, spec = request.getfixturevalue(name), config.specs()[number]
     side = scene.sequence_side(spec.seed, spec.subject, spec.sequence)
-    cameras = scene.rig(spec.seed, spec.subject)
-    sequence = Sequence(spec, load_shapes(()), TINY.hand(side), cameras)
-    for camera, frame in ((number, 0), (7 - number, 3)):
+    cameras = scene.rig(spec.seed, spec.subject, config.camera)
+    sequence = Sequence(spec, load_shapes(()), config.hand(side), cameras, effects=config.camera)
+    for camera, frame in ((number, 0), (7 - number, config.frames - 1)):
         hand, *others = sequence.moving(frame)
         eye = cameras[camera].centre
-        joints, vertices, joints_2d = stored(tiny_set, spec, SERIALS[camera], frame)
+        joints, vertices, joints_2d = stored(root, spec, SERIALS[camera], frame)
         chosen = np.arange(number, len(vertices), 7)
         points = np.concatenate([sequence.joints[frame], hand.vertices[chosen]])
         own = np.full(21, -1)

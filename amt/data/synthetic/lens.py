@@ -84,7 +84,7 @@ def line(motion: np.ndarray) -> np.ndarray:
     motion = motion * min(1.0, LONGEST / length)
     half = int(np.ceil(np.abs(motion).max() / 2)) + 1
     steps = 4 * half + 1
-    at = np.linspace(-0.5, 0.5, steps)[:, None] * motion + half
+    at = ((np.arange(steps) + 0.5) / steps - 0.5)[:, None] * motion + half
     low = np.floor(at).astype(int)
     part = at - low
     kernel = np.zeros((2 * half + 1, 2 * half + 1))
