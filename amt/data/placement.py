@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Resident:
         for mapped in cache.shards.mapped[name]:
             for first in range(0, len(mapped), step):
                 piece = torch.from_numpy(mapped[first : first + step].copy())
-                whole[start : start + len(piece)] = piece.to(device)
+                whole[start : start + len(piece)].copy_(piece)
                 start += len(piece)
         return whole
 
@@ -69,9 +70,9 @@ def prefetched(host: Iterable[Cuts], finish: Callable[[Cuts], Batch], device: to
         host: on the CPU.
         finish: makes the batch of cuts on the device.
     """
-    module = torch.get_device_module(device)
+    module, stream = torch.get_device_module(device), _side_stream(device)
     pin = device.type == "cuda"
-    stream = module.Stream(device) if pin else module.Stream()
+    stream.wait_stream(module.current_stream(device))  # cuts and backgrounds that lie there were put there by that one
     waiting: tuple[Batch, object] | None = None
     for cuts in host:
         if pin:
@@ -85,6 +86,13 @@ def prefetched(host: Iterable[Cuts], finish: Callable[[Cuts], Batch], device: to
         waiting = batch, made
     if waiting is not None:
         yield _handed_over(*waiting, module, device)
+
+
+@lru_cache
+def _side_stream(device: torch.device):
+    """One for all epochs: what the allocator holds for a stream is not given to another one."""
+    module = torch.get_device_module(device)
+    return module.Stream(device) if device.type == "cuda" else module.Stream()
 
 
 def _handed_over(batch: Batch, made: object, module, device: torch.device) -> Batch:

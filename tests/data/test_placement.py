@@ -11,7 +11,7 @@ from amt.data.dexycb import DexYCB
 from amt.data.draws import draw
 from amt.data.errors import DataError
 from amt.data.loader import CropDataset, Loader, make_loader
-from amt.data.placement import Resident, make_resident, prefetched
+from amt.data.placement import Resident, _side_stream, make_resident, prefetched
 from amt.data.windows import find_windows, tile
 from amt.hand.camera import project
 
@@ -45,6 +45,27 @@ def test_batches_of_a_device_are_those_of_the_processor(cache, augment, resident
     assert len(staged) == len(expected) > 3
     for a, b in zip(staged, expected, strict=True):
         same(a, b)
+
+
+def test_epochs_share_a_side_stream_which_waits_for_what_was_put_on_the_device(cache, monkeypatch):
+    """The allocator holds memory for each stream: one stream an epoch would take as much again in every epoch."""
+    made, waited = [], []
+
+    class Stream(torch.cpu.Stream):
+        def __init__(self):
+            made.append(self)
+
+        def wait_stream(self, other):
+            waited.append((self, other))
+
+    monkeypatch.setattr(torch.cpu, "Stream", Stream)
+    _side_stream.cache_clear()
+    dataset = CropDataset(cache, CROP)
+    for _ in range(3):
+        assert len(list(prefetched((dataset.cuts(np.arange(4)) for _ in range(2)), dataset.finish, CPU))) == 2
+    _side_stream.cache_clear()
+    assert len(made) == 1
+    assert waited == [(made[0], torch.cpu.current_stream())] * 3
 
 
 def test_only_one_batch_is_made_ahead(cache):

@@ -1,9 +1,12 @@
 """The writer continues what was interrupted, reuses what is there, refuses what is not its own, and repeats itself exactly."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from amt.data.dexycb import DexYCB
 from amt.data.errors import DataError
 from amt.data.synthetic import scene
 from amt.data.synthetic.__main__ import main
-from amt.data.synthetic.write import SetConfig, sequence_folder, write_set
+from amt.data.synthetic.write import LOCK, SetConfig, sequence_folder, write_set
 from tests.data.conftest import TINY
 
 pytest.importorskip("embreex")
@@ -38,6 +41,35 @@ def test_interrupted_rendering_continues_and_a_whole_set_is_reused(own_set):
     assert digests(own_set) == before
     untouched = [p for p in times if lost not in p.parents]
     assert all(p.stat().st_mtime_ns == times[p] for p in untouched)
+
+
+def test_a_second_process_waits_for_the_one_that_renders_and_reuses_its_set(own_set, capfd):
+    """As two trainings do that begin together: the one that comes second says so, touches nothing and finds the set whole."""
+    lost = sequence_folder(own_set, 1, 0)
+    begun = lost.with_name(f".partial-{lost.name}")
+    shutil.move(lost, begun)  # what the first one is at
+    before, said = digests(own_set), ""
+    with open(own_set / LOCK, "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = threading.Thread(target=write_set, args=(own_set, TINY, 1, False))
+        second.start()
+        while "waiting" not in said and second.is_alive():
+            said += capfd.readouterr().err
+            time.sleep(0.01)
+        assert said == f"{own_set}: another process renders this set; waiting for it\n"
+        assert digests(own_set) == before
+        shutil.move(begun, lost)
+        whole = {p: p.stat().st_mtime_ns for p in own_set.rglob("*") if p.is_file()}
+    second.join()
+    assert {p: p.stat().st_mtime_ns for p in own_set.rglob("*") if p.is_file()} == whole
+
+
+def test_a_whole_set_that_may_only_be_read_is_reused(own_set):
+    (own_set / LOCK).unlink()
+    (own_set / LOCK).mkdir()  # cannot be opened for writing, whoever runs the test
+    before = digests(own_set)
+    write_set(own_set, TINY, workers=1, progress=False)
+    assert digests(own_set) == before
 
 
 def test_processes_do_not_change_what_is_written(own_set):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import signal
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -38,6 +42,7 @@ from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
 
 FORMAT = 5  # counts changes of what a (seed, subject, sequence) looks like
+LOCK = ".lock"  # in the set's folder: who holds it, renders
 MASTER = SERIALS[2]  # its camera frame is the world frame
 
 
@@ -55,14 +60,34 @@ def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progr
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     shapes = load_shapes(config.objects)
-    _claim(out, config, shapes)
-    for subject in range(config.subjects):
-        (out / SUBJECTS[subject]).mkdir(exist_ok=True)
-    _write_models(out, shapes)
-    _write_calibration(out, config)
-    tasks = [spec for spec in config.specs() if not _folder(out, spec).is_dir()]
-    _run(out, config, tasks, workers, progress)
+    record = _record(config, shapes)
+    _check(out, record)
+    out.mkdir(parents=True, exist_ok=True)
+    with _rendered_by_one(out):
+        if not _check(out, record):  # another process may have taken the folder in the meantime
+            _write_text(out / SYNTHETIC_RECORD, json.dumps(record, indent=1) + "\n")
+        for subject in range(config.subjects):
+            (out / SUBJECTS[subject]).mkdir(exist_ok=True)
+        _write_models(out, shapes)
+        _write_calibration(out, config)
+        tasks = [spec for spec in config.specs() if not _folder(out, spec).is_dir()]
+        _run(out, config, tasks, workers, progress)
     return out
+
+
+@contextmanager
+def _rendered_by_one(out: Path) -> Iterator[None]:
+    """While this context is open, no other process renders into the folder; unfinished sequences have one name."""
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(open(out / LOCK, "a"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{out}: another process renders this set; waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks, or a whole set that may only be read
+        yield
 
 
 def sequence_folder(out: Path, subject: int, sequence: int, independent: bool = False) -> Path:
@@ -77,8 +102,8 @@ def _folder(out: Path, spec: SequenceSpec) -> Path:
     return sequence_folder(out, spec.subject, spec.sequence, spec.scene is not None)
 
 
-def _claim(out: Path, config: SetConfig, shapes: dict[int, Shape]) -> None:
-    """Makes the folder this set's, or raises if it is another's."""
+def _record(config: SetConfig, shapes: dict[int, Shape]) -> dict:
+    """What tells this set from another."""
     record = {
         "format": FORMAT,
         "hand": SHIPPED_HAND if config.mano is None else "mano",
@@ -89,7 +114,11 @@ def _claim(out: Path, config: SetConfig, shapes: dict[int, Shape]) -> None:
         **{k: v for k, v in asdict(config).items() if k not in ("objects", "mano", "backgrounds", "camera")},
         **{f"camera.{k}": v for k, v in asdict(config.camera).items()},
     }
-    record = json.loads(json.dumps(record))  # tuples become lists
+    return json.loads(json.dumps(record))  # tuples become lists
+
+
+def _check(out: Path, record: dict) -> bool:
+    """Whether the folder is this set's already; raises DataError if it is something else's."""
     note = out / SYNTHETIC_RECORD
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; name a folder to render into")
@@ -104,13 +133,12 @@ def _claim(out: Path, config: SetConfig, shapes: dict[int, Shape]) -> None:
         if different:
             what = ", ".join(f"{k} {found.get(k)!r} (asked for: {record[k]!r})" for k in different)
             raise DataError(f"{out}: holds a set with {what}; name another folder, or delete this one to render anew")
-        return
-    if out.is_dir() and any(out.iterdir()):
+        return True
+    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
         raise DataError(
             f"{out}: is not empty and holds no {SYNTHETIC_RECORD}, so it was not made here; name an empty folder"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    _write_text(note, json.dumps(record, indent=1) + "\n")
+    return False
 
 
 def _object_digest(shapes: dict[int, Shape]) -> str:
