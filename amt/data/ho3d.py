@@ -40,7 +40,15 @@ _MOST_META, _MOST_LIST = 4 << 20, 16 << 20  # bytes
 _CLASSES = {name: class_id for class_id, name in CLASS_NAMES.items()}
 _HAND = ("handPose", "handBeta", "handTrans")
 # The arrays that are read, and how many numbers each has.
-_FIELDS = {"camMat": 9, "handPose": 48, "handBeta": 10, "handTrans": 3, "objRot": 3, "objTrans": 3}
+_FIELDS = {
+    "camMat": 9,
+    "handPose": 48,
+    "handBeta": 10,
+    "handTrans": 3,
+    "objRot": 3,
+    "objTrans": 3,
+    "handBoundingBox": 4,
+}
 
 
 class Ho3dFrame(Frame):
@@ -224,6 +232,22 @@ def labels_of(meta: dict[str, Any], path: Path) -> Labels:
         hand_valid=known,
         **object_fields(meta, class_of(meta)),
     )
+
+
+def hand_corners(frame: Ho3dFrame) -> np.ndarray:
+    """float64 [2, 2], px: top left and bottom right of the hand, which the evaluation set tells. Raises BrokenFrame."""
+    path = meta_path(frame.folder, frame.number)
+    corners = read_meta(path)["handBoundingBox"]
+    if corners is None or not np.isfinite(corners).all():
+        raise BrokenFrame(path, "has no handBoundingBox")
+    return corners.reshape(2, 2)
+
+
+def to_opengl(joints: np.ndarray, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Joints [21, 3] and vertices [V, 3], m, from our camera frame and order to the set's."""
+    ordered = np.empty_like(joints)
+    ordered[list(MANO_TO_SKELETON)] = joints
+    return ordered @ _OPENGL, vertices @ _OPENGL
 
 
 def camera_of(meta: dict[str, Any], path: Path) -> np.ndarray:

@@ -5,6 +5,8 @@ import os
 import pickle
 import re
 import shutil
+import zipfile
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -24,6 +26,7 @@ from amt.hand.camera import project
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
 from amt.train.config import PROGRAM
+from tools import ho3d_predictions
 
 K = np.array([[617.3, 0, 312.4], [0, 616.1, 241.4], [0, 0, 1]])
 # The set's own table, from its joints to thumb, index, middle, ring, little.
@@ -313,3 +316,57 @@ def test_a_layout_needs_its_own_split_and_a_folder(tmp_path):
         DataConfig(layout="ho3d", split="official")
     with pytest.raises(DataError, match=r"data\.layout must be one of dexycb, ho3d; got 'coco'"):
         DataConfig(layout="coco")
+
+
+class Oracle:
+    """A predictor that knows the truth of the evaluation set, and what it was asked."""
+
+    box_scale, models = 1.5, None
+
+    def __init__(self):
+        self.asked = []
+
+    def predict_many(self, requests):
+        self.asked += requests
+        numbers = [int(request.image[5, 5].mean() > 60) * 7 for request in requests]  # blue tells the frames apart
+        return [self.truth(number) for number in numbers]
+
+    @staticmethod
+    def truth(number):
+        found = annotation(number)
+        joints, vertices = opengl_to_camera(found["handJoints3D"][ORDER]), opengl_to_camera(found["vertices"])
+        return SimpleNamespace(joints=joints, vertices=vertices)
+
+
+def test_predictions_of_the_evaluation_set_have_the_form_of_its_challenge(ho3d, tmp_path, monkeypatch):
+    """What is predicted in our frame comes out as the set's own joints and vertices, frame by frame."""
+    monkeypatch.setattr(ho3d_predictions, "VERTICES", shipped_hand("right").num_vertices)
+    predictor, told = Oracle(), []
+    reader = HO3D(ho3d, subset="test")
+    out = tmp_path / "pred.zip"
+    assert ho3d_predictions.write(out, ho3d_predictions.predict(predictor, reader, told.append)) == 2
+    with zipfile.ZipFile(out) as archive:
+        joints, vertices = json.loads(archive.read("pred.json"))
+    for k, (_, number) in enumerate(FRAMES["evaluation"]):
+        np.testing.assert_allclose(joints[k], annotation(number)["handJoints3D"], atol=1e-6)
+        np.testing.assert_allclose(vertices[k], annotation(number)["vertices"], atol=1e-6)
+    assert told == [2]
+    assert [request.box.tolist() for request in predictor.asked] == [[300, 200, 300]] * 2
+    np.testing.assert_allclose(predictor.asked[0].intrinsics, K, rtol=1e-6)
+
+
+def test_a_broken_evaluation_frame_is_zeros_and_counted_and_another_hand_is_refused(ho3d):
+    (ho3d / "evaluation" / "SM1" / "rgb" / "0000.jpg").write_bytes(b"")
+    reader = HO3D(ho3d, subset="test")
+    with pytest.raises(DataError, match=r"hand has \d+ vertices, and the challenge compares MANO's 778"):
+        list(ho3d_predictions.predict(Oracle(), reader, lambda count: None))
+    reader = HO3D(ho3d, subset="test")
+    joints, vertices = next(ho3d_predictions.predict(Oracle(), reader, lambda count: None))
+    assert not joints.any()
+    assert vertices.shape == (778, 3)
+    assert "1 skipped: the file is empty" in reader.report()
+
+
+def test_the_command_names_what_is_missing(tmp_path, capsys):
+    assert ho3d_predictions.main([str(tmp_path / "checkpoint"), str(tmp_path / "set"), "--mano", str(tmp_path)]) == 2
+    assert re.fullmatch(r"tools.ho3d_predictions: .*/set: no such folder; .*\n", capsys.readouterr().err)
