@@ -26,13 +26,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from amt.data.config import DataConfig
+from amt.errors import UserError
 from amt.hand.skeleton import SHIPPED_HAND
 from amt.model.config import ConfigError, ModelConfig
+from amt.startup import IMPLEMENTATIONS
+from amt.words import is_plain, is_sweep, key_of, without_options, wrong_words
 
 if TYPE_CHECKING:
     import torch
 
-CHOICES = ("auto", "reference", "native", "triton", "cuda")  # amt.kernels.use's
 OWNERS = {"train": "amt.train", "evaluate": "amt.evaluate", "infer": "amt.infer"}  # sections that belong to one program
 PATHS = {  # keys whose path must exist, and the remedy
     "data.root": "give the folder of the set",
@@ -53,9 +55,9 @@ class KernelsConfig:
     )
 
     def __post_init__(self):
-        if self.use not in CHOICES:
+        if self.use not in IMPLEMENTATIONS:
             where = " (from AMT_KERNELS)" if self.use == os.environ.get("AMT_KERNELS") else ""
-            raise ConfigError(f"kernels.use must be one of {', '.join(CHOICES)}; got {self.use!r}{where}")
+            raise ConfigError(f"kernels.use must be one of {', '.join(IMPLEMENTATIONS)}; got {self.use!r}{where}")
 
 
 @dataclass(frozen=True)
@@ -111,19 +113,16 @@ def compose(program: Program, words: Sequence[str], checkpoint: Mapping[str, Any
 
 
 def prepare(program: Program, words: Sequence[str], multirun: bool = False) -> list[str]:
-    """Tells Hydra the program's keys, refuses words that have no effect in it, and quotes text for Hydra's grammar."""
-    for word in words:
-        key, value = _key(word), word.partition("=")[2]
-        section = key.partition(".")[0]
-        if section in OWNERS and section not in program.sections:
-            known = ", ".join(program.sections)
-            raise ConfigError(f"{word}: {section} is a section of {OWNERS[section]}; amt.{program.name} has {known}")
-        known = section in program.sections or section in GROUPS
-        if "=" in word and known and not program.takes_key(key):
-            raise ConfigError(
-                f"{word}: {key} has no effect in amt.{program.name}; see python -m amt.{program.name} --help"
-            )
-        if key in PATHS and not multirun and _is_plain(value):
+    """Refuses words that are wrong or have no effect in the program, quotes text for Hydra's grammar, tells Hydra the keys."""
+    given = without_options(words)
+    strangers = {word: line for word in given if (line := _without_effect(program, word))}
+    known = [word for word in given if word not in strangers]
+    problems = [*strangers.values(), *wrong_words(known, dict(_keys(program)), GROUPS, multirun)]
+    if problems:
+        raise ConfigError("; and ".join(problems))
+    for word in given:
+        key, _, value = word.partition("=")
+        if key in PATHS and not multirun and is_plain(value):
             _check_path(key, value)  # here, too: Hydra takes longer to load than a wrong path should take
 
     from hydra.core.config_store import ConfigStore
@@ -131,7 +130,7 @@ def prepare(program: Program, words: Sequence[str], multirun: bool = False) -> l
     ConfigStore.instance().store(name="schema", node=_schema(program))
     ConfigStore.instance().store(name="start_values", node=_start_values(words, multirun))
     texts = _texts(program)
-    return [_quoted(word, multirun) if _key(word) in texts else word for word in words]
+    return [_quoted(word, multirun) if key_of(word) in texts else word for word in words]
 
 
 def finish(program: Program, composed) -> dict[str, Any]:
@@ -166,6 +165,8 @@ def one_line_errors(program: Program) -> Iterator[None]:
         yield
     except ConfigError:
         raise
+    except UserError as error:  # a dataclass's own check
+        raise ConfigError(str(error)) from error
     except Exception as error:
         line = _one_line(error, program)
         if line is None:
@@ -288,7 +289,7 @@ def _known_values(checkpoint: Mapping[str, Any]) -> dict[str, dict]:
 def _start_values(words: Sequence[str], multirun: bool) -> dict[str, dict]:
     """The model's settings of the checkpoint that ``train.finetune=`` names, unless ``model=…`` chooses a size."""
     named = [value for key, _, value in (word.partition("=") for word in words) if key == START_FROM]
-    if not named or not named[-1] or not _is_plain(named[-1]) or (multirun and "," in named[-1]):
+    if not named or not named[-1] or not is_plain(named[-1]) or (multirun and "," in named[-1]):
         return {}
     from amt.model.checkpoint import CheckpointError, read_record
     from amt.model.hub import local_folder
@@ -304,21 +305,24 @@ def _start_values(words: Sequence[str], multirun: bool) -> dict[str, dict]:
     return {"model": model}
 
 
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
-
-
-def _is_plain(value: str) -> bool:
-    """Whether a value is the text itself: not null, in quotes, or made of other keys."""
-    return not (value.lower() == "null" or "${" in value or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL))
+def _without_effect(program: Program, word: str) -> str | None:
+    """What is wrong with a word of another program, or with one that this program does not follow."""
+    key = key_of(word)
+    section = key.partition(".")[0]
+    if section in OWNERS and section not in program.sections:
+        known = ", ".join(program.sections)
+        return f"{word}: {section} is a section of {OWNERS[section]}; amt.{program.name} has {known}"
+    if "=" in word and section in (*program.sections, *GROUPS) and not program.takes_key(key):
+        return f"{word}: {key} has no effect in amt.{program.name}; see python -m amt.{program.name} --help"
+    return None
 
 
 def _quoted(word: str, multirun: bool) -> str:
     """The word with its value in quotes, so that no letter of a path means something in Hydra's grammar."""
     key, sign, value = word.partition("=")
-    if not sign or not (_is_plain(value) or "${" in value):
+    if not sign or not (is_plain(value) or "${" in value):
         return word
-    if multirun and re.fullmatch(r"(choice|glob|range|sort|shuffle|tag)\(.*\)", value):
+    if multirun and is_sweep(value):
         return word
     values = value.split(",") if multirun else [value]
     # a backslash only means something before a quote, and the end is one
@@ -347,12 +351,12 @@ def _one_line(error: BaseException, program: Program) -> str | None:
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
-        return str(error) if isinstance(error, ValueError) else None  # a dataclass's own check
+        return None
     for cause in reversed(chain):
         if isinstance(cause, OverrideParseException):
             return (
                 f"cannot read {cause.override!r}: expected key=value; a value with a special character stands in two pairs of "
-                f"quotes, \"{_key(cause.override) or 'key'}='value'\""
+                f"quotes, \"{key_of(cause.override) or 'key'}='value'\""
             )
         if isinstance(cause, MissingConfigException):
             choices = f"; there are {', '.join(cause.options)}" if cause.options else ""

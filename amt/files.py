@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from amt.errors import UsageError
 
 log = logging.getLogger(__name__)
 TEMPORARY, REPLACED = ".tmp-", ".old-"  # <prefix><name>-<random>, beside what they become or were
@@ -85,6 +88,21 @@ def remove(folder: Path) -> None:
     """Removes a folder if it is there; where that fails, a warning says so, and nothing else depends on it."""
     if folder.exists():
         shutil.rmtree(folder, onerror=lambda _, path, error: log.warning("%s cannot be removed: %s", path, error[1]))
+
+
+def check_writable(path: Path) -> None:
+    """Raises UsageError where no file or folder can be written at ``path``: before hours of work, not after them."""
+    folder = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+    try:
+        if folder == path.absolute() and not folder.is_dir():
+            os.close(os.open(folder, os.O_WRONLY))
+        else:
+            with TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be written ({error.strerror}); choose another place, check permissions and free space"
+        ) from error
 
 
 def _beside(path: Path, prefix: str) -> Path:

@@ -25,6 +25,7 @@ from pathlib import Path
 from amt import files
 from amt.data.config import default_cache_folder
 from amt.data.errors import DataError
+from amt.startup import Parser, run_program, tell
 
 CROPS = "crops"  # below the cache folder
 INFO = "info.json"  # a cache's description; also what its readers lock
@@ -196,7 +197,11 @@ def to_bytes(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; 0, or 2 after one line that names what was wrong."""
-    parser = argparse.ArgumentParser(
+    return run_program("amt.data.cache", lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
+    parser = Parser(
         prog="python -m amt.data.cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", nargs="?", default="list", choices=("list", "clear", "limit"))
@@ -204,11 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", metavar="FOLDER", default=None)
     a = parser.parse_args(arguments)
     crops = (Path(a.cache).expanduser() if a.cache else default_cache_folder()) / CROPS
-    try:
-        return _run(a.command, a.names, crops)
-    except (DataError, OSError) as error:
-        print(f"amt.data.cache: {error}", file=sys.stderr)
-        return 2
+    return _run(a.command, a.names, crops)
 
 
 def _run(command: str, names: list[str], crops: Path) -> int:
@@ -224,8 +225,7 @@ def _run(command: str, names: list[str], crops: Path) -> int:
         for entry in removed:
             print(f"removed {entry.line()}")
         if sum(entry.size for entry in left) > to_bytes(names[0]):
-            print(f"amt.data.cache: what is left is in use: {', '.join(e.name for e in left)}", file=sys.stderr)
-            status = 2
+            status = tell("amt.data.cache", f"what is left is in use: {', '.join(e.name for e in left)}")
     elif command == "clear":
         unknown = sorted(set(names) - {entry.name for entry in found})
         if unknown:
@@ -236,8 +236,7 @@ def _run(command: str, names: list[str], crops: Path) -> int:
             if remove(entry.folder):
                 print(f"removed {entry.line()}")
             else:
-                print(f"amt.data.cache: {entry.folder}: is in use and stays", file=sys.stderr)
-                status = 2
+                status = tell("amt.data.cache", f"{entry.folder}: is in use and stays")
     elif names:
         raise DataError(f"list: takes no names, got {' '.join(names)}")
     left = entries(crops, unfinished=True)

@@ -27,15 +27,15 @@ class CropConfig:
     def __post_init__(self):
         for name in ("size", "num_points"):
             if getattr(self, name) != int(getattr(self, name)):
-                raise ValueError(f"data.crop.{name} must be a whole number; got {getattr(self, name)}")
+                raise DataError(f"data.crop.{name} must be a whole number; got {getattr(self, name)}")
         if self.size < 16:
-            raise ValueError(f"data.crop.size must be at least 16 px; got {self.size}")
+            raise DataError(f"data.crop.size must be at least 16 px; got {self.size}")
         if not 1 <= self.box_scale < float("inf"):
-            raise ValueError(f"data.crop.box_scale must be at least 1 (the box holds all joints); got {self.box_scale}")
+            raise DataError(f"data.crop.box_scale must be at least 1 (the box holds all joints); got {self.box_scale}")
         if not 1 <= self.margin <= 3:
-            raise ValueError(f"data.crop.margin must be 1-3; got {self.margin}")
+            raise DataError(f"data.crop.margin must be 1-3; got {self.margin}")
         if self.num_points < 1:
-            raise ValueError(f"data.crop.num_points must be at least 1; got {self.num_points}")
+            raise DataError(f"data.crop.num_points must be at least 1; got {self.num_points}")
 
     @property
     def cut_size(self) -> int:
@@ -99,14 +99,14 @@ class AugmentConfig:
     def __post_init__(self):
         for name in ("blur", "erase", "grey", "occlude", "background"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"data.augment.{name} is a share, 0-1; got {getattr(self, name)}")
+                raise DataError(f"data.augment.{name} is a share, 0-1; got {getattr(self, name)}")
         for name in ("turn", "zoom", "shift", "brightness", "contrast", "gamma", "tint", "hue", "noise", "perspective"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"data.augment.{name} must be finite and not negative; got {getattr(self, name)}")
+                raise DataError(f"data.augment.{name} must be finite and not negative; got {getattr(self, name)}")
         if self.shift > 0.5:
-            raise ValueError(f"data.augment.shift is a part of the box, at most 0.5; got {self.shift}")
+            raise DataError(f"data.augment.shift is a part of the box, at most 0.5; got {self.shift}")
         if self.perspective > 30:
-            raise ValueError(f"data.augment.perspective must be at most 30 degrees; got {self.perspective}")
+            raise DataError(f"data.augment.perspective must be at most 30 degrees; got {self.perspective}")
 
 
 @dataclass(frozen=True)
@@ -147,18 +147,18 @@ class DataConfig:
         if self.protocol not in (None, *PROTOCOL_NAMES):
             raise DataError(f"data.protocol must be one of {', '.join(PROTOCOL_NAMES)}, or null; got {self.protocol!r}")
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"data.limit must be at least 1; got {self.limit}")
+            raise DataError(f"data.limit must be at least 1; got {self.limit}")
         if not 0 <= self.most_broken <= 1:
-            raise ValueError(f"data.most_broken is a share, 0-1; got {self.most_broken}")
+            raise DataError(f"data.most_broken is a share, 0-1; got {self.most_broken}")
         if self.workers < 0:
-            raise ValueError(f"data.workers must not be negative; got {self.workers}")
+            raise DataError(f"data.workers must not be negative; got {self.workers}")
         if self.augment.background and not self.crop.alpha:
-            raise ValueError("data.augment.background needs the segmentation in the crop cache: data.crop.alpha=true")
+            raise DataError("data.augment.background needs the segmentation in the crop cache: data.crop.alpha=true")
         if not 0 <= self.on_device <= 1:
-            raise ValueError(f"data.on_device is a share, 0-1; got {self.on_device}")
+            raise DataError(f"data.on_device is a share, 0-1; got {self.on_device}")
         for name in ("window", "stride", "render_sequences", "render_frames", "render_workers"):
             if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1; got {getattr(self, name)}")
+                raise DataError(f"data.{name} must be at least 1; got {getattr(self, name)}")
 
     def cache_folder(self) -> Path:
         return Path(self.cache).expanduser() if self.cache else default_cache_folder()
@@ -171,12 +171,13 @@ class DataConfig:
 
         config = SetConfig(sequences=self.render_sequences, frames=self.render_frames)
         folder = self.cache_folder() / f"synthetic-{config.sequences}x{config.frames}"
-        _say_once(f"data.root is not given: the synthetic set {folder} serves; what is missing of it is rendered")
+        say_once(f"data.root is not given: the synthetic set {folder} serves; what is missing of it is rendered")
         return write_set(folder, config, self.render_workers)
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
+    """Prints a line on stderr, once a process."""
     print(line, file=sys.stderr)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from amt.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """A set, a folder or a file cannot be used."""
 
 

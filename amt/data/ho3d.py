@@ -27,13 +27,13 @@ from amt.data.files import read_file
 from amt.data.layout import CLASS_NAMES
 from amt.data.parts import SetParts, is_rigid
 from amt.data.reader import Reader
+from amt.data.root import HO3D_PARTS as PARTS
 from amt.data.sequences import SequenceInfo
 from amt.data.set_folder import Frame, Labels, frame_image
 from amt.hand.array_pickle import Shell, unpickle
 from amt.hand.skeleton import MANO_TO_SKELETON
 
 SPLIT = "official"
-PARTS = {"train": ("train.txt", "train"), "test": ("evaluation.txt", "evaluation")}
 _OPENGL = np.diag([1.0, -1.0, -1.0])  # OpenGL's camera frame to ours, and back
 _DEPTH_UNIT = 0.00012498664727900177  # m
 _MOST_META, _MOST_LIST = 4 << 20, 16 << 20  # bytes

@@ -18,7 +18,7 @@ from torch import Tensor
 from amt.data.augment import Cuts, change_camera, vary
 from amt.data.backgrounds import read_backgrounds
 from amt.data.cache import CROPS
-from amt.data.config import AugmentConfig, CropConfig, DataConfig
+from amt.data.config import AugmentConfig, CropConfig, DataConfig, say_once
 from amt.data.crop_cache import CropCache, build_cache, say_on_stderr
 from amt.data.dexycb import DexYCB
 from amt.data.draws import draw
@@ -28,6 +28,7 @@ from amt.data.placement import Resident, make_resident, prefetched
 from amt.data.protocols import admitted_rows, find_protocol
 from amt.data.reader import Reader, check_broken
 from amt.data.some_frames import SomeFrames
+from amt.data.synthetic.config import unfinished
 from amt.data.windows import find_windows, tile
 from amt.data.workers import Workers
 from amt.hand.batch import Batch, Inputs, Targets
@@ -159,7 +160,7 @@ class Loader:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be 0-{world_size - 1}; got {rank}")
         if batch_size % dataset.window:
-            raise ValueError(f"batch_size must be a multiple of data.window={dataset.window}; got {batch_size}")
+            raise DataError(f"batch_size must be a multiple of data.window={dataset.window}; got {batch_size}")
         self.dataset, self.batch_size, self.shuffle, self.workers = dataset, batch_size, shuffle, workers
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
         self.windows = self._windows(stride)
@@ -226,6 +227,9 @@ class Loader:
 def open_reader(config: DataConfig, subset: str) -> Reader:
     """The reader of a subset of the configured set, rendered first if no root is named. Raises DataError."""
     reader = READERS[config.layout](config.root_folder(), config.split, subset, config.mano)
+    incomplete = unfinished(reader.root)
+    if incomplete:
+        say_once(incomplete)
     if subset == "train":
         reader.most_broken = config.most_broken
     if config.limit is not None:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from amt.data.errors import DataError, FileError
 from amt.data.files import read_yaml
-from amt.data.layout import CLASS_NAMES, MOST_FRAMES, SERIALS, SUBJECTS
+from amt.data.layout import CLASS_NAMES, MOST_FRAMES, SERIALS, SUBJECTS, SYNTHETIC_RECORD
+from amt.data.root import check_root
+from amt.data.synthetic.config import finish_command
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,18 @@ def find_sequences(root: Path) -> list[SequenceInfo]:
     Raises:
         DataError: the folder is missing, empty or not in this layout, or not one sequence can be read.
     """
-    if not root.is_dir():
-        raise DataError(
-            f"{root}: no such folder; name the data set's, or render one with python -m amt.data.synthetic {root}"
-        )
+    if check_root(root) != "dexycb":
+        raise DataError(f"{root}: is a set in HO-3D's layout; choose it by data=ho3d")
     found = []
     for subject, name in enumerate(SUBJECTS):
         if (root / name).is_dir():
             folders = sequence_folders(root / name)
             found += [sequence_or_fault(folder, subject, number) for number, folder in enumerate(folders)]
     if not found:
-        state = "holds no sequence of DexYCB's layout" if any(root.iterdir()) else "is empty"
-        raise DataError(
-            f"{root}: {state} (expected {SUBJECTS[0]}/<date_time>/meta.yml); "
-            f"name the data set's folder, or render one with python -m amt.data.synthetic FOLDER"
+        remedy = (
+            "copy the set anew" if not (root / SYNTHETIC_RECORD).is_file() else f"finish it with {finish_command(root)}"
         )
+        raise DataError(f"{root}: holds not one sequence (expected {SUBJECTS[0]}/<date_time>/meta.yml); {remedy}")
     faults = [info.fault for info in found if info.fault is not None]
     if len(faults) == len(found):
         raise DataError(f"{root}: not one of {len(found)} sequences can be read; the first: {faults[0]}")

@@ -15,34 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from amt.config import choose_device, compose, help_text, set_threads
+from amt.errors import UsageError
 from amt.evaluate.config import PROGRAM
-from amt.model.checkpoint import CheckpointError, read_record
-from amt.model.config import ConfigError
-from amt.startup import bound_spin
+from amt.model.checkpoint import read_record
+from amt.startup import run_program
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluates; 0, or 2 after one line that names what was wrong."""
-    bound_spin()
     arguments = sys.argv[1:] if arguments is None else arguments
+    return run_program("amt.evaluate", lambda: _main(arguments), "interrupted; no figures were written")
+
+
+def _main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n{help_text(PROGRAM)}")
         return 0
-    try:
-        if not arguments:
-            raise ConfigError("expected the folder of a checkpoint; see python -m amt.evaluate --help")
-        folder = Path(arguments[0])
-        settings = compose(PROGRAM, arguments[1:], read_record(folder))
-    except (CheckpointError, ValueError, OSError) as error:
-        return _tell(error)
-    from amt.kernels import BackendUnavailable  # loads PyTorch: only once the words are known to be good
-
-    try:
-        run(folder, settings)
-    except (CheckpointError, BackendUnavailable, ValueError, OSError) as error:
-        return _tell(error)
-    except KeyboardInterrupt:
-        return _tell("interrupted", 130)
+    if not arguments:
+        raise UsageError("expected the folder of a checkpoint; see python -m amt.evaluate --help")
+    folder = Path(arguments[0])
+    run(folder, compose(PROGRAM, arguments[1:], read_record(folder)))
     return 0
 
 
@@ -90,11 +82,6 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict:
     print(table(figures))
     print(path)
     return figures
-
-
-def _tell(problem: object, status: int = 2) -> int:
-    print(f"amt.evaluate: {' '.join(str(problem).split())}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

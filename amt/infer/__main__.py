@@ -5,31 +5,21 @@ from __future__ import annotations
 import sys
 import time
 
-from amt.data.errors import DataError
 from amt.infer.checks import InputError
 from amt.infer.command import Command, read_command
 from amt.infer.inputs import open_source
-from amt.infer.output import OutputError
-from amt.model.checkpoint import CheckpointError
-from amt.model.config import ConfigError
-from amt.startup import bound_spin
-
-WRONG = (InputError, OutputError, DataError, CheckpointError, ConfigError)
+from amt.startup import run_program, tell
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; 0, or 2 after one line on stderr for each input that could not be used."""
-    bound_spin()
-    try:
-        command = read_command(sys.argv[1:] if arguments is None else arguments)
-        source = open_source(command.inputs, command.options.video)
-        return _run(command, source)
-    except WRONG as error:
-        _complain(error)
-        return 2
-    except KeyboardInterrupt:
-        print("amt.infer: interrupted; finished results stay", file=sys.stderr)
-        return 130
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_program("amt.infer", lambda: _main(arguments), "interrupted; finished results stay")
+
+
+def _main(arguments: list[str]) -> int:
+    command = read_command(arguments)
+    return _run(command, open_source(command.inputs, command.options.video))
 
 
 def _run(command: Command, source) -> int:
@@ -95,7 +85,7 @@ def _run(command: Command, source) -> int:
 
 
 def _complain(problem: object) -> None:
-    print(f"amt.infer: {' '.join(str(problem).split())}", file=sys.stderr)
+    tell("amt.infer", problem)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from amt.errors import UserError
+
 LARGEST_FOV = 150.0  # degrees: no lens without distortion shows more
 SMALLEST_FOV = 0.5  # degrees: a lens of 4 m focal length on full frame
 LARGEST_ASPECT = 3.0  # of a pixel's sides
@@ -17,7 +19,7 @@ LARGEST_BOX = 3.0  # times the picture's longer side
 SHOWN = 0.25  # share of the box's side, in x and in y, that must lie in the picture
 
 
-class InputError(ValueError):
+class InputError(UserError, ValueError):
     """Something that the user gave cannot be used; the message names it and the remedy, on one line."""
 
 

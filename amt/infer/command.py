@@ -16,15 +16,13 @@ from amt.hand.skeleton import SHIPPED_HAND
 from amt.infer.checks import InputError, check_fov
 from amt.infer.config import PROGRAM, InferConfig
 from amt.model.checkpoint import read_record
+from amt.startup import Parser
 
 DEFAULT_OUT = Path("outputs", "infer")
 DESCRIPTION = "Hand, object and contact of images or a video, as pictures and JSON lines."
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise InputError(f"{message}; see python -m amt.infer --help")
-
+class _Parser(Parser):
     def format_help(self) -> str:
         return f"{super().format_help()}\n{help_text(PROGRAM)}\n"
 

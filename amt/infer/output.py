@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from amt.errors import UserError
+
 WRITTEN = "written-by-amt-infer.jsonl"
 
 
-class OutputError(RuntimeError):
+class OutputError(UserError, RuntimeError):
     """A result cannot be written; the message names the file and the remedy, on one line."""
 
 

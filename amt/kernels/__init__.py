@@ -10,9 +10,9 @@
 
 import sys
 
-# `python -m amt.kernels --help` imports this package first, and should not wait for PyTorch. Python names a program "-m" until
-# it has found the module.
-if not (sys.argv[:1] == ["-m"] and "amt.kernels" in sys.orig_argv and {"-h", "--help"} & set(sys.argv)):
+# `python -m amt.kernels` imports this package first, and a wrong word should not wait for PyTorch. Python names a program "-m"
+# until it has found the module.
+if not (sys.argv[:1] == ["-m"] and "amt.kernels" in sys.orig_argv):
     from amt.kernels._backend import BackendUnavailable, use
     from amt.kernels.attention import attention
     from amt.kernels.frame_pointnet import frame_pointnet

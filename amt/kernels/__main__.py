@@ -5,21 +5,28 @@
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
+from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from amt.errors import UsageError
+from amt.startup import Parser, run_program
 
 if TYPE_CHECKING:
     import torch
 
 
-def main(arguments: Sequence[str] = ()) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m amt.kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] = ()) -> int:
+    """Prints or measures; 0, or 2 after one line that names a wrong word or variable."""
+    # a library that is not there is what the table explains
+    return run_program("amt.kernels", lambda: _main(arguments), unchecked=("AMT_NATIVE_LIBRARY",))
+
+
+def _main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="python -m amt.kernels", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument(
         "command", nargs="?", choices=["tune"], help="measure this card; without it, print what runs here"
     )
@@ -27,10 +34,16 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--dry", action="store_true", help="tune: two small shapes, on the CPU where there is no card")
     options = parser.parse_args(arguments)
     if options.command == "tune":
-        return _tune(options)
+        _tune(options)
+    else:
+        _show()
+    return 0
+
+
+def _show() -> None:
     import torch
 
-    from amt.kernels import _backend
+    from amt.kernels import _backend, attention, frame_pointnet, hand_frames, refine  # noqa: F401 (each registers itself)
     from amt.kernels.attention import rivals
 
     print(f"PyTorch {torch.__version__}, Python {platform.python_version()}, choice {_backend._choice!r} (AMT_KERNELS)")
@@ -50,13 +63,13 @@ def main(arguments: Sequence[str] = ()) -> None:
                     print(f"  {line}")
 
 
-def _tune(options: argparse.Namespace) -> None:
+def _tune(options: Namespace) -> None:
     import torch
 
     from amt.kernels.attention.tune import tune
 
     if not (torch.cuda.is_available() or options.dry):
-        sys.exit("python -m amt.kernels tune: no CUDA card to measure; --dry shows on the CPU that it runs")
+        raise UsageError("tune: no CUDA card to measure; --dry shows on the CPU that it runs")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     written = tune(device, options.output, options.dry)
     print(f"written: {written}" if written else "nothing written: name a file with --output")
@@ -88,4 +101,4 @@ def _choice_of(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

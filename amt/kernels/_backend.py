@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import torch
 
+from amt.errors import UserError
 from amt.kernels._torch_private import transforms_active
+from amt.startup import IMPLEMENTATIONS, check_variables
 
-CHOICES = ("auto", "reference", "native", "triton", "cuda")
 
-
-class BackendUnavailable(RuntimeError):
+class BackendUnavailable(UserError, RuntimeError):
     """An implementation was asked for by name and cannot run here."""
 
 
@@ -55,13 +55,8 @@ _resolved: dict[tuple, Callable] = {}
 _warned: set[tuple] = set()
 
 
-def _checked(name: str, source: str) -> str:
-    if name not in CHOICES:
-        raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, got {name!r}")
-    return name
-
-
-_choice: str = _checked(os.environ.get("AMT_KERNELS", "auto"), "the environment variable AMT_KERNELS")
+check_variables(but=("AMT_NATIVE_LIBRARY",))  # a library that is not there is a reason, see _native.py
+_choice: str = os.environ.get("AMT_KERNELS", "auto")
 
 
 def register(op: str, implementations: list[Implementation]) -> None:
@@ -84,7 +79,9 @@ def use(name: str):
         BackendUnavailable: by the op that is called inside, when that implementation cannot run there.
     """
     global _choice
-    before, _choice = _choice, _checked(name, "the implementation")
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"the implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {name!r}")
+    before, _choice = _choice, name
     try:
         yield
     finally:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import warnings
 
+from amt.errors import UsageError
 from amt.model.config import SIZES, ModelConfig
+from amt.startup import Parser, run_program
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m amt.model", description="What each part of a model costs.")
+    """Prints the tables; 0, or 2 after one line that names a wrong word."""
+    return run_program("amt.model", lambda: _main(words))
+
+
+def _main(words: list[str] | None) -> int:
+    parser = Parser(prog="python -m amt.model", description="What each part of a model costs.")
     parser.add_argument("size", nargs="*", help=f"{', '.join(SIZES)}; all of them by default")
     parser.add_argument("--batch-size", type=int, default=8, help="images of the pass that is counted (%(default)s)")
     parser.add_argument("--points", type=int, default=256, help="points of the object (%(default)s)")
     arguments = parser.parse_args(words)
     unknown = [size for size in arguments.size if size not in SIZES]
     if unknown:
-        parser.error(f"size must be one of {', '.join(SIZES)}; got {unknown[0]!r}")
+        raise UsageError(f"size must be one of {', '.join(SIZES)}; got {unknown[0]!r}")
     for name in ("batch_size", "points"):
         if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(arguments, name)}")
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(arguments, name)}")
     import torch  # only once the words are known to be good
 
     from amt.model.amt import AMT

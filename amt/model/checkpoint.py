@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amt.errors import UserError
 from amt.files import new_folder
 from amt.model.config import ModelConfig
 
@@ -22,7 +23,7 @@ HAND = "hand_digest"  # of config.json: the HandModel that the model was trained
 MEAN_POSE = "mean_pose."  # in front of the names of the mean pose's tensors, which lie beside the weights
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint folder that cannot be read; the message names the file and the remedy."""
 
 

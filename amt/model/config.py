@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from amt.errors import UserError
 from amt.hand.skeleton import SHIPPED_HAND
 
 HEAD_DIM = 64  # what the attention kernels take
@@ -38,7 +39,7 @@ SIZES: dict[str, dict[str, Any]] = {
 _MAY_BE_ZERO = ("fusion_depth", "refine_steps", "frozen_layers", "registers")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration value that cannot be; the message names the key and the remedy."""
 
 

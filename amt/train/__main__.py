@@ -17,14 +17,21 @@ import sys
 from collections.abc import Callable
 
 from amt.config import finish, help_text, one_line_errors, prepare, split_words
-from amt.startup import bound_spin
+from amt.errors import UserError
+from amt.startup import run_program, tell
 from amt.train.config import PROGRAM, Config, check_one_process
+from amt.words import check_options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Trains; 0, or 2 after one line that says what was wrong with the command, the data or the run."""
-    bound_spin()
     arguments = sys.argv[1:] if arguments is None else arguments
+    return run_program(
+        "amt.train", lambda: _main(arguments), "interrupted; the same command continues from the newest state"
+    )
+
+
+def _main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n{help_text(PROGRAM)}")
         return 0
@@ -35,10 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
         with one_line_errors(PROGRAM):
             check_one_process()
             _compose(arguments, lambda composed: statuses.append(_train(composed, dry)))
-    except (ValueError, OSError) as error:
-        return _tell(error)
-    except KeyboardInterrupt:
-        return _tell("interrupted; the same command continues from the newest state", 130)
     except SystemExit as end:
         return int(end.code or 0)
     return max(statuses, default=0)
@@ -47,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _compose(arguments: list[str], job: Callable) -> None:
     """Calls ``job`` with what Hydra composes; several times in a multirun."""
     options, words = split_words(arguments)  # in this order: Hydra does not find options among words
+    check_options(options, "amt.train")
     sys.argv[1:] = prepare(PROGRAM, [*options, *words], multirun=bool({"-m", "--multirun"} & set(options)))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, not printed and turned into an exit
     import hydra
@@ -62,17 +66,14 @@ def _train(composed, dry: bool) -> int:
     try:
         with one_line_errors(PROGRAM):
             config = Config(**finish(PROGRAM, composed))
-    except ValueError as error:
-        return _tell(error)
+    except UserError as error:
+        return tell("amt.train", error)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         config.train.output = HydraConfig.get().runtime.output_dir
 
     # PyTorch loads only now that the words are known to be good
-    from amt.kernels import BackendUnavailable
-    from amt.model.checkpoint import CheckpointError
     from amt.train.signals import Stopped
-    from amt.train.states import StateError
-    from amt.train.trainer import TrainingError, run
+    from amt.train.trainer import run
 
     try:
         if dry:
@@ -81,18 +82,13 @@ def _train(composed, dry: bool) -> int:
             print(f"dry run: everything was done once, and nothing of it is left\n{dry_run(config)}")
             return 0
         folder = run(config)
-    except (ValueError, OSError, CheckpointError, StateError, TrainingError, BackendUnavailable) as error:
-        return _tell(error)
+    except (UserError, OSError) as error:
+        return tell("amt.train", error)
     except Stopped as stopped:  # ends a multirun, too
-        _tell(stopped)
+        tell("amt.train", stopped)
         raise
     print(f"{folder}: the trained model; score it with python -m amt.evaluate {folder}")
     return 0
-
-
-def _tell(problem: object, status: int = 2) -> int:
-    print(f"amt.train: {' '.join(str(problem).split())}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from amt.errors import UserError
 from amt.files import discard, new_folder, recover
 
 log = logging.getLogger(__name__)
 STATE, SCORE, LOCK = "state.pt", "score.json", ".lock"
 
 
-class StateError(RuntimeError):
+class StateError(UserError, RuntimeError):
     """No state can be continued from; the message names the folder and the remedy."""
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from amt.config import choose_device, set_threads
 from amt.data.loader import Loader, make_loader
+from amt.errors import UserError
 from amt.files import recover
 from amt.hand.batch import Batch
 from amt.kernels import use
@@ -49,7 +50,7 @@ log = logging.getLogger(__name__)
 REMEDY = "choose another train.output, or remove the folder to start from scratch"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """The run cannot go on; the message says why and what to change."""
 
 

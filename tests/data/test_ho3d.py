@@ -18,7 +18,8 @@ from amt.config import compose
 from amt.data.config import DataConfig
 from amt.data.errors import BrokenFrame, DataError, EmptySubset, MissingHand
 from amt.data.ho3d import HO3D, read_meta
-from amt.data.index import Index, build_index, main
+from amt.data.index import Index, build_index
+from amt.data.index.__main__ import main
 from amt.data.layout import SYNTHETIC_RECORD
 from amt.data.loader import make_loader
 from amt.data.lookup import Lookup

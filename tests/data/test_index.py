@@ -11,7 +11,8 @@ from layout_files import kind_of, sequence_folder, write_tree
 from amt.data.config import CropConfig, DataConfig
 from amt.data.dexycb import DexYCB
 from amt.data.errors import DataError, EmptySubset, FileError
-from amt.data.index import Index, build_index, main
+from amt.data.index import Index, build_index
+from amt.data.index.__main__ import main
 from amt.data.layout import SERIALS
 from amt.data.loader import make_loader
 
@@ -29,6 +30,13 @@ def full_tree(tmp_path_factory):
 @pytest.fixture(scope="module")
 def full_index(full_tree):
     return build_index(full_tree, progress=False)
+
+
+@pytest.fixture
+def tree_of_one(tmp_path):
+    """One subject, one sequence, one frame a camera."""
+    (tmp_path / "set").mkdir()
+    return write_tree(tmp_path / "set", 1, 1, lambda _: 1)
 
 
 def toolkit_samples(split: str, subset: str) -> list[tuple[int, int, int, int]]:
@@ -197,4 +205,32 @@ def test_what_is_no_set_is_one_line(tmp_path, capsys):
     assert said.startswith(f"amt.data.index: {tmp_path / 'nowhere'}: no such folder")
     assert said.count("\n") == 1
     assert main([str(tmp_path), "--workers", "0"]) == 2
-    assert "workers must be at least 1" in capsys.readouterr().err
+    assert "--workers must be at least 1; got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("labels", "{given}: is a file, not the folder of a set; give {set}"),
+        ("20200709-subject-01", "{given}: is a part of the set {set}; give that folder"),
+        ("..", "{given}: is not a set itself; give {given}/set, which is one"),
+    ],
+)
+def test_a_place_near_a_set_names_the_set(tree_of_one, given, message, capsys):
+    places = {"labels": next(tree_of_one.rglob("labels_*")), "..": tree_of_one.parent}
+    place = places.get(given, tree_of_one / given)
+    assert main([str(place)]) == 2
+    assert capsys.readouterr().err == f"amt.data.index: {message.format(given=place, set=tree_of_one)}\n"
+
+
+def test_the_other_layout_is_named(tmp_path):
+    (tmp_path / "train.txt").write_text("ABF10/0000\n")
+    with pytest.raises(DataError, match="is a set in HO-3D's layout; choose it by data=ho3d"):
+        DexYCB(tmp_path, "s0", "train")
+
+
+def test_where_the_index_goes_is_tried_before_the_pass(tree_of_one, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("amt.data.index.build.build_index", lambda *_: pytest.fail("indexed"))
+    for option in ("--out", "--problems"):
+        assert main([str(tree_of_one), option, "/proc/nowhere/index"]) == 2
+        assert "/proc/nowhere/index: cannot be written" in capsys.readouterr().err

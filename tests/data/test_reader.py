@@ -279,8 +279,8 @@ def test_wrong_folders_and_splits_say_what_to_do(own_set, tmp_path):
     (other / "holiday.jpg").write_text("")
     cases = [
         (tmp_path / "nowhere", "no such folder"),
-        (empty, "is empty"),
-        (other, "holds no sequence of DexYCB's layout"),
+        (empty, "is an empty folder"),
+        (other, "holds no set, neither DexYCB's layout"),
     ]
     for folder, what in cases:
         with pytest.raises(DataError, match=what) as error:

@@ -32,7 +32,7 @@ def stored(root):
     import yaml
 
     for spec in SPOILED.specs():
-        folder = sequence_folder(root, spec.subject, spec.sequence)
+        folder = sequence_folder(root, spec)
         for camera in range(spec.subject, 8, 2):
             frame = camera // 2 % 2
             content = yaml.safe_load(

@@ -1,9 +1,11 @@
 """The writer continues what was interrupted, reuses what is there, refuses what is not its own, and repeats itself exactly."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import threading
 import time
@@ -15,7 +17,8 @@ from amt.data.dexycb import DexYCB
 from amt.data.errors import DataError
 from amt.data.synthetic import scene
 from amt.data.synthetic.__main__ import main
-from amt.data.synthetic.write import LOCK, SetConfig, sequence_folder, write_set
+from amt.data.synthetic.config import LOCK, sequence_folder, unfinished
+from amt.data.synthetic.write import SetConfig, write_set
 from tests.data.conftest import TINY
 
 pytest.importorskip("embreex")
@@ -30,7 +33,7 @@ def digests(root):
 def test_interrupted_rendering_continues_and_a_whole_set_is_reused(own_set):
     before = digests(own_set)
     times = {p: p.stat().st_mtime_ns for p in own_set.rglob("*") if p.is_file()}
-    lost = sequence_folder(own_set, 1, 0)
+    lost = sequence_folder(own_set, TINY.specs()[2])
     # As a killed run leaves it: one sequence only begun.
     begun = lost.with_name(f".partial-{lost.name}")
     shutil.move(lost, begun)
@@ -45,7 +48,7 @@ def test_interrupted_rendering_continues_and_a_whole_set_is_reused(own_set):
 
 def test_a_second_process_waits_for_the_one_that_renders_and_reuses_its_set(own_set, capfd):
     """As two trainings do that begin together: the one that comes second says so, touches nothing and finds the set whole."""
-    lost = sequence_folder(own_set, 1, 0)
+    lost = sequence_folder(own_set, TINY.specs()[2])
     begun = lost.with_name(f".partial-{lost.name}")
     shutil.move(lost, begun)  # what the first one is at
     before, said = digests(own_set), ""
@@ -74,8 +77,8 @@ def test_a_whole_set_that_may_only_be_read_is_reused(own_set):
 
 def test_processes_do_not_change_what_is_written(own_set):
     before = digests(own_set)
-    for sequence in range(2):
-        shutil.rmtree(sequence_folder(own_set, 0, sequence))
+    for spec in TINY.specs()[:2]:
+        shutil.rmtree(sequence_folder(own_set, spec))
     write_set(own_set, TINY, workers=2, progress=False)
     assert digests(own_set) == before
 
@@ -95,7 +98,7 @@ def test_other_parameters_are_refused(own_set, change, named):
 
 def test_a_strangers_folder_is_refused(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("precious")
-    assert main([str(tmp_path), "--quiet"]) == 1
+    assert main([str(tmp_path), "--quiet"]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert str(tmp_path) in message
@@ -108,7 +111,7 @@ def test_a_strangers_folder_is_refused(tmp_path, capsys):
 )
 def test_wrong_numbers_name_the_option(tmp_path, capsys, arguments):
     out = tmp_path / "set"
-    assert main([str(out), "--quiet", *arguments]) == 1
+    assert main([str(out), "--quiet", *arguments]) == 2
     assert arguments[0].strip("-") in capsys.readouterr().err
     assert not out.exists()
 
@@ -174,9 +177,62 @@ def test_independent_scenes_share_nothing_and_are_read_like_any_set(tmp_path, ca
         seen = frame.joints @ frame.intrinsics.T
         np.testing.assert_allclose(seen[:, :2] / seen[:, 2:], frame.joints_2d, atol=0.01)
     before = digests(out)
-    shutil.rmtree(sequence_folder(out, 1, 1, independent=True))
+    shutil.rmtree(sequence_folder(out, SetConfig(subjects=2, seed=3, independent=5).specs()[3]))
     assert main(command) == 0
     assert digests(out) == before, "a scene is the same, made alone or with the others"
-    with pytest.raises(SystemExit):
-        main([str(out), "--independent", "5", "--frames", "2"])
+    assert main([str(out), "--independent", "5", "--frames", "2"]) == 2
     assert "leave --sequences and --frames out" in capsys.readouterr().err
+
+
+def test_a_half_rendered_set_is_told_with_the_command_that_finishes_it(own_set, tmp_path, capsys):
+    from amt.data.config import CropConfig, DataConfig
+    from amt.data.index.__main__ import main as index
+    from amt.data.loader import make_loader, open_reader
+
+    assert unfinished(own_set) == ""
+    shutil.rmtree(sequence_folder(own_set, TINY.specs()[3]))
+    command = f"python -m amt.data.synthetic {own_set} --sequences 2 --frames 4 --subjects 2 --seed 3"
+    line = f"{own_set}: 1 of the set's 4 sequences are not rendered; finish it with {command}\n"
+    config = DataConfig(root=str(own_set), split="s0", cache=str(tmp_path), crop=CropConfig(size=32, num_points=16))
+    make_loader(config, "train", progress=False)
+    open_reader(config, "train")
+    assert capsys.readouterr().err.count(line) == 1, "once a process"
+    assert index([str(own_set), "--quiet"]) == 0
+    assert line in capsys.readouterr().out
+    assert main([*command.split()[3:], "--quiet"]) == 0
+    assert unfinished(own_set) == ""
+
+
+def test_the_command_that_finishes_a_set_is_the_one_that_began_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("amt.data.synthetic.write._run", lambda *_: None)  # nothing is rendered
+    out = tmp_path / "my scenes"
+    words = ["--seed", "7", "--independent", "300", "--distorted", "--camera", "exposure_time=0,8", "occluded=0"]
+    assert main([str(out), *words, "--quiet"]) == 0
+    command = f"python -m amt.data.synthetic '{out}' {' '.join(words)}"
+    assert unfinished(out) == f"{out}: 300 of the set's 300 scenes are not rendered; finish it with {command}"
+    assert main([*shlex.split(command)[3:], "--quiet"]) == 0, "the same set"
+    with pytest.raises(DataError, match=r"holds not one sequence .*; finish it with python -m amt\.data\.synthetic"):
+        DexYCB(out, "s0", "train")
+
+
+def test_a_full_disk_is_one_line_and_whole_sequences_stay(own_set, monkeypatch, capsys):
+    before = digests(own_set)
+    shutil.rmtree(sequence_folder(own_set, TINY.specs()[1]))
+    command = [
+        str(own_set),
+        *["--sequences", "2", "--frames", "4", "--subjects", "2", "--seed", "3", "--workers", "1", "--quiet"],
+    ]
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", full)
+        assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"amt.data.synthetic: {own_set}: cannot be written (No space left on device); check free space and permissions, then "
+        "give the same command again: whole sequences stay\n"
+    )
+    assert main(command) == 0
+    assert digests(own_set) == before

@@ -24,7 +24,7 @@ def call(monkeypatch, capfd, tmp_path):
     ("word", "message"),
     [
         ("train.stepz=5", "train.stepz: no such key; there are output, checkpoint, steps"),
-        ("train.steps=many", "Value 'many' of type 'str' could not be converted to Integer"),
+        ("train.steps=many", "train.steps: expected a whole number, got 'many'"),
         ("train.steps=0", "train.steps must be at least 1; got 0"),
         ("train.loss.joints=-1", "train.loss.joints must not be negative"),
         ("model=enormous", "no configuration 'model/enormous'; there are base, large, small, tiny"),
@@ -34,6 +34,7 @@ def call(monkeypatch, capfd, tmp_path):
         ("kernels.use=magic", "kernels.use must be one of auto, reference, native, triton, cuda; got 'magic'"),
         ("train.device=abacus", "train.device must be auto, cpu, cuda or cuda:N; got 'abacus'"),
         ("nonsense", "cannot read 'nonsense'"),
+        ("--multirum", "--multirum: no such option; see python -m amt.train --help"),
     ],
 )
 def test_one_clear_line_and_status_2(call, word, message):

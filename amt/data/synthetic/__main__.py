@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
 
 from amt.data.synthetic.cameras import CameraConfig, table
-from amt.data.synthetic.config import SetConfig
+from amt.data.synthetic.config import SetConfig, check_folder
+from amt.errors import UsageError
+from amt.startup import Parser, run_program
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    """Renders; 0, or 2 after one line that names what was wrong."""
+    return run_program(
+        "amt.data.synthetic", lambda: _main(arguments), "interrupted; whole sequences stay, the same command continues"
+    )
+
+
+def _main(arguments: list[str] | None) -> int:
+    parser = Parser(
         prog="python -m amt.data.synthetic",
         description=__doc__,
         epilog="fields of --camera, with their defaults:\n" + table(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawDescriptionHelpFormatter,
     )
     default = SetConfig()
     parser.add_argument("out", help="folder to render into; empty, new, or one that an earlier run left")
@@ -65,30 +75,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     a = parser.parse_args(arguments)
     if a.independent is not None and (a.sequences, a.frames) != (default.sequences, default.frames):
-        parser.error("--independent takes one picture of each scene: leave --sequences and --frames out")
+        raise UsageError("--independent takes one picture of each scene: leave --sequences and --frames out")
     if a.independent is not None and a.independent < 1:
-        parser.error(f"--independent must be at least 1; got {a.independent}")
-    try:
-        config = SetConfig(
-            a.sequences,
-            a.frames,
-            a.subjects,
-            a.seed,
-            tuple(a.objects),
-            independent=a.independent or 0,
-            mano=a.mano,
-            backgrounds=a.backgrounds,
-            camera=CameraConfig(distorted=a.distorted).changed(a.camera),
-        )
-        from amt.data.synthetic.write import write_set  # loads PyTorch: only once the words are known good
+        raise UsageError(f"--independent must be at least 1; got {a.independent}")
+    if a.workers < 1:
+        raise UsageError(f"--workers must be at least 1; got {a.workers}")
+    config = SetConfig(
+        a.sequences,
+        a.frames,
+        a.subjects,
+        a.seed,
+        tuple(a.objects),
+        independent=a.independent or 0,
+        mano=a.mano,
+        backgrounds=a.backgrounds,
+        camera=CameraConfig(distorted=a.distorted).changed(a.camera),
+    )
+    check_folder(Path(a.out), config)
+    from amt.data.synthetic.write import write_set  # loads PyTorch: only once the words are known good
 
-        write_set(a.out, config, a.workers, progress=not a.quiet)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command continues {a.out}", file=sys.stderr)
-        return 130
+    write_set(a.out, config, a.workers, progress=not a.quiet)
     print(f"{a.out}: {config.num_pictures} frames, {config.num_grasps} grasps, {config.num_people} people, 8 cameras")
     return 0
 

@@ -61,6 +61,11 @@ class CameraConfig:
             values[name] = numbers[0] if single else (numbers[0], numbers[-1])
         return replace(self, **values)
 
+    def words(self) -> list[str]:
+        """The options of the command line that make this configuration of the default one."""
+        changed = [f"{n}={_text(getattr(self, n))}" for n in FIELDS if getattr(self, n) != getattr(DEFAULT, n)]
+        return ["--distorted"] * self.distorted + (["--camera", *changed] if changed else [])
+
 
 # Field -> unit, largest range, meaning.
 FIELDS: dict[str, tuple[str, Range, str]] = {

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import shlex
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amt.data.layout import FULL_SEQUENCES, SERIALS, SUBJECTS
+from amt.data.errors import DataError
+from amt.data.layout import FULL_SEQUENCES, SERIALS, SUBJECTS, SYNTHETIC_RECORD
 from amt.data.synthetic.cameras import DEFAULT, CameraConfig
+from amt.files import check_writable
 
+LOCK = ".lock"  # in the set's folder: who holds it, renders
 MADE = "made"  # backgrounds of noise and shapes
 MOST_SCENES = 13_000  # independent ones of a subject: folders are named by times of one day
 
@@ -49,17 +55,17 @@ class SetConfig:
 
     def __post_init__(self):
         if not 1 <= self.subjects <= len(SUBJECTS):
-            raise ValueError(f"subjects must be 1-{len(SUBJECTS)} (the layout's); got {self.subjects}")
+            raise DataError(f"subjects must be 1-{len(SUBJECTS)} (the layout's); got {self.subjects}")
         if not 1 <= self.sequences <= FULL_SEQUENCES:
-            raise ValueError(f"sequences must be 1-{FULL_SEQUENCES} a subject; got {self.sequences}")
+            raise DataError(f"sequences must be 1-{FULL_SEQUENCES} a subject; got {self.sequences}")
         if not 1 <= self.frames <= 100_000:
-            raise ValueError(f"frames must be at least 1; got {self.frames}")
+            raise DataError(f"frames must be at least 1; got {self.frames}")
         for name in ("seed", "independent"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+                raise DataError(f"{name} must not be negative; got {getattr(self, name)}")
 
         if self.independent > MOST_SCENES * self.subjects:
-            raise ValueError(f"independent must be at most {MOST_SCENES} a subject; got {self.independent}")
+            raise DataError(f"independent must be at most {MOST_SCENES} a subject; got {self.independent}")
 
     @property
     def num_pictures(self) -> int:
@@ -86,6 +92,22 @@ class SetConfig:
             for sequence in range(self.sequences)
         ]
 
+    def words(self) -> list[str]:
+        """The options of ``python -m amt.data.synthetic OUT`` that render this set; folders and files by their whole paths."""
+        words = []
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value == entry.default:
+                continue
+            if entry.name == "objects":
+                words += ["--objects", *(str(Path(path).absolute()) for path in value)]
+            elif entry.name == "camera":
+                words += value.words()
+            else:
+                is_path = entry.name == "mano" or (entry.name == "backgrounds" and Path(value).is_dir())
+                words += [f"--{entry.name}", str(Path(value).absolute()) if is_path else str(value)]
+        return words
+
     def pictures(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         """Files to stand behind the table and to lie upon it. Raises DataError."""
         if self.backgrounds == MADE:
@@ -101,4 +123,65 @@ class SetConfig:
             return shipped_hand(side)
         from amt.hand.mano_file import load_mano
 
-        return load_mano(Path(self.mano) / f"MANO_{side.upper()}.pkl", side)
+        try:
+            return load_mano(Path(self.mano) / f"MANO_{side.upper()}.pkl", side)
+        except (ValueError, OSError) as error:
+            raise DataError(str(error)) from error
+
+
+def sequence_folder(out: Path, spec: SequenceSpec) -> Path:
+    """Where a sequence lies: named by a date and time, so that names sort as sequences do."""
+    day = SUBJECTS[spec.subject][:8]
+    apart = 47 if spec.scene is None else 4  # s: 4 leave room for MOST_SCENES a subject before midnight
+    time = datetime(2020, 1, 1, 9) + timedelta(seconds=apart * spec.sequence)
+    return out / SUBJECTS[spec.subject] / f"{day}_{time:%H%M%S}"
+
+
+def check_folder(out: Path, config: SetConfig) -> None:
+    """Raises DataError or UsageError unless a set of ``config`` can be rendered, or continued, in the folder ``out``."""
+    for path in config.objects:
+        if not Path(path).is_file():
+            raise DataError(f"{path}: no such file; --objects takes mesh files")
+    if config.mano is not None and not Path(config.mano, "MANO_RIGHT.pkl").is_file():
+        raise DataError(f"{config.mano}: holds no MANO_RIGHT.pkl; --mano takes the folder of MANO's files")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; name a folder to render into")
+    if (out / SYNTHETIC_RECORD).is_file():
+        return  # a whole one may lie where nothing can be written
+    check_writable(out)
+    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
+        raise DataError(
+            f"{out}: is not empty and holds no {SYNTHETIC_RECORD}, so it was not made here; name an empty folder"
+        )
+
+
+def unfinished(root: Path) -> str:
+    """One line on a synthetic set of which sequences are missing, with the command that renders them; "" for other sets."""
+    record = _record(root)
+    try:
+        config = SetConfig(*(record[name] for name in ("sequences", "frames", "subjects", "seed")))
+        config = replace(config, independent=record.get("independent", 0))
+    except (KeyError, TypeError, ValueError):
+        return ""
+    specs = config.specs()
+    missing = sum(not sequence_folder(root, spec).is_dir() for spec in specs)
+    if not missing:
+        return ""
+    what = f"{len(specs):,} {'scenes' if config.independent else 'sequences'}"
+    return f"{root}: {missing:,} of the set's {what} are not rendered; finish it with {finish_command(root)}"
+
+
+def finish_command(root: Path) -> str:
+    """The command that renders what is missing of the synthetic set in a folder: the one that began it."""
+    words = _record(root).get("command")
+    known = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    return shlex.join(["python", "-m", "amt.data.synthetic", str(root), *(words if known else ())])
+
+
+def _record(root: Path) -> dict:
+    """What a set's record says; empty where it is not readable, or none."""
+    try:
+        record = json.loads((root / SYNTHETIC_RECORD).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from amt.data.errors import DataError
 from amt.data.layout import CLASS_NAMES
 from amt.data.meshes import read_mesh
 from amt.data.synthetic.primitives import Part, arc, box, hull, lathe, tube
@@ -83,7 +84,7 @@ def from_file(path: Path, class_id: int) -> Shape:
     """A user's mesh, in metres, as the shape of a class.
 
     Raises:
-        ValueError: if the file cannot be read as a mesh, is open (inside and outside must be told apart), or its size
+        DataError: if the file cannot be read as a mesh, is open (inside and outside must be told apart), or its size
             says that it is not in metres.
     """
     import trimesh
@@ -91,9 +92,9 @@ def from_file(path: Path, class_id: int) -> Shape:
     mesh = trimesh.Trimesh(*read_mesh(Path(path)), process=True)
     mesh.merge_vertices(merge_tex=True, merge_norm=True)
     if not mesh.is_watertight:
-        raise ValueError(f"{path}: is not watertight; close its holes (for example with trimesh.repair.fill_holes)")
+        raise DataError(f"{path}: is not watertight; close its holes (for example with trimesh.repair.fill_holes)")
     if not 0.005 < mesh.extents.max() < 0.6:
-        raise ValueError(
+        raise DataError(
             f"{path}: is {mesh.extents.max():.4g} m long; a hand-held mesh in metres was expected, rescale it"
         )
     mesh.fix_normals()
@@ -107,7 +108,7 @@ def load_shapes(files: tuple[str, ...] = ()) -> dict[int, Shape]:
         return {class_id: _built_in_cached(class_id) for class_id in CLASS_NAMES}
     numbers = {name: class_id for class_id, name in CLASS_NAMES.items()}
     if len(files) > len(CLASS_NAMES):
-        raise ValueError(
+        raise DataError(
             f"at most {len(CLASS_NAMES)} object files are possible (the layout's class ids); got {len(files)}"
         )
     shapes: dict[int, Shape] = {}

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,7 +33,7 @@ from amt.data.layout import (
     labels_name,
 )
 from amt.data.synthetic import appearance, scene
-from amt.data.synthetic.config import SequenceSpec, SetConfig
+from amt.data.synthetic.config import LOCK, SequenceSpec, SetConfig, check_folder, sequence_folder
 from amt.data.synthetic.objects import Shape, load_shapes
 from amt.data.synthetic.sequence import Sequence, model_points
 from amt.hand.mano import HandModel
@@ -42,7 +41,6 @@ from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
 
 FORMAT = 5  # counts changes of what a (seed, subject, sequence) looks like
-LOCK = ".lock"  # in the set's folder: who holds it, renders
 MASTER = SERIALS[2]  # its camera frame is the world frame
 
 
@@ -54,24 +52,31 @@ def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progr
         progress: show a bar with the time left.
 
     Raises:
-        DataError: the folder holds something else, or a set with other parameters. It is left as it was.
+        DataError: the folder holds something else, or a set with other parameters: it is left as it was. Or it cannot be
+            written, or a mesh cannot be used.
     """
     out = Path(out)
     if workers < 1:
-        raise ValueError(f"workers must be at least 1; got {workers}")
+        raise DataError(f"workers must be at least 1; got {workers}")
     shapes = load_shapes(config.objects)
     record = _record(config, shapes)
-    _check(out, record)
-    out.mkdir(parents=True, exist_ok=True)
-    with _rendered_by_one(out):
-        if not _check(out, record):  # another process may have taken the folder in the meantime
-            _write_text(out / SYNTHETIC_RECORD, json.dumps(record, indent=1) + "\n")
-        for subject in range(config.subjects):
-            (out / SUBJECTS[subject]).mkdir(exist_ok=True)
-        _write_models(out, shapes)
-        _write_calibration(out, config)
-        tasks = [spec for spec in config.specs() if not _folder(out, spec).is_dir()]
-        _run(out, config, tasks, workers, progress)
+    _check(out, config, record)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _rendered_by_one(out):
+            if not _check(out, config, record):  # another process may have taken the folder in the meantime
+                _write_text(out / SYNTHETIC_RECORD, json.dumps(record | {"command": config.words()}, indent=1) + "\n")
+            for subject in range(config.subjects):
+                (out / SUBJECTS[subject]).mkdir(exist_ok=True)
+            _write_models(out, shapes)
+            _write_calibration(out, config)
+            tasks = [spec for spec in config.specs() if not sequence_folder(out, spec).is_dir()]
+            _run(out, config, tasks, workers, progress)
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be written ({error.strerror or error}); check free space and permissions, then give the same "
+            "command again: whole sequences stay"
+        ) from error
     return out
 
 
@@ -90,18 +95,6 @@ def _rendered_by_one(out: Path) -> Iterator[None]:
         yield
 
 
-def sequence_folder(out: Path, subject: int, sequence: int, independent: bool = False) -> Path:
-    """Where a sequence lies: named by a date and time, so that names sort as sequences do."""
-    day = SUBJECTS[subject][:8]
-    apart = 4 if independent else 47  # s: 4 leave room for MOST_SCENES a subject before midnight
-    time = datetime(2020, 1, 1, 9) + timedelta(seconds=apart * sequence)
-    return out / SUBJECTS[subject] / f"{day}_{time:%H%M%S}"
-
-
-def _folder(out: Path, spec: SequenceSpec) -> Path:
-    return sequence_folder(out, spec.subject, spec.sequence, spec.scene is not None)
-
-
 def _record(config: SetConfig, shapes: dict[int, Shape]) -> dict:
     """What tells this set from another."""
     record = {
@@ -117,11 +110,9 @@ def _record(config: SetConfig, shapes: dict[int, Shape]) -> dict:
     return json.loads(json.dumps(record))  # tuples become lists
 
 
-def _check(out: Path, record: dict) -> bool:
+def _check(out: Path, config: SetConfig, record: dict) -> bool:
     """Whether the folder is this set's already; raises DataError if it is something else's."""
     note = out / SYNTHETIC_RECORD
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; name a folder to render into")
     if note.is_file():
         try:
             found = json.loads(note.read_text())
@@ -134,10 +125,7 @@ def _check(out: Path, record: dict) -> bool:
             what = ", ".join(f"{k} {found.get(k)!r} (asked for: {record[k]!r})" for k in different)
             raise DataError(f"{out}: holds a set with {what}; name another folder, or delete this one to render anew")
         return True
-    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
-        raise DataError(
-            f"{out}: is not empty and holds no {SYNTHETIC_RECORD}, so it was not made here; name an empty folder"
-        )
+    check_folder(out, config)
     return False
 
 
@@ -263,7 +251,7 @@ def _write_sequence(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
     numbers = tuple(SERIALS.index(serial) for serial in serials)
     cameras, pictures = [rig[number] for number in numbers], config.pictures()
     sequence = Sequence(spec, shapes, hands[side], cameras, numbers, config.camera, *pictures)
-    final = _folder(out, spec)
+    final = sequence_folder(out, spec)
     folder = final.with_name(f".partial-{final.name}")
     shutil.rmtree(folder, ignore_errors=True)
     for serial in serials:

@@ -5,14 +5,15 @@ Run it only to change the hand; users need the asset alone. Needs ``pip install 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
+from amt.errors import UsageError
 from amt.hand.bake import mesh, rest, shape, skin
 from amt.hand.bake.body import Arms, draw_arms
 from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS
+from amt.startup import Parser, run_program
 
 ASSET = Path(__file__).parent.parent / "assets" / "hand.npz"
 ORIGIN = (
@@ -24,15 +25,18 @@ NAIL_SHARE = 0.5  # of a triangle that the nails' mask covers: then it is a nail
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m amt.hand.bake", description="Makes AMT's own hand from MakeHuman's body."
-    )
+    """Writes the asset; 0, or 2 after one line that names a wrong word."""
+    return run_program("amt.hand.bake", lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
+    parser = Parser(prog="python -m amt.hand.bake", description="Makes AMT's own hand from MakeHuman's body.")
     parser.add_argument("--out", type=Path, default=ASSET, help="the asset (%(default)s)")
     parser.add_argument("--people", type=int, default=1000, help="adults to draw (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     options = parser.parse_args(arguments)
     if options.people < 50:
-        parser.error(f"--people must be at least 50: ten shape directions come from them; got {options.people}")
+        raise UsageError(f"--people must be at least 50: ten shape directions come from them; got {options.people}")
     arrays = bake(draw_arms(options.people, options.seed))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(options.out, **arrays, license=np.array(LICENSE), origin=np.array(ORIGIN))

@@ -1,19 +1,9 @@
-"""The index of a set: one pass over its tree, with every frame's state and every problem with its reason.
-
-    python -m amt.data.index FOLDER                          counts of every split beside the official ones, and problems
-    python -m amt.data.index FOLDER --decode                 decodes every picture, too (hours on the whole recorded set)
-    python -m amt.data.index FOLDER --out index.npz          keeps the index: Index.load("index.npz").ids("s0", "test", "R")
-    python -m amt.data.index FOLDER --problems problems.tsv  writes every problem: file, tabulator, reason
-
-The exit status is 0 without problems, 1 with problems, 2 where there is no set to index.
-"""
+"""One pass over a set's tree: every frame's state, and every problem with its reason."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -40,11 +30,12 @@ from amt.data.layout import (
 )
 from amt.data.parts import SetParts
 from amt.data.protocols import OFFICIAL, PROTOCOLS, find_protocol
+from amt.data.root import check_root
 from amt.data.scan import FRAME, Scan, Scanner
 from amt.data.scan_ho3d import Ho3dScanner
 from amt.data.sequences import SequenceInfo
 from amt.data.set_folder import SetFolder
-from amt.files import write_bytes, write_text
+from amt.files import write_bytes
 
 SCANNERS = {"dexycb": Scanner, "ho3d": Ho3dScanner}
 
@@ -162,9 +153,9 @@ def build_index(root: str | Path, decode: bool = False, workers: int = 1, progre
     from tqdm import tqdm
 
     if workers < 1:
-        raise ValueError(f"workers must be at least 1; got {workers}")
+        raise DataError(f"workers must be at least 1; got {workers}")
     root = Path(root)
-    layout = find_layout(root)
+    layout = check_root(root)
     scanner = SCANNERS[layout](root, decode)
     tasks = scanner.tasks()
     if layout == "dexycb":
@@ -183,11 +174,6 @@ def build_index(root: str | Path, decode: bool = False, workers: int = 1, progre
         held = np.unique(frames["grasped"])
         problems += _model_problems(scanner.files, {GRASPED_CLASSES[k] for k in held if k >= 0})
     return Index(root, frames, problems, incomplete, layout)
-
-
-def find_layout(root: Path) -> str:
-    """ "ho3d" for a folder with HO-3D's lists, else "dexycb"."""
-    return "ho3d" if any((root / name).is_file() for name, _ in PARTS.values()) else "dexycb"
 
 
 def _scans(
@@ -254,54 +240,3 @@ def _incomplete(sequences: list[SequenceInfo]) -> str:
         if set(info.serials) != set(SERIALS):
             return f"{info.folder / 'meta.yml'} does not name the {len(SERIALS)} cameras"
     return ""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m amt.data.index", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", metavar="FOLDER", help="a set in DexYCB's or HO-3D's layout")
-    parser.add_argument("--decode", action="store_true", help="decode every picture and depth image")
-    parser.add_argument("--out", metavar="FILE", help="write the index (.npz)")
-    parser.add_argument("--problems", metavar="FILE", help="write every problem (text)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    a = parser.parse_args(arguments)
-    try:
-        index = build_index(a.folder, a.decode, a.workers, not a.quiet)
-        if a.out:
-            index.save(a.out)
-        if a.problems:
-            write_text(Path(a.problems), "".join(f"{_shown(path)}\t{reason}\n" for path, reason in index.problems))
-    except (ValueError, OSError) as error:
-        print(f"amt.data.index: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("amt.data.index: interrupted", file=sys.stderr)
-        return 130
-    _tell(index)
-    return 1 if index.problems else 0
-
-
-def _tell(index: Index) -> None:
-    table = index.counts()
-    widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
-    for line in table:
-        print("  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]))
-    for protocol in PROTOCOLS.values():
-        print(f"[{protocol.name}] {protocol.scores}")
-    same = "the official ones" if not index.incomplete else f"this tree's own ({index.incomplete})"
-    print(f"{index.root}: {len(index.frames):,} frames; sample ids are {same}")
-    for count, reason, first in index.reasons():
-        print(f"{count:,} x {reason} (the first: {_shown(first)})")
-    print(f"{len(index.problems):,} problems")
-
-
-def _shown(path: Path) -> str:
-    """A path as one line of text, whatever bytes its name has."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
