@@ -142,12 +142,25 @@ def finish(program: Program, composed) -> dict[str, Any]:
         raise ConfigError(f"{strangers[0]}: no such section; amt.{program.name} has {', '.join(program.sections)}")
     for key in _texts(program):
         _check_path(key, OmegaConf.select(composed, key))
-    model = OmegaConf.to_object(composed.model)
+    model = _checked(composed.model)
     given = None if OmegaConf.is_missing(composed.data.crop, "size") else composed.data.crop.size
     check_crop_size(model, model.crop_size if given is None else given)
     composed.data.crop.size = model.crop_size
-    others = {name: OmegaConf.to_object(composed[name]) for name in program.sections if name != "model"}
+    others = {name: _checked(composed[name]) for name in program.sections if name != "model"}
     return {"model": model, **others}
+
+
+def _checked(node):
+    """The dataclass of a node; its own checks run here."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_object(node)
+    except OmegaConfBaseException:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_crop_size(model: ModelConfig, size: int) -> None:
