@@ -232,8 +232,8 @@ def test_all_wrong_keys_and_types_are_told_at_once_and_before_a_wrong_path():
 
 def test_what_only_hydra_can_judge_is_left_to_it():
     words = ["train.steps=7", "train.lr=1e-3", "model.joint_scale=True", "train.loss_schedule.joints=[[0,1],[9,2]]"]
-    settings = compose(TRAIN, [*words, "train.warmup_steps=${train.steps}", "train.batch_size='4'"])
-    assert (settings["train"].lr, settings["train"].warmup_steps, settings["train"].batch_size) == (1e-3, 7, 4)
+    settings = compose(TRAIN, [*words, "train.warmup_steps=${train.steps}", "train.seed='4'"])
+    assert (settings["train"].lr, settings["train"].warmup_steps, settings["train"].seed) == (1e-3, 7, 4)
     assert settings["train"].loss_schedule == {"joints": [[0, 1], [9, 2]]}
     assert config.prepare(TRAIN, ["train.seed=1,2", "train.lr=choice(1,2)"], multirun=True)
     with pytest.raises(ConfigError, match=r"train\.seed: expected a whole number, got 'x'"):
