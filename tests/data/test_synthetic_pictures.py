@@ -16,9 +16,9 @@ from amt.data.objects import mesh_file
 from amt.data.synthetic import lens, scene
 from amt.data.synthetic.__main__ import main
 from amt.data.synthetic.cameras import CameraConfig
+from amt.data.synthetic.config import sequence_folder
 from amt.data.synthetic.objects import load_shapes
 from amt.data.synthetic.sequence import Sequence
-from amt.data.synthetic.write import sequence_folder
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
 from tests.data.conftest import SPOILED

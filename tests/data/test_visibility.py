@@ -36,7 +36,7 @@ def first_crossing(eye, points, vertices, faces, vertex):
 
 
 def stored(root, spec, serial, frame):
-    from amt.data.synthetic.write import sequence_folder
+    from amt.data.synthetic.config import sequence_folder
 
     with np.load(sequence_folder(root, spec) / serial / labels_name(frame)) as archive:
         return archive["joint_visible"][0], archive["vertex_visible"][0], archive["joint_2d"][0]
