@@ -52,6 +52,7 @@ def runs_everywhere(device: torch.device, dtype: torch.dtype) -> None:
 
 _implementations: dict[str, list[Implementation]] = {}
 _resolved: dict[tuple, Callable] = {}
+_observer: Callable[[str, Callable], Callable] | None = None
 _warned: set[tuple] = set()
 
 
@@ -88,6 +89,20 @@ def use(name: str):
         _choice = before
 
 
+@contextmanager
+def observed(wrap: Callable[[str, Callable], Callable]):
+    """Inside the block ``wrap(op, function)`` runs in place of every op's function: for who looks at what an op is given.
+
+    Process-wide. What torch.compile traces is not wrapped.
+    """
+    global _observer
+    before, _observer = _observer, wrap
+    try:
+        yield
+    finally:
+        _observer = before
+
+
 def choose(op: str, device: torch.device, dtype: torch.dtype) -> Callable:
     """The function that runs ``op`` for tensors of this device and dtype under the present choice.
 
@@ -98,6 +113,8 @@ def choose(op: str, device: torch.device, dtype: torch.dtype) -> Callable:
     function = _resolved.get(key)
     if function is None:
         function = _resolved[key] = _resolve(op, device, dtype, transformed).load()
+    if _observer is not None and not torch.compiler.is_compiling():
+        return _observer(op, function)
     return function
 
 

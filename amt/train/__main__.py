@@ -72,6 +72,7 @@ def _train(composed, dry: bool) -> int:
         config.train.output = HydraConfig.get().runtime.output_dir
 
     # PyTorch loads only now that the words are known to be good
+    from amt.train.contents import contents
     from amt.train.signals import Stopped
     from amt.train.trainer import run
 
@@ -81,13 +82,13 @@ def _train(composed, dry: bool) -> int:
 
             print(f"dry run: everything was done once, and nothing of it is left\n{dry_run(config)}")
             return 0
-        folder = run(config)
+        run(config)
     except (UserError, OSError) as error:
         return tell("amt.train", error)
     except Stopped as stopped:  # ends a multirun, too
         tell("amt.train", stopped)
         raise
-    print(f"{folder}: the trained model; score it with python -m amt.evaluate {folder}")
+    print(contents(config))
     return 0
 
 

@@ -27,6 +27,9 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
     "train.compile": "what computes the blocks: rounding differs",
     "train.log_every": "how often it is written down",
     "train.logger": "where it is written down",
+    "train.validate_every": "how often it is scored",
+    "train.validate_images": "by which frames it is scored",
+    "train.pictures_every": "how often it is drawn",
     "data.cache": "where crops lie",
     "data.most_broken": "when a run stops, not what it learns",
     "data.workers": "batches are the same for any number",
@@ -163,6 +166,9 @@ class TrainConfig:
     keep: int = 2  # newest resumable states that are not removed
     log_every: int = 10  # steps between lines of the log; only then the losses are read from the device
     logger: Any = "auto"  # auto (TensorBoard), none, tensorboard, wandb, trackio, or several: [tensorboard,wandb]
+    validate_every: int = 500  # steps between validations on the set's val subset, whose best state stays; 0: never
+    validate_images: int = 1024  # frames of it, spread evenly; 0: all
+    pictures_every: int = 500  # steps between pictures of four frames of it; 0: never
     resume: str = "same"  # only the same run continues in its folder; force: a run with another configuration, too
     loss: LossConfig = field(default_factory=LossConfig)
     # weights that change: {contact: [[0, 0.0], [1000, 0.5]]} is linear between these steps and constant outside
@@ -177,7 +183,18 @@ class TrainConfig:
         for name in ("lr", "muon_lr", "pretrained_lr", "head_lr", "clip_norm"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} must be above 0; got {getattr(self, name)}")
-        for name in ("min_lr", "warmup_steps", "weight_decay", "agc", "collapse_checks", "threads", "seed"):
+        for name in (
+            "min_lr",
+            "warmup_steps",
+            "weight_decay",
+            "agc",
+            "collapse_checks",
+            "threads",
+            "seed",
+            "validate_every",
+            "validate_images",
+            "pictures_every",
+        ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"train.{name} must not be negative; got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
@@ -251,6 +268,9 @@ class Config:
                     f"{key}: blocks must be a whole number from {backbone.frozen_layers} (model.backbone.frozen_layers, which "
                     f"are never trained) to {backbone.depth}; got {blocks!r}"
                 )
+
+    def output_folder(self) -> Path:
+        return Path(self.train.output).expanduser()
 
     def checkpoint_folder(self) -> Path:
         return Path(self.train.checkpoint or Path(self.train.output) / "checkpoint").expanduser()

@@ -111,12 +111,13 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 def best_state(folder: Path) -> Path | None:
     """The state with the least score of the newest score's name, the newest of equals; None where no state has one."""
-    scores = [(path, score) for path in reversed(states(folder)) if (score := _score(path)) is not None]
+    scores = [(path, score) for path in reversed(states(folder)) if (score := read_score(path)) is not None]
     alike = [(path, score) for path, score in scores if score.name == scores[0][1].name]
     return min(alike, key=lambda pair: pair[1].value)[0] if alike else None
 
 
-def _score(path: Path) -> Score | None:
+def read_score(path: Path) -> Score | None:
+    """The score of the state in a folder ``step-N``; None where it has none."""
     try:
         score = Score(**json.loads((path / SCORE).read_text()))
         return score if math.isfinite(score.value) else None

@@ -43,6 +43,7 @@ from amt.train.parallelize import apply_checkpointing, apply_compile
 from amt.train.records import draw_curves
 from amt.train.run_log import NORM, RunLog
 from amt.train.schedule import learning_rate
+from amt.train.sight import Sight, make_sight
 from amt.train.signals import Stopped, StopRequest
 from amt.train.states import Score, StateError, load_newest, only_run_in, save_state
 
@@ -180,19 +181,20 @@ def _new_model(config: Config) -> AMT:
     return AMT(deepcopy(config.model))  # a copy: pretrained weights change some of its values
 
 
-def run(config: Config, loader: Loader | None = None, progress: bool = True) -> Path:
+def run(config: Config, loader: Loader | None = None, progress: bool = True, validation: Loader | None = None) -> Path:
     """Trains, resuming from the newest state in ``train.output``, and returns the folder of the finished checkpoint.
 
     Args:
         loader: of the training set; made from ``config.data`` where none is given.
-        progress: show a bar with the loss and the time left.
+        progress: show lines and a bar.
+        validation: of the frames that are looked at between steps; where no loader is given at all, made from ``config.data``.
 
     Raises:
         ConfigError, DataError, CheckpointError, StateError, TrainingError: each names what is wrong and the remedy.
         Stopped: SIGTERM or SIGINT came, and the state is saved.
     """
     check_one_process()
-    train, output = config.train, Path(config.train.output).expanduser()
+    train, output = config.train, config.output_folder()
     set_threads(train.threads)
     with only_run_in(output), StopRequest() as stop, use(config.kernels.use):
         newest = load_newest(output / "states", choose_device(train.device, "train.device"))
@@ -207,6 +209,10 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
         if trainer.position() < train.steps:
             if newest is not None:
                 log.info("continuing from step %d of %s", trainer.step, output)
+            if loader is None and validation is None:
+                sight = make_sight(config, trainer.device, progress)
+            else:
+                sight = Sight(config, validation)
             if loader is None:
                 loader = make_loader(
                     config.data, "train", train.batch_size, seed=train.seed, device=trainer.device, progress=progress
@@ -215,7 +221,7 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
             if progress:
                 log.info("%s", trainer.memory())
             apply_compile(trainer.model, train)
-            _train(trainer, loader, output, stop, progress)
+            _train(trainer, loader, output, stop, RunLog(trainer, output, progress), sight)
         elif config.checkpoint_folder().is_dir():
             log.info("%s: this run is finished after %d steps; nothing is left to train", output, trainer.step)
             return config.checkpoint_folder()
@@ -228,25 +234,28 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True) -> 
             return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, **record)
 
 
-def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, progress: bool) -> None:
+def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, told: RunLog, sight: Sight) -> None:
     """All steps that are left, with a log and resumable states in ``output``."""
     train = trainer.config.train
-    with stop.between_steps(), RunLog(trainer, output, progress) as told:
+    with stop.between_steps(), told:
         start, losses = time.perf_counter(), []
         for epoch, batch in told.throughput.waiting(_batches(loader, trainer.step, train.steps)):
             told.add(step=trainer.step, epoch=epoch, **trainer.train_step(batch))
             trainer.seconds, start = trainer.seconds + time.perf_counter() - start, time.perf_counter()
             last = trainer.position() >= train.steps or stop.signum is not None
-            save = last or trainer.step % train.save_every == 0
-            if save or trainer.step % train.log_every == 0:
+            ends = last and stop.signum is None
+            save = last or trainer.step % train.save_every == 0 or sight.validates(trainer.step, ends)
+            if save or trainer.step % train.log_every == 0 or sight.draws(trainer.step, ends):
                 rows = told.flush(trainer.position(), trainer.seconds)
                 losses += [row["loss"] for row in rows]
                 if rows[-1]["bad_steps"] >= train.bad_steps:
                     raise TrainingError(_given_up(trainer, batch))
                 if (report := trainer.monitor.look(rows)) is not None:
                     raise TrainingError(report)
+            score = sight.look(trainer, told, ends)
             if save:
-                save_state(output / "states", trainer.step, trainer.state_dict(), train.keep, _score(losses))
+                score = score if sight.loader and train.validate_every else _score(losses)
+                save_state(output / "states", trainer.step, trainer.state_dict(), train.keep, score)
                 losses = []
             if stop.signum is not None and trainer.position() < train.steps:
                 raise Stopped(stop.signum, trainer.step)

@@ -51,7 +51,8 @@ def test_groups_have_the_norms_of_their_gradients(make_small, small_loader):
     assert group_norms({"idle": [idle]}) == {}
 
 
-def test_a_line_has_what_the_run_is_doing(make_small, small_loader, capsys):
+def test_a_line_has_what_the_run_is_doing(make_small, small_loader, capsys, monkeypatch):
+    monkeypatch.setattr(Trainer, "memory", lambda self: "")
     run(make_small("lines", steps=4, log_every=2), small_loader)
     first, second = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert first.startswith("step 2/4  loss ")
