@@ -87,6 +87,19 @@ def _no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     return _triton.missing(device)
 
 
+def _load_fp8_triton():
+    from amt.kernels.attention.fp8_triton import attention
+
+    return attention
+
+
+def _no_fp8_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    missing = _triton.missing(device)
+    if missing is None and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        return "the card has no FP8 products: they came with compute capability 8.9"
+    return missing
+
+
 def _load_fp8():
     from amt.kernels.attention.fp8 import attention
 
@@ -105,5 +118,9 @@ _backend.register(
 )
 _backend.register(
     "attention_fp8",
-    [_backend.Implementation("reference", _load_fp8, _backend.runs_everywhere, fast=False, transforms=True)],
+    [
+        _backend.Implementation("triton", _load_fp8_triton, _no_fp8_triton),
+        # no stand-in that needs a warning: who asks for FP8 on a CPU wants its numbers
+        _backend.Implementation("reference", _load_fp8, _backend.runs_everywhere, transforms=True),
+    ],
 )

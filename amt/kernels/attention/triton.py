@@ -100,13 +100,13 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
-def _readable(tensor: Tensor) -> Tensor:
+def readable(tensor: Tensor) -> Tensor:
     """Channels side by side, and a head's rows within reach of 32-bit offsets; a copy where that is not so."""
     near = (tensor.shape[2] + ROWS) * tensor.stride(2) < 2**31
     return tensor if tensor.stride(3) == 1 and near else tensor.contiguous()
 
 
-def _empty(batch: int, heads: int, rows: int, like: Tensor) -> Tensor:
+def empty(batch: int, heads: int, rows: int, like: Tensor) -> Tensor:
     """[B, H, N, D] that lies in memory as [B, N, H, D]."""
     return like.new_empty(batch, rows, heads, like.shape[3]).transpose(1, 2)
 
@@ -117,11 +117,11 @@ def _row_strides(*tensors: Tensor) -> tuple[int, ...]:
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, save: bool) -> tuple[Tensor, Tensor]:
     (batch, heads, rows, size), keys = q.shape, k.shape[2]
-    out = _empty(batch, heads, rows, q)
+    out = empty(batch, heads, rows, q)
     log_totals = q.new_empty((batch, heads, rows) if save else (0,), dtype=torch.float32)
     if out.numel() == 0 or keys == 0:
         return out.zero_(), log_totals.zero_()
-    q, k, v = _readable(q), _readable(k), _readable(v)
+    q, k, v = readable(q), readable(k), readable(v)
     tiles = blocks(rows, keys, size)
     programs = splits(batch * heads, rows, _multiprocessors(q.device))
     inputs = (q, k, v)
@@ -153,11 +153,11 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, save: bool) -> tuple[
 
 def backward(grad_out, q, k, v, out, log_totals, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     (batch, heads, rows, size), keys = q.shape, k.shape[2]
-    grad_q = _empty(batch, heads, rows, q)
-    grad_k, grad_v = _empty(batch, heads, keys, k), _empty(batch, heads, keys, v)
+    grad_q = empty(batch, heads, rows, q)
+    grad_k, grad_v = empty(batch, heads, keys, k), empty(batch, heads, keys, v)
     if min(batch, heads, rows, keys) == 0:
         return grad_q.zero_(), grad_k.zero_(), grad_v.zero_()
-    tensors = (*map(_readable, (q, k, v, out, grad_out)), grad_q, grad_k, grad_v)
+    tensors = (*map(readable, (q, k, v, out, grad_out)), grad_q, grad_k, grad_v)
     tiles = backward_blocks(rows, keys, size)
     deltas = torch.empty_like(log_totals)
     padded = -(-rows // BACKWARD_ROWS) * BACKWARD_ROWS
@@ -191,13 +191,13 @@ torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", backward)
 @torch.library.register_fake(_OP)
 def _(q, k, v, scale, save):
     batch, heads, rows, _ = q.shape
-    return _empty(batch, heads, rows, q), q.new_empty((batch, heads, rows) if save else (0,), dtype=torch.float32)
+    return empty(batch, heads, rows, q), q.new_empty((batch, heads, rows) if save else (0,), dtype=torch.float32)
 
 
 @torch.library.register_fake(_BACKWARD)
 def _(grad_out, q, k, v, out, log_totals, scale):
     batch, heads, rows, _ = q.shape
-    return _empty(batch, heads, rows, q), *(_empty(batch, heads, k.shape[2], t) for t in (k, v))
+    return empty(batch, heads, rows, q), *(empty(batch, heads, k.shape[2], t) for t in (k, v))
 
 
 def _save(ctx, inputs, output) -> None:
