@@ -40,7 +40,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT INPUT",
         help="folder with model.safetensors and config.json; then images, folders of images, patterns, or one video",
     )
-    p.add_argument("--out", metavar="DIR", help=f"where results go (default {DEFAULT_OUT}/<name of the input>)")
+    p.add_argument(
+        "--out",
+        metavar="DIR",
+        help=f"where results go (default {DEFAULT_OUT}/<name of the input>), a picture "
+        "named as its image is; images of one name by their paths: a/x.jpg and x.png give a_x_jpg.png and x_png.png; "
+        "files of other programs are never replaced",
+    )
     p.add_argument(
         "--intrinsics", metavar="fx,fy,cx,cy", help="camera of the images, px; images of a data set bring theirs"
     )

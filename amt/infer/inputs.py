@@ -107,20 +107,22 @@ def _expand(given: str) -> list[Path]:
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
-    """File stems; where two are the same, as many parent folders in front as it takes, or a number behind."""
-    names = [path.stem for path in paths]
-    for depth in range(1, 12):
-        count = Counter(names)
-        if len(count) == len(names):
-            break
-        folders = [path.absolute().parent.parts[1:][-depth:] for path in paths]
-        longer = ("_".join((*above, path.stem)) for above, path in zip(folders, paths))
-        names = [name if count[name] == 1 else long for name, long in zip(names, longer)]
-    taken = set(RESERVED)
-    for i, name in enumerate(names):
-        # The same file given twice, or a.jpg beside a.png.
-        number = 2
-        while names[i] in taken:
-            names[i], number = f"{name}_{number}", number + 1
-        taken.add(names[i])
+    """File stems. Images of one stem take their paths below the folder that they share: a/x.jpg and x.png, a_x_jpg and x_png.
+
+    The same file given twice gets a number behind its name.
+    """
+    count = Counter(path.stem for path in paths)
+    count.update(RESERVED)
+    alike = [path.absolute() for path in paths if count[path.stem] > 1]
+    shared = {path.stem: os.path.commonpath([p.parent for p in alike if p.stem == path.stem]) for path in alike}
+    names, taken = [], set(RESERVED)
+    for path in paths:
+        name = path.stem
+        if count[name] > 1:
+            name = "_".join(path.absolute().relative_to(shared[name]).parts).replace(".", "_")
+        number, first = 2, name
+        while name in taken:
+            name, number = f"{first}_{number}", number + 1
+        taken.add(name)
+        names.append(name)
     return names

@@ -9,13 +9,16 @@ torch.compile or torch.export traces that call: ``import amt.kernels`` imports n
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+import amt
 from amt.errors import UserError
 from amt.kernels._torch_private import transforms_active
 from amt.startup import IMPLEMENTATIONS, check_variables
@@ -50,6 +53,7 @@ def runs_everywhere(device: torch.device, dtype: torch.dtype) -> None:
     """The ``reason`` of an implementation that has no limits."""
 
 
+_OURS = tuple(f"{Path(package.__file__).parent}{os.sep}" for package in (amt, torch))
 _implementations: dict[str, list[Implementation]] = {}
 _resolved: dict[tuple, Callable] = {}
 _observer: Callable[[str, Callable], Callable] | None = None
@@ -123,6 +127,14 @@ def explain(op: str, device: torch.device, dtype: torch.dtype) -> list[tuple[str
     return [(implementation.name, implementation.reason(device, dtype)) for implementation in _implementations[op]]
 
 
+def _users_level() -> int:
+    """The stacklevel, for the caller, of the nearest line outside of AMT and PyTorch."""
+    frame, level = sys._getframe(1), 1
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame, level = frame.f_back, level + 1
+    return level if frame is not None else 1
+
+
 def _resolve(op: str, device: torch.device, dtype: torch.dtype, transformed: bool) -> Implementation:
     candidates = _implementations[op]
 
@@ -157,8 +169,9 @@ def _resolve(op: str, device: torch.device, dtype: torch.dtype, transformed: boo
                 warnings.warn(
                     f"amt.kernels.{op} on {device.type} in {dtype} runs as {implementation.name!r}: "
                     + "; ".join(passed_over),
-                    stacklevel=3,
+                    stacklevel=_users_level(),
                 )
             return implementation
-        passed_over.append(f"{implementation.name}: {reason}")
+        if not transformed or implementation.reason(device, dtype) is None:  # else it could not run here anyway
+            passed_over.append(f"{implementation.name}: {reason}")
     raise BackendUnavailable(f"amt.kernels.{op} cannot run on {device.type} in {dtype}: " + "; ".join(passed_over))

@@ -56,9 +56,19 @@ def test_names_of_results_differ_and_hold_no_folder(tmp_path, photo):
     root_file = type(paths[0])("/a.jpg")
     names = Images([*paths, paths[0], root_file]).names
     assert len(set(names)) == len(names) == 7
-    assert names[3] == "b"
+    assert names[3:5] == ["b", "overview_jpg"]
     assert "overview" not in names
     assert all("/" not in name for name in names)
+
+
+def test_images_of_one_stem_are_named_by_their_paths_below_the_folder_that_they_share(tmp_path):
+    def names(*paths):
+        return Images([tmp_path / path for path in paths]).names
+
+    assert names("a/x.jpg", "b/x.jpg", "x.png", "y.jpg") == ["a_x_jpg", "b_x_jpg", "x_png", "y"]
+    assert names("a/x.jpg", "a/x.png") == ["x_jpg", "x_png"]
+    assert names("a/c/x.jpg", "b/c/x.jpg", "b/x.v2.jpg") == ["a_c_x_jpg", "b_c_x_jpg", "x.v2"]
+    assert names("x.jpg", "x.jpg", "x_jpg.png") == ["x_jpg", "x_jpg_2", "x_jpg_3"]
 
 
 def test_a_video_is_taken_alone_and_has_its_own_rate(tmp_path, photo):

@@ -175,6 +175,20 @@ def test_auto_passes_over_custom_ops_under_torch_func(op, transform):
     assert taken == ["reference", "reference"]
 
 
+def test_the_warning_under_torch_func_names_what_would_have_run_and_the_users_line():
+    """refine's list begins with CUDA's back ends for a CUDA tensor and holds them for a CPU's, too."""
+    _backend._warned.clear(), _backend._resolved.clear()
+    weights = amt.kernels.RefineWeights(*(torch.randn(s) for s in ((2, 8, 6), (2, 21, 8), (2, 3, 8), (2, 3))))
+    camera, maps = torch.eye(3)[None], [torch.randn(1, 4, 4, 3)]
+    with pytest.warns(UserWarning, match=r"refine on cpu .* runs as 'reference': native: ") as caught:
+        torch.vmap(lambda j: amt.kernels.refine(j, camera, maps, weights, image_size=(16, 16)))(
+            torch.randn(2, 1, 21, 3)
+        )
+    assert "cuda" not in str(caught[0].message)
+    assert "triton" not in str(caught[0].message)
+    assert caught[0].filename == __file__
+
+
 def test_auto_passes_over_custom_ops_in_forward_mode(op):
     with torch.autograd.forward_ad.dual_level(), pytest.warns(UserWarning, match="forward-mode AD"):
         assert run(op) == "reference"

@@ -80,6 +80,16 @@ def wrong_cases() -> dict[str, tuple[str, type[Exception], Case]]:
             ValueError,
             maps(first.mT.contiguous().mT, second),
         ),
+        "whole maps channels first": (
+            r"maps must be channels last.* look like \[B, C, H, W\]: pass m\.permute\(0, 2, 3, 1\)\.contiguous\(\)",
+            ValueError,
+            maps(*[m.permute(0, 3, 1, 2).contiguous() for m in (first, second)]),
+        ),
+        "channels first in channels_last memory": (
+            r"maps\[0\] must be channels last in memory .* a map \[B, C, H, W\] first with \.permute\(0, 2, 3, 1\)",
+            ValueError,
+            maps(*[m.permute(0, 3, 1, 2) for m in (first, second)]),
+        ),
         "a map of three dimensions": (
             r"maps\[1\] must have the shape \[2, H, W, C\]",
             ValueError,

@@ -152,13 +152,19 @@ def _check(joints, intrinsics, maps: tuple, weights, image_size) -> None:
         if feature_map.stride(3) != 1 and feature_map.shape[3] > 1:
             raise ValueError(
                 f"refine: maps[{i}] must be channels last in memory (stride 1 of C), got the strides "
-                f"{feature_map.stride()}: make it so where it is produced, e.g. with .contiguous()"
+                f"{feature_map.stride()}: make it so where it is produced, e.g. with .contiguous(); a map [B, C, H, W] first "
+                "with .permute(0, 2, 3, 1)"
             )
     if len(weights) != 4:
         raise TypeError(f"refine: weights must be RefineWeights(w1, b1, w2, b2), got {len(weights)} values")
     channels = sum(feature_map.shape[3] for feature_map in maps)
     dtypes = (maps[0].dtype, joints.dtype)
     w1, b1, w2, b2 = weights
+    if _looks_like_nchw(maps, w1, channels):
+        raise ValueError(
+            f"refine: maps must be channels last, [B, H, W, C]; weights.w1 takes {w1.shape[2] - 3} channels and the maps' "
+            f"shapes {[list(m.shape) for m in maps]} look like [B, C, H, W]: pass m.permute(0, 2, 3, 1).contiguous() of each"
+        )
     _checks.tensor("refine", "weights.w1", w1, ("S", "D", channels + 3), dtypes, like=joints)
     steps, hidden = w1.shape[:2]
     _checks.tensor("refine", "weights.b1", b1, (steps, num_joints, hidden), dtypes, like=joints)
@@ -174,6 +180,12 @@ def _check(joints, intrinsics, maps: tuple, weights, image_size) -> None:
         raise TypeError(f"refine: image_size must be (height, width) in whole pixels, got {image_size}")
     if not all(size > 0 for size in image_size):
         raise ValueError(f"refine: image_size must be a positive (height, width), got {image_size}")
+
+
+def _looks_like_nchw(maps: tuple, w1, channels: int) -> bool:
+    """Whether w1 fits the maps' second dimensions and not their last ones."""
+    is_weight = isinstance(w1, Tensor) and w1.dim() == 3
+    return is_weight and w1.shape[2] - 3 == sum(m.shape[1] for m in maps) != channels
 
 
 def _load_native():
