@@ -19,6 +19,7 @@ from amt.data.images import read_image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MOST = 1024  # pictures of a folder; 75 MB at 112 px
+DEPTH_NAME = "aligned_depth"  # how a set's depth pictures are called, which are not to be looked at
 PHOTOGRAPHS = "photographs"  # the word for those of scikit-image
 # Files in scikit-image's wheel whose notes in skimage.data say CC0 or public domain, or "no known copyright restrictions" (the
 # coins). Left out: pictures without a licence (motorcycle, moon, page, colorwheel), faces of people that one
@@ -42,9 +43,8 @@ def picture_files(source: str, argument: str, names: tuple[str, ...] = SCENES) -
         if found is None or not found.submodule_search_locations:
             raise DataError(f"{argument}: {PHOTOGRAPHS} are scikit-image's; pip install scikit-image, or name a folder")
         return [Path(found.submodule_search_locations[0]) / "data" / name for name in names]
-    paths = sorted(p for p in Path(source).expanduser().rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())[
-        :MOST
-    ]
+    found = (p for p in Path(source).expanduser().rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    paths = sorted(p for p in found if not p.name.startswith(DEPTH_NAME))[:MOST]
     if not paths:
         raise DataError(f"{argument}: {source} holds no picture that can be read; name a folder of pictures")
     return paths

@@ -72,6 +72,13 @@ def _main(arguments: list[str] | None) -> int:
         action="store_true",
         help="pictures, depth and labels as a lens with distortion sees them; its coefficients go into the calibration",
     )
+    parser.add_argument(
+        "--match",
+        metavar="FOLDER",
+        help="measures sharpness, noise and brightness of a folder's pictures and sets softness, noise and exposure so that "
+        "rendered pictures have the same; prints both",
+    )
+    parser.add_argument("--sheet", metavar="FILE", help="also writes a picture of twelve frames of the set, to look at")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     a = parser.parse_args(arguments)
     if a.independent is not None and (a.sequences, a.frames) != (default.sequences, default.frames):
@@ -94,7 +101,16 @@ def _main(arguments: list[str] | None) -> int:
     check_folder(Path(a.out), config)
     from amt.data.synthetic.write import write_set  # loads PyTorch: only once the words are known good
 
+    if a.match is not None:
+        from amt.data.synthetic.match import match
+
+        config, told = match(config, a.match)
+        print(told)
     write_set(a.out, config, a.workers, progress=not a.quiet)
+    if a.sheet is not None:
+        from amt.data.synthetic.sheet import write_sheet
+
+        write_sheet(Path(a.out), Path(a.sheet))
     print(f"{a.out}: {config.num_pictures} frames, {config.num_grasps} grasps, {config.num_people} people, 8 cameras")
     return 0
 
