@@ -94,7 +94,7 @@ class AugmentConfig:
     perspective: float = 0.0  # degrees: rotation of the camera about its x and y axes, either way
     occlude: float = 0.0  # share of samples that lose a striped ellipse or rounded box, 10-50 % of the crop's side
     background: float = 0.0  # share of samples with another picture behind hand and object, where segmentation is known
-    backgrounds: str | None = None  # folder of pictures for that; None: made ones
+    backgrounds: str | None = None  # folder of pictures for that, or photographs (scikit-image's); None: made ones
 
     def __post_init__(self):
         for name in ("blur", "erase", "grey", "occlude", "background"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from amt.data.backgrounds import read_backgrounds
 from amt.data.dexycb import DexYCB
 from amt.data.distortion import distorted, pinhole_maps, undistorted
 from amt.data.errors import DataError
@@ -16,7 +17,7 @@ from amt.data.objects import mesh_file
 from amt.data.synthetic import lens, scene
 from amt.data.synthetic.__main__ import main
 from amt.data.synthetic.cameras import CameraConfig
-from amt.data.synthetic.config import sequence_folder
+from amt.data.synthetic.config import SetConfig, sequence_folder
 from amt.data.synthetic.objects import load_shapes
 from amt.data.synthetic.sequence import Sequence
 from amt.hand.mano import ManoLayer
@@ -252,3 +253,13 @@ def test_wrong_words_for_the_camera_are_named(word, said):
     with pytest.raises(DataError, match=said):
         CameraConfig().changed([word])
     assert CameraConfig().changed(["aperture=1,3", "occluded=0"]).aperture == (1.0, 3.0)
+
+
+def test_training_takes_the_same_word_for_photographs_as_the_renderer():
+    pictures = read_backgrounds("photographs", 48)
+    assert pictures.shape == (5, 48, 48, 3)
+    assert len({p.numpy().tobytes() for p in pictures}) == 5
+    behind, upon = SetConfig().pictures()
+    assert len(behind) == len(upon) == 5
+    assert all(path.is_file() for path in behind + upon)
+    assert SetConfig(backgrounds="made").pictures() == ((), ())
