@@ -66,7 +66,11 @@ def test_help_loads_nothing_heavy(tmp_path, module):
         ("amt.data.synthetic", ["."], ".: is not empty and holds no synthetic.json"),
         ("amt.data.synthetic", ["/proc/foo"], "/proc/foo: cannot be written"),
         ("amt.data.synthetic", ["set", "--frames", "0"], "frames must be at least 1; got 0"),
-        ("amt.data.synthetic", ["set", "--objects", "my.obj"], "my.obj: no such file; --objects takes mesh files"),
+        (
+            "amt.data.synthetic",
+            ["set", "--objects", "my.obj"],
+            "my.obj: no such folder or file; --objects takes a folder of meshes, or mesh files",
+        ),
         ("amt.data.synthetic", ["set", "--workers", "0"], "--workers must be at least 1; got 0"),
         ("amt.data.index", ["/nowhere"], "/nowhere: no such folder; give the folder of a set, or render one"),
         ("amt.data.index", ["file"], "file: is a file, not the folder of a set; give the folder of a set"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from amt.data.synthetic import scene
 from amt.data.synthetic.config import SetConfig
 from amt.data.synthetic.distance import SignedDistance
+from amt.data.synthetic.grasp_types import TYPES
 from amt.data.synthetic.grasps import Grasp, find_grasp
 from amt.data.synthetic.objects import Shape, load_shapes
 from amt.data.synthetic.person_hand import Hand
@@ -29,6 +31,7 @@ CONTACT = 0.005  # m, that of the contact labels
 class Quality:
     """What one grasp is like."""
 
+    kind: str
     good: bool
     fingers: int  # with contact
     contacts: int  # vertices
@@ -48,6 +51,7 @@ def measure(hand: Hand, grasp: Grasp, shape: Shape, surface, seconds: float) -> 
     gap = np.where(length < 0.002, plane, np.where(shape.inside(vertices), -length, length))
     touch = gap < CONTACT
     return Quality(
+        grasp.kind,
         grasp.good,
         len(set(hand.finger_of[touch]) - {-1}),
         int(touch.sum()),
@@ -88,11 +92,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = grasps(arguments.count, arguments.seed)
+    names = ("good", "fingers", "contacts", "depth", "piercing", "seconds")
     good, fingers, contacts, depth, piercing, seconds = (
-        np.array([getattr(q, name) for q in found], float) for name in Quality.__dataclass_fields__
+        np.array([getattr(q, name) for q in found], float) for name in names
     )
+    kinds = Counter(q.kind for q in found)
     print(f"{len(found)} grasps, {1e3 * seconds.mean():.0f} ms each (median {1e3 * np.median(seconds):.0f})")
-    print(f"meet every demand {good.mean():.3f}; contact on three or more fingers {(fingers >= 3).mean():.3f}")
+    print("types " + ", ".join(f"{kind} {kinds[kind]}" for kind in TYPES))
+    power = np.array([q.kind == "power" for q in found])
+    print(
+        f"meet every demand {good.mean():.3f}; power grasps on three or more fingers {(fingers[power] >= 3).mean():.3f}"
+    )
     print(f"contacts {contacts.mean():.0f} vertices (fewest {contacts.min():.0f})")
     print(f"deepest vertex in the object {1e3 * depth.mean():.2f} mm mean, {1e3 * depth.max():.2f} mm at most")
     print(

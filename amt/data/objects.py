@@ -11,6 +11,7 @@ import numpy as np
 from amt.data.errors import DataError, FileError
 from amt.data.layout import CLASS_NAMES
 from amt.data.meshes import check_extent, read_mesh, sample_surface
+from amt.data.object_card import CARD, read_card
 from amt.hand.objects import SYMMETRIC_CLASSES
 
 MESH_SAMPLES = 4096  # points that stand for a mesh before they are thinned out
@@ -31,13 +32,20 @@ class ObjectModels:
         self.names = dict(CLASS_NAMES) | (names or {})
         self.cloud = cache(self._cloud)
         self.choice = cache(self._choice)
+        self.symmetric = cache(self._symmetric)
 
     def points(self, class_id: int, count: int) -> np.ndarray:
         """float32 [count, 3], m: evenly spread points on the surface, in the object's own frame; zeros for class 0."""
         return self.cloud(class_id)[self.choice(class_id, count)]
 
-    def symmetric(self, class_id: int) -> bool:
-        """Whether the object may look the same after some rotation: YCB's list; True for any other object, which is unknown."""
+    def _symmetric(self, class_id: int) -> bool:
+        """Whether the object may look the same after some rotation.
+
+        What the model's object.yml says, else YCB's list; True for any other object, which is unknown.
+        """
+        card = self.folder / self.names.get(class_id, "") / CARD
+        if card.is_file() and (known := read_card(card).symmetry) is not None:
+            return bool(known)
         return self.names.get(class_id) != CLASS_NAMES.get(class_id, "") or class_id in SYMMETRIC_CLASSES
 
     def class_points(self, count: int) -> np.ndarray:

@@ -6,8 +6,12 @@ import torch
 from scipy.spatial import cKDTree
 
 from amt.data.synthetic.distance import SignedDistance
+from amt.data.synthetic.grasp_types import TYPES
+from amt.data.synthetic.grasps import find_grasp
 from amt.data.synthetic.objects import built_in
 from amt.data.synthetic.person_hand import Hand
+from amt.data.synthetic.skin import vertex_normals
+from amt.hand.rotations import axis_angle_to_matrix
 from amt.hand.shipped import shipped_hand
 from tools.grasps import grasps
 
@@ -16,7 +20,8 @@ pytest.importorskip("embreex")
 
 def test_grasps_touch_with_fingers_and_do_not_sink_in():
     found = grasps(10, seed=5)  # of ten classes
-    assert np.mean([q.fingers >= 3 for q in found]) >= 0.9
+    assert np.mean([q.fingers >= 3 for q in found if q.kind == "power"]) >= 0.9
+    assert all(q.fingers >= 2 for q in found)
     assert np.mean([q.depth for q in found]) <= 0.002
     assert max(q.depth for q in found) <= 0.005
     assert max(q.piercing for q in found) <= 0.002
@@ -53,3 +58,43 @@ def test_signed_distances_are_those_of_a_box_and_a_cylinder(class_id):
     assert np.median(error[near]) < 0.0004
     assert np.quantile(error[near], 0.95) < 0.0015
     assert (np.sign(distance(points)) == np.sign(true))[np.abs(true) > 0.002].all()
+
+
+@pytest.mark.parametrize(
+    ("name", "class_id", "side"),
+    [("power", 4, "right"), ("pinch", 8, "left"), ("tripod", 18, "right"), ("lateral", 18, "left")],
+)
+def test_a_grasp_is_of_the_type_that_it_says(name, class_id, side):
+    """The fingertips that touch, those that do not, and the thumb's opposition, measured on the posed mesh."""
+    rng, shape = np.random.default_rng(1), built_in(class_id)
+    hand = Hand(shipped_hand(side), rng.normal(0, 0.7, 10))
+    grasp = find_grasp(hand, shape, SignedDistance.of(shape), rng, kind=TYPES[name], rounds=12)
+    assert (grasp.kind, grasp.good) == (name, True)
+    rotations = axis_angle_to_matrix(torch.from_numpy(grasp.fingers.reshape(1, 15, 3)).float())
+    own = hand.vertices(torch.cat((torch.eye(3).expand(1, 1, 3, 3), rotations), 1))[0].astype(float)
+    vertices = (own - hand.root) @ grasp.rotation.T + hand.root + grasp.translation
+    points, normals = shape.surface_points(40_000, seed=3)
+    length, nearest = cKDTree(points).query(vertices)
+    touch = (length < 0.0048) | shape.inside(vertices)
+    tips = {int(k) for k in hand.finger_of[touch & hand.outer]}
+    fingers = {int(k) for k in hand.finger_of[touch]} - {-1}
+    if name == "power":
+        assert 0 in fingers
+        assert len(fingers) >= 3
+        assert (touch & ~hand.outer).sum() >= 5, "not with the fingertips alone"
+        return
+    thumb = normals[nearest[touch & (hand.finger_of == 0)]].mean(0)
+    others = normals[nearest[touch & np.isin(hand.finger_of, [1, 2])]].mean(0)
+    assert thumb @ others / np.linalg.norm(thumb) / np.linalg.norm(others) < -0.4, (
+        "the thumb presses against the fingers"
+    )
+    assert 0 in tips
+    if name == "lateral":
+        assert 1 in fingers
+        index = vertex_normals(own, hand.model.f)[touch & (hand.finger_of == 1)].mean(0)
+        bent = rotations[0, 0].numpy() @ rotations[0, 1].numpy()  # MANO's index finger: base and middle joint
+        assert (bent.T @ index) @ -hand.across > 0.3, "its side toward the thumb touches"
+    else:
+        assert tips == ({0, 1} if name == "pinch" else {0, 1, 2})
+        assert fingers == tips
+        assert not (touch & (hand.finger_of == -1)).any()

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 import threading
 import time
 
@@ -15,6 +16,7 @@ import pytest
 
 from amt.data.dexycb import DexYCB
 from amt.data.errors import DataError
+from amt.data.layout import in_subset
 from amt.data.synthetic import scene
 from amt.data.synthetic.__main__ import main
 from amt.data.synthetic.config import LOCK, sequence_folder, unfinished
@@ -181,7 +183,7 @@ def test_independent_scenes_share_nothing_and_are_read_like_any_set(tmp_path, ca
     assert main(command) == 0
     assert digests(out) == before, "a scene is the same, made alone or with the others"
     assert main([str(out), "--independent", "5", "--frames", "2"]) == 2
-    assert "leave --sequences and --frames out" in capsys.readouterr().err
+    assert "leave --frames out, or add --held-out" in capsys.readouterr().err
 
 
 def test_a_half_rendered_set_is_told_with_the_command_that_finishes_it(own_set, tmp_path, capsys):
@@ -236,3 +238,33 @@ def test_a_full_disk_is_one_line_and_whole_sequences_stay(own_set, monkeypatch, 
     )
     assert main(command) == 0
     assert digests(own_set) == before
+
+
+def test_held_out_people_have_sequences_and_all_others_independent_scenes():
+    config = SetConfig(independent=30, held_out=2, frames=2)
+    specs = config.specs()
+    subset = {
+        spec: next(s for s in ("train", "val", "test") if in_subset("s1", s, spec.subject, 0, spec.sequence, 0))
+        for spec in specs
+    }
+    assert {subset[spec] for spec in specs if spec.scene is not None} == {"train"}
+    assert [subset[spec] for spec in specs if spec.scene is None] == ["val"] * 2 + ["test"] * 4
+    assert len({(spec.subject, spec.sequence) for spec in specs}) == len(specs) == config.num_grasps == 36
+    assert (config.num_pictures, config.num_people) == (30 + 6 * 2 * 8, 33)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--held-out", "2"], "--held-out goes with --independent"),
+        (["--independent", "5", "--held-out", "0"], "--held-out must be at least 1; got 0"),
+        (["--independent", "0"], "--independent must be at least 1; got 0"),
+        (["--independent", "5", "--sequences", "3"], "leave --sequences out"),
+        (["--independent", "5", "--held-out", "1", "--subjects", "8"], "subjects at least 9"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        sys.exit(main([str(tmp_path / "set"), *arguments]))
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()

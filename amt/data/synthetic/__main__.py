@@ -41,8 +41,9 @@ def _main(arguments: list[str] | None) -> int:
         "--objects",
         nargs="+",
         default=(),
-        metavar="MESH",
-        help="watertight meshes in metres, instead of the built-in shapes",
+        metavar="FOLDER",
+        help="a folder of closed meshes (OBJ, PLY, STL), or such files, in place of the built-in shapes; NAME.yaml beside "
+        "NAME.obj may hold name, unit (m, cm, mm, inch) or scale, mass in kg, and symmetry in degrees by axis, as {z: 180}",
     )
     parser.add_argument(
         "--mano", metavar="FOLDER", help="folder with MANO_RIGHT.pkl and MANO_LEFT.pkl, instead of AMT's own hand"
@@ -79,12 +80,24 @@ def _main(arguments: list[str] | None) -> int:
         "rendered pictures have the same; prints both",
     )
     parser.add_argument("--sheet", metavar="FILE", help="also writes a picture of twelve frames of the set, to look at")
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        metavar="N",
+        help="with --independent: N sequences of --frames frames of each of the three people that split s1 validates and "
+        "tests on, who have no scenes then",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     a = parser.parse_args(arguments)
-    if a.independent is not None and (a.sequences, a.frames) != (default.sequences, default.frames):
-        raise UsageError("--independent takes one picture of each scene: leave --sequences and --frames out")
-    if a.independent is not None and a.independent < 1:
-        raise UsageError(f"--independent must be at least 1; got {a.independent}")
+    if a.held_out is not None and a.independent is None:
+        raise UsageError("--held-out goes with --independent")
+    for name in ("independent", "held_out"):
+        if getattr(a, name) is not None and getattr(a, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(a, name)}")
+    if a.independent is not None and a.sequences != default.sequences:
+        raise UsageError("--independent takes one picture of each scene: leave --sequences out")
+    if a.independent is not None and a.held_out is None and a.frames != default.frames:
+        raise UsageError("--independent takes one picture of each scene: leave --frames out, or add --held-out")
     if a.workers < 1:
         raise UsageError(f"--workers must be at least 1; got {a.workers}")
     config = SetConfig(
@@ -94,24 +107,26 @@ def _main(arguments: list[str] | None) -> int:
         a.seed,
         tuple(a.objects),
         independent=a.independent or 0,
+        held_out=a.held_out or 0,
         mano=a.mano,
         backgrounds=a.backgrounds,
         camera=CameraConfig(distorted=a.distorted).changed(a.camera),
     )
     check_folder(Path(a.out), config)
-    from amt.data.synthetic.write import write_set  # loads PyTorch: only once the words are known good
+    from amt.data.synthetic.write import count_types, write_set  # loads PyTorch: only once the words are known good
 
     if a.match is not None:
         from amt.data.synthetic.match import match
 
         config, told = match(config, a.match)
         print(told)
-    write_set(a.out, config, a.workers, progress=not a.quiet)
+    types = count_types(write_set(a.out, config, a.workers, progress=not a.quiet), config)
     if a.sheet is not None:
         from amt.data.synthetic.sheet import write_sheet
 
         write_sheet(Path(a.out), Path(a.sheet))
     print(f"{a.out}: {config.num_pictures} frames, {config.num_grasps} grasps, {config.num_people} people, 8 cameras")
+    print("grasps by type: " + ", ".join(f"{name} {count}" for name, count in types.items()))
     return 0
 
 

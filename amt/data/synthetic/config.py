@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amt.data.errors import DataError
-from amt.data.layout import FULL_SEQUENCES, SERIALS, SUBJECTS, SYNTHETIC_RECORD
+from amt.data.layout import FULL_SEQUENCES, SERIALS, SUBJECTS, SYNTHETIC_RECORD, in_subset
 from amt.data.synthetic.cameras import DEFAULT, CameraConfig
 from amt.files import check_writable
 
 LOCK = ".lock"  # in the set's folder: who holds it, renders
 MADE = "made"  # backgrounds of noise and shapes
+HELD_OUT = tuple(s for s in range(len(SUBJECTS)) if not in_subset("s1", "train", s, 0, 0, 0))
 MOST_SCENES = 13_000  # independent ones of a subject: folders are named by times of one day
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ class SequenceSpec:
     scene: int | None = None  # the number of an independent scene, whose person, camera and calibration are its own
 
     @property
+    def num_pictures(self) -> int:
+        return 1 if self.scene is not None else self.frames * len(SERIALS)
+
+    @property
     def person(self) -> int:
         """Whom the streams of random numbers for person and cameras belong to."""
         return self.subject if self.scene is None else len(SUBJECTS) + self.scene
@@ -49,6 +55,7 @@ class SetConfig:
     seed: int = 0
     objects: tuple[str, ...] = ()  # mesh files of the user's; () for the built-in shapes
     independent: int = 0  # scenes that share nothing, one picture each, in place of the sequences; 0: sequences
+    held_out: int = 0  # with independent: sequences of each person that split s1 keeps for validation and test
     mano: str | None = None  # folder with MANO_RIGHT.pkl and MANO_LEFT.pkl; None for AMT's own hand
     backgrounds: str = "photographs"  # scikit-image's; or a folder of pictures; or "made"
     camera: CameraConfig = DEFAULT
@@ -60,36 +67,52 @@ class SetConfig:
             raise DataError(f"sequences must be 1-{FULL_SEQUENCES} a subject; got {self.sequences}")
         if not 1 <= self.frames <= 100_000:
             raise DataError(f"frames must be at least 1; got {self.frames}")
-        for name in ("seed", "independent"):
+        for name in ("seed", "independent", "held_out"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name} must not be negative; got {getattr(self, name)}")
 
-        if self.independent > MOST_SCENES * self.subjects:
+        if self.held_out and not self.independent:
+            raise DataError("held_out goes with independent scenes; sequences have people of every subset")
+        if self.held_out and self.subjects <= max(HELD_OUT):
+            raise DataError(f"held_out needs the people of split s1: subjects at least {max(HELD_OUT) + 1}")
+        if not 0 <= self.held_out <= FULL_SEQUENCES:
+            raise DataError(f"held_out must be at most {FULL_SEQUENCES} a subject; got {self.held_out}")
+        if self.independent > MOST_SCENES * len(self._scene_subjects):
             raise DataError(f"independent must be at most {MOST_SCENES} a subject; got {self.independent}")
 
     @property
     def num_pictures(self) -> int:
-        return self.independent or self.num_grasps * self.frames * len(SERIALS)
+        return sum(spec.num_pictures for spec in self.specs())
 
     @property
     def num_grasps(self) -> int:
-        return self.independent or self.subjects * self.sequences
+        return len(self.specs())
 
     @property
     def num_people(self) -> int:
-        return self.independent or self.subjects
+        return len({spec.person for spec in self.specs()})
+
+    @property
+    def _scene_subjects(self) -> list[int]:
+        """Those that take independent scenes."""
+        return [s for s in range(self.subjects) if not (self.held_out and s in HELD_OUT)]
 
     def specs(self) -> list[SequenceSpec]:
         """The set's sequences; an independent scene is one of a single picture. Subjects take scenes in turn."""
-        if self.independent:
-            return [
-                SequenceSpec(self.seed, scene % self.subjects, scene // self.subjects, 0, 1, scene)
-                for scene in range(self.independent)
-            ]
+        if not self.independent:
+            return self._sequences(range(self.subjects), self.sequences)
+        takers = self._scene_subjects
+        held_out = self._sequences(HELD_OUT, self.held_out) if self.held_out else []
+        return held_out + [
+            SequenceSpec(self.seed, takers[scene % len(takers)], scene // len(takers), 0, 1, scene)
+            for scene in range(self.independent)
+        ]
+
+    def _sequences(self, subjects: Iterable[int], sequences: int) -> list[SequenceSpec]:
         return [
-            SequenceSpec(self.seed, subject, sequence, self.sequences, self.frames)
-            for subject in range(self.subjects)
-            for sequence in range(self.sequences)
+            SequenceSpec(self.seed, subject, sequence, sequences, self.frames)
+            for subject in subjects
+            for sequence in range(sequences)
         ]
 
     def words(self) -> list[str]:
@@ -105,7 +128,7 @@ class SetConfig:
                 words += value.words()
             else:
                 is_path = entry.name == "mano" or (entry.name == "backgrounds" and Path(value).is_dir())
-                words += [f"--{entry.name}", str(Path(value).absolute()) if is_path else str(value)]
+                words += [f"--{entry.name.replace('_', '-')}", str(Path(value).absolute()) if is_path else str(value)]
         return words
 
     def pictures(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -140,8 +163,8 @@ def sequence_folder(out: Path, spec: SequenceSpec) -> Path:
 def check_folder(out: Path, config: SetConfig) -> None:
     """Raises DataError or UsageError unless a set of ``config`` can be rendered, or continued, in the folder ``out``."""
     for path in config.objects:
-        if not Path(path).is_file():
-            raise DataError(f"{path}: no such file; --objects takes mesh files")
+        if not Path(path).exists():
+            raise DataError(f"{path}: no such folder or file; --objects takes a folder of meshes, or mesh files")
     if config.mano is not None and not Path(config.mano, "MANO_RIGHT.pkl").is_file():
         raise DataError(f"{config.mano}: holds no MANO_RIGHT.pkl; --mano takes the folder of MANO's files")
     if out.exists() and not out.is_dir():
@@ -160,7 +183,7 @@ def unfinished(root: Path) -> str:
     record = _record(root)
     try:
         config = SetConfig(*(record[name] for name in ("sequences", "frames", "subjects", "seed")))
-        config = replace(config, independent=record.get("independent", 0))
+        config = replace(config, independent=record.get("independent", 0), held_out=record.get("held_out", 0))
     except (KeyError, TypeError, ValueError):
         return ""
     specs = config.specs()

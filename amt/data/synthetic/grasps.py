@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from amt.data.synthetic.distance import MARGIN, SignedDistance
+from amt.data.synthetic.grasp_types import POWER, GraspType, Postures, choose_type, postures
 from amt.data.synthetic.objects import Shape
 from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.piercing import piercing_depths
@@ -29,6 +30,7 @@ CANDIDATES = 24  # a round
 TRIED = 5  # of a round, corrected with all vertices until one is good
 LEVELS = 9  # of bending, between which a contact is interpolated
 CLEAR = 0.001  # m of air that the open hand leaves
+WIDEST = 0.075  # m between thumb and fingers of a precision grasp
 FAR, NEAR = 0.14, -0.06  # m from the first point of the surface: where the open hand comes from, and how far it may go
 # Degrees of flexion of base, middle and outer joint: the open hand, and as far as each can close.
 OPEN = np.radians([[-28, -4, 2], [2, 10, 6], [2, 10, 6], [2, 10, 6], [2, 10, 6]])
@@ -47,6 +49,7 @@ class Grasp:
     arm: np.ndarray  # float64 [3], unit: from the wrist toward the elbow
     palm: np.ndarray  # float64 [3], unit: out of the palm
     score: float
+    kind: str  # a name of grasp_types.TYPES
     good: bool  # False: no candidate met every demand, this one came nearest
 
 
@@ -56,6 +59,7 @@ class _Candidates:
 
     opened: np.ndarray  # float64 [C, 5, 3], rad
     bent: np.ndarray  # float64 [C, 5, 3], rad
+    closed: np.ndarray  # float64 [C, 5, 3], rad: as far as the fingers may bend
     opposition: np.ndarray  # float64 [C], rad
     spread: np.ndarray  # float64 [C, 5], rad
     rotations: np.ndarray  # float64 [C, 3, 3]
@@ -65,17 +69,37 @@ class _Candidates:
         return _Candidates(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
 
-def find_grasp(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Generator, rounds: int = 6) -> Grasp:
-    """The first good one of several rounds of candidates, the best of each round first; else the best of all."""
+def find_grasp(
+    hand: Hand,
+    shape: Shape,
+    distance: SignedDistance,
+    rng: np.random.Generator,
+    kind: GraspType | None = None,
+    rounds: int = 6,
+) -> Grasp:
+    """The first good one of several rounds of candidates, the best of each round first.
+
+    Args:
+        kind: the type of grasp; None for one that suits the object, or a power grasp where no such one is found.
+
+    Where no grasp is good, the best of all is returned.
+    """
     others = []
-    for _ in range(rounds):
-        found = _candidates(hand, shape, distance, rng)
-        scores, good = _judge(hand, distance, _held(hand, found)[0])
-        for k in np.lexsort((-scores, ~good))[:TRIED]:
-            grasp = _settled(hand, distance, found[k : k + 1])
-            if grasp.good and not _pierces_itself(hand, grasp):
-                return grasp
-            others.append(grasp)
+    for tried in [kind] if kind is not None else dict.fromkeys([choose_type(shape, rng), POWER]):
+        ways = None if tried is POWER else postures(hand, tried, rng)
+        for _ in range(rounds if tried in (POWER, kind) else 3):
+            found = (
+                _power(hand, shape, distance, rng)
+                if ways is None
+                else _precise(hand, shape, distance, tried, ways, rng)
+            )
+            scores, good = _judge(hand, distance, _held(hand, found)[0], tried)
+            for k in np.lexsort((-scores, ~good))[: TRIED if tried is POWER else max(1, int(good.sum()))]:
+                grasp = _settled(hand, distance, found[k : k + 1], tried)
+                if grasp.good and not _pierces_itself(hand, grasp):
+                    return grasp
+                if tried in (POWER, kind):
+                    others.append(grasp)
     others.sort(key=lambda grasp: grasp.score, reverse=True)
     return next((grasp for grasp in others if not _pierces_itself(hand, grasp)), others[0])
 
@@ -87,14 +111,16 @@ def _pierces_itself(hand: Hand, grasp: Grasp) -> bool:
     return piercing_depths(vertices, hand.model.f).max(initial=0) > MOST_PIERCING
 
 
-def _candidates(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Generator) -> _Candidates:
+def _power(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Generator) -> _Candidates:
+    """Hands whose fingers all close."""
     count = CANDIDATES
     opposition = rng.uniform(0.4, 1.45, count)
     spread = rng.uniform(-0.10, 0.10, (count, 5)) * np.array([0, 1, 0.3, 0.6, 1])
     opened = OPEN + rng.uniform(0, 1, (count, 1, 1)) * 0.22 * (CLOSED - OPEN)
     shapes = hand.posed(hand.rotations(opened, opposition, spread), hand.sampled)
     rotations, places = _wrist_poses(hand, shape, distance, shapes, rng)
-    found = _Candidates(opened, opened.copy(), opposition, spread, rotations, places)
+    closed = np.broadcast_to(CLOSED, opened.shape)
+    found = _Candidates(opened, opened.copy(), closed, opposition, spread, rotations, places)
     limits = np.ones((count, 5), bool)
     for stage in range(3):
         found.bent, touched = _close(hand, distance, found, stage, limits)
@@ -106,6 +132,53 @@ def _candidates(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.rand
             keep = holds if holds.any() else slice(0, 1)
             found, limits = found[keep], touched[keep]
     return found
+
+
+def _precise(
+    hand: Hand, shape: Shape, distance: SignedDistance, kind: GraspType, ways: Postures, rng: np.random.Generator
+) -> _Candidates:
+    """Hands that take two opposite places of the surface between the thumb and what it presses against."""
+    near, normals, far = _opposite_places(shape, rng)
+    count, thickness = len(near), np.linalg.norm(far - near, axis=1)
+    width = np.linalg.norm(ways.against - ways.thumb, axis=1)
+    misfit = np.abs(width - thickness[:, None]) + rng.uniform(0, 0.004, (count, len(width)))
+    way = misfit.argmin(1)
+    line = _units(ways.against[way] - ways.thumb[way])
+    middle = (ways.against[way] + ways.thumb[way]) / 2
+    reach = middle - hand.root
+    reach = _units(reach - line * (reach * line).sum(1, keepdims=True))
+    across = rng.normal(0, 1, (count, 3))
+    toward = _units(across - normals * (across * normals).sum(1, keepdims=True))
+    rotations = _axes(-normals, toward) @ _axes(line, reach).transpose(0, 2, 1)
+
+    holds = np.isin(np.arange(5), kind.fingers)
+    bend = holds[:, None] * np.radians([[16, 6, 2]])
+    angles = ways.angles[way]
+    opened, closed = np.maximum(angles - bend, OPEN), np.minimum(angles + 1.4 * bend, np.maximum(CLOSED, angles))
+    spread = np.zeros((count, 5))
+    shapes = hand.posed(hand.rotations(opened, ways.opposition[way], spread), hand.sampled)
+    places = (near + far) / 2 - np.einsum("bij,bj->bi", rotations, middle)
+    travelled = _advance(distance, _moved(shapes, rotations, places - FAR * toward), toward)
+    places = places + (np.minimum(travelled, FAR) - FAR)[:, None] * toward
+    found = _Candidates(opened, opened.copy(), closed, ways.opposition[way], spread, rotations, places)
+    found.bent, touched = _close(hand, distance, found, 0, np.broadcast_to(holds, (count, 5)))
+    keep = touched[:, holds].all(1)
+    return found[keep if keep.any() else slice(0, 1)]
+
+
+def _opposite_places(shape: Shape, rng: np.random.Generator):
+    """Places of the surface, normals there, and the places on the object's other side, each float64 [C, 3]; C is CANDIDATES."""
+    points, normals = _surface(shape)
+    chosen = rng.choice(len(points), 4 * CANDIDATES, replace=False)
+    ahead = points - points[chosen, None]
+    depth = -np.einsum("cnj,cj->cn", ahead, normals[chosen])
+    beside = np.linalg.norm(ahead + depth[..., None] * normals[chosen, None], axis=-1)
+    opposed = normals[chosen] @ normals.T < -0.7
+    depth = np.where(opposed & (beside < 0.004) & (depth > 0.001), depth, np.inf)
+    order = np.argsort(np.where(depth.min(1) < WIDEST, rng.random(len(chosen)), 1 + depth.min(1)))[:CANDIDATES]
+    depth = np.minimum(depth.min(1)[order], 1.0)
+    near, out = points[chosen[order]], normals[chosen[order]]
+    return near, out, near - depth[:, None] * out
 
 
 def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: torch.Tensor, rng: np.random.Generator):
@@ -162,7 +235,7 @@ def _close(hand: Hand, distance: SignedDistance, found: _Candidates, stage: int,
     Returns the angles [C, 5, 3] and whether each finger touched [C, 5]. Only the fingers that ``moving`` [C, 5] names move.
     """
     goal = found.bent.copy()
-    goal[..., stage:] = np.maximum(CLOSED, found.bent)[..., stage:]
+    goal[..., stage:] = np.maximum(found.closed, found.bent)[..., stage:]
     goal = np.where(moving[..., None], goal, found.bent)
     share, touched = _first_touch(hand, distance, found, found.bent, goal, hand.sampled)
     return found.bent + share[..., None] * (goal - found.bent), touched
@@ -189,7 +262,7 @@ def _first_touch(hand, distance, found: _Candidates, start: np.ndarray, goal: np
     return share, touched
 
 
-def _settled(hand: Hand, distance: SignedDistance, found: _Candidates) -> Grasp:
+def _settled(hand: Hand, distance: SignedDistance, found: _Candidates, kind: GraspType) -> Grasp:
     """One candidate as a grasp: with all vertices, fingers and palm come back out until none is deeper than SKIN."""
     retreat = _unit(-found.rotations[0] @ (hand.palm + 0.35 * hand.along))
     palm = hand.whole.finger_of < 0
@@ -208,7 +281,7 @@ def _settled(hand: Hand, distance: SignedDistance, found: _Candidates) -> Grasp:
         share, touched = _first_touch(hand, distance, found, found.opened, found.bent, hand.whole)
         share = np.where(touched, share, 1.0)
         found.bent = found.opened + share[..., None] * (found.bent - found.opened)
-    score, good = _judge(hand, distance, vertices)
+    score, good = _judge(hand, distance, vertices, kind)
     rotation, root = found.rotations[0], hand.root
     return Grasp(
         fingers=_fingers(closed[0]),
@@ -220,6 +293,7 @@ def _settled(hand: Hand, distance: SignedDistance, found: _Candidates) -> Grasp:
         palm=rotation @ hand.palm,
         score=float(score[0]),
         good=bool(good[0]),
+        kind=kind.name,
     )
 
 
@@ -229,30 +303,38 @@ def _held(hand: Hand, found: _Candidates) -> tuple[torch.Tensor, torch.Tensor]:
     return _moved(hand.posed(closed, hand.whole), found.rotations, found.places), closed
 
 
-def _judge(hand: Hand, distance: SignedDistance, vertices: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """How well posed hands [C, V, 3] hold the object, and whether that is good enough."""
+def _judge(
+    hand: Hand, distance: SignedDistance, vertices: torch.Tensor, kind: GraspType
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well posed hands [C, V, 3] hold the object, and whether that is good enough for a type of grasp."""
     gap = distance.at(vertices)
     touch = gap < TOUCH
     normals = torch.zeros_like(vertices)
     normals[touch] = distance.normals_at(vertices[touch])
-    on = torch.stack([touch & torch.from_numpy(hand.finger_of == k) for k in range(5)], 1)  # [C, 5, V]
-    sums = on.float() @ normals  # [C, 5, 3]
-    thumb, others = (
-        torch.nn.functional.normalize(sums[:, 0], dim=-1),
-        torch.nn.functional.normalize(sums[:, 1:].sum(1), dim=-1),
-    )
-    against = (thumb * others).sum(-1).numpy()
-    count = on.sum(-1).numpy()  # [C, 5]
-    fingers, pads, all_touch = (count[:, 1:] > 0).sum(1), count[:, 1:].sum(1), touch.sum(1).numpy()
+    touched = touch.numpy()
+    on = np.stack([touched & (hand.finger_of == k) for k in range(-1, 5)], 1)  # [C, 6, V]: palm, then fingers
+    sums = (torch.from_numpy(on).float() @ normals).numpy()
+    count, tips = on.sum(-1)[:, 1:], (on & hand.outer).sum(-1)[:, 1:]  # [C, 5]
+    opposing = [k for k in kind.fingers if k]
+    against = (_units(sums[:, 1]) * _units(sums[:, [k + 1 for k in opposing]].sum(1))).sum(1)
     depth = -gap.amin(1).numpy()
-    sunk = np.clip(depth - 0.003, 0, None)
-    score = -against + 0.12 * fingers + 0.004 * np.minimum(all_touch, 150) - 60 * sunk
+    sunk, contacts = np.clip(depth - 0.003, 0, None), touched.sum(1)
+    if kind is not POWER:
+        idle = contacts - count[:, kind.fingers].sum(1)  # what should not touch
+        if kind.side:
+            idle = on.sum(-1)[:, 0]  # curled fingers may
+        held = np.minimum(tips[:, 0], (count if kind.side else tips)[:, opposing].min(1))
+        good = (held >= 3) & (idle == 0) & (against < -0.5) & (depth < MOST_DEPTH)
+        return -against + 0.02 * np.minimum(held, 20) - 0.02 * idle - 60 * sunk, good
+    fingers, pads = (count[:, 1:] > 0).sum(1), count[:, 1:].sum(1)
+    score = -against + 0.12 * fingers + 0.004 * np.minimum(contacts, 150) - 60 * sunk
     pinched = (against < -0.35) & (fingers >= 2) & (count[:, 0] >= 5) & (pads >= 10)
     # What is too wide to reach around is held by many contacts on its near side and flanks.
-    embraced = (against < 0.1) & (fingers == 4) & (all_touch >= 60)
+    embraced = (against < 0.1) & (fingers == 4) & (contacts >= 60)
     none = (count[:, 0] == 0) | (pads == 0)
-    score = np.where(none, -1.0 + 0.01 * all_touch - 50 * sunk, score)
-    return score, (pinched | embraced) & ~none & (depth < MOST_DEPTH)
+    score = np.where(none, -1.0 + 0.01 * contacts - 50 * sunk, score)
+    inner = contacts - tips.sum(1)  # contacts of the palm and of phalanges before the last
+    return score, (pinched | embraced) & ~none & (inner >= 5) & (depth < MOST_DEPTH)
 
 
 @cache

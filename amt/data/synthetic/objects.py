@@ -6,16 +6,21 @@ them in the same way, and painted so that their orientation can be seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from amt.data.errors import DataError
-from amt.data.layout import CLASS_NAMES
+from amt.data.layout import CLASS_NAMES, NEVER_GRASPED
 from amt.data.meshes import read_mesh
+from amt.data.object_card import UNITS, ObjectCard, card_of
 from amt.data.synthetic.primitives import Part, arc, box, hull, lathe, tube
+
+MESHES = (".obj", ".ply", ".stl")
+MOST_FACES = 100_000
+SMALLEST, LARGEST = 0.005, 0.6  # m: the longest side of what a hand holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +30,7 @@ class Shape:
     class_id: int
     name: str
     parts: tuple[Part, ...]  # watertight pieces, which may overlap
+    card: ObjectCard | None = None  # of a user's mesh
 
     @property
     def extent(self) -> np.ndarray:
@@ -81,43 +87,80 @@ def built_in(class_id: int) -> Shape:
 
 
 def from_file(path: Path, class_id: int) -> Shape:
-    """A user's mesh, in metres, as the shape of a class.
+    """A user's mesh as the shape of a class, with what the YAML file beside it says.
 
     Raises:
-        DataError: if the file cannot be read as a mesh, is open (inside and outside must be told apart), or its size
-            says that it is not in metres.
+        DataError: if a file cannot be read, the mesh is open (inside and outside must be told apart), has too many triangles, or
+            is of a size that no hand holds: its unit is then probably another.
     """
     import trimesh
 
-    mesh = trimesh.Trimesh(*read_mesh(Path(path)), process=True)
+    path = Path(path)
+    vertices, faces = read_mesh(path)
+    card = card_of(path)
+    if len(faces) > MOST_FACES:
+        raise DataError(
+            f"{path}: has {len(faces)} triangles, at most {MOST_FACES} are possible; simplify it (for example with "
+            "trimesh's simplify_quadric_decimation)"
+        )
+    mesh = trimesh.Trimesh(np.asarray(vertices, float) * card.scale, faces, process=True)
     mesh.merge_vertices(merge_tex=True, merge_norm=True)
     if not mesh.is_watertight:
         raise DataError(f"{path}: is not watertight; close its holes (for example with trimesh.repair.fill_holes)")
-    if not 0.005 < mesh.extents.max() < 0.6:
+    size = mesh.extents.max()
+    if not SMALLEST < size < LARGEST:
+        fits = [unit for unit, metres in UNITS.items() if SMALLEST < size / card.scale * metres < LARGEST]
+        remedy = (
+            f"; if its unit is {' or '.join(fits)}, say so in {path.with_suffix('.yaml').name} (unit: {fits[0]})"
+            if fits
+            else ""
+        )
         raise DataError(
-            f"{path}: is {mesh.extents.max():.4g} m long; a hand-held mesh in metres was expected, rescale it"
+            f"{path}: is {size:.4g} m long; a mesh that a hand can hold was expected{remedy}, or rescale it"
         )
     mesh.fix_normals()
     part = Part(np.asarray(mesh.vertices, float), np.asarray(mesh.faces, np.int64))
-    return _centred(class_id, path.parent.name if path.stem == "textured_simple" else path.stem, [part])
+    return replace(_centred(class_id, _name(path, card), [part]), card=card)
 
 
-def load_shapes(files: tuple[str, ...] = ()) -> dict[int, Shape]:
+def mesh_files(paths: tuple[str, ...]) -> list[Path]:
+    """Mesh files, and those in folders, in the order of their names. Raises DataError for a folder without any."""
+    found = []
+    for path in map(Path, paths):
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in MESHES) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{path}: holds no mesh ({', '.join('*' + suffix for suffix in MESHES)})")
+        found += inside
+    return found
+
+
+def load_shapes(paths: tuple[str, ...] = ()) -> dict[int, Shape]:
     """The set's shapes by class: the built-in ones, or a user's meshes (numbered from 1, or by their YCB name)."""
-    if not files:
+    if not paths:
         return {class_id: _built_in_cached(class_id) for class_id in CLASS_NAMES}
     numbers = {name: class_id for class_id, name in CLASS_NAMES.items()}
+    files = mesh_files(paths)
     if len(files) > len(CLASS_NAMES):
-        raise DataError(
-            f"at most {len(CLASS_NAMES)} object files are possible (the layout's class ids); got {len(files)}"
-        )
+        raise DataError(f"at most {len(CLASS_NAMES)} objects are possible (the layout's class ids); got {len(files)}")
+    names = [_name(file, card_of(file)) for file in files]
+    for name in names:
+        if names.count(name) > 1:
+            same = ", ".join(str(file) for file, other in zip(files, names, strict=True) if other == name)
+            raise DataError(f"{same}: have the same name {name!r}; give one another name in the YAML file beside it")
+    taken = [numbers[name] for name in names if name in numbers]
+    free = iter(c for c in CLASS_NAMES if c not in taken and c != NEVER_GRASPED)
     shapes: dict[int, Shape] = {}
-    named = {f: numbers.get(Path(f).stem, numbers.get(Path(f).parent.name)) for f in files}
-    free = iter(c for c in CLASS_NAMES if c not in named.values() and c != 19)
-    for file, class_id in named.items():
-        class_id = class_id or next(free)
-        shapes[class_id] = from_file(Path(file), class_id)
+    for file, name in zip(files, names, strict=True):
+        class_id = numbers.get(name) or next(free, NEVER_GRASPED)
+        shapes[class_id] = from_file(file, class_id)
     return shapes
+
+
+def _name(path: Path, card: ObjectCard) -> str:
+    if card.name is not None:
+        return card.name
+    in_ycb = path.stem == "textured_simple" or path.parent.name in CLASS_NAMES.values()
+    return path.parent.name if in_ycb else path.stem
 
 
 @cache

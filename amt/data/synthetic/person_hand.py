@@ -85,6 +85,8 @@ class Hand:
         length = (self.template - wrist) @ self.along
         self.wrist_end = np.flatnonzero(length < length.min() + 0.006)  # the vertices where a forearm goes on
         self.finger_of = finger_of(self.model)
+        outer = [MANO_FINGER_JOINTS[finger][2] for finger in FINGERS]
+        self.outer = np.isin(self.model.weights.argmax(1), outer)  # bool [V]: the fingers' last phalanges
         self.flexion = np.stack([self._flexion_axis(number) for number in range(5)])
         self._under_palm = self.along * np.sign(np.cross(self.along, -self.across) @ self.palm)
         self._rest_joints = self.layer.rest_joints(betas)
@@ -118,6 +120,11 @@ class Hand:
             first = MANO_FINGER_JOINTS[finger][0]
             bent[:, first] = base @ bent[:, first]
         return torch.from_numpy(bent)
+
+    def joints(self, rotations: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Global rotations [B, 16, 3, 3] and places [B, 16, 3] (m) of MANO's joints, untranslated, float32."""
+        turned, places = self.layer.kinematics(rotations, self._rest_joints.expand(len(rotations), -1, -1))
+        return turned.numpy(), places.numpy()
 
     def posed(self, rotations: Tensor, part: Part) -> Tensor:
         """float32 [B, N, 3], m: a part's vertices of joint rotations [B, 16, 3, 3], untranslated, as the layer has them."""

@@ -32,16 +32,19 @@ from amt.data.layout import (
     depth_name,
     labels_name,
 )
+from amt.data.object_card import CARD
 from amt.data.synthetic import appearance, scene
 from amt.data.synthetic.config import LOCK, SequenceSpec, SetConfig, check_folder, sequence_folder
+from amt.data.synthetic.grasp_types import TYPES
 from amt.data.synthetic.objects import Shape, load_shapes
 from amt.data.synthetic.sequence import Sequence, model_points
 from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
 
-FORMAT = 5  # counts changes of what a (seed, subject, sequence) looks like
+FORMAT = 6  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
+GRASP_RECORD = "grasp.json"  # beside meta.yml, which stays DexYCB's: type of the grasp, and whether it met every demand
 
 
 def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progress: bool = True) -> Path:
@@ -95,6 +98,13 @@ def _rendered_by_one(out: Path) -> Iterator[None]:
         yield
 
 
+def count_types(out: Path, config: SetConfig) -> dict[str, int]:
+    """How many sequences of a rendered set hold their object by each type of grasp."""
+    records = (sequence_folder(out, spec) / GRASP_RECORD for spec in config.specs())
+    found = [json.loads(path.read_text())["type"] for path in records if path.is_file()]
+    return {name: found.count(name) for name in TYPES}
+
+
 def _record(config: SetConfig, shapes: dict[int, Shape]) -> dict:
     """What tells this set from another."""
     record = {
@@ -134,6 +144,8 @@ def _object_digest(shapes: dict[int, Shape]) -> str:
     for shape in shapes.values():
         for array in shape.mesh():
             digest.update(np.ascontiguousarray(array).tobytes())
+        if shape.card is not None:
+            digest.update(repr(shape.card.content()).encode())
     return digest.hexdigest()[:16]
 
 
@@ -152,6 +164,8 @@ def _write_models(out: Path, shapes: dict[int, Shape]) -> None:
         if (folder / "points.xyz").is_file():
             continue
         folder.mkdir(parents=True, exist_ok=True)
+        if shape.card is not None:
+            _put_yaml(folder / CARD, shape.card.content())
         vertices, faces = shape.mesh()
         colours = appearance.to_srgb(appearance.paint(shape.class_id, vertices, shape.extent)) / 255
         lines = [
@@ -167,9 +181,9 @@ def _write_models(out: Path, shapes: dict[int, Shape]) -> None:
 def _write_calibration(out: Path, config: SetConfig) -> None:
     """Intrinsics a camera; extrinsics and betas a subject. Floats are written so that they read back exactly."""
     folder = out / "calibration"
-    if not config.independent:
-        for subject in range(config.subjects):
-            _calibrate(out, config, SequenceSpec(config.seed, subject, 0, config.sequences, config.frames))
+    for spec in config.specs():
+        if spec.scene is None and spec.sequence == 0:
+            _calibrate(out, config, spec)
     for serial, camera in zip(SERIALS, scene.rig(config.seed, 0, config.camera), strict=True):
         k = camera.intrinsics
         lens = {"fx": float(k[0, 0]), "fy": float(k[1, 1]), "ppx": float(k[0, 2]), "ppy": float(k[1, 2])}
@@ -195,14 +209,15 @@ def _put_yaml(path: Path, content: dict) -> None:
 
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_text(path, yaml.safe_dump(content, sort_keys=False))
+        # libyaml's writer is ten times as fast; a scene has three such files
+        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        _write_text(path, yaml.dump(content, Dumper=dumper, sort_keys=False))
 
 
 def _run(out: Path, config: SetConfig, tasks: list, workers: int, progress: bool) -> None:
     from tqdm import tqdm
 
-    pictures = config.num_pictures // config.num_grasps
-    done = config.num_pictures - len(tasks) * pictures
+    done = config.num_pictures - sum(task.num_pictures for task in tasks)
     bar = tqdm(
         total=config.num_pictures, initial=done, unit="frame", desc="rendering", disable=not progress or not tasks
     )
@@ -210,15 +225,15 @@ def _run(out: Path, config: SetConfig, tasks: list, workers: int, progress: bool
         if workers == 1 or len(tasks) < 2:
             for task in tasks:
                 _write_sequence(out, config, task)
-                bar.update(pictures)
+                bar.update(task.num_pictures)
             return
         # spawn: a fork would copy PyTorch's thread pool in whatever state it is.
         with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), _start_worker) as pool:
-            running = [pool.submit(_write_sequence, out, config, task) for task in tasks]
+            running = {pool.submit(_write_sequence, out, config, task): task for task in tasks}
             try:
                 for future in as_completed(running):
                     future.result()
-                    bar.update(pictures)
+                    bar.update(running[future].num_pictures)
             except BaseException:
                 # Unfinished sequences lie in temporary folders, so nothing is lost by ending their workers at once; to
                 # shut the pool down without waiting would leave them, and the program would hang at its exit.
@@ -279,6 +294,7 @@ def _write_meta(folder: Path, sequence: Sequence, side: str, serials: tuple[str,
         "mano_calib": [_mano_name(spec, side)],
     }
     _write_text(folder / "meta.yml", yaml.safe_dump(meta, sort_keys=False))
+    _write_text(folder / GRASP_RECORD, json.dumps({"type": sequence.grasp.kind, "good": sequence.grasp.good}) + "\n")
     poses = _compose(world, sequence.object_poses)
     np.savez_compressed(folder / "pose.npz", pose_y=_quaternion_poses(poses), pose_m=_hand_in(sequence, world)[:, None])
     np.savez_compressed(folder / "contact.npz", hand=sequence.hand_contact, object=sequence.object_contact)
