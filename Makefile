@@ -9,7 +9,7 @@ NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py
 # The first import of a module writes its bytecode, which the installation leaves out.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench profile clean
 
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "amt needs Python >= 3.11: make PYTHON=python3.11")'
@@ -63,6 +63,10 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest benchmarks
+
+# KERNEL=refine also profiles the kernels with that in their names; WORDS="model=small" goes to the run
+profile: $(INSTALLED)
+	PYTHON=$(BIN)/python tools/profile.sh $(if $(KERNEL),--kernel $(KERNEL)) $(WORDS)
 
 clean:
 	rm -rf build amt/_native.so

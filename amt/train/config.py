@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
     "train.validate_every": "how often it is scored",
     "train.validate_images": "by which frames it is scored",
     "train.pictures_every": "how often it is drawn",
+    "train.profile": "which steps are recorded",
     "data.cache": "where crops lie",
     "data.most_broken": "when a run stops, not what it learns",
     "data.workers": "batches are the same for any number",
@@ -122,6 +124,16 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def profiled_steps(text: str) -> tuple[int, int]:
+    """The first step of ``train.profile`` and the one after the last. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if not found or not int(found[1]) < int(found[2]):
+        raise ConfigError(
+            f"train.profile must be FIRST:END, the first step and one above it, such as 10:20; got {text!r}"
+        )
+    return int(found[1]), int(found[2])
+
+
 @dataclass
 class TrainConfig:
     """The optimisation."""
@@ -169,6 +181,7 @@ class TrainConfig:
     validate_every: int = 500  # steps between validations on the set's val subset, whose best state stays; 0: never
     validate_images: int = 1024  # frames of it, spread evenly; 0: all
     pictures_every: int = 500  # steps between pictures of four frames of it; 0: never
+    profile: str | None = None  # 10:20 records what steps 10 to 19 spend their time on
     resume: str = "same"  # only the same run continues in its folder; force: a run with another configuration, too
     loss: LossConfig = field(default_factory=LossConfig)
     # weights that change: {contact: [[0, 0.0], [1000, 0.5]]} is linear between these steps and constant outside
@@ -220,6 +233,8 @@ class TrainConfig:
         for name in self.logger if isinstance(self.logger, list) else [self.logger]:
             if name not in LOGGERS:
                 raise ConfigError(f"train.logger must be of {', '.join(LOGGERS)}, or a list of them; got {name!r}")
+        if self.profile is not None and profiled_steps(self.profile)[0] >= self.steps:
+            raise ConfigError(f"train.profile={self.profile} begins after the last of train.steps={self.steps}")
         if self.resume not in ("same", "force"):
             raise ConfigError(f"train.resume must be same or force; got {self.resume!r}")
         _check_schedule(self.loss_schedule)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amt.train.config import Config
 from amt.train.loggers import TENSORBOARD
+from amt.train.profiling import FOLDER as PROFILE
 from amt.train.records import STEPS, VALIDATIONS
 from amt.train.sight import PICTURES
 from amt.train.states import best_state, read_score, states
@@ -19,6 +20,7 @@ def contents(config: Config) -> str:
         ("log", output / STEPS, "one JSON object a step"),
         ("validations", output / VALIDATIONS, ""),
         ("TensorBoard", output / TENSORBOARD, f"tensorboard --logdir {output / TENSORBOARD}"),
+        ("profile", output / PROFILE, "open it in ui.perfetto.dev"),
         ("states", output / "states", _states(config)),
     ]
     width = max(len(name) for name, _, _ in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -30,11 +30,13 @@ class Throughput:
 
     Args:
         batch_size: images a step.
-        flops: of a training step, an image (:func:`training_flops`); None leaves the MFU out.
+        flops: gives those of a training step, an image (:func:`training_flops`), which freezing changes; None leaves the MFU out.
         peak: FLOP/s of all devices together (:func:`peak_flops`); None leaves the MFU out.
     """
 
-    def __init__(self, batch_size: int, device: torch.device, flops: float | None = None, peak: float | None = None):
+    def __init__(
+        self, batch_size: int, device: torch.device, flops: Callable[[], float] | None = None, peak: float | None = None
+    ):
         self.batch_size, self.device, self.flops, self.peak = batch_size, device, flops, peak
         self.pace: float | None = None  # s a step, smoothed over some intervals
         self.restart()
@@ -71,7 +73,7 @@ class Throughput:
             "memory_gb": _peak_memory(self.device) / 1e9,
         }
         if self.flops is not None and self.peak is not None:
-            figures["mfu"] = self.flops * figures["images_per_second"] / self.peak
+            figures["mfu"] = self.flops() * figures["images_per_second"] / self.peak
         self.restart()
         return figures
 
@@ -82,18 +84,23 @@ class Throughput:
         return steps * self.pace if seconds is None else min(steps * self.pace, seconds)
 
 
-def training_flops(model: AMT, num_points: int = 256) -> float:
-    """Operations of a training step, an image: the forward pass, and twice as many backward for what is trained.
+def training_flops(model: AMT, num_points: int = 256) -> Callable[[], float]:
+    """Counts the model once; the result gives the operations of a training step, an image, with what is trained at that time.
+
+    They are those of the forward pass, and twice as many backward for what is trained.
 
     A part that is frozen in part counts by the share of its parameters that is trained. What checkpointing computes again does
     not count: it is the MFU of Chowdhery et al., "PaLM" (2022).
     """
-    parts = summarize(model, batch_size=2, num_points=num_points).modules
+    parts = {part.name: part.flops for part in summarize(model, batch_size=2, num_points=num_points).modules}
+    children = dict(model.named_children())
 
-    def trained(part) -> float:
-        return part.trained / (part.trained + part.frozen) if part.trained + part.frozen else 1.0
+    def trained(name: str) -> float:
+        parameters = list(children[name].parameters()) if name in children else []
+        total = sum(p.numel() for p in parameters)
+        return sum(p.numel() for p in parameters if p.requires_grad) / total if total else 1.0
 
-    return sum(part.flops * (1 + 2 * trained(part)) for part in parts)
+    return lambda: sum(flops * (1 + 2 * trained(name)) for name, flops in parts.items())
 
 
 def peak_flops(device: torch.device, bf16: bool) -> float | None:

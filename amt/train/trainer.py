@@ -24,6 +24,7 @@ from amt.errors import UserError
 from amt.files import recover
 from amt.hand.batch import Batch
 from amt.kernels import use
+from amt.kernels.ranges import stage
 from amt.model import AMT, save_checkpoint
 from amt.model.checkpoint import check_free, read_record
 from amt.model.mean_pose import MeanPose
@@ -40,6 +41,7 @@ from amt.train.losses import Loss, TrainingLoss
 from amt.train.memory import Memory, estimate
 from amt.train.optimizers import Optimizers, decayed_weights, head_weights
 from amt.train.parallelize import apply_checkpointing, apply_compile
+from amt.train.profiling import Profile
 from amt.train.records import draw_curves
 from amt.train.run_log import NORM, RunLog
 from amt.train.schedule import learning_rate
@@ -103,7 +105,8 @@ class Trainer:
         losses = []
         for part in self._micro_batches(batch):
             loss, prediction = self.loss(part, self.step)
-            (loss.total / train.accumulate).backward()
+            with stage("backward"):
+                (loss.total / train.accumulate).backward()
             spread = spread_ratio(prediction.joints, part.targets)
             losses.append({"loss": loss.total.detach(), **loss.terms, **loss.measures, "spread": spread})
         mean = losses[0] if len(losses) == 1 else {k: torch.stack([x[k] for x in losses]).mean() for k in losses[0]}
@@ -115,7 +118,8 @@ class Trainer:
         norms = group_norms(self.optimizers.groups()) if logged else {}
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         found_inf = self.guard.end(norm.isfinite() & mean["loss"].isfinite())
-        self.optimizers.step(found_inf)
+        with stage("optimizers"):
+            self.optimizers.step(found_inf)
         if self.ema:
             self.ema.update(self.step, found_inf)
         self.step += 1
@@ -124,9 +128,11 @@ class Trainer:
 
     def loss(self, batch: Batch, step: int) -> tuple[Loss, Prediction]:
         """The loss and the prediction of a batch on the model's device."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+        bf16 = self.config.train.precision == "bf16"
+        with stage("forward"), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             prediction = self.model(batch.inputs)
-        return self.losses(prediction, batch, step), prediction
+        with stage("loss"):
+            return self.losses(prediction, batch, step), prediction
 
     def explain(self, batch: Batch) -> str:
         """What was not finite in the last step, which had this batch and changed nothing. Does the step again."""
@@ -237,9 +243,11 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True, val
 def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, told: RunLog, sight: Sight) -> None:
     """All steps that are left, with a log and resumable states in ``output``."""
     train = trainer.config.train
-    with stop.between_steps(), told:
+    profile = Profile(train.profile, trainer.model, output, trainer.device)
+    with stop.between_steps(), told, profile:
         start, losses = time.perf_counter(), []
         for epoch, batch in told.throughput.waiting(_batches(loader, trainer.step, train.steps)):
+            profile.before(trainer.step)
             told.add(step=trainer.step, epoch=epoch, **trainer.train_step(batch))
             trainer.seconds, start = trainer.seconds + time.perf_counter() - start, time.perf_counter()
             last = trainer.position() >= train.steps or stop.signum is not None
