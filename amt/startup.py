@@ -58,6 +58,12 @@ def run_program(
         return 141
     except (UserError, OSError) as error:
         return tell(name, error)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == "amt":
+            raise
+        return tell(
+            name, f"the package {error.name} is not installed; pip install -e . brings what every program needs"
+        )
     except KeyboardInterrupt:
         return tell(name, interrupted, 130)
 

@@ -140,6 +140,16 @@ def test_what_a_program_tells(capsys, raised, status, line):
     assert said.count("\n") == 1
 
 
+def test_a_package_that_is_not_installed_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hydra", None)
+
+    def main():
+        import hydra  # noqa: F401
+
+    assert run_program("amt.x", main) == 2
+    assert capsys.readouterr().err.startswith("amt.x: the package hydra is not installed; pip install -e . brings")
+
+
 def test_a_fault_of_the_code_is_no_fault_of_the_user():
     def main():
         raise ValueError("operands could not be broadcast together")
