@@ -42,6 +42,8 @@ def transforms_active() -> bool:
     return _functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
+# Products of FP8 matrices with a scale for each row.
+scaled_mm = find("torch._scaled_mm")
 # Trees of tensors, for the error rule.
 tree_leaves = find("torch.utils._pytree.tree_leaves")
 # Shapes without numbers, for the model's summary.

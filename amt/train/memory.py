@@ -62,7 +62,7 @@ def estimate(model: nn.Module, optimizers: list[torch.optim.Optimizer], train: T
         gradients=trained,
         moments=moments,
         average=sum(tensor.nbytes for tensor in model.state_dict().values()) if train.ema else 0,
-        activations=activation_bytes(model, num_points, train.precision == "bf16") * images // FEW,
+        activations=activation_bytes(model, num_points, train.precision != "float32") * images // FEW,
         images=images,
     )
 

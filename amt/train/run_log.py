@@ -33,7 +33,7 @@ class RunLog:
         self.train = config.train
         self.steps = StepLog(output / STEPS, trainer.step)
         self.validations = JsonLines(output / VALIDATIONS, trainer.step + 1)
-        peak = peak_flops(trainer.device, self.train.precision == "bf16")
+        peak = peak_flops(trainer.device, self.train.precision != "float32")
         flops = None if peak is None else training_flops(trainer.model, config.data.crop.num_points)
         self.throughput = Throughput(self.train.batch_size, trainer.device, flops, peak)
         self.loggers = Loggers(self.train.logger, output, asdict(config), trainer.step)

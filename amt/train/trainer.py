@@ -27,6 +27,7 @@ from amt.kernels import use
 from amt.kernels.ranges import stage
 from amt.model import AMT, save_checkpoint
 from amt.model.checkpoint import check_free, read_record
+from amt.model.fp8 import use_fp8
 from amt.model.mean_pose import MeanPose
 from amt.model.outputs import Prediction
 from amt.model.transfer import begin_from
@@ -65,6 +66,8 @@ class Trainer:
         self.device = choose_device(train.device, "train.device")
         torch.manual_seed(train.seed)
         self.model = _new_model(config).to(self.device)
+        if train.precision == "fp8":
+            log.info("train.precision=fp8: %s", use_fp8(self.model))
         apply_checkpointing(self.model, train)
         self.losses = TrainingLoss(train.loss, train.loss_schedule, self.model.mano).to(self.device)
         self.optimizers = Optimizers(self.model, train, self.losses.parameters())
@@ -128,8 +131,8 @@ class Trainer:
 
     def loss(self, batch: Batch, step: int) -> tuple[Loss, Prediction]:
         """The loss and the prediction of a batch on the model's device."""
-        bf16 = self.config.train.precision == "bf16"
-        with stage("forward"), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+        autocast = self.config.train.precision != "float32"
+        with stage("forward"), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=autocast):
             prediction = self.model(batch.inputs)
         with stage("loss"):
             return self.losses(prediction, batch, step), prediction

@@ -1,0 +1,84 @@
+"""Linear layers with FP8 products, in one sitting: quantise, multiply, scale.
+
+A linear layer has three products. With x [M, K], w [N, K] and the gradient g [M, N] of the result:
+
+    y      = x w^T      e4m3 x e4m3, one scale for each row of x and of w
+    grad_x = g w        e4m3 x e4m3, one scale for each row of g and for each column of w
+    grad_w = g^T x      16 bits: it sums over thousands of tokens, where e4m3 loses what the optimizer needs
+
+A scale is the largest magnitude / 448, taken from the numbers themselves at every call: nothing is remembered between steps. On a
+card with FP8 products (compute capability 8.9 and later) PyTorch's ``_scaled_mm`` multiplies, with the scales applied to float32
+sums; elsewhere the e4m3 numbers are multiplied in float32, which gives the same up to the order of the sums, at no gain in speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from amt.kernels._torch_private import scaled_mm
+from amt.kernels.attention.fp8 import quantize
+
+MULTIPLE = 16  # of both sizes of a weight: what the hardware takes
+
+
+def multiply(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:  # [M, K], [N, K] -> [M, N]
+    """a b^T with e4m3 operands, one scale for each row of both."""
+    (a8, a_scale), (b8, b_scale) = quantize(a.float(), dim=1), quantize(b.float(), dim=1)
+    if _in_hardware(a):
+        product = scaled_mm(
+            a8, b8.t(), scale_a=a_scale, scale_b=b_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=False
+        )
+        return product.to(dtype)
+    return ((a8.float() @ b8.float().t()) * a_scale * b_scale.t()).to(dtype)
+
+
+def _in_hardware(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda" and torch.cuda.get_device_capability(tensor.device) >= (8, 9)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:  # [M, K], [N, K] -> [M, N]
+        ctx.save_for_backward(x, weight)
+        with torch.autocast(x.device.type, enabled=False):
+            return multiply(x, weight, dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
+        with torch.autocast(x.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                grad_x = multiply(grad, weight.t(), x.dtype)
+            if ctx.needs_input_grad[1]:
+                grad_weight = (grad.t() @ x.to(grad.dtype)).to(weight.dtype)
+        return grad_x, grad_weight, None
+
+
+class Fp8Linear(nn.Linear):
+    """``nn.Linear`` with FP8 products. Its weights stay what they were: state dicts and checkpoints do not change."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        out = _Linear.apply(x.reshape(-1, self.in_features), self.weight, dtype)
+        out = out.reshape(*x.shape[:-1], self.out_features)
+        return out if self.bias is None else out + self.bias.to(dtype)
+
+
+def convert(model: nn.Module, chosen: Callable[[str, nn.Linear], bool]) -> list[str]:
+    """Makes the linear layers that ``chosen(name, layer)`` picks FP8 layers, in place; the parameters stay the same objects.
+
+    Returns:
+        The names of the layers that are converted. Layers whose sizes are no multiples of 16 stay as they are.
+    """
+    converted = []
+    for name, layer in model.named_modules():
+        fits = type(layer) is nn.Linear and layer.in_features % MULTIPLE == layer.out_features % MULTIPLE == 0
+        if fits and chosen(name, layer):
+            layer.__class__ = Fp8Linear
+            converted.append(name)
+    return converted
