@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -71,9 +72,9 @@ def run_program(
 def tell(name: str, problem: object, status: int = 2) -> int:
     """Prints one line on stderr that begins with the program's name; returns ``status``."""
     if isinstance(problem, OSError) and problem.strerror:
-        problem = (
-            f"{problem.filename or 'a file'}: {problem.strerror}; check the path, its permissions and the free space"
-        )
+        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free space, or choose another folder" if full else "check the path and its permissions"
+        problem = f"{f'{problem.filename}: ' if problem.filename else ''}{problem.strerror}; {remedy}"
     print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
     return status
 

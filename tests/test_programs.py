@@ -125,7 +125,13 @@ def test_variables_of_others_are_left_alone(monkeypatch, tmp_path):
         (
             OSError(errno.ENOSPC, "No space left on device", "out/a.npz"),
             2,
-            "amt.x: out/a.npz: No space left on device; ",
+            "amt.x: out/a.npz: No space left on device; free space",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "amt.x: No space left on device; free space, or choose"),
+        (
+            OSError(errno.EACCES, "Permission denied", "a"),
+            2,
+            "amt.x: a: Permission denied; check the path and its perm",
         ),
         (KeyboardInterrupt(), 130, "amt.x: interrupted; the rest stays\n"),
     ],
