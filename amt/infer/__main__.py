@@ -32,6 +32,7 @@ def _run(command: Command, source) -> int:
     from amt.infer.predictor import load
     from amt.infer.run import run
     from amt.kernels import BackendUnavailable, use
+    from amt.model.fp8 import use_fp8
 
     options, infer = command.options, command.settings["infer"]
     set_threads(infer.threads)
@@ -51,6 +52,8 @@ def _run(command: Command, source) -> int:
                 max_spread=infer.max_spread,
                 **({} if command.hand is None else {"hand": command.hand}),
             )
+            if infer.precision == "fp8":
+                print(f"infer.precision=fp8: {use_fp8(predictor.model)}", file=sys.stderr)
             job = Job(
                 predictor=predictor,
                 out=OutputFolder(command.out, options.overwrite),

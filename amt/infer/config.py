@@ -9,6 +9,8 @@ from amt.model.config import ConfigError
 
 MAX_SPREAD = 0.08  # amt.infer.locate says how it was measured
 
+PRECISIONS = ("float32", "fp8")
+
 
 @dataclass(frozen=True)
 class InferConfig:
@@ -17,10 +19,13 @@ class InferConfig:
     max_spread: float = MAX_SPREAD  # 0-1: share of the crop that a joint's map may cover; above it no hand is found
     fit: bool = False  # whether the exported MANO parameters are fitted to the refined joints
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
+    precision: str = "float32"  # fp8: FP8 products in the blocks' QKV and MLPs, emulated where the device has none
 
     def __post_init__(self):
         if not 0 < self.max_spread <= 1:
             raise ConfigError(f"infer.max_spread must be above 0 and at most 1; got {self.max_spread}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"infer.precision must be {' or '.join(PRECISIONS)}; got {self.precision!r}")
         if self.threads < 0:
             raise ConfigError(f"infer.threads must not be negative; got {self.threads}")
 

@@ -133,7 +133,8 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         ([*LENS, "--models", "/nowhere"], "--models /nowhere: no such folder"),
         ([*LENS, "--video", "0"], "--video: expected a rate above 0"),
         ([*LENS, "infer.max_spread=2"], "infer.max_spread must be above 0 and at most 1; got 2.0"),
-        ([*LENS, "infer.foo=1"], "infer.foo: no such key; there are max_spread, fit, threads"),
+        ([*LENS, "infer.precision=int4"], "infer.precision must be float32 or fp8; got 'int4'"),
+        ([*LENS, "infer.foo=1"], "infer.foo: no such key; there are max_spread, fit, threads, precision"),
         ([*LENS, "train.lr=1"], "train is a section of amt.train"),
         ([*LENS, "data.root=/tmp"], "data.root has no effect in amt.infer"),
         ([*LENS, "model.hand=/nowhere.pkl"], "model.hand=/nowhere.pkl: no such file"),
@@ -192,6 +193,17 @@ def test_words_and_options_stand_in_any_order(checkpoint, picture, tmp_path):
     words = ["infer.max_spread=1", str(checkpoint), *LENS, "kernels.use=reference", str(picture), "infer.threads=1"]
     assert main([*words, "--no-draw", "--out", str(out)]) == 0
     assert len(lines(out / "predictions.jsonl")) == 1
+
+
+def test_fp8_says_which_layers_and_moves_joints_a_little(checkpoint, picture, tmp_path, capsys):
+    joints = {}
+    for precision in ("float32", "fp8"):
+        out = tmp_path / precision
+        words = [str(checkpoint), str(picture), *LENS, "--box", "160,120,120", f"infer.precision={precision}"]
+        assert main([*words, "--no-draw", "--out", str(out)]) == 0
+        joints[precision] = np.array(lines(out / "predictions.jsonl")[0]["joints_m"])
+        assert ("infer.precision=fp8: FP8 products in" in capsys.readouterr().err) == (precision == "fp8")
+    assert 0 < np.abs(joints["fp8"] - joints["float32"]).max() < 0.05
 
 
 def test_mano_can_be_named_in_two_ways_that_agree(checkpoint, picture, tmp_path, capsys):
