@@ -95,9 +95,13 @@ def _load_fp8_triton():
 
 def _no_fp8_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     missing = _triton.missing(device)
-    if missing is None and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+    if missing is not None or device.type != "cuda":
+        return missing
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    if torch.cuda.get_device_capability(device) < (8, 9):
         return "the card has no FP8 products: they came with compute capability 8.9"
-    return missing
+    return None
 
 
 def _load_fp8():
