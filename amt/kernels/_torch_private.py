@@ -62,3 +62,5 @@ TorchDispatchMode = find("torch.utils._python_dispatch.TorchDispatchMode")
 StorageWeakRef = find("torch.multiprocessing.reductions.StorageWeakRef")
 # One call for all tensors of the weights' moving average.
 foreach_lerp_ = find("torch._foreach_lerp_")
+# One call for all gradients that are clipped.
+foreach_mul_ = find("torch._foreach_mul_")

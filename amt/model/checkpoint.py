@@ -13,6 +13,8 @@ from amt.files import new_folder
 from amt.model.config import ModelConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from amt.model.amt import AMT
     from amt.model.mean_pose import MeanPose
 
@@ -32,6 +34,7 @@ def save_checkpoint(
     model: AMT,
     mean_pose: MeanPose | None = None,
     texts: Mapping[str, str] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     /,
     **record: Any,
 ) -> Path:
@@ -42,6 +45,7 @@ def save_checkpoint(
         model: its configuration goes under "model" in config.json.
         mean_pose: of the training set, what evaluation compares with; None leaves it out.
         texts: further files of the folder by name.
+        weights: in place of the model's own, such as an average of them.
         record: further JSON values for config.json (what it was trained on, and how).
 
     Raises:
@@ -52,7 +56,7 @@ def save_checkpoint(
 
     folder = Path(folder)
     check_free(folder)
-    state = dict(model.state_dict())
+    state = dict(model.state_dict() if weights is None else weights)
     state |= {MEAN_POSE + name: tensor for name, tensor in (mean_pose.tensors() if mean_pose else {}).items()}
     with new_folder(folder) as part:
         try:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amt.hand.mano import NUM_BETAS, NUM_MANO_JOINTS, ManoLayer
@@ -15,6 +14,7 @@ from amt.kernels import hand_frames
 from amt.model.coarse_decoder import ParameterHead
 from amt.model.config import ModelConfig
 from amt.model.distances import NUM_DISTANCE_FEATURES, Distances, distance_features
+from amt.model.draws import kept
 from amt.model.frames import JOINT_FRAMES
 from amt.model.latent import Gaussian, Latent
 from amt.model.layers import Mlp, small_output
@@ -122,7 +122,7 @@ class ContactDecoder(nn.Module):
             local: the object's points in the palm's frame, [B, P, 3], 0.1 m.
         """
         tokens = self.tokens(hand if contact is None else torch.cat((hand, contact), dim=-1))
-        tokens = tokens * F.dropout(tokens.new_ones(len(tokens), 1, 1), DROP_PATH, self.training)
+        tokens = tokens * kept(tokens, DROP_PATH) if self.training else tokens
         vertices = self.spread @ tokens + self.vertex_distance(distance_features(distances.from_vertex))
         vertices = torch.relu(vertices)
         hand_logits = (vertices.float() * self.vertex_embedding).sum(dim=-1) + self.vertex_bias

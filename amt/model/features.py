@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
+
+from amt.model.draws import drawn_like
 
 
 class Features(NamedTuple):
@@ -39,4 +40,4 @@ class FeatureNoise(nn.Module):
         return Features(tuple(self._noisy(x) for x in features.maps), self._noisy(features.tokens))
 
     def _noisy(self, x: Tensor) -> Tensor:
-        return x + torch.randn_like(x) * (self.deviation * x.detach().std())
+        return x + drawn_like(x) * (self.deviation * x.detach().std())

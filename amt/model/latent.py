@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from amt.hand.tensors import TensorFields, exported
+from amt.model.draws import drawn_like
 from amt.model.layers import small_output
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -8.0, 4.0
@@ -42,4 +42,4 @@ class Latent(nn.Module):
         log_variance = (self.log_variance(x).float() + FIRST_LOG_VARIANCE).clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
         if not (self.training and self.sample):
             return mean, Gaussian(mean, log_variance)
-        return mean + torch.randn_like(mean) * (log_variance / 2).exp(), Gaussian(mean, log_variance)
+        return mean + drawn_like(mean) * (log_variance / 2).exp(), Gaussian(mean, log_variance)

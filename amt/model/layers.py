@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from amt.kernels import attention
 from amt.model.config import HEAD_DIM
+from amt.model.draws import kept
 
 
 class Attention(nn.Module):
@@ -78,8 +79,7 @@ class DropPath(nn.Module):
     def forward(self, branch: Tensor) -> Tensor:
         if not (self.training and self.share):
             return branch
-        kept = branch.new_empty(len(branch), *[1] * (branch.dim() - 1)).bernoulli_(1 - self.share)
-        return branch * kept / (1 - self.share)
+        return branch * kept(branch, self.share)
 
 
 def rising(most: float, depth: int) -> list[float]:

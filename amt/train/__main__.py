@@ -19,7 +19,7 @@ from collections.abc import Callable
 from amt.config import finish, help_text, one_line_errors, prepare, split_words
 from amt.errors import UserError
 from amt.startup import run_program, tell
-from amt.train.config import PROGRAM, Config, check_one_process
+from amt.train.config import PROGRAM, Config, check_ranks, leads
 from amt.words import check_options
 
 
@@ -40,8 +40,9 @@ def _main(arguments: list[str]) -> int:
     statuses = []
     try:
         with one_line_errors(PROGRAM):
-            check_one_process()
             _compose(arguments, lambda composed: statuses.append(_train(composed, dry)))
+    except UserError as error:
+        return tell("amt.train", error) if leads() else 2
     except SystemExit as end:
         return int(end.code or 0)
     return max(statuses, default=0)
@@ -66,13 +67,15 @@ def _train(composed, dry: bool) -> int:
     try:
         with one_line_errors(PROGRAM):
             config = Config(**finish(PROGRAM, composed))
+            check_ranks(config, dry)
     except UserError as error:
-        return tell("amt.train", error)
+        return tell("amt.train", error) if leads() else 2
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         config.train.output = HydraConfig.get().runtime.output_dir
 
     # PyTorch loads only now that the words are known to be good
     from amt.train.contents import contents
+    from amt.train.ranks import Echo
     from amt.train.signals import Stopped
     from amt.train.trainer import run
 
@@ -83,12 +86,16 @@ def _train(composed, dry: bool) -> int:
             print(f"dry run: everything was done once, and nothing of it is left\n{dry_run(config)}")
             return 0
         run(config)
+    except Echo:
+        return 2
     except (UserError, OSError) as error:
         return tell("amt.train", error)
     except Stopped as stopped:  # ends a multirun, too
-        tell("amt.train", stopped)
+        if leads():
+            tell("amt.train", stopped)
         raise
-    print(contents(config))
+    if leads():
+        print(contents(config))
     return 0
 
 

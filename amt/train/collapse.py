@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from amt.hand.batch import Targets
+from amt.train.ranks import summed
 
 LEAST_SPREAD = 0.1
 
 
 @torch.no_grad()
 def spread_ratio(joints: Tensor, targets: Targets) -> Tensor:
-    """How much wrist-relative joints vary over a batch, over how much its labels do: about 1, and 0 for a mean pose.
+    """How much wrist-relative joints vary over a batch of all ranks, over how much its labels do: about 1, and 0 for a mean pose.
 
     Args:
         joints: predicted, [B, 21, 3], m.
@@ -30,8 +31,9 @@ def spread_ratio(joints: Tensor, targets: Targets) -> Tensor:
 def _spread(joints: Tensor, valid: Tensor) -> Tensor:
     """The root mean square distance of [B, 21, 3] from its mean over the samples of ``valid`` [B]."""
     relative = torch.where(valid[:, None, None], joints - joints[:, :1], 0.0)[:, 1:]
-    mean = relative.sum(dim=0) / valid.sum()
-    return torch.where(valid[:, None, None], relative - mean, 0.0).square().sum().sqrt()
+    total, count = summed(relative.sum(dim=0), valid.sum())
+    (squares,) = summed(torch.where(valid[:, None, None], relative - total / count, 0.0).square().sum())
+    return squares.sqrt()
 
 
 class CollapseMonitor:

@@ -19,6 +19,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
     "train.resume": "how a run continues",
     "train.device": "where it is computed: rounding differs",
     "train.threads": "how many threads compute it: rounding differs",
+    "train.parallel": "how many processes compute it: rounding differs",
     "kernels.use": "what computes the ops: rounding differs",
     "train.save_every": "how often it is saved",
     "train.keep": "how many states stay",
@@ -142,7 +143,8 @@ class TrainConfig:
     checkpoint: str | None = None  # folder of the result; None: ``output``/checkpoint
     steps: int = 20_000  # of the optimizer
     minutes: float | None = None  # the run ends after this time at the latest; the learning rate decays to fit
-    batch_size: int | str = 32  # images a step of the optimizer; auto: as many as fit, found once
+    batch_size: int | str = 32  # images a step of the optimizer, of all GPUs together; auto: as many as fit, found once
+    parallel: str = "none"  # ddp: each GPU holds the model; fsdp: its share of it; started by torchrun
     accumulate: int = 1  # micro-batches that a batch is divided into; batch norms see one at a time
     optimizer: str = "muon"  # muon for convolutions and new transformer blocks and AdamW for the rest; or adamw for all
     lr: float = 1e-3  # AdamW's peak
@@ -233,6 +235,8 @@ class TrainConfig:
                 raise ConfigError(f"train.logger must be of {', '.join(LOGGERS)}, or a list of them; got {name!r}")
         if self.profile is not None and profiled_steps(self.profile)[0] >= self.steps:
             raise ConfigError(f"train.profile={self.profile} begins after the last of train.steps={self.steps}")
+        if self.parallel not in ("none", "ddp", "fsdp"):
+            raise ConfigError(f"train.parallel must be none, ddp or fsdp; got {self.parallel!r}")
         if self.resume not in ("same", "force"):
             raise ConfigError(f"train.resume must be same or force; got {self.resume!r}")
         _check_schedule(self.loss_schedule)
@@ -316,10 +320,31 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 PROGRAM = Program("train", {"train": TrainConfig})
 
 
-def check_one_process() -> None:
-    """Raises ConfigError where a launcher started several processes: each would train the whole run in the same folder."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world != "1":
+def leads() -> bool:
+    """Whether this process speaks for those that torchrun started with it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def check_ranks(config: Config, dry: bool = False) -> None:
+    """Raises ConfigError where the processes that a launcher started do not fit ``train.parallel`` or divide the batch."""
+    train, world = config.train, os.environ.get("WORLD_SIZE")
+    if train.parallel == "none":
+        if world not in (None, "1"):
+            raise ConfigError(f"WORLD_SIZE={world}: several processes train one model with train.parallel=ddp or fsdp")
+        return
+    if dry:
+        raise ConfigError("--dry-run is done by one process: leave torchrun and train.parallel out")
+    if world is None:
         raise ConfigError(
-            f"WORLD_SIZE={world}: amt.train runs in one process; start python -m amt.train without torchrun"
+            f"train.parallel={train.parallel} is started by torchrun --nproc-per-node=N -m amt.train, N the number of GPUs"
+        )
+    if train.parallel == "fsdp" and train.precision == "fp8":
+        raise ConfigError("train.precision=fp8 is not sharded: take train.parallel=ddp, or train.precision=bf16")
+    if train.batch_size == AUTO:
+        raise ConfigError("train.batch_size=auto is found by one process: give a number with train.parallel")
+    parts = int(world) * train.accumulate * config.data.window
+    if train.batch_size % parts:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is the batch of all {world} processes and must be a multiple of {parts} "
+            "(processes x train.accumulate x data.window)"
         )

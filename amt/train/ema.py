@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amt.kernels._torch_private import foreach_lerp_
+from amt.train.sharding import local, rows_of
 
 
 class Ema:
@@ -26,7 +27,7 @@ class Ema:
         }  # the model's own memory
         self.averages = {name: value.clone() for name, value in self.values.items()}
         floating = [name for name, value in self.values.items() if value.is_floating_point()]
-        self._floating = [[tensors[name] for name in floating] for tensors in (self.averages, self.values)]
+        self._floating = [[local(tensors[name]) for name in floating] for tensors in (self.averages, self.values)]
         self._counts = [name for name in self.values if name not in set(floating)]
 
     @torch.no_grad()
@@ -65,4 +66,4 @@ class Ema:
     @staticmethod
     def _assign(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
         for name, target in targets.items():
-            target.copy_(sources[name])
+            target.copy_(rows_of(sources[name], target))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from amt.hand.batch import Batch
 from amt.train.losses import Loss
+from amt.train.ranks import gathered
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MOST_NAMES = 8  # of samples or terms in one message
@@ -68,7 +69,8 @@ def explain(model: nn.Module, batches: Iterable[Batch], forward: Callable[[Batch
         One line: the values of the batch, the first module, the loss terms and the samples (by their index in the set).
     """
     for batch in batches:
-        found = _of_batch(batch)
+        own = _of_batch(batch)
+        found = list(own)
         order, outputs = _Recorder(model), None
         with order:
             loss = forward(batch)
@@ -84,11 +86,13 @@ def explain(model: nn.Module, batches: Iterable[Batch], forward: Callable[[Batch
             module = order.last_without_finite_gradient()
             found += [f"the first gradient in the backward pass is {module}'s"] if module else []
             model.zero_grad(set_to_none=True)
-        if found:
+        if any(gathered(bool(found))):  # on some rank: all of them end here
             bad = _no_focal(batch) | _rows(batch, len(batch.index)) | _rows(outputs, len(batch.index))
             index = batch.index.cpu()
-            found.append(f"samples {_some((index[bad] if bad.any() else index).tolist())}")
-            return "not finite: " + "; ".join(found)
+            samples = f"samples {_some((index[bad] if bad.any() else index).tolist())}"
+            # the rank that has the bad samples tells more than those that only see the loss of all
+            reports = gathered(((bool(own), bool(bad.any())), "not finite: " + "; ".join([*found, samples])))
+            return max(reports, key=lambda report: report[0])[1]
     return "the step is finite when it is done again"
 
 

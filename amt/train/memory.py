@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from amt.kernels._torch_private import FakeTensorMode, StorageWeakRef, TorchDispatchMode, tree_leaves
 from amt.model.summary import fake_inputs, fake_state
+from amt.train import ranks
 from amt.train.config import TrainConfig
+from amt.train.parallelize import transformer_blocks
 
 FEW = 4  # images of the pass whose activations are measured
 
@@ -19,7 +21,7 @@ FEW = 4  # images of the pass whose activations are measured
 class Memory:
     """Bytes of a training step. ``print`` it for one line."""
 
-    weights: int  # parameters and buffers
+    weights: int  # parameters and buffers; of a sharded model, its share and what is gathered at a time
     gradients: int
     moments: int  # of the optimizers
     average: int  # of the weights
@@ -45,9 +47,10 @@ class Memory:
 
 
 def estimate(model: nn.Module, optimizers: list[torch.optim.Optimizer], train: TrainConfig, num_points: int) -> Memory:
-    """The memory of a step; batches and what the kernels use for a moment come on top.
+    """The memory of a step on each device; batches and what the kernels use for a moment come on top.
 
     Args:
+        model: in one piece.
         num_points: of an object.
     """
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
@@ -56,12 +59,19 @@ def estimate(model: nn.Module, optimizers: list[torch.optim.Optimizer], train: T
     for optimizer in optimizers:
         count = 2 if isinstance(optimizer, torch.optim.AdamW) else 1
         moments += sum(count * p.nbytes for group in optimizer.param_groups for p in group["params"])
-    images = train.batch_size // train.accumulate
+    images = train.batch_size // train.accumulate // ranks.size()
+    shards, gathered = 1, 0
+    if train.parallel == "fsdp":  # what is in no block is gathered for the whole step, and one block at a time
+        blocks = [sum(p.nbytes for p in block.parameters()) for block in transformer_blocks(model)]
+        shards, gathered = (
+            ranks.size(),
+            sum(p.nbytes for p in model.parameters()) - sum(blocks) + max(blocks, default=0),
+        )
     return Memory(
-        weights=state,
-        gradients=trained,
-        moments=moments,
-        average=sum(tensor.nbytes for tensor in model.state_dict().values()) if train.ema else 0,
+        weights=state // shards + gathered,
+        gradients=trained // shards,
+        moments=moments // shards,
+        average=sum(tensor.nbytes for tensor in model.state_dict().values()) // shards if train.ema else 0,
         activations=activation_bytes(model, num_points, train.precision != "float32") * images // FEW,
         images=images,
     )

@@ -3,7 +3,8 @@
 AdamW scales every weight by itself. Muon takes the momentum of a whole matrix and replaces it by the nearest orthogonal one, so
 that rare directions are learned as fast as frequent ones (Jordan et al., "Muon: An optimizer for hidden layers in neural
 networks", 2024). `torch.optim.Muon` takes matrices only, one by one and always in bfloat16; here kernels of convolutions count
-as matrices too, those of one shape go through the products together, and a CPU keeps float32, which it multiplies faster.
+as matrices too, those of one shape go through the products together, and a CPU keeps float32, which it multiplies faster. Of
+sharded matrices each rank keeps the momentum of its own rows; updates are gathered, and every rank makes them orthogonal.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from amt.train.sharding import gathered_rows, is_sharded, local, own_rows
 
 # x -> a x + b x^3 + c x^5 on singular values: steep at 0, and within 0.7 to 1.2 after five rounds (Jordan et al.)
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -51,23 +54,27 @@ class Muon(torch.optim.Optimizer):
         """
         found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
-            alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            alike: dict[tuple[int, int, bool], list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
-                momentum = state["momentum"].lerp(p.grad, 1 - MOMENTUM)
-                update = p.grad.lerp(momentum, MOMENTUM).flatten(1)
-                _assign(state["momentum"], momentum, found_inf)
-                alike[tuple(update.shape)].append((p, update))
-            for (rows, columns), members in alike.items():
-                updates = orthogonalized(torch.stack([update for _, update in members]))
+                grad, before = local(p.grad), local(state["momentum"])
+                momentum = before.lerp(grad, 1 - MOMENTUM)
+                update = grad.lerp(momentum, MOMENTUM).flatten(1)
+                _assign(before, momentum, found_inf)
+                alike[len(p), update.shape[1], is_sharded(p)].append((p, update))
+            for (rows, columns, sharded), members in alike.items():
+                updates = torch.stack([update for _, update in members])
+                updates = orthogonalized(gathered_rows(updates, rows) if sharded else updates)
+                updates = own_rows(updates) if sharded else updates
                 rate = group["lr"] * UPDATE_RMS * max(rows, columns) ** 0.5
                 for (p, _), update in zip(members, updates):
-                    moved = (p * (1 - group["lr"] * group["weight_decay"])).add_(update.view(p.shape), alpha=-rate)
-                    _assign(p, moved, found_inf)
+                    own = local(p)
+                    moved = (own * (1 - group["lr"] * group["weight_decay"])).add_(update.view(own.shape), alpha=-rate)
+                    _assign(own, moved, found_inf)
 
 
 def _assign(target: Tensor, value: Tensor, found_inf: Tensor | None) -> None:

@@ -13,6 +13,7 @@ from amt.model import AMT
 from amt.model.layers import Block
 from amt.train.config import TrainConfig
 from amt.train.muon import Muon
+from amt.train.sharding import rows_of
 
 MATRICES = ("w1", "w2", "beside_and_trust")  # of FramePointNet and Refinement, of KeypointHead
 PIXELS = 3  # channels of the image: the first convolution's kernels are filters, not a map between features
@@ -70,7 +71,12 @@ class Optimizers:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Raises ValueError or KeyError where the states are of other groups."""
         for optimizer, state, settings in zip(self.each, states, self._settings, strict=True):
-            optimizer.load_state_dict(state)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            own = {
+                number: {name: rows_of(value, parameters[number]) for name, value in values.items()}
+                for number, values in state["state"].items()
+            }
+            optimizer.load_state_dict({**state, "state": own})
             for group, own in zip(optimizer.param_groups, settings):
                 group.update(own)
 

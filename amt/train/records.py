@@ -25,17 +25,22 @@ class JsonLines:
     A resumed run drops the lines of the steps that it does again; the rest of the file is copied, and replaced by one rename.
 
     Args:
+        path: None writes nothing, as the ranks beside the first one.
         first_step: lines of this step and of later ones are dropped.
     """
 
-    def __init__(self, path: Path, first_step: int):
+    def __init__(self, path: Path | None, first_step: int):
         self.path = path
+        if path is None:
+            return
         if not path.is_file() and path.with_suffix(".csv").is_file():
             log.warning("%s is an older version's and stays as it is; %s goes on", path.with_suffix(".csv"), path.name)
         rows = read_log(path) if path.is_file() else []
         write_text(path, _lines(row for row in rows if row["step"] < first_step))
 
     def append(self, rows: list[Row]) -> None:
+        if self.path is None:
+            return
         if not self.path.is_file():
             log.warning("%s is gone: it is written anew from this step on", self.path)
             write_text(self.path, "")
@@ -46,7 +51,7 @@ class JsonLines:
 class StepLog:
     """``log.jsonl``, one line a step. Values may be tensors: they stay on their device until :meth:`flush` reads all at once."""
 
-    def __init__(self, path: Path, first_step: int):
+    def __init__(self, path: Path | None, first_step: int):
         self.file = JsonLines(path, first_step)
         self.waiting: list[Row] = []
 

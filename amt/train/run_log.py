@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from amt.train import ranks
 from amt.train.loggers import Loggers
 from amt.train.records import STEPS, VALIDATIONS, JsonLines, Row, StepLog, mean_rows
 from amt.train.throughput import Throughput, peak_flops, training_flops
@@ -21,7 +22,7 @@ NORM = "grad_norm/"  # of a group of parameters
 
 
 class RunLog:
-    """A block around the steps of a run, in which it is told how they go.
+    """A block around the steps of a run, in which it is told how they go; by the first rank, where there are several.
 
     Args:
         trainer: before its first step here.
@@ -31,12 +32,13 @@ class RunLog:
     def __init__(self, trainer: Trainer, output: Path, show: bool):
         config, self.show = trainer.config, show
         self.train = config.train
-        self.steps = StepLog(output / STEPS, trainer.step)
-        self.validations = JsonLines(output / VALIDATIONS, trainer.step + 1)
+        files = {name: output / name if ranks.first() else None for name in (STEPS, VALIDATIONS)}
+        self.steps = StepLog(files[STEPS], trainer.step)
+        self.validations = JsonLines(files[VALIDATIONS], trainer.step + 1)
         peak = peak_flops(trainer.device, self.train.precision != "float32")
-        flops = None if peak is None else training_flops(trainer.model, config.data.crop.num_points)
-        self.throughput = Throughput(self.train.batch_size, trainer.device, flops, peak)
-        self.loggers = Loggers(self.train.logger, output, asdict(config), trainer.step)
+        flops = None if peak is None else training_flops(trainer.outline(), config.data.crop.num_points)
+        self.throughput = Throughput(self.train.batch_size, trainer.device, flops, peak and peak * ranks.size())
+        self.loggers = Loggers(self.train.logger if ranks.first() else (), output, asdict(config), trainer.step)
         self.terms: list[str] = sorted(trainer.losses.wanted)
         self.first_step = trainer.step
 

@@ -1,4 +1,7 @@
-"""What is looked at between steps: validation and pictures. A run has the same bits with and without them."""
+"""What is looked at between steps: validation and pictures. A run has the same bits with and without them.
+
+Of several ranks each looks at all frames, in step with the others: a sharded model needs them all.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import torch
 from amt.data.errors import DataError
 from amt.data.loader import Loader, make_loader
 from amt.hand.batch import Batch
+from amt.train import ranks
 from amt.train.config import Config
 from amt.train.pictures import draw_samples, fixed_samples, write_picture
 from amt.train.run_log import RunLog
@@ -74,7 +78,8 @@ class Sight:
             self.samples = fixed_samples(self.loader)
         if self.samples:
             picture = draw_samples(trainer, self.samples)
-            write_picture(self.output / PICTURES / f"step-{trainer.step:08d}.jpg", picture)
+            if ranks.first():
+                write_picture(self.output / PICTURES / f"step-{trainer.step:08d}.jpg", picture)
             told.picture(trainer.step, picture)
 
     def _is_due(self, every: int, step: int, ends: bool) -> bool:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from amt.train.ranks import Echo, RankLost
+
 
 class Stopped(SystemExit):
     """The run was asked to end and what it learned is saved: status 0 after SIGTERM, 130 after SIGINT."""
@@ -25,9 +27,13 @@ class StopRequest:
 
     Inside :meth:`between_steps` a signal is noted in ``signum``. A second one ends the process as usual. Outside the main
     thread Python takes no signals: there nothing is noted.
+
+    Args:
+        launched: by torchrun, which passes on a signal that the process has got already: a second one is ignored.
     """
 
-    def __init__(self):
+    def __init__(self, launched: bool = False):
+        self.launched = launched
         self.signum: int | None = None
         self._before: dict[int, object] = {}
         self._deferred = False
@@ -37,7 +43,12 @@ class StopRequest:
             self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type | None, *_) -> None:
+        self._restore()
+        if self.signum is not None and kind in (RankLost, Echo):  # another rank has ended by its signal already
+            raise Stopped(self.signum)
+
+    def _restore(self) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
@@ -52,7 +63,10 @@ class StopRequest:
             self._deferred = False
 
     def _note(self, signum: int, _) -> None:
+        if self.signum is not None:
+            return
         self.signum = signum
-        self.__exit__()
+        if not self.launched:
+            self._restore()
         if not self._deferred:
             raise Stopped(signum)

@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import math
+import socket
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import torch
 
 from amt.errors import UserError
 from amt.files import discard, new_folder, recover
+from amt.train import ranks
 
 log = logging.getLogger(__name__)
 STATE, SCORE, LOCK = "state.pt", "score.json", ".lock"
@@ -62,7 +64,7 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int, score:
 
     Removes all but the newest ``keep`` states and the one with the best score. Raises StateError where it cannot be written.
     """
-    final = folder / f"step-{step:08d}"
+    final = _folder(folder, step)
     try:
         with new_folder(final) as part:
             torch.save(state, part / STATE)
@@ -100,6 +102,31 @@ def load_newest(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]
     return None
 
 
+def load_newest_of_all(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]] | None:
+    """:func:`load_newest` on every rank: the first one finds and checks the state, the others read the same file.
+
+    Raises:
+        StateError: also where another rank does not see the file.
+    """
+    found = []
+
+    def look() -> int | None:
+        found.append(load_newest(folder, device))
+        return found[0] and found[0][0]
+
+    step = ranks.lead(look)
+    if found or step is None:
+        return found[0] if found else None
+    path = _folder(folder, step)
+    try:
+        return step, torch.load(path / STATE, map_location=device, weights_only=True, mmap=True)
+    except OSError as error:
+        where = socket.gethostname()
+        raise StateError(
+            f"{path} cannot be read on {where} ({error.strerror}): train.output must lie where all machines see it"
+        ) from error
+
+
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
     """The state in a folder ``step-N``. Raises whatever a broken file makes: also where one bit is wrong."""
     with zipfile.ZipFile(path / STATE) as file:  # PyTorch writes checksums and does not compare them
@@ -123,6 +150,10 @@ def read_score(path: Path) -> Score | None:
         return score if math.isfinite(score.value) else None
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _folder(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
 
 
 def states(folder: Path) -> list[Path]:

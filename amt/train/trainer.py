@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict
 from math import isfinite
@@ -27,28 +28,30 @@ from amt.kernels import use
 from amt.kernels.ranges import stage
 from amt.model import AMT, save_checkpoint
 from amt.model.checkpoint import check_free, read_record
+from amt.model.draws import share_batches
 from amt.model.fp8 import use_fp8
 from amt.model.mean_pose import MeanPose
-from amt.model.outputs import Prediction
 from amt.model.transfer import begin_from
+from amt.train import ranks
 from amt.train.batch_size import with_batch_size
 from amt.train.collapse import CollapseMonitor, spread_ratio
-from amt.train.config import Config, check_one_process, differences, identity
+from amt.train.config import Config, check_ranks, differences, identity
 from amt.train.ema import Ema
 from amt.train.finite import FiniteGuard, explain
 from amt.train.freezing import FreezeSchedule
-from amt.train.gradients import centralize, clip_adaptively, group_norms
-from amt.train.losses import Loss, TrainingLoss
+from amt.train.gradients import centralize, clip_adaptively, clip_norm, group_norms
+from amt.train.losses import TrainingLoss
 from amt.train.memory import Memory, estimate
 from amt.train.optimizers import Optimizers, decayed_weights, head_weights
-from amt.train.parallelize import apply_checkpointing, apply_compile
+from amt.train.parallelize import apply_checkpointing, messages, parallelize
 from amt.train.profiling import Profile
 from amt.train.records import draw_curves
 from amt.train.run_log import NORM, RunLog
 from amt.train.schedule import learning_rate
+from amt.train.sharding import rows_of, whole
 from amt.train.sight import Sight, make_sight
 from amt.train.signals import Stopped, StopRequest
-from amt.train.states import Score, StateError, load_newest, only_run_in, save_state
+from amt.train.states import Score, StateError, load_newest_of_all, only_run_in, save_state
 
 log = logging.getLogger(__name__)
 REMEDY = "choose another train.output, or remove the folder to start from scratch"
@@ -63,13 +66,13 @@ class Trainer:
 
     def __init__(self, config: Config):
         self.config, train = config, config.train
-        self.device = choose_device(train.device, "train.device")
+        self.device = ranks.own_device(choose_device(train.device, "train.device"))
         torch.manual_seed(train.seed)
         self.model = _new_model(config).to(self.device)
         if train.precision == "fp8":
             log.info("train.precision=fp8: %s", use_fp8(self.model))
-        apply_checkpointing(self.model, train)
         self.losses = TrainingLoss(train.loss, train.loss_schedule, self.model.mano).to(self.device)
+        self.loss = parallelize(self.model, self.losses, train)  # of a batch and its step: a Loss and a Prediction
         self.optimizers = Optimizers(self.model, train, self.losses.parameters())
         self.guard = FiniteGuard(self.model, self.device, self.losses.statistics())
         self.ema = Ema(self.model, train.ema) if train.ema else None
@@ -105,11 +108,12 @@ class Trainer:
         self.losses.zero_grad(set_to_none=True)
         self.guard.begin()
         self._seed(self.step)
-        losses = []
-        for part in self._micro_batches(batch):
-            loss, prediction = self.loss(part, self.step)
-            with stage("backward"):
-                (loss.total / train.accumulate).backward()
+        losses, parts = [], self._micro_batches(batch)
+        for number, part in enumerate(parts, start=1):
+            with messages(self.loss, number == len(parts)):
+                loss, prediction = self.loss(part, self.step)
+                with stage("backward"):
+                    (loss.total / train.accumulate).backward()
             spread = spread_ratio(prediction.joints, part.targets)
             losses.append({"loss": loss.total.detach(), **loss.terms, **loss.measures, "spread": spread})
         mean = losses[0] if len(losses) == 1 else {k: torch.stack([x[k] for x in losses]).mean() for k in losses[0]}
@@ -119,7 +123,7 @@ class Trainer:
             clip_adaptively(self.bodies, train.agc)
         logged = (self.step + 1) % train.log_every == 0
         norms = group_norms(self.optimizers.groups()) if logged else {}
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        norm = clip_norm(self.model.parameters(), train.clip_norm)
         found_inf = self.guard.end(norm.isfinite() & mean["loss"].isfinite())
         with stage("optimizers"):
             self.optimizers.step(found_inf)
@@ -129,14 +133,6 @@ class Trainer:
         counts = {"bad_steps": self.guard.in_a_row, "skipped": self.guard.skipped}
         return {**mean, "grad_norm": norm, **{NORM + k: v for k, v in norms.items()}, "lr": rate, **counts}
 
-    def loss(self, batch: Batch, step: int) -> tuple[Loss, Prediction]:
-        """The loss and the prediction of a batch on the model's device."""
-        autocast = self.config.train.precision != "float32"
-        with stage("forward"), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=autocast):
-            prediction = self.model(batch.inputs)
-        with stage("loss"):
-            return self.losses(prediction, batch, step), prediction
-
     def explain(self, batch: Batch) -> str:
         """What was not finite in the last step, which had this batch and changed nothing. Does the step again."""
         self.model.train()
@@ -145,17 +141,33 @@ class Trainer:
 
     def memory(self) -> Memory:
         """What a step will take, roughly; takes a second or more."""
-        return estimate(self.model, self.optimizers.each, self.config.train, self.config.data.crop.num_points)
+        return estimate(self.outline(), self.optimizers.each, self.config.train, self.config.data.crop.num_points)
+
+    def outline(self) -> AMT:
+        """The model in one piece and without numbers, for estimates."""
+        config = deepcopy(self.model.config)
+        config.backbone.weights, config.backbone.require_pretrained = "none", False
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that DINOv2 starts at random does not matter here
+            model = AMT(config)
+        apply_checkpointing(model, self.config.train)
+        return model
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is evaluated and exported, the average where there is one, on the first rank. All ranks must ask."""
+        return whole(self.ema.state_dict() if self.ema else self.model.state_dict())
 
     def _seed(self, step: int) -> None:
         torch.manual_seed(self.config.train.seed * 1_000_003 + step)
+        share_batches(ranks.number(), ranks.size(), self.config.data.window)
 
     def _micro_batches(self, batch: Batch) -> list[Batch]:
         batch, size = batch.to(self.device, non_blocking=True), len(batch.index) // self.config.train.accumulate
         return [batch[start : start + size] for start in range(0, len(batch.index), size)]
 
     def state_dict(self) -> dict:
-        return {
+        """All that a run goes on from. Where tensors are sharded, the first rank gathers them, and all ranks must ask."""
+        state = {
             "model": self.model.state_dict(),
             "losses": self.losses.state_dict(),
             "optimizers": self.optimizers.state_dict(),
@@ -167,11 +179,13 @@ class Trainer:
             "seconds": self.seconds,
             "run": identity(asdict(self.config)),
         }
+        return whole(state) if self.config.train.parallel == "fsdp" else state
 
     def load_state_dict(self, state: dict) -> None:
         """Raises StateError where the state does not fit the model or the optimizers."""
         try:
-            self.model.load_state_dict(state["model"])
+            own = self.model.state_dict()
+            self.model.load_state_dict({k: rows_of(v, own.get(k, v)) for k, v in state["model"].items()})
             self.losses.load_state_dict(state["losses"])
             self.optimizers.load_state_dict(state["optimizers"])
             self.guard.load_state_dict(state["guard"])
@@ -194,22 +208,27 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True, val
     """Trains, resuming from the newest state in ``train.output``, and returns the folder of the finished checkpoint.
 
     Args:
-        loader: of the training set; made from ``config.data`` where none is given.
+        loader: of this rank's share of the training set; made from ``config.data`` where none is given.
         progress: show lines and a bar.
         validation: of the frames that are looked at between steps; where no loader is given at all, made from ``config.data``.
 
     Raises:
         ConfigError, DataError, CheckpointError, StateError, TrainingError: each names what is wrong and the remedy.
         Stopped: SIGTERM or SIGINT came, and the state is saved.
+        RankLost, Echo: another rank has ended, or has told its error.
     """
-    check_one_process()
+    check_ranks(config)
     train, output = config.train, config.output_folder()
     set_threads(train.threads)
-    with only_run_in(output), StopRequest() as stop, use(config.kernels.use):
-        newest = load_newest(output / "states", choose_device(train.device, "train.device"))
+    device = ranks.own_device(choose_device(train.device, "train.device"))
+    stopping = StopRequest(launched=train.parallel != "none")
+    with stopping as stop, ranks.joined(train.parallel, device), ExitStack() as lock, use(config.kernels.use):
+        progress = progress and ranks.first()
+        ranks.lead(lock.enter_context, only_run_in(output))
+        newest = load_newest_of_all(output / "states", device if train.parallel == "none" else torch.device("cpu"))
         config = with_batch_size(config, newest and newest[1], Trainer)
         train = config.train
-        _check_checkpoint(config)
+        ranks.lead(_check_checkpoint, config)
         if newest is not None:
             _check_same_run(config, newest[1], output)
         trainer = Trainer(config)
@@ -223,38 +242,44 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True, val
             else:
                 sight = Sight(config, validation)
             if loader is None:
-                loader = make_loader(
-                    config.data, "train", train.batch_size, seed=train.seed, device=trainer.device, progress=progress
-                )
+                share = {"rank": ranks.number(), "world_size": ranks.size(), "device": device}
+                size = train.batch_size // ranks.size()
+                loader = make_loader(config.data, "train", size, seed=train.seed, progress=progress, **share)
             _check_same_data(trainer, loader, output)
             if progress:
                 log.info("%s", trainer.memory())
-            apply_compile(trainer.model, train)
             _train(trainer, loader, output, stop, RunLog(trainer, output, progress), sight)
         elif config.checkpoint_folder().is_dir():
             log.info("%s: this run is finished after %d steps; nothing is left to train", output, trainer.step)
             return config.checkpoint_folder()
         if trainer.step < train.steps:
             log.warning("ended at step %d of %d after train.minutes=%g", trainer.step, train.steps, train.minutes)
-        draw_curves(output, output / "loss.png", sorted(trainer.losses.wanted))
-        record = {"train": asdict(train), "data": asdict(config.data), "steps": trainer.step}
-        mean_pose = _mean_pose(config, loader, progress)
-        with trainer.ema.applied() if trainer.ema else nullcontext():
-            return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, **record)
+        weights = trainer.weights()
+        return ranks.lead(_publish, trainer, weights, loader, progress)
+
+
+def _publish(trainer: Trainer, weights: dict[str, Tensor], loader: Loader | None, progress: bool) -> Path:
+    """The curves, and the checkpoint with these weights."""
+    config, output = trainer.config, trainer.config.output_folder()
+    draw_curves(output, output / "loss.png", sorted(trainer.losses.wanted))
+    record = {"train": asdict(config.train), "data": asdict(config.data), "steps": trainer.step}
+    mean_pose = _mean_pose(config, loader, progress)
+    return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, None, weights, **record)
 
 
 def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, told: RunLog, sight: Sight) -> None:
     """All steps that are left, with a log and resumable states in ``output``."""
     train = trainer.config.train
-    profile = Profile(train.profile, trainer.model, output, trainer.device)
+    profile = Profile(train.profile if ranks.first() else None, trainer.model, output, trainer.device)
     with stop.between_steps(), told, profile:
         start, losses = time.perf_counter(), []
         for epoch, batch in told.throughput.waiting(_batches(loader, trainer.step, train.steps)):
             profile.before(trainer.step)
             told.add(step=trainer.step, epoch=epoch, **trainer.train_step(batch))
-            trainer.seconds, start = trainer.seconds + time.perf_counter() - start, time.perf_counter()
-            last = trainer.position() >= train.steps or stop.signum is not None
-            ends = last and stop.signum is None
+            spent, start = trainer.seconds + time.perf_counter() - start, time.perf_counter()
+            signum, trainer.seconds = ranks.most(stop.signum or 0, spent)  # all ranks end at the same step
+            last = trainer.position() >= train.steps or signum > 0
+            ends = last and not signum
             save = last or trainer.step % train.save_every == 0 or sight.validates(trainer.step, ends)
             if save or trainer.step % train.log_every == 0 or sight.draws(trainer.step, ends):
                 rows = told.flush(trainer.position(), trainer.seconds)
@@ -265,11 +290,12 @@ def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, to
                     raise TrainingError(report)
             score = sight.look(trainer, told, ends)
             if save:
-                score = score if sight.loader and train.validate_every else _score(losses)
-                save_state(output / "states", trainer.step, trainer.state_dict(), train.keep, score)
+                state, score = trainer.state_dict(), score if sight.loader and train.validate_every else _score(losses)
+                ranks.lead(save_state, output / "states", trainer.step, state, train.keep, score)
+                del state
                 losses = []
-            if stop.signum is not None and trainer.position() < train.steps:
-                raise Stopped(stop.signum, trainer.step)
+            if signum and trainer.position() < train.steps:
+                raise Stopped(int(signum), trainer.step)
             if last:
                 return
 
@@ -301,7 +327,7 @@ def _check_same_run(config: Config, state: dict, output: Path) -> None:
 
 def _check_same_data(trainer: Trainer, loader: Loader, output: Path) -> None:
     """Raises StateError where the set has changed since the run began."""
-    before, trainer.data = trainer.data, loader.digest()
+    before, trainer.data = trainer.data, ranks.lead(loader.digest)
     if before in (None, trainer.data):
         return
     if trainer.config.train.resume != "force":

@@ -96,7 +96,6 @@ def test_compiled_blocks_are_the_same_blocks(make_small, small_loader, monkeypat
     plain = gradients(make_small("c", checkpointing="selective"), batch)
     config = make_small("c", compile=True, checkpointing="selective")
     trainer = Trainer(config)
-    parallelize.apply_compile(trainer.model, config.train)
     trainer.train_step(batch)
     for name, p in trainer.model.named_parameters():
         if p.grad is not None:

@@ -132,7 +132,7 @@ def test_two_processes_do_not_train_in_one_folder(make_config, loader):
 
 def test_several_ranks_are_refused(make_config, loader, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"WORLD_SIZE=2: .* without torchrun"):
+    with pytest.raises(ValueError, match=r"WORLD_SIZE=2: .* train\.parallel=ddp"):
         run(make_config("ranks"), loader, progress=False)
 
 

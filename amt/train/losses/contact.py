@@ -9,6 +9,7 @@ from torch import Tensor
 from amt.hand.batch import Targets
 from amt.model.outputs import Prediction
 from amt.train.losses.masks import mean_where
+from amt.train.ranks import summed
 
 HAND_BALANCE, OBJECT_BALANCE = 0.6, 0.9  # see _balanced_bce
 FOCUS = 2.0  # see _focal_bce
@@ -31,7 +32,8 @@ def contact_term(p: Prediction, t: Targets, form: str) -> Tensor:
 def dice(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """1 - F1 with probabilities in place of answers, over the whole batch (Milletari et al., "V-Net", 2016)."""
     answers, labels = torch.sigmoid(logits) * valid[:, None], labels * valid[:, None]
-    return 1 - (2 * (answers * labels).sum() + 1) / (answers.sum() + labels.sum() + 1)
+    hits, named, true = summed((answers * labels).sum(), answers.sum(), labels.sum())
+    return 1 - (2 * hits + 1) / (named + true + 1)
 
 
 def _balanced_bce(logits: Tensor, labels: Tensor, valid: Tensor, balance: float) -> Tensor:
@@ -62,4 +64,5 @@ def _focal_bce(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
 def _share(labels: Tensor, valid: Tensor) -> Tensor:
     """The share of positives among the labelled samples."""
-    return (labels.mean(dim=1) * valid).sum() / valid.sum().clamp(min=1)
+    total, count = summed((labels.mean(dim=1) * valid).sum(), valid.sum())
+    return total / count.clamp(min=1)

@@ -19,6 +19,7 @@ from amt.model.outputs import Prediction
 from amt.model.scene import posed_points
 from amt.train.losses.masks import mean_where
 from amt.train.losses.units import ANGLE_UNIT, LENGTH_UNIT
+from amt.train.ranks import summed
 
 FARTHEST_KEYPOINT = 1.5  # half crops from the centre; keypoints farther out have no loss, the image does not show them
 REFINED_WEIGHT = 1.2  # of each refinement step's joints against the coarse and the decoded ones
@@ -154,9 +155,9 @@ def _diversity(p: Prediction, t: Targets) -> Tensor:
 
     def spread(joints: Tensor) -> Tensor:  # [21, 3], m
         relative = (joints - joints[:, :1]) * t.hand_valid[:, None, None]
-        count = t.hand_valid.sum().clamp(min=1)
-        mean = relative.sum(dim=0) / count
-        square = ((relative - mean).square() * t.hand_valid[:, None, None]).sum(dim=0) / count
-        return (square + 1e-8).sqrt()  # 0.1 mm: a root of 0 has no gradient
+        total, count = summed(relative.sum(dim=0), t.hand_valid.sum())
+        mean = (total / count.clamp(min=1)).detach()  # through the mean of all the gradient is 0
+        square = ((relative - mean).square() * t.hand_valid[:, None, None]).sum(dim=0)
+        return (summed(square)[0] / count.clamp(min=1) + 1e-8).sqrt()  # 0.1 mm: a root of 0 has no gradient
 
     return torch.relu(1 - spread(p.joints) / spread(t.joints))[1:].mean()

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from amt.hand.batch import Targets
 from amt.model.outputs import Prediction
+from amt.train.ranks import summed
 
 FAR = 0.5  # m: where fillers lie, in front of the camera
 
 
 def mean_where(value: Tensor, valid: Tensor) -> Tensor:
-    """The mean over the samples of ``valid`` [B] of ``value`` [B, ...]; 0 where there is none."""
+    """The mean over the samples of ``valid`` [B] of ``value`` [B, ...], of all ranks together; 0 where there is none."""
     per_sample = value.flatten(1).mean(dim=1) if value.dim() > 1 else value
-    return torch.where(valid, per_sample, 0.0).sum() / valid.sum().clamp(min=1)
+    total, count = summed(torch.where(valid, per_sample, 0.0).sum(), valid.sum())
+    return total / count.clamp(min=1)
 
 
 def with_fillers(targets: Targets) -> Targets:

@@ -13,6 +13,7 @@ from amt.model.outputs import Prediction
 from amt.train.losses.hand import Terms
 from amt.train.losses.masks import mean_where
 from amt.train.losses.units import LENGTH_UNIT
+from amt.train.ranks import averaged
 
 THICKEST = 0.02  # m: a point farther than this from its nearest vertex is not inside a hand
 
@@ -35,7 +36,7 @@ class PhysicalTerms(nn.Module):
     def _limits(self, p: Prediction, right: Tensor) -> Tensor:
         """The mean excess of a joint, rad: coarse and decoded."""
         fingers = torch.stack((p.coarse.pose, p.decoded.pose), dim=1)[:, :, 1:]
-        return self.limits(choose(~right, mirror_rotations(fingers), fingers)).mean()
+        return averaged(self.limits(choose(~right, mirror_rotations(fingers), fingers)).mean())
 
     def _penetration(self, p: Prediction, inputs: Inputs) -> Tensor:
         """The mean depth, over 0.1 m, of the object's points that lie inside the final hand.
@@ -49,7 +50,7 @@ class PhysicalTerms(nn.Module):
         side = torch.where(inputs.right, 1.0, -1.0)[:, None, None]  # a mirror turns the faces inside out
         normals = self._normals(p.vertices.detach()) * side
         taken = nearest[..., None].expand(-1, -1, 3)
-        signed = ((points - p.vertices.gather(1, taken)) * normals.gather(1, taken)).sum(dim=-1)
+        signed = ((points - _Taken.apply(p.vertices, nearest)) * normals.gather(1, taken)).sum(dim=-1)
         depth = torch.where(near, torch.relu(-signed), 0.0)
         mean = depth.sum(dim=1) / (depth > 0).sum(dim=1).clamp(min=1)
         extent = (inputs.object_points.amax(dim=1) - inputs.object_points.amin(dim=1)).amax(dim=1)
@@ -64,6 +65,23 @@ class PhysicalTerms(nn.Module):
         )  # what fills the rows of vertices with few faces
         summed = faces.index_select(1, self.incident.flatten()).unflatten(1, self.incident.shape).sum(dim=2)
         return torch.nn.functional.normalize(summed, dim=-1)
+
+
+class _Taken(torch.autograd.Function):
+    """Vertices [B, V, 3] at indices [B, P]. Many points may take one vertex, and CUDA would add their gradients by atomics, in
+    any order: here a product adds them."""
+
+    @staticmethod
+    def forward(ctx, vertices: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.num_vertices = vertices.shape[1]
+        return vertices.gather(1, indices[..., None].expand(-1, -1, 3))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (indices,) = ctx.saved_tensors
+        vertices = torch.arange(ctx.num_vertices, device=indices.device)
+        return (vertices[:, None] == indices[:, None, :]).to(grad.dtype) @ grad, None
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from amt.hand.skeleton import NUM_JOINTS, TIPS
+from amt.train.ranks import summed
 
 MOMENTUM = 0.98  # the memory reaches back about 50 steps
 TIP_WEIGHT = 1.5  # of a fingertip's error against another joint's, before the running error counts
@@ -30,10 +31,10 @@ class JointErrors(nn.Module):
 
     @torch.no_grad()
     def update(self, joints: Tensor, true: Tensor, valid: Tensor) -> None:
-        """Takes one batch into account: predicted and true joints [B, 21, 3] (m), and which samples are labelled [B]."""
+        """Takes one batch of all ranks into account: predicted and true joints [B, 21, 3] (m), and who is labelled [B]."""
         distance = ((joints - joints[:, :1]) - (true - true[:, :1])).norm(dim=-1)
-        count = valid.sum()
-        mean = torch.where(valid[:, None], distance, 0.0).sum(dim=0) / count.clamp(min=1)
+        total, count = summed(torch.where(valid[:, None], distance, 0.0).sum(dim=0), valid.sum())
+        mean = total / count.clamp(min=1)
         share = (1 - MOMENTUM) * (count > 0)
         self.error.lerp_(mean, share.to(mean.dtype))
         self.seen.lerp_(torch.ones_like(self.seen), share.to(mean.dtype))
@@ -62,14 +63,15 @@ class ContactScores(nn.Module):
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor, valid: Tensor) -> None:
-        """Takes one batch into account: logits and labels [B, V], and which samples are labelled [B]."""
-        count = valid.sum()
-        divisor = count.clamp(min=1)
+        """Takes one batch of all ranks into account: logits and labels [B, V], and which samples are labelled [B]."""
         answers, labels = (logits > 0) & valid[:, None], labels & valid[:, None]
+        hits, named = (answers & labels).sum().to(logits.dtype), answers.sum()
+        hits, named, touched, count = summed(hits, named, labels.sum(dim=0), valid.sum())
+        divisor = count.clamp(min=1)
         share = ((1 - MOMENTUM) * (count > 0)).to(logits.dtype)
-        self.touched.lerp_(labels.sum(dim=0) / divisor, share)
-        self.hits.lerp_((answers & labels).sum() / divisor, share)
-        self.named.lerp_(answers.sum() / divisor, share)
+        self.touched.lerp_(touched / divisor, share)
+        self.hits.lerp_(hits / divisor, share)
+        self.named.lerp_(named / divisor, share)
         self.seen.lerp_(torch.ones_like(self.seen), share)
 
     @torch.no_grad()

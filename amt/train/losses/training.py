@@ -20,6 +20,7 @@ from amt.train.losses.objects import object_terms
 from amt.train.losses.physical import PhysicalTerms
 from amt.train.losses.running import ContactScores, JointErrors
 from amt.train.losses.weights import LearnedVariances, wanted_terms, weights_at
+from amt.train.ranks import averaged
 
 
 class Loss(NamedTuple):
@@ -33,6 +34,7 @@ class Loss(NamedTuple):
 class TrainingLoss(nn.Module):
     """The weighted sum of the terms of :class:`LossConfig`, and each of them by name.
 
+    With several ranks (:mod:`amt.train.ranks`) it is that of their samples together, the same on each of them.
     A term whose weight is 0 over the whole run is not computed. In evaluation mode nothing is remembered. The state dict holds
     the running errors and, with ``config.uncertainty``, the learned log-variances, which are trained with the model.
 
@@ -85,7 +87,7 @@ class TrainingLoss(nn.Module):
             "smoothness": lambda: smoothness_term(p, targets, batch.window),
             "contact": lambda: contact_term(p, targets, self.config.contact_form),
             **(self.physical(p, inputs) if self.physical else {}),
-            "kl": lambda: (p.hand_latent.kl() + p.object_latent.kl()).mean(),
+            "kl": lambda: averaged((p.hand_latent.kl() + p.object_latent.kl()).mean()),
         }
 
     def _weighted(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
