@@ -46,7 +46,8 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict:
     from amt.evaluate.evaluate import collect, score
     from amt.evaluate.report import table, write_json
     from amt.kernels import use
-    from amt.model.checkpoint import load_checkpoint, load_mean_pose
+    from amt.model.checkpoint import load_mean_pose
+    from amt.model.loading import load_checkpoint
     from amt.model.mean_pose import MeanPose
 
     data, chosen = settings["data"], settings["evaluate"]

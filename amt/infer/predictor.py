@@ -29,8 +29,9 @@ from amt.infer.locate import FOLLOWED, ROUNDS, SEARCHED, SETTLED, moved, next_bo
 from amt.infer.objects import HeldObject, ObjectLike, resolve_object
 from amt.infer.result import Result
 from amt.model.amt import AMT
-from amt.model.checkpoint import CONFIG, WEIGHTS, CheckpointError, load_checkpoint
+from amt.model.checkpoint import CONFIG, WEIGHTS, CheckpointError
 from amt.model.hub import local_folder
+from amt.model.loading import load_checkpoint
 from amt.model.outputs import Prediction
 
 SIDES = ("right", "left")

@@ -12,7 +12,7 @@ _HOMES = {
     "ConfigError": "config",
     "ModelConfig": "config",
     "Prediction": "outputs",
-    "load_checkpoint": "checkpoint",
+    "load_checkpoint": "loading",
     "save_checkpoint": "checkpoint",
 }
 __all__ = sorted(_HOMES)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from amt.errors import UserError
 from amt.files import new_folder
@@ -14,9 +14,11 @@ from amt.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
-    from amt.model.amt import AMT
     from amt.model.mean_pose import MeanPose
+
+Model = TypeVar("Model", bound="Module")  # AMT, whose file imports this one
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 METRICS, CARD = "metrics.json", "README.md"  # amt.evaluate writes the first, save_pretrained both
@@ -31,7 +33,7 @@ class CheckpointError(UserError, RuntimeError):
 
 def save_checkpoint(
     folder: str | Path,
-    model: AMT,
+    model: Module,
     mean_pose: MeanPose | None = None,
     texts: Mapping[str, str] | None = None,
     weights: Mapping[str, Tensor] | None = None,
@@ -102,10 +104,13 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     return record
 
 
-def load_checkpoint(folder: str | Path, **overrides: Any) -> tuple[AMT, dict[str, Any]]:
+def load_model(
+    build: Callable[[ModelConfig], Model], folder: str | Path, **overrides: Any
+) -> tuple[Model, dict[str, Any]]:
     """The model in evaluation mode, on the CPU, and the whole of config.json.
 
     Args:
+        build: makes the model of a configuration: the class AMT.
         folder: what :func:`save_checkpoint` wrote.
         overrides: model settings that replace the saved ones, such as ``hand`` where a path differs on this machine.
 
@@ -114,8 +119,6 @@ def load_checkpoint(folder: str | Path, **overrides: Any) -> tuple[AMT, dict[str
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    from amt.model.amt import AMT
 
     folder, record = Path(folder), read_record(folder)
     try:
@@ -126,7 +129,7 @@ def load_checkpoint(folder: str | Path, **overrides: Any) -> tuple[AMT, dict[str
     config.backbone.weights, config.backbone.require_pretrained = "none", False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*starts at random")
-        model = AMT(config)
+        model = build(config)
     if record.get(HAND, model.mano.digest) != model.mano.digest:
         raise CheckpointError(
             f"{folder}: was trained with another hand model (digest {record[HAND]}) than model.hand={config.hand} "

@@ -15,7 +15,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 from amt.model.card import model_card
-from amt.model.checkpoint import CARD, CONFIG, FILES, HAND, METRICS, CheckpointError, save_checkpoint
+from amt.model.checkpoint import (
+    CARD,
+    CONFIG,
+    FILES,
+    HAND,
+    METRICS,
+    CheckpointError,
+    load_mean_pose,
+    load_model,
+    save_checkpoint,
+)
 
 if TYPE_CHECKING:
     from amt.model.mean_pose import MeanPose
@@ -54,10 +64,8 @@ class Publishable:
         Raises:
             CheckpointError: the files are missing, broken or cannot be had; the message says what to do.
         """
-        from amt.model.checkpoint import load_checkpoint, load_mean_pose
-
         folder = local_folder(source, revision)
-        model, record = load_checkpoint(folder, **overrides)
+        model, record = load_model(cls, folder, **overrides)
         others = {key: value for key, value in record.items() if key not in ("model", HAND)}
         model.origin = Origin(others, load_mean_pose(folder), _metrics(folder))
         return model
