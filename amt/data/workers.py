@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
@@ -92,12 +93,15 @@ class Workers:
         if self._handled or not callable(handler) or threading.current_thread() is not threading.main_thread():
             return
         self._handled = True
+        pool = weakref.ref(self)  # the handler stays for good; the processes end with the pool
 
         def told(number: int, frame: object) -> None:
-            if self._died:
-                return  # PyTorch would raise again at the end of every other child process
-            with self._deaths_told():
+            workers = pool()
+            if workers is None:
                 handler(number, frame)
+            elif not workers._died:  # PyTorch would raise again at the end of every other child process
+                with workers._deaths_told():
+                    handler(number, frame)
 
         signal.signal(signal.SIGCHLD, told)
 

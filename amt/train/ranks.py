@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,7 @@ from amt.model.config import ConfigError
 T = TypeVar("T")
 _blocks = itertools.count()  # that this process has joined: each has names of its own
 PATIENCE = timedelta(minutes=30)  # of a message: a rank that reads data or writes the checkpoint lets the others wait
+CONNECT = timedelta(seconds=10)  # until a port counts as nobody's
 
 
 class RankLost(UserError):
@@ -97,15 +99,32 @@ def _connected(device: torch.device) -> dist.Store:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     meeting, rank, world = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
-    # A table of this start alone: after a restart gloo finds the addresses of dead ranks in torchrun's, and hangs.
-    port = 0 if rank == 0 else int(meeting.get("amt/port"))
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], port, world, rank == 0, PATIENCE, wait_for_workers=False)
-    if rank == 0:
-        meeting.set("amt/port", str(store.port))
+    store = _table_of_this_start(meeting, rank, world)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     atexit.register(dist.destroy_process_group)
     return store
+
+
+def _table_of_this_start(meeting: dist.Store, rank: int, world: int) -> dist.Store:
+    """Names and values that only the ranks of this start know; torchrun's outlive a restart, and gloo hangs with them."""
+    host, key = os.environ["MASTER_ADDR"], f"amt/port/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    if rank == 0:
+        store = dist.TCPStore(host, 0, world, True, PATIENCE, wait_for_workers=False)
+        meeting.set(key, str(store.port))
+        return store
+    until = time.monotonic() + PATIENCE.total_seconds()
+    while True:
+        port = int(meeting.get(key))
+        try:
+            store = dist.TCPStore(host, port, world, False, CONNECT, wait_for_workers=False)
+        except dist.DistError:
+            # where a machine joins or leaves, torchrun counts no restart: the port may be that of ranks which have ended
+            if time.monotonic() > until:
+                raise
+        else:
+            store.set_timeout(PATIENCE)
+            return store
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Worker processes: shared memory that is too small is gone around, a process that dies ends the run with one line."""
 
+import gc
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -15,7 +17,7 @@ from amt.data import workers
 from amt.data.config import CropConfig
 from amt.data.crop_cache import build_cache
 from amt.data.dexycb import DexYCB
-from amt.data.loader import CropDataset
+from amt.data.loader import CropDataset, Loader
 
 SMALL = CropConfig(size=32, num_points=32)
 Usage = namedtuple("Usage", "total used free")
@@ -114,3 +116,17 @@ def test_the_death_of_a_process_is_one_line_and_no_hang(dataset, tmp_path):
     told = [line for line in run.stderr.splitlines() if line.startswith("amt.data.errors.DataError: data.workers:")]
     assert told, run.stderr
     assert all("a process died" in line and "fewer workers" in line for line in told)
+
+
+def test_the_processes_end_with_their_loader(dataset):
+    before = set(multiprocessing.active_children())
+    loader = Loader(dataset, 16, workers=2)
+    batches = iter(loader)
+    next(batches)
+    mine = set(multiprocessing.active_children()) - before
+    assert len(mine) == 2
+    del loader, batches
+    gc.collect()
+    for process in mine:
+        process.join(30)
+        assert not process.is_alive()

@@ -24,6 +24,7 @@ HAND_TERMS = (
     "keypoint_maps",
     "visibility",
     "variance",
+    "smoothness",
 )
 KINDS = {  # the flag, the labels behind it, and the terms that need them
     "hand": ("hand_valid", HAND_LABELS, (*HAND_TERMS, "object_translation", "object_pose")),
@@ -43,7 +44,7 @@ def answers(make_batch):
     batch = make_batch(4, left=True)
     seen = torch.rand(4, 21, generator=torch.Generator().manual_seed(0)) > 0.5
     labels = dataclasses.replace(batch.targets, joint_visible=seen, visibility_valid=torch.ones(4, dtype=torch.bool))
-    batch = dataclasses.replace(batch, targets=labels)
+    batch = dataclasses.replace(batch, targets=labels, window=torch.zeros(4, dtype=torch.int64))
     model = AMT(ModelConfig(decoder_depth=1, joint_scale=True)).eval()
     with torch.no_grad():
         return model(batch.inputs), batch

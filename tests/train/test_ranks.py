@@ -47,6 +47,7 @@ def runs(tmp_path_factory, make_batch):
             capture_output=True,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=900,  # turns ranks that wait for each other into a failure
         )
         assert done.returncode == 0, done.stderr
         for parallel in RANKS:
