@@ -78,7 +78,7 @@ def backward_blocks(rows: int, keys: int, size: int) -> dict[str, int]:
         "ROWS": BACKWARD_ROWS,
         "TAIL_ROWS": min(32, tail(rows, BACKWARD_ROWS)),
         "KEYS": wide,
-        "TAIL_KEYS": min(32 if size == 128 else 128, tail(keys, wide)),
+        "TAIL_KEYS": min(32 if size == 128 else 64, tail(keys, wide)),
         "SIZE": size,
     }
 
