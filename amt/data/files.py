@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import stat
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from amt.data.errors import BrokenFrame, FileError
 MOST_BYTES = 64 << 20  # of a picture, or of an array in an .npz: far more than a set's files have
 MOST_TEXT = 1 << 18  # bytes of a .yml
 MOST_DEPTH, MOST_ALIASES = 16, 16  # of collections inside collections, and of references, in a .yml
+# NumPy reads an array's header by ast.literal_eval. Python 3.11 raises SystemError where two threads are in one at a time.
+_one_header = threading.Lock()
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket"}
 
 
@@ -111,7 +114,9 @@ def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if entry.file_size > MOST_BYTES:
         raise ValueError(f"{name} takes {entry.file_size} bytes")
     # The whole member: its checksum is only compared at its end.
-    return np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
+    member = io.BytesIO(archive.read(entry))
+    with _one_header:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def numbers(path: Path, found: object, count: int, what: str) -> np.ndarray:

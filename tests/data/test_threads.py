@@ -1,11 +1,15 @@
 """Work in threads: everything once, errors come out, and no more is begun ahead than was said."""
 
+import gc
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
+from amt.data.files import load_npz
 from amt.data.threads import ahead, in_threads
 
 
@@ -66,3 +70,27 @@ def test_results_come_in_order_and_few_are_begun_ahead():
     assert len(begun) <= 15
     with ThreadPoolExecutor(2) as pool:
         assert list(ahead(pool, 50, work, range(7))) == [-k for k in range(7)]
+
+
+@pytest.fixture
+def many_switches():
+    """Garbage collections are many, and each lets another thread run: also in the middle of a call into C.
+
+    def let_others_run(*_):
+        time.sleep(0)
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(let_others_run)
+    gc.set_threshold(5, 1000, 1000)
+    yield
+    gc.set_threshold(*threshold)
+    gc.callbacks.remove(let_others_run)
+
+
+def test_threads_read_whole_labels_at_a_time(tmp_path, many_switches):
+    """Python 3.11's ast, which NumPy reads headers by, fails where two threads use it at once."""
+    path, names = tmp_path / "labels.npz", tuple("abcdefgh")
+    np.savez(path, **{name: np.zeros((1, 21, 3), np.float32) for name in names})
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: load_npz(path, names), range(300)):
+            assert found.keys() == set(names)
