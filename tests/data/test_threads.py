@@ -74,7 +74,7 @@ def test_results_come_in_order_and_few_are_begun_ahead():
 
 @pytest.fixture
 def many_switches():
-    """Garbage collections are many, and each lets another thread run: also in the middle of a call into C.
+    """Garbage collections are many, and each lets another thread run: also in the middle of a call into C."""
 
     def let_others_run(*_):
         time.sleep(0)
