@@ -22,16 +22,18 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
     numbers = iter(range(count))
 
     def some() -> None:
-        for k in numbers:
-            work(k)
+        try:
+            for k in numbers:
+                work(k)
+        finally:
+            for _ in numbers:
+                pass  # an exception: no thread does the rest
 
     helpers = min(torch.get_num_threads(), count) - 1
     begun = [_pool(helpers).submit(some) for _ in range(helpers)] if helpers > 0 else []
     try:
         some()
     finally:
-        for _ in numbers:
-            pass  # an exception: the rest is not done
         errors = [future.exception() for future in begun if not future.cancel()]
     for error in filter(None, errors):
         raise error

@@ -55,6 +55,23 @@ def test_an_error_ends_the_work_and_comes_out(threads):
     assert len(done) < 99_999
 
 
+def test_an_error_in_another_thread_ends_the_work(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    caller, raised, done = threading.get_ident(), threading.Event(), []
+
+    def work(k):
+        if threading.get_ident() != caller:
+            raised.set()
+            raise ValueError("broken cut")
+        assert raised.wait(60)
+        time.sleep(0.002)
+        done.append(k)
+
+    with pytest.raises(ValueError, match="broken cut"):
+        in_threads(work, 1000)
+    assert len(done) < 900
+
+
 def test_results_come_in_order_and_few_are_begun_ahead():
     begun = []
 
