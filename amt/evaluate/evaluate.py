@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amt.hand.batch import Batch
-from amt.hand.metrics import (
+from amt.metrics import (
     absolute_error_mm,
     adds_mm,
     f1,

@@ -11,9 +11,8 @@ from torch import Tensor
 from amt.hand.batch import Batch, Inputs
 from amt.hand.mirror import mirror_inputs, mirror_points, mirror_rotations, mirror_targets
 from amt.hand.objects import NUM_CLASSES
+from amt.metrics.contact import best_constant_mask
 from amt.model.camera import CropCamera
-
-THRESHOLDS = torch.linspace(0.02, 0.98, 49)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class MeanPose:
             position=joined["position"].mean(dim=0),
             object_offset=torch.stack(offsets),
             object_rotation=torch.stack(rotations),
-            hand_contact=_best_mask(joined["contact"]),
+            hand_contact=best_constant_mask(joined["contact"]),
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -89,13 +88,3 @@ def _mean_rotation(rotations: Tensor) -> Tensor:
     sign = torch.ones(3, dtype=torch.float64)
     sign[2] = torch.det(u @ vh)
     return (u * sign @ vh).float()
-
-
-def _best_mask(contact: Tensor) -> Tensor:
-    """Of all masks that name the vertices touched more often than some share, the one with the best F1 on [N, V]."""
-    if not len(contact):
-        return torch.zeros(contact.shape[1:], dtype=torch.bool)
-    share = contact.mean(dim=0)
-    masks = share > THRESHOLDS[:, None]
-    scores = 2 * (masks * share).sum(dim=1) / (masks.sum(dim=1) + share.sum()).clamp(min=1e-9)
-    return masks[scores.argmax()]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amt.data.loader import Loader
-from amt.hand.metrics import absolute_error_mm, adds_mm, f1, procrustes_error_mm, spread_ratio, wrist_aligned_error_mm
+from amt.metrics import absolute_error_mm, adds_mm, f1, procrustes_error_mm, spread_ratio, wrist_aligned_error_mm
 from amt.model.scene import posed_points
 from amt.train.attention_entropy import attention_entropy
 

@@ -5,7 +5,7 @@ import torch
 from fixed_loader import SMALL, FixedLoader
 
 from amt.config import compose
-from amt.hand.metrics import wrist_aligned_error_mm
+from amt.metrics import wrist_aligned_error_mm
 from amt.train.config import PROGRAM, Config
 from amt.train.trainer import Trainer
 

@@ -10,8 +10,8 @@ import torch
 from fixed_loader import FixedLoader
 
 from amt.data.errors import EmptySubset
-from amt.hand.metrics import wrist_aligned_error_mm
 from amt.kernels import attention
+from amt.metrics import wrist_aligned_error_mm
 from amt.train.attention_entropy import attention_entropy, entropy
 from amt.train.config import TrainConfig
 from amt.train.contents import contents

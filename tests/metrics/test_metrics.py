@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from amt.hand.contact import CONTACT_DISTANCE, contact_labels
-from amt.hand.metrics import (
+from amt.hand.rotations import axis_angle_to_matrix
+from amt.metrics import (
     absolute_error_mm,
     adds_mm,
+    best_constant_mask,
     f1,
     procrustes_error_mm,
     spread_ratio,
     wrist_aligned_error_mm,
 )
-from amt.hand.rotations import axis_angle_to_matrix
 
 
 @pytest.fixture
@@ -93,3 +94,11 @@ def test_spread_is_zero_for_the_mean_one_for_the_truth_and_blind_to_place(joints
     wide = joints[:, :1] + 2 * (joints - joints[:, :1])
     assert spread_ratio(wide, joints).mean() == pytest.approx(2.0)
     assert math.isfinite(float(spread_ratio(joints[:1], joints[:1]).mean()))
+
+
+def test_the_constant_contact_is_the_best_of_its_kind():
+    torch.manual_seed(0)
+    contact = (torch.rand(200, 30) < torch.linspace(0, 0.9, 30)).float()
+    best = f1(best_constant_mask(contact).expand(200, 30), contact.bool())
+    yes = f1(torch.ones(200, 30, dtype=torch.bool), contact.bool())
+    assert best > yes
