@@ -21,6 +21,7 @@ PROGRAMS = (
     "amt.data.index",
     "amt.data.cache",
     "amt.hand.bake",
+    "amt.physics",
 )
 HEAVY = ("torch", "hydra", "cv2", "scipy", "matplotlib", "PIL")  # each takes more than the rest together
 
