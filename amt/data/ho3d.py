@@ -161,11 +161,15 @@ class HO3D(Ho3dFolder, Reader):
     def shared_files(self) -> list[Path]:
         return [self._list]
 
-    def __getitem__(self, index: int) -> Ho3dFrame:
+    def locate(self, index: int) -> tuple[SequenceInfo, int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} frames")
         folder, number = self._frames[index]
-        return self.frame(self.sequences[folder], number, int(index))
+        return self.sequences[folder], 0, number
+
+    def __getitem__(self, index: int) -> Ho3dFrame:
+        info, _, number = self.locate(int(index))
+        return self.frame(info, number, int(index))
 
 
 def meta_path(folder: Path, number: int) -> Path:

@@ -32,21 +32,26 @@ class ObjectModels:
         self.names = dict(CLASS_NAMES) | (names or {})
         self.cloud = cache(self._cloud)
         self.choice = cache(self._choice)
-        self.symmetric = cache(self._symmetric)
+        self.symmetry, self.symmetric = cache(self._symmetry), cache(self._symmetric)
 
     def points(self, class_id: int, count: int) -> np.ndarray:
         """float32 [count, 3], m: evenly spread points on the surface, in the object's own frame; zeros for class 0."""
         return self.cloud(class_id)[self.choice(class_id, count)]
 
-    def _symmetric(self, class_id: int) -> bool:
-        """Whether the object may look the same after some rotation.
+    def _symmetry(self, class_id: int) -> tuple[tuple[str, float], ...] | None:
+        """Axis and degrees (0: any rotation) after which the object looks the same; () for no rotation, None: unknown.
 
-        What the model's object.yml says, else YCB's list; True for any other object, which is unknown.
+        What the model's object.yml says; () for YCB's objects that have none.
         """
         card = self.folder / self.names.get(class_id, "") / CARD
         if card.is_file() and (known := read_card(card).symmetry) is not None:
-            return bool(known)
-        return self.names.get(class_id) != CLASS_NAMES.get(class_id, "") or class_id in SYMMETRIC_CLASSES
+            return known
+        other = self.names.get(class_id) != CLASS_NAMES.get(class_id, "")
+        return None if other or class_id in SYMMETRIC_CLASSES else ()
+
+    def _symmetric(self, class_id: int) -> bool:
+        """Whether the object may look the same after some rotation; True also where nobody knows."""
+        return self.symmetry(class_id) != ()
 
     def class_points(self, count: int) -> np.ndarray:
         """float32 [22, count, 3], m: :meth:`points` of every class that the set has a model of, zeros for the others."""

@@ -12,6 +12,7 @@ from amt.data.errors import BrokenFrame, DataError, TooManyBroken
 from amt.data.parts import SetParts
 
 if TYPE_CHECKING:
+    from amt.data.sequences import SequenceInfo
     from amt.data.set_folder import Frame
 
 
@@ -47,6 +48,14 @@ class Reader(SetParts):
     def __getitem__(self, index: int) -> Frame:
         """Labels of one sample; its picture is read by the frame's methods. Raises BrokenFrame."""
         raise NotImplementedError
+
+    def locate(self, index: int) -> tuple[SequenceInfo, int, int]:
+        """The sequence, the camera (index into SERIALS) and the frame number of a sample, from the index alone."""
+        raise NotImplementedError
+
+    def frame_at(self, index: int) -> Frame:
+        """The frame with this index, whether or not only some frames are read (SomeFrames). Raises BrokenFrame."""
+        return self[index]
 
     def frame_folders(self) -> list[Path]:
         """The folders that hold the subset's pictures and labels, in the order of the index."""

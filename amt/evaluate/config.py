@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amt.config import Program
-from amt.data.layout import SUBSETS
+from amt.data.layout import PROTOCOL_NAMES, SUBSETS
 from amt.model.config import ConfigError
+
+BOXES = ("truth", "located")
 
 
 @dataclass
@@ -14,6 +16,8 @@ class EvaluateConfig:
     """Which frames are scored, and where the figures go."""
 
     subset: str = "test"  # train, val or test
+    protocol: str | None = None  # T, V, R or F: only the frames that it scores; None: data.protocol
+    box: str = "truth"  # truth: crops of the true boxes, as in papers; located: of the boxes that a locator finds
     batch_size: int = 64  # crops that go through the model at once
     output: str | None = None  # the file of the figures; None: metrics.json in the checkpoint's folder
     device: str = "auto"  # auto, cpu, cuda or cuda:N
@@ -22,6 +26,12 @@ class EvaluateConfig:
     def __post_init__(self):
         if self.subset not in SUBSETS:
             raise ConfigError(f"evaluate.subset must be one of {', '.join(SUBSETS)}; got {self.subset!r}")
+        if self.protocol not in (None, *PROTOCOL_NAMES):
+            raise ConfigError(
+                f"evaluate.protocol must be one of {', '.join(PROTOCOL_NAMES)}, or null; got {self.protocol!r}"
+            )
+        if self.box not in BOXES:
+            raise ConfigError(f"evaluate.box must be one of {', '.join(BOXES)}; got {self.box!r}")
         if self.batch_size < 1:
             raise ConfigError(f"evaluate.batch_size must be at least 1; got {self.batch_size}")
         if self.threads < 0:

@@ -23,6 +23,7 @@ Model = TypeVar("Model", bound="Module")  # AMT, whose file imports this one
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 METRICS, CARD = "metrics.json", "README.md"  # amt.evaluate writes the first, save_pretrained both
 FILES = (WEIGHTS, CONFIG, METRICS, CARD)
+SAMPLES, REPORT = "samples.csv", "report.html"  # amt.evaluate leaves them beside METRICS; they are not published
 HAND = "hand_digest"  # of config.json: the HandModel that the model was trained with
 MEAN_POSE = "mean_pose."  # in front of the names of the mean pose's tensors, which lie beside the weights
 
@@ -77,7 +78,8 @@ def save_checkpoint(
 def check_free(folder: str | Path) -> None:
     """Raises CheckpointError where a checkpoint cannot be written to ``folder`` without losing other files."""
     folder = Path(folder)
-    others = sorted(p.name for p in folder.iterdir() if p.name not in FILES) if folder.is_dir() else []
+    known = (*FILES, SAMPLES, REPORT)
+    others = sorted(p.name for p in folder.iterdir() if p.name not in known) if folder.is_dir() else []
     if others or (folder.exists() and not folder.is_dir()):
         what = f"holds other files ({others[0]})" if others else "is a file"
         raise CheckpointError(f"{folder}: {what}; name a new folder for the checkpoint")

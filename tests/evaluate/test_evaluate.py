@@ -2,64 +2,163 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from amt.data.sequences import SequenceInfo
 from amt.evaluate.__main__ import main
-from amt.evaluate.evaluate import Collected, collect, score
-from amt.evaluate.report import table, write_json
+from amt.evaluate.boxes import LocatedBatches, nearest, overlap
+from amt.evaluate.collect import Answer, collect, errors, joined
+from amt.evaluate.samples import NUMBERS, SamplesError, read_samples
+from amt.evaluate.score import score
+from amt.evaluate.tables import all_tables, table, write_json
 from amt.metrics import wrist_aligned_error_mm
 from amt.model import AMT, ModelConfig, save_checkpoint
 from amt.model.mean_pose import MeanPose
 
+SYMMETRIES = {kind: torch.eye(3, dtype=torch.float64)[None] for kind in range(22)}
+SMALL = {"decoder_depth": 1, "backbone": {"depth": 1}, "visibility": True, "joint_scale": True}
+
+
+def made_reader():
+    """Knows of each index what a reader of DexYCB's layout knows: four frames a camera."""
+    return SimpleNamespace(
+        record={},
+        objects=SimpleNamespace(names={3: "004_sugar_box"}, symmetry=lambda kind: ()),
+        locate=lambda index: (
+            SequenceInfo(Path("/20200709"), 7, 0, 4, (), (), 0, "right", "", ""),
+            index // 4,
+            index % 4,
+        ),
+    )
+
+
+def with_visibility(batch, known=True):
+    visible = torch.arange(21) % 3 > 0
+    targets = dataclasses.replace(
+        batch.targets,
+        joint_visible=visible.expand(len(batch.index), 21).clone(),
+        visibility_valid=torch.full((len(batch.index),), known),
+    )
+    return dataclasses.replace(batch, targets=targets)
+
 
 @pytest.fixture(scope="module")
-def collected(make_batch):
+def model():
     torch.manual_seed(0)
-    batches = [make_batch(5, seed=1, left=True), make_batch(3, seed=2)]
-    mean_pose = MeanPose.of(batches)
-    return collect(AMT(ModelConfig()), batches, mean_pose), mean_pose
+    return AMT(ModelConfig(**SMALL)).eval()
 
 
-def test_every_key_is_there_and_a_perfect_answer_scores_perfectly(collected):
-    c, mean_pose = collected
-    figures = score(c, mean_pose)
+@pytest.fixture(scope="module")
+def batches(make_batch):
+    return [with_visibility(make_batch(5, seed=1, left=True)), with_visibility(make_batch(3, seed=2))]
+
+
+@pytest.fixture(scope="module")
+def collected(model, batches):
+    return collect(model, batches, MeanPose.of(batches), symmetries=SYMMETRIES)
+
+
+def perfect(samples, batches):
+    """The samples of a model that says the truth."""
+    truth = joined([errors(Answer.true(batch.targets), batch, SYMMETRIES) for batch in batches])
+    return dataclasses.replace(samples, model=truth, joints=samples.true_joints)
+
+
+def test_every_key_is_there_and_a_perfect_answer_scores_perfectly(collected, batches):
+    samples, beliefs = collected
+    figures = score(samples, beliefs)
     wanted = {
         "wrist_aligned_mpjpe_mm", "coarse_wrist_aligned_mpjpe_mm", "procrustes_mpjpe_mm", "absolute_mpjpe_mm", "adds_mm",
-        "contact_f1", "spread_ratio",
+        "contact_f1", "spread_ratio", "procrustes_f5", "wrist_aligned_auc", "procrustes_mpvpe_mm", "mce_mm", "oce_mm",
+        "rotation_deg", "mssd_mm", "mspd_px", "touching_accuracy", "contact_precision", "wrist_aligned_mpjpe_p_mm",
     }  # fmt: skip
     assert wanted <= set(figures)
-    assert wanted - {"coarse_wrist_aligned_mpjpe_mm"} <= set(figures["baseline"])
-    assert figures["refined_wrist_aligned_mpjpe_mm"][-1] == figures["wrist_aligned_mpjpe_mm"]
+    assert {"contact_ece", "visibility_ece", "scale_ece"} <= set(figures["calibration"])
+    of_the_hand_alone = {
+        "coarse_wrist_aligned_mpjpe_mm", "procrustes_f5", "procrustes_mpvpe_mm", "wrist_aligned_mpjpe_p_mm",
+    }  # fmt: skip
+    assert wanted - of_the_hand_alone <= set(figures["baseline"])
+    assert figures["refined_wrist_aligned_mpjpe_mm"][-1] == pytest.approx(figures["wrist_aligned_mpjpe_mm"], abs=1e-9)
     json.dumps(figures)
-    truth = dataclasses.replace(
-        c,
-        joints=c.true_joints,
-        object_points=c.true_points,
-        hand_contact=c.true_hand_contact,
-        object_contact=c.true_object_contact,
+    best = score(perfect(samples, batches))
+    assert best["absolute_mpjpe_mm"] == best["adds_mm"] == best["adi_mm"] == best["add_mm"] == best["mce_mm"] == 0
+    assert (
+        best["contact_f1"] == best["object_contact_f1"] == best["touching_accuracy"] == best["wrist_aligned_auc"] == 1
     )
-    best = score(truth, mean_pose)
-    assert best["absolute_mpjpe_mm"] == best["adds_mm"] == best["adi_mm"] == 0
-    assert best["contact_f1"] == best["object_contact_f1"] == 1
+    assert best["f5"] == best["procrustes_f15"] == best["recall"] == 1
+    assert best["rotation_deg"] == pytest.approx(0, abs=0.1)  # float32 rotations
     assert best["spread_ratio"] == pytest.approx(1.0)
     assert best["baseline"] == figures["baseline"]
 
 
+def test_the_size_of_the_batches_changes_nothing(collected, model, batches):
+    samples, beliefs = collected
+    single = [batch[[k]] for batch in batches for k in range(len(batch.index))]
+    other, others = collect(model, single, MeanPose.of(batches), symmetries=SYMMETRIES)
+    for name, tensor in samples.named_tensors():
+        torch.testing.assert_close(dict(other.named_tensors())[name], tensor, rtol=1e-4, atol=1e-3, equal_nan=True)
+    assert others.contact.ece == pytest.approx(beliefs.contact.ece, abs=1e-5)
+    assert others.visible.count.sum() == beliefs.visible.count.sum() == 8 * 21
+
+
 def test_frames_without_labels_are_left_out(collected):
-    c, mean_pose = collected
-    changed = dataclasses.replace(c, **{f.name: getattr(c, f.name).clone() for f in dataclasses.fields(Collected)})
+    samples, _ = collected
+    changed = samples.map(torch.clone)
     changed.true_joints[2] += 50
-    changed.hand_valid[2] = False
-    clean = [i for i in range(len(c.joints)) if i != 2]
-    kept = Collected(*(getattr(c, f.name)[clean] for f in dataclasses.fields(Collected)))
-    a, b = score(changed, mean_pose), score(kept, mean_pose)
+    changed.model.aligned_mm[2] += 5e4
+    changed.hand_valid[2] = changed.object_valid[2] = False
+    kept = samples[[i for i in range(len(samples)) if i != 2]]
+    a, b = score(changed), score(kept)
     assert a["wrist_aligned_mpjpe_mm"] == pytest.approx(b["wrist_aligned_mpjpe_mm"])
+    assert a["adds_mm"] == pytest.approx(b["adds_mm"])
     assert a["hands"] == b["hands"] == 7
     changed.hand_valid[:] = False
-    assert "wrist_aligned_mpjpe_mm" not in score(changed, mean_pose)
+    assert "wrist_aligned_mpjpe_mm" not in score(changed)
+
+
+def test_a_missed_hand_is_the_mean_hand_at_its_box(collected, model, batches):
+    samples, _ = collected
+    lost, _ = collect(model, batches, MeanPose.of(batches), missed={int(batches[0].index[1])})
+    assert lost.missed.sum() == 2  # both batches count from 0
+    row = 1
+    torch.testing.assert_close(lost.model.aligned_mm[row], lost.baseline.aligned_mm[row])
+    assert lost.model.contact[row, 1] == 0
+    figures = score(lost)
+    assert figures["recall"] == 6 / 8
+    mean = lost.baseline.aligned_mm[lost.missed].mean()
+    expected = (6 * figures["wrist_aligned_mpjpe_mm"] + 2 * float(mean)) / 8
+    assert figures["wrist_aligned_mpjpe_p_mm"] == pytest.approx(expected)
+    assert score(samples)["wrist_aligned_mpjpe_p_mm"] == score(samples)["wrist_aligned_mpjpe_mm"]
+
+
+def test_tables_by_joint_and_by_group(collected):
+    samples, beliefs = collected
+    names = ["a", "b"] * 4
+    figures = {
+        "split": "s1",
+        "subset": "test",
+        "protocol": "V",
+        "box": "true",
+        **score(samples, beliefs, {"object": names}),
+    }
+    rows = figures["by"]["object"]
+    assert [row["frames"] for row in rows.values()] == [4, 4]
+    both = sum(row["wrist_aligned_mpjpe_mm"] for row in rows.values()) / 2
+    assert both == pytest.approx(figures["wrist_aligned_mpjpe_mm"], abs=1e-3)
+    joints = figures["joints"]
+    assert joints["wrist"]["wrist_aligned_mpjpe_mm"] == 0
+    assert (joints["wrist"]["hidden"], joints["thumb_cmc"]["visible"]) == (8, 8)
+    assert "visible" not in joints["wrist"]
+    mean = sum(row["wrist_aligned_mpjpe_mm"] for row in joints.values()) / 21
+    assert mean == pytest.approx(figures["wrist_aligned_mpjpe_mm"], abs=1e-3)
+    text = all_tables(figures)
+    assert "index_tip" in text
+    assert "where hidden" in text
 
 
 def test_the_mean_pose_is_the_best_constant_answer(make_batch):
@@ -106,29 +205,113 @@ def test_the_table_and_the_file(collected, tmp_path):
     assert json.loads((tmp_path / "deep" / "metrics.json").read_text())["contact_f1"] == figures["contact_f1"]
 
 
-def test_only_the_test_set_is_read_where_the_checkpoint_holds_the_mean_pose(make_batch, monkeypatch, tmp_path, capsys):
-    batches = {"train": [make_batch(6, seed=1, left=True)], "test": [make_batch(4, seed=2)]}
+@pytest.fixture
+def evaluated(model, batches, make_batch, monkeypatch, tmp_path):
+    """A checkpoint without a data set: ``evaluated(words) -> folder``, and the subsets that were read."""
+    sets = {"train": batches, "test": [make_batch(4, seed=2)]}
     read = []
 
     def make_loader(data, subset, *_, augment, shuffle):
         read.append(subset)
-        return batches[subset]
+        return sets[subset]
 
-    monkeypatch.setattr("amt.data.loader.make_loader", make_loader)
-    monkeypatch.setattr("amt.data.loader.open_reader", lambda *_: SimpleNamespace(record={}))
-    torch.manual_seed(0)
-    model = AMT(ModelConfig())
-    newer = save_checkpoint(tmp_path / "newer", model, MeanPose.of(batches["train"]))
-    older = save_checkpoint(tmp_path / "older", model)
+    monkeypatch.setattr("amt.evaluate.run.make_loader", make_loader)
+    monkeypatch.setattr("amt.evaluate.run.open_reader", lambda *_: made_reader())
+    return SimpleNamespace(mean_pose=MeanPose.of(batches), read=read, folder=tmp_path, model=model)
+
+
+def test_only_the_test_set_is_read_where_the_checkpoint_holds_the_mean_pose(evaluated, capsys):
+    newer = save_checkpoint(evaluated.folder / "newer", evaluated.model, evaluated.mean_pose)
+    older = save_checkpoint(evaluated.folder / "older", evaluated.model)
     assert main([str(newer), "evaluate.device=cpu"]) == 0
-    assert read == ["test"]
+    assert evaluated.read == ["test"]
     assert "holds no mean pose" not in capsys.readouterr().err
     assert main([str(older), "evaluate.device=cpu"]) == 0
-    assert read == ["test", "test", "train"]
+    assert evaluated.read == ["test", "test", "train"]
     assert "the checkpoint holds no mean pose: it is computed from the training set" in capsys.readouterr().err
     a, b = (json.loads((folder / "metrics.json").read_text()) for folder in (newer, older))
-    differing = {"checkpoint", "images_per_second"}
-    assert {k: v for k, v in a.items() if k not in differing} == {k: v for k, v in b.items() if k not in differing}
+    assert {k: v for k, v in a.items() if k != "checkpoint"} == {k: v for k, v in b.items() if k != "checkpoint"}
+    assert (newer / "samples.csv").read_text() == (older / "samples.csv").read_text()
+
+
+def test_two_runs_write_the_same_bytes(evaluated):
+    folder = save_checkpoint(evaluated.folder / "checkpoint", evaluated.model, evaluated.mean_pose)
+    written = []
+    for _ in range(2):
+        assert main([str(folder), "evaluate.device=cpu"]) == 0
+        written.append([(folder / name).read_bytes() for name in ("metrics.json", "samples.csv")])
+    assert written[0] == written[1]
+    save_checkpoint(folder, evaluated.model)  # what an evaluation leaves is no stranger's file
+
+
+def test_samples_are_read_back(evaluated):
+    folder = save_checkpoint(evaluated.folder / "checkpoint", evaluated.model, evaluated.mean_pose)
+    assert main([str(folder), "evaluate.device=cpu"]) == 0
+    found, figures = read_samples(folder / "samples.csv"), json.loads((folder / "metrics.json").read_text())
+    assert found.index.tolist() == [0, 1, 2, 3]
+    for name in ("wrist_aligned_mpjpe_mm", "procrustes_mpjpe_mm", "absolute_mpjpe_mm", "adds_mm", "oce_mm"):
+        assert found.numbers[name].mean() == pytest.approx(figures[name], abs=1e-3)
+    assert set(found.numbers) == set(NUMBERS)
+    assert found.names["subject"].tolist() == ["20201002-subject-08"] * 4
+    text = (folder / "samples.csv").read_text()
+    for broken, message in (
+        ("", "its first line is not that of a samples.csv"),
+        (text.replace("\n1,", "\n0,"), "names a frame twice"),
+        (text.replace("\n1,", "\none,"), "holds something else than numbers"),
+        (text + "7,x\n", "line 6 has 2 fields"),
+    ):
+        (folder / "samples.csv").write_text(broken)
+        with pytest.raises(SamplesError, match=message):
+            read_samples(folder / "samples.csv")
+
+
+class Made:
+    """A locator that finds each hand a little beside its true box, and one more elsewhere; none in pictures of ``lost``."""
+
+    def __init__(self, boxes, lost):
+        self.boxes, self.lost = boxes, lost
+
+    def locate(self, image):
+        number = int(image[0, 0, 0])
+        if number in self.lost:
+            return [SimpleNamespace(box=(5.0, 5.0, 10.0), side="left")]
+        x, y, side = self.boxes[number]
+        return [
+            SimpleNamespace(box=(600.0, 20.0, 30.0), side="left"),
+            SimpleNamespace(box=(x + 4, y, side), side="right"),
+        ]
+
+
+def test_located_crops_are_cut_from_the_full_picture(make_batch):
+    batch = make_batch(3, seed=4)
+    k = batch.inputs.frame_intrinsics[0].numpy()
+
+    def frame_at(index):
+        rows = np.broadcast_to(np.arange(480, dtype=np.uint8)[:, None, None], (480, 640, 3)).copy()
+        rows[0, 0] = index
+        return SimpleNamespace(image=lambda: rows, intrinsics=k)
+
+    found = LocatedBatches([batch], SimpleNamespace(frame_at=frame_at), Made(batch.inputs.box.tolist(), {1}))
+    (moved,) = list(found)
+    assert found.missed == {1}
+    torch.testing.assert_close(moved.inputs.box[0] - batch.inputs.box[0], torch.tensor([4.0, 0, 0]))
+    torch.testing.assert_close(moved.inputs.box[1], batch.inputs.box[1])
+    assert torch.equal(moved.inputs.image[1], batch.inputs.image[1])
+    assert not torch.equal(moved.inputs.image[0], batch.inputs.image[0])
+    # The pixel in the middle of the crop shows the row of the picture at the box's centre.
+    middle = float(moved.inputs.image[0, 0, 55:57, 55].float().mean())
+    assert middle == pytest.approx(float(batch.inputs.box[0, 1]) % 256, abs=1.5)
+    # The same ray lies at the same place: K of the crop belongs to the new box.
+    shift = moved.inputs.intrinsics[0, 0, 2] - batch.inputs.intrinsics[0, 0, 2]
+    assert float(shift) == pytest.approx(-4 * 112 / float(batch.inputs.box[0, 2]), abs=1e-2)
+
+
+def test_the_overlap_of_squares():
+    a = np.array((10.0, 10, 4))
+    assert overlap(a, a) == 1
+    assert overlap(a, np.array((12.0, 10, 4))) == pytest.approx(8 / 24)
+    assert overlap(a, np.array((19.0, 10, 4))) == 0
+    assert nearest([], a) is None
 
 
 @pytest.mark.parametrize(
@@ -136,10 +319,16 @@ def test_only_the_test_set_is_read_where_the_checkpoint_holds_the_mean_pose(make
     [
         (["/nowhere"], "/nowhere: no such checkpoint folder"),
         (["{checkpoint}", "evaluate.subset=some"], "evaluate.subset must be one of train, val, test; got 'some'"),
-        (["{checkpoint}", "evaluate.subzet=val"], "evaluate.subzet: no such key; there are subset, batch_size"),
+        (["{checkpoint}", "evaluate.subzet=val"], "evaluate.subzet: no such key; there are subset, protocol"),
         (["{checkpoint}", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
         (["{checkpoint}", "data.split=s7"], "data.split must be one of s0, s1, s2, s3; got 's7'"),
         (["{checkpoint}", "val"], "cannot read 'val': expected key=value"),
+        (["{checkpoint}", "evaluate.protocol=W"], "evaluate.protocol must be one of T, V, R, F, or null; got 'W'"),
+        (
+            ["{checkpoint}", "evaluate.protocol=V", "data.protocol=F"],
+            "evaluate.protocol=V contradicts data.protocol=F: give one of them",
+        ),
+        (["{checkpoint}", "evaluate.box=found"], "evaluate.box must be one of truth, located; got 'found'"),
     ],
 )
 def test_one_clear_line_and_status_2(words, message, tmp_path, capsys):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from amt.evaluate.evaluate import collect, score
-from amt.evaluate.report import table
+from amt.evaluate.collect import collect
+from amt.evaluate.score import score
+from amt.evaluate.tables import table
 from amt.hand.mirror import mirror_inputs
 from amt.hand.shipped import shipped_hand
 from amt.kernels import hand_frames
@@ -64,7 +65,7 @@ def test_without_steps_the_decoded_hand_is_the_answer(make_batch, tmp_path):
     torch.testing.assert_close(p.vertices, p.unrefined.vertices, atol=1e-6, rtol=0)
     assert not list(model.refinement.parameters())
     mean_pose = MeanPose.of([batch])
-    figures = score(collect(model, [batch], mean_pose), mean_pose)
+    figures = score(*collect(model, [batch], mean_pose))
     assert figures["refined_wrist_aligned_mpjpe_mm"] == []
     assert figures["wrist_aligned_mpjpe_mm"] == figures["decoded_wrist_aligned_mpjpe_mm"]
     assert "before refinement" in table({"split": "s0", "subset": "val", "protocol": "V", "box": "true", **figures})

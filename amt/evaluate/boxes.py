@@ -1,0 +1,87 @@
+"""Where the model looks: in the true squares, as papers do, or in those that a locator finds (``evaluate.box``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from amt.data.crops import cut
+from amt.data.reader import Reader
+from amt.errors import UsageError
+from amt.hand.batch import Batch
+from amt.hand.camera import crop_camera
+
+NEAREST = 0.25  # a found square whose overlap over union with the true one is less has found something else
+
+
+class Found(Protocol):
+    """A hand that a locator found."""
+
+    box: Sequence[float]  # px of the full picture: centre x, centre y, side
+    side: str  # "right" or "left"
+
+
+class Locator(Protocol):
+    """What finds hands."""
+
+    def locate(self, image: np.ndarray) -> Sequence[Found]:
+        """The hands in a picture (uint8 [H, W, 3], RGB)."""
+
+
+def find_locator(checkpoint: Path) -> Locator:
+    """The locator that belongs to a checkpoint. Raises UsageError where there is none."""
+    raise UsageError(
+        f"evaluate.box=located: {checkpoint} has no locator; take evaluate.box=truth, the true boxes that papers crop with"
+    )
+
+
+class LocatedBatches:
+    """Batches whose crops are cut again, from the full pictures, in the squares that a locator finds.
+
+    Of the hands that it finds in a picture, the one counts whose square lies nearest to the labelled hand's. Where none
+    overlaps it, the hand is missed: its crop stays the true one, and its index goes into :attr:`missed`.
+    """
+
+    def __init__(self, batches: Iterable[Batch], reader: Reader, locator: Locator):
+        self.batches, self.reader, self.locator = batches, reader, locator
+        self.missed: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            inputs = batch.inputs.map(torch.clone)
+            for row, index in enumerate(batch.index.tolist()):
+                frame = self.reader.frame_at(index)
+                image = frame.image()
+                found = nearest(self.locator.locate(image), inputs.box[row].numpy())
+                if found is None:
+                    self.missed.add(index)
+                    continue
+                box, size = np.asarray(found.box, np.float64), inputs.image.shape[-1]
+                intrinsics, warp = crop_camera(frame.intrinsics.astype(np.float64), box, size)
+                inputs.image[row] = torch.from_numpy(cut(image, warp.numpy(), size)).permute(2, 0, 1)
+                inputs.intrinsics[row] = intrinsics.float()
+                inputs.box[row] = torch.from_numpy(box).float()
+                inputs.right[row] = found.side == "right"
+            yield replace(batch, inputs=inputs)
+
+
+def nearest(found: Sequence[Found], true: np.ndarray) -> Found | None:
+    """The hand whose square overlaps the true one [3] most; None where none does by :data:`NEAREST`."""
+    best = max(found, key=lambda hand: overlap(np.asarray(hand.box, np.float64), true), default=None)
+    return None if best is None or overlap(np.asarray(best.box, np.float64), true) < NEAREST else best
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two squares (centre x, centre y, side), 0-1."""
+    low = np.maximum(a[:2] - a[2] / 2, b[:2] - b[2] / 2)
+    high = np.minimum(a[:2] + a[2] / 2, b[:2] + b[2] / 2)
+    both = float(np.prod(np.clip(high - low, 0, None)))
+    return both / (a[2] ** 2 + b[2] ** 2 - both)

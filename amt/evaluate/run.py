@@ -1,0 +1,78 @@
+"""The evaluation of a checkpoint, from start to end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from amt.config import choose_device, set_threads
+from amt.data.loader import make_loader, open_reader
+from amt.errors import UsageError
+from amt.evaluate.boxes import LocatedBatches, find_locator
+from amt.evaluate.collect import collect
+from amt.evaluate.places import places, symmetries
+from amt.evaluate.samples import write_samples
+from amt.evaluate.score import score
+from amt.evaluate.tables import all_tables, write_json
+from amt.kernels import use
+from amt.model.checkpoint import METRICS, SAMPLES, load_mean_pose
+from amt.model.loading import load_checkpoint
+from amt.model.mean_pose import MeanPose
+
+
+def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Evaluates a checkpoint folder with composed settings: prints tables, writes files, returns metrics.json's content."""
+    chosen = settings["evaluate"]
+    data = replace(settings["data"], protocol=chosen_protocol(settings))
+    set_threads(chosen.threads)
+    device = choose_device(chosen.device, "evaluate.device")
+    model, _ = load_checkpoint(checkpoint, hand=settings["model"].hand)
+    model = model.to(device)
+    reader = open_reader(data, chosen.subset)
+    test = make_loader(data, chosen.subset, chosen.batch_size, augment=False, shuffle=False)
+    batches = test if chosen.box == "truth" else LocatedBatches(test, reader, find_locator(checkpoint))
+    mean_pose = load_mean_pose(checkpoint)
+    if mean_pose is None:
+        print(
+            "the checkpoint holds no mean pose: it is computed from the training set; newer ones hold it",
+            file=sys.stderr,
+        )
+        train = make_loader(data, "train", chosen.batch_size, augment=False, shuffle=False)
+        mean_pose = MeanPose.of(tqdm(train, desc="mean pose of the training set", unit="batch"))
+    missed = batches.missed if isinstance(batches, LocatedBatches) else frozenset()
+    with use(settings["kernels"].use):
+        start = time.perf_counter()
+        bar = tqdm(batches, desc="predicting", unit="batch")
+        samples, beliefs = collect(model, bar, mean_pose, device, symmetries(reader), missed)
+        seconds = time.perf_counter() - start
+    where = places(reader, samples)
+    figures = {
+        "checkpoint": str(checkpoint),
+        "data": "synthetic" if reader.record else "recorded",
+        "split": data.split,
+        "subset": chosen.subset,
+        "protocol": data.protocol or "V",
+        "box": "true" if chosen.box == "truth" else chosen.box,
+        **score(samples, beliefs, {name: where[name] for name in ("object", "camera", "subject")}),
+    }
+    path = Path(chosen.output) if chosen.output else checkpoint / METRICS
+    written = [path, path.with_name(SAMPLES)]
+    write_json(path, figures)
+    write_samples(written[1], samples, where)
+    print(all_tables(figures))
+    print(f"{len(samples) / seconds:.1f} images a second")
+    print("\n".join(map(str, written)))
+    return figures
+
+
+def chosen_protocol(settings: dict[str, Any]) -> str | None:
+    """evaluate.protocol, or data.protocol. Raises UsageError where they contradict each other."""
+    ours, data = settings["evaluate"].protocol, settings["data"].protocol
+    if None not in (ours, data) and ours != data:
+        raise UsageError(f"evaluate.protocol={ours} contradicts data.protocol={data}: give one of them")
+    return ours or data
