@@ -9,8 +9,8 @@ from torch import Tensor
 
 from amt.data.loader import Loader
 from amt.metrics import absolute_error_mm, adds_mm, f1, procrustes_error_mm, spread_ratio, wrist_aligned_error_mm
+from amt.model.attention_entropy import attention_entropy
 from amt.model.scene import posed_points
-from amt.train.attention_entropy import attention_entropy
 
 if TYPE_CHECKING:
     from amt.train.trainer import Trainer

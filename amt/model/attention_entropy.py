@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from amt.hand.autocast import no_autocast
 from amt.hand.batch import Inputs
 from amt.kernels._backend import observed
+from amt.kernels.attention.entropy import entropy
 
 
-@torch.no_grad()
-def attention_entropy(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """nats, on the device: the mean over images, heads and queries, by the name of the module that called ``attention``.
+@contextmanager
+def recorded_entropy(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """A block in which every attention of ``model`` is looked at. A compiled model runs uncompiled there.
 
-    It lies between 0 and the logarithm of the number of keys. A compiled model runs uncompiled here.
+    Yields:
+        A dictionary that each forward pass fills: by the name of the layer a list of [B, H, N] tensors, nats, one for each call
+        of ``attention``, on the device. A layer is the module that called it; for a block that attends once, the block.
     """
     running: list[str] = []  # modules that have begun and not ended
     found: dict[str, list[Tensor]] = defaultdict(list)
@@ -33,32 +36,35 @@ def attention_entropy(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
 
         @functools.wraps(function)
         def look(q: Tensor, k: Tensor, v: Tensor, scale: float, *rest, **options) -> Tensor:
-            found[running[-1] if running else op].append(entropy(q, k, scale))
+            found[_short(running[-1]) if running else op].append(entropy(q.detach(), k.detach(), scale))
             return function(q, k, v, scale, *rest, **options)
 
         return look
 
+    def end(*_) -> None:  # a hook that returned the name would replace the module's result
+        running.pop()
+
     hooks = []
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
-        hooks.append(module.register_forward_hook(lambda *_: running.pop() and None))
+        hooks.append(module.register_forward_hook(end, always_call=True))
     try:
         with observed(wrap), torch.compiler.set_stance("force_eager"):
-            model(inputs)
+            yield found
     finally:
         for hook in hooks:
             hook.remove()
-    return {_short(name): torch.stack(values).mean() for name, values in found.items()}
 
 
-def entropy(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """The mean entropy of softmax(q k^T scale), in nats, of q [B, H, N, D] and k [B, H, M, D]; image by image."""
-    total = q.new_zeros((), dtype=torch.float32)
-    with no_autocast(q.device.type):
-        for queries, keys in zip(q.float(), k.float()):
-            logs = (queries @ keys.mT * scale).log_softmax(dim=-1)
-            total += -(logs.exp() * logs).sum(dim=-1).mean()
-    return total / len(q)
+@torch.no_grad()
+def attention_entropy(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    """nats, on the device: the mean over images, heads and queries, by layer as :func:`recorded_entropy` names it.
+
+    It lies between 0 and the logarithm of the number of keys.
+    """
+    with recorded_entropy(model) as found:
+        model(inputs)
+    return {name: torch.stack([each.mean() for each in calls]).mean() for name, calls in found.items()}
 
 
 def _short(name: str) -> str:
