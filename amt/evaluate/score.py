@@ -36,9 +36,9 @@ def score(s: Samples, beliefs: Beliefs | None = None, places: Mapping[str, list[
     if s.hand_valid.any():
         result["recall"] = float(found.sum() / s.hand_valid.sum())
         for name, field in HAND.items():
-            result[name.replace("mpjpe", "mpjpe_p")] = float(getattr(s.model, field)[s.hand_valid].mean())
+            result[name.replace("mpjpe", "mpjpe_p")] = float(getattr(s.model, field)[s.hand_valid].mean(dim=1).mean())
     if found.any():
-        stages = s.stages_mm[found].mean(dim=0).tolist()
+        stages = [float(column.contiguous().mean()) for column in s.stages_mm[found].unbind(1)]
         result["coarse_wrist_aligned_mpjpe_mm"], result["decoded_wrist_aligned_mpjpe_mm"] = stages[:2]
         result["refined_wrist_aligned_mpjpe_mm"] = stages[2:]
         ratios = metrics.spread_ratio(s.joints[found], s.true_joints[found])
@@ -70,7 +70,7 @@ def calibration(beliefs: Beliefs) -> dict[str, Any]:
 def _hand_figures(e: Errors, chosen: Tensor) -> dict[str, float]:
     if not chosen.any():
         return {}
-    figures = {name: float(getattr(e, field)[chosen].mean()) for name, field in HAND.items()}
+    figures = {name: float(getattr(e, field)[chosen].mean(dim=1).mean()) for name, field in HAND.items()}
     figures |= {name.replace("mpjpe_mm", "auc"): metrics.auc(getattr(e, field)[chosen]) for name, field in HAND.items()}
     for names, values in ((MESH, e.vertex_mm), (F_SCORES, e.f_score)):
         if values[chosen].isfinite().all():
