@@ -1,9 +1,10 @@
-"""``python -m amt.evaluate``: scores a checkpoint beside the mean pose of its training set.
+"""``python -m amt.evaluate``: scores a checkpoint beside the mean pose of its training set, or anybody's result file.
 
     python -m amt.evaluate CHECKPOINT                                      on the test set of the data that it was trained on
     python -m amt.evaluate CHECKPOINT data.root=FOLDER evaluate.subset=val
     python -m amt.evaluate CHECKPOINT data.root=FOLDER data.split=s0 evaluate.protocol=V evaluate.box=truth
     python -m amt.evaluate CHECKPOINT model.hand=MANO_RIGHT.pkl            where MANO's files lie elsewhere than in training
+    python -m amt.evaluate evaluate.results=FILE data.root=FOLDER          a result file, as its official evaluator scores it
     python -m amt.evaluate.compare A B                                     two evaluations, with intervals
 
 Writes metrics.json and samples.csv (a row a frame). Data settings that are not given are those of the training.
@@ -30,6 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n{help_text(PROGRAM)}")
+        return 0
+    if any(word.startswith("evaluate.results=") for word in arguments):
+        from amt.evaluate.results import score_file
+
+        score_file(compose(PROGRAM, arguments, {}))
         return 0
     if not arguments:
         raise UsageError("expected the folder of a checkpoint; see python -m amt.evaluate --help")

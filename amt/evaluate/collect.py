@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, fields
 
 import torch
@@ -116,13 +116,15 @@ def collect(
     mean_pose: MeanPose,
     device: torch.device | str = "cpu",
     symmetries: Mapping[int, Tensor] | None = None,
-    missed: frozenset[int] = frozenset(),
+    missed: Set[int] = frozenset(),
+    told: Callable[[Answer, Batch], None] | None = None,
 ) -> tuple[Samples, Beliefs]:
     """The samples of all ``batches``; the model is put into evaluation mode.
 
     Args:
         symmetries: rotations by object class (see :mod:`amt.metrics.objects`); a class that is not there has no rotation error.
-        missed: indices of frames in which no hand was found.
+        missed: indices of frames in which no hand was found; looked at after each batch.
+        told: gets every batch with what the model says of it.
 
     Raises:
         ValueError: there is no batch.
@@ -132,7 +134,12 @@ def collect(
     for batch in batches:
         prediction = model(batch.inputs.to(device)).to("cpu")
         batch = batch.to("cpu")
-        rows.append(measure(prediction, batch, mean_pose, symmetries or {}, missed))
+        mean, answer = Answer.mean(mean_pose, batch.inputs), Answer.of(prediction)
+        lost = torch.tensor([int(index) in missed for index in batch.index], dtype=torch.bool)
+        answer = _without(answer, mean, lost) if lost.any() else answer
+        rows.append(measure(prediction, answer, mean, batch, symmetries or {}, lost))
+        if told is not None:
+            told(answer, batch)
         said = _beliefs(prediction, batch)
         beliefs = said if beliefs is None else beliefs + said
     if not rows:
@@ -141,17 +148,12 @@ def collect(
 
 
 def measure(
-    p: Prediction, batch: Batch, mean_pose: MeanPose, symmetries: Mapping[int, Tensor], missed: frozenset[int]
+    p: Prediction, answer: Answer, mean: Answer, batch: Batch, symmetries: Mapping[int, Tensor], lost: Tensor
 ) -> Samples:
-    """The samples of one batch, on the CPU."""
+    """The samples of one batch, on the CPU: what the model said stage by stage, its answer, and the mean pose's."""
     inputs, targets = batch.inputs, batch.targets
     unknown = torch.zeros_like(targets.hand_valid)
-    lost = torch.tensor([int(index) in missed for index in batch.index], dtype=torch.bool)
-    mean = Answer.mean(mean_pose, inputs)
-    answer, stages = Answer.of(p), (p.coarse.joints, p.unrefined.joints, *p.steps.unbind(1))
-    if lost.any():
-        answer = _without(answer, mean, lost)
-        stages = [metrics.with_missed(joints, ~lost, mean.joints) for joints in stages]
+    stages = (p.coarse.joints, p.unrefined.joints, *p.steps.unbind(1))
     return Samples(
         index=batch.index,
         right=inputs.right,

@@ -20,6 +20,8 @@ class EvaluateConfig:
     box: str = "truth"  # truth: crops of the true boxes, as in papers; located: of the boxes that a locator finds
     batch_size: int = 64  # crops that go through the model at once
     output: str | None = None  # the file of the figures; None: metrics.json in the checkpoint's folder
+    write: str | None = None  # a folder for result files in the forms of other evaluators
+    results: str | None = None  # anybody's result file, which is scored in place of a checkpoint
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
 

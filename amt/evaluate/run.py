@@ -16,6 +16,7 @@ from amt.errors import UsageError
 from amt.evaluate.boxes import LocatedBatches, find_locator
 from amt.evaluate.collect import collect
 from amt.evaluate.places import places, symmetries
+from amt.evaluate.results import ResultWriter
 from amt.evaluate.samples import write_samples
 from amt.evaluate.score import score
 from amt.evaluate.tables import all_tables, write_json
@@ -31,6 +32,8 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     data = replace(settings["data"], protocol=chosen_protocol(settings))
     set_threads(chosen.threads)
     device = choose_device(chosen.device, "evaluate.device")
+    if chosen.write and (data.layout != "dexycb" or data.limit is not None):
+        raise UsageError("evaluate.write needs a whole subset of a set in DexYCB's layout; leave data.limit out")
     model, _ = load_checkpoint(checkpoint, hand=settings["model"].hand)
     model = model.to(device)
     reader = open_reader(data, chosen.subset)
@@ -45,10 +48,11 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
         train = make_loader(data, "train", chosen.batch_size, augment=False, shuffle=False)
         mean_pose = MeanPose.of(tqdm(train, desc="mean pose of the training set", unit="batch"))
     missed = batches.missed if isinstance(batches, LocatedBatches) else frozenset()
+    writer = ResultWriter(reader, mean_pose.joints.double().numpy()) if chosen.write else None
     with use(settings["kernels"].use):
         start = time.perf_counter()
         bar = tqdm(batches, desc="predicting", unit="batch")
-        samples, beliefs = collect(model, bar, mean_pose, device, symmetries(reader), missed)
+        samples, beliefs = collect(model, bar, mean_pose, device, symmetries(reader), missed, writer and writer.take)
         seconds = time.perf_counter() - start
     where = places(reader, samples)
     figures = {
@@ -64,6 +68,11 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     written = [path, path.with_name(SAMPLES)]
     write_json(path, figures)
     write_samples(written[1], samples, where)
+    if writer is not None:
+        files, missing = writer.write(Path(chosen.write))
+        written += files
+        if missing:
+            print(f"{missing} labelled frames have no crop: the result files hold the mean hand there", file=sys.stderr)
     print(all_tables(figures))
     print(f"{len(samples) / seconds:.1f} images a second")
     print("\n".join(map(str, written)))
