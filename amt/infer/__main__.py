@@ -33,6 +33,7 @@ def _run(command: Command, source) -> int:
     from amt.infer.run import run
     from amt.kernels import BackendUnavailable, use
     from amt.model.fp8 import use_fp8
+    from amt.model.fused_blocks import use_blocks
 
     options, infer = command.options, command.settings["infer"]
     set_threads(infer.threads)
@@ -54,6 +55,10 @@ def _run(command: Command, source) -> int:
             )
             if infer.precision == "fp8":
                 print(f"infer.precision=fp8: {use_fp8(predictor.model)}", file=sys.stderr)
+            if infer.blocks != "auto":
+                print(f"infer.blocks={infer.blocks}: {use_blocks(predictor.model, infer.blocks)}", file=sys.stderr)
+            else:
+                use_blocks(predictor.model, "auto")
             job = Job(
                 predictor=predictor,
                 out=OutputFolder(command.out, options.overwrite),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amt.config import Program
-from amt.model.config import ConfigError
+from amt.model.config import BLOCKS, ConfigError
 
 MAX_SPREAD = 0.08  # amt.infer.locate says how it was measured
 
@@ -21,7 +21,11 @@ class InferConfig:
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
     precision: str = "float32"  # fp8: FP8 products in the blocks' QKV and MLPs, emulated where the device has none
 
+    blocks: str = "auto"  # how blocks are computed: stock, fused, fused_gelu, fused_tanh; auto: by the card's table
+
     def __post_init__(self):
+        if self.blocks not in BLOCKS:
+            raise ConfigError(f"infer.blocks must be one of {', '.join(BLOCKS)}; got {self.blocks!r}")
         if not 0 < self.max_spread <= 1:
             raise ConfigError(f"infer.max_spread must be above 0 and at most 1; got {self.max_spread}")
         if self.precision not in PRECISIONS:

@@ -4,6 +4,7 @@
     hand_frames       the 22 local coordinate frames of a hand from its 21 joints
     frame_pointnet    points through every frame and a two-layer PointNet with a max, never written out
     attention         softmax attention in bf16 or FP8
+    block             a transformer block's small ops, fused: add_norm, linear_gelu, gelu_quantize
 
 ``amt.kernels.use("reference")`` forces an implementation; ``python -m amt.kernels`` prints what runs here and why.
 """
@@ -13,6 +14,7 @@ import sys
 # `python -m amt.kernels` imports this package first, and a wrong word should not wait for PyTorch. Python names a program "-m"
 # until it has found the module.
 if not (sys.argv[:1] == ["-m"] and "amt.kernels" in sys.orig_argv):
+    from amt.kernels import block  # noqa: F401 (its ops register themselves)
     from amt.kernels._backend import BackendUnavailable, use
     from amt.kernels.attention import attention
     from amt.kernels.frame_pointnet import frame_pointnet

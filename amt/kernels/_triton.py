@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
@@ -68,12 +71,52 @@ class Launcher:
             compiled[grid](*positional, *arguments.values())
 
 
+class Launch(NamedTuple):
+    """One launch that did not happen: what Triton would have compiled."""
+
+    kernel: object
+    arguments: tuple  # in the kernel's order, without its constants
+    constants: dict[str, object]
+    warps: int
+    stages: int
+    registers: int | None
+
+
+class _Recorder:
+    """In a launcher's place, for :func:`recorded`."""
+
+    def __init__(self, launches: list[Launch]) -> None:
+        self._launches = launches
+
+    def __call__(self, kernel, grid, /, *positional, warps, stages=1, registers=None, slot=(), **named) -> None:
+        # a kernel's constants are in capitals, and come last
+        constants = {name: value for name, value in named.items() if name.isupper()}
+        arguments = (*positional, *(value for name, value in named.items() if not name.isupper()))
+        assert kernel.arg_names[len(positional) :] == list(named), "arguments must be in the kernel's order"
+        self._launches.append(Launch(kernel, arguments, constants, warps, stages, registers))
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """A block in which kernels are not launched: yields the list that their launches go to. Tensors may be on meta."""
+    global _recorder
+    launches: list[Launch] = []
+    _recorder = _Recorder(launches)
+    try:
+        yield launches
+    finally:
+        _recorder = None
+
+
 MOST_LAUNCHERS = 512
 _launchers: dict[tuple, Launcher] = {}
+_recorder: _Recorder | None = None
 
 
-def launcher(key: tuple) -> Launcher:
+def launcher(key: tuple) -> Launcher | _Recorder:
     """The launcher of all calls with this ``key``: the op's name, the inputs' signatures, and what else enters the arguments."""
+    if _recorder is not None:
+        return _recorder
     found = _launchers.get(key)
     if found is None:
         if len(_launchers) >= MOST_LAUNCHERS:

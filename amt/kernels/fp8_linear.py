@@ -9,6 +9,9 @@ A linear layer has three products. With x [M, K], w [N, K] and the gradient g [M
 A scale is the largest magnitude / 448, taken from the numbers themselves at every call: nothing is remembered between steps. On a
 card with FP8 products (compute capability 8.9 and later) PyTorch's ``_scaled_mm`` multiplies, with the scales applied to float32
 sums; elsewhere the e4m3 numbers are multiplied in float32, which gives the same up to the order of the sums, at no gain in speed.
+
+x may come in e4m3 from the kernel before (LayerNorm or GELU, see :mod:`amt.kernels.block`); weights are quantised once where no
+gradient is needed. A card's table can leave products in 16 bits by their shape, see :mod:`amt.kernels.block.choice`.
 """
 
 from __future__ import annotations
@@ -18,20 +21,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from amt.kernels._prepared import prepared
 from amt.kernels._torch_private import scaled_mm
 from amt.kernels.attention.fp8 import quantize
+from amt.kernels.block import Operand, choice
 
 MULTIPLE = 16  # of both sizes of a weight: what the hardware takes
+Quantized = tuple[Tensor, Tensor]  # e4m3 values [M, K] and float32 scales [M, 1]
 
 
 def multiply(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:  # [M, K], [N, K] -> [M, N]
     """a b^T with e4m3 operands, one scale for each row of both."""
-    (a8, a_scale), (b8, b_scale) = quantize(a.float(), dim=1), quantize(b.float(), dim=1)
-    if _in_hardware(a):
-        product = scaled_mm(
+    return product(quantize(a.float(), dim=1), quantize(b.float(), dim=1), dtype)
+
+
+def product(a: Quantized, b: Quantized, dtype: torch.dtype) -> Tensor:
+    (a8, a_scale), (b8, b_scale) = a, b
+    if _in_hardware(a8):
+        out = scaled_mm(
             a8, b8.t(), scale_a=a_scale, scale_b=b_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=False
         )
-        return product.to(dtype)
+        return out.to(dtype)
     return ((a8.float() @ b8.float().t()) * a_scale * b_scale.t()).to(dtype)
 
 
@@ -41,10 +51,12 @@ def _in_hardware(tensor: Tensor) -> bool:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:  # [M, K], [N, K] -> [M, N]
+    def forward(
+        ctx, x: Tensor, weight: Tensor, dtype: torch.dtype, quantized: Quantized | None, quantized_weight: Quantized
+    ) -> Tensor:  # [M, K], [N, K] -> [M, N]
         ctx.save_for_backward(x, weight)
         with torch.autocast(x.device.type, enabled=False):
-            return multiply(x, weight, dtype)
+            return product(quantize(x.float(), dim=1) if quantized is None else quantized, quantized_weight, dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -55,7 +67,24 @@ class _Linear(torch.autograd.Function):
                 grad_x = multiply(grad, weight.t(), x.dtype)
             if ctx.needs_input_grad[1]:
                 grad_weight = (grad.t() @ x.to(grad.dtype)).to(weight.dtype)
-        return grad_x, grad_weight, None
+        return grad_x, grad_weight, None, None, None
+
+
+def linear(x: Operand, weight: Tensor, quantized_weight: Quantized, dtype: torch.dtype) -> Tensor:
+    """x w^T in ``dtype``, without a bias: [..., K], [N, K] -> [..., N].
+
+    ``x.plain`` is not read where ``x.values`` are there and no gradient is needed.
+    """
+    shape = (x.plain if x.values is None else x.values).shape
+    quantized = None if x.values is None else (x.values.reshape(-1, shape[-1]), x.scales.reshape(-1, 1))
+    plain = x.plain.reshape(-1, shape[-1]) if x.plain.shape == shape else x.plain
+    out = _Linear.apply(plain, weight, dtype, quantized, quantized_weight)
+    return out.reshape(*shape[:-1], weight.shape[0])
+
+
+def quantized_weight(weight: Tensor) -> Quantized:
+    with torch.no_grad():
+        return quantize(weight.float(), dim=1)
 
 
 class Fp8Linear(nn.Linear):
@@ -64,9 +93,14 @@ class Fp8Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        out = _Linear.apply(x.reshape(-1, self.in_features), self.weight, dtype)
-        out = out.reshape(*x.shape[:-1], self.out_features)
+        if not choice.fp8_pays(x, self.out_features):
+            return super().forward(x)
+        out = linear(Operand(x), self.weight, self.quantized(), dtype)
         return out if self.bias is None else out + self.bias.to(dtype)
+
+    def quantized(self) -> Quantized:
+        """The weights in e4m3; kept between calls where no gradient is needed."""
+        return prepared(self, "weight", (self.weight,), quantized_weight)
 
 
 def convert(model: nn.Module, chosen: Callable[[str, nn.Linear], bool]) -> list[str]:

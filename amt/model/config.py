@@ -9,6 +9,7 @@ from amt.errors import UserError
 from amt.hand.skeleton import SHIPPED_HAND
 
 HEAD_DIM = 64  # what the attention kernels take
+BLOCKS = ("auto", "stock", "fused", "fused_gelu", "fused_tanh")  # how a block is computed: amt.kernels.block.choice
 DINOV2_PATCH = 14
 DINOV2_NAMES = {
     "dinov2-small": "facebook/dinov2-with-registers-small",

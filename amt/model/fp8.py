@@ -11,8 +11,8 @@ from torch import nn
 
 from amt.kernels.fp8_linear import convert
 
-# Names in this package's blocks, and in transformers' DINOv2
-_CHOSEN = re.compile(r"(^|\.)(blocks|layer)\.\d+\.(.+\.)?((attention|cross)\.(q|k|v|query|key|value)|mlp\.(fc1|fc2))$")
+# Names in this package's blocks, and in transformers' DINOv2 (q_proj)
+_CHOSEN = re.compile(r"(^|\.)(blocks|layer)\.\d+\.(.+\.)?((attention|cross)\.(q|k|v|[qkv]_proj)|mlp\.(fc1|fc2))$")
 
 
 def use_fp8(model: nn.Module) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from amt.config import PATHS, START_FROM, KernelsConfig, Program, check_crop_size
 from amt.data.config import DataConfig
 from amt.hand.skeleton import SHIPPED_HAND
-from amt.model.config import ConfigError, ModelConfig
+from amt.model.config import BLOCKS, ConfigError, ModelConfig
 
 MAY_DIFFER = {  # between a run and its continuation, because it does not change what is learned
     "train.output": "a folder may have been moved",
@@ -27,6 +27,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
     "train.collapse_checks": "when a run gives up",
     "train.checkpointing": "what is computed again: gradients are the same",
     "train.compile": "what computes the blocks: rounding differs",
+    "train.blocks": "what computes the blocks: rounding differs",
     "train.log_every": "how often it is written down",
     "train.logger": "where it is written down",
     "train.validate_every": "how often it is scored",
@@ -169,6 +170,7 @@ class TrainConfig:
         100  # or after so many looks (every ``log_every`` steps) at nearly constant predictions; 0: never
     )
     precision: str = "float32"  # bf16: autocast; fp8: and the blocks' QKV and MLPs in FP8; coordinates stay float32
+    blocks: str = "auto"  # how blocks are computed: stock, fused, fused_gelu, fused_tanh; auto: by the card's table
     checkpointing: str = (
         "none"  # selective or full: transformer blocks compute activations again instead of keeping them
     )
@@ -228,6 +230,8 @@ class TrainConfig:
             raise ConfigError(f"train.optimizer must be muon or adamw; got {self.optimizer!r}")
         if self.precision not in ("float32", "bf16", "fp8"):
             raise ConfigError(f"train.precision must be float32, bf16 or fp8; got {self.precision!r}")
+        if self.blocks not in BLOCKS:
+            raise ConfigError(f"train.blocks must be one of {', '.join(BLOCKS)}; got {self.blocks!r}")
         if self.checkpointing not in ("none", "selective", "full"):
             raise ConfigError(f"train.checkpointing must be none, selective or full; got {self.checkpointing!r}")
         for name in self.logger if isinstance(self.logger, list) else [self.logger]:
@@ -340,6 +344,8 @@ def check_ranks(config: Config, dry: bool = False) -> None:
         )
     if train.parallel == "fsdp" and train.precision == "fp8":
         raise ConfigError("train.precision=fp8 is not sharded: take train.parallel=ddp, or train.precision=bf16")
+    if train.parallel == "fsdp" and train.blocks not in ("auto", "stock"):
+        raise ConfigError(f"train.blocks={train.blocks} is not sharded: take train.parallel=ddp, or train.blocks=stock")
     if train.batch_size == AUTO:
         raise ConfigError("train.batch_size=auto is found by one process: give a number with train.parallel")
     parts = int(world) * train.accumulate * config.data.window

@@ -30,6 +30,7 @@ from amt.model import AMT, save_checkpoint
 from amt.model.checkpoint import check_free, read_record
 from amt.model.draws import share_batches
 from amt.model.fp8 import use_fp8
+from amt.model.fused_blocks import use_blocks
 from amt.model.mean_pose import MeanPose
 from amt.model.transfer import begin_from
 from amt.train import ranks
@@ -71,6 +72,8 @@ class Trainer:
         self.model = _new_model(config).to(self.device)
         if train.precision == "fp8":
             log.info("train.precision=fp8: %s", use_fp8(self.model))
+        if train.parallel != "fsdp":  # which shards a block's own modules
+            log.info("train.blocks=%s: %s", train.blocks, use_blocks(self.model, train.blocks))
         self.losses = TrainingLoss(train.loss, train.loss_schedule, self.model.mano).to(self.device)
         self.loss = parallelize(self.model, self.losses, train)  # of a batch and its step: a Loss and a Prediction
         self.optimizers = Optimizers(self.model, train, self.losses.parameters())

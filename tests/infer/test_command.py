@@ -134,7 +134,11 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         ([*LENS, "--video", "0"], "--video: expected a rate above 0"),
         ([*LENS, "infer.max_spread=2"], "infer.max_spread must be above 0 and at most 1; got 2.0"),
         ([*LENS, "infer.precision=int4"], "infer.precision must be float32 or fp8; got 'int4'"),
-        ([*LENS, "infer.foo=1"], "infer.foo: no such key; there are max_spread, fit, threads, precision"),
+        (
+            [*LENS, "infer.blocks=fast"],
+            "infer.blocks must be one of auto, stock, fused, fused_gelu, fused_tanh; got 'fast'",
+        ),
+        ([*LENS, "infer.foo=1"], "infer.foo: no such key; there are max_spread, fit, threads, precision, blocks"),
         ([*LENS, "train.lr=1"], "train is a section of amt.train"),
         ([*LENS, "data.root=/tmp"], "data.root has no effect in amt.infer"),
         ([*LENS, "model.hand=/nowhere.pkl"], "model.hand=/nowhere.pkl: no such file"),

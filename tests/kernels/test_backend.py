@@ -98,6 +98,9 @@ def test_calls_on_meta(recwarn):
             x(2, 5, 3), x(2, 22, 3), x(2, 22, 3, 3), x(4, 3), x(22, 4), x(6, 4), x(6)
         ),
         "attention": lambda x: amt.kernels.attention(x(1, 2, 7, 64), x(1, 2, 7, 64), x(1, 2, 7, 64)),
+        "add_norm": lambda x: amt.kernels.block.add_norm(x(2, 8), x(2, 8), x(8), x(8), x(8))[1].plain,
+        "linear_gelu": lambda x: amt.kernels.block.linear_gelu(x(2, 8), x(4, 8), x(4)),
+        "gelu_quantize": lambda x: amt.kernels.block.gelu_quantize(x(2, 8), x(8)).plain,
         "attention_fp8": lambda x: amt.kernels.attention(*[x(1, 2, 7, 64)] * 3, precision="fp8"),
         "refine": lambda x: amt.kernels.refine(
             x(2, 21, 3),

@@ -8,10 +8,6 @@ PyTorch chooses: never a kernel that nobody measured there.
 from __future__ import annotations
 
 import functools
-import json
-import math
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +15,28 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from amt.kernels import _table
 from amt.kernels._backend import BackendUnavailable
+from amt.kernels._table import file_name, write
 from amt.kernels._torch_private import transforms_active
 from amt.kernels.attention import sdpa
 from amt.kernels.attention.back_ends import BACK_ENDS
 
-SCHEMA = 1
+__all__ = [
+    "Shape",
+    "Table",
+    "attention",
+    "by_name",
+    "fastest",
+    "file_name",
+    "read",
+    "table_for",
+    "user_folder",
+    "write",
+]
 SHIPPED = Path(__file__).parent / "tables"
-NEAR = math.log(1.35)  # tokens of a measured shape: at most this factor away
-# Another number of heads changes how full the card is, not the tiles.
-NEAR_HEADS = math.log(3.0)
+# Largest factors to a measured shape. Another number of heads changes how full the card is, not the tiles.
+NEAR = {"tokens": 1.35, "heads": 3.0}
 
 
 class Shape(NamedTuple):
@@ -76,85 +84,32 @@ def loaded(name: str) -> Callable:
     return BACK_ENDS[name].load()
 
 
-def fastest(table: Table, shape: Shape) -> str:
-    """The back end of the nearest measured shape; "sdpa" where none is near."""
-    found = table.chosen.get(shape)
-    if found is None:
-        found = "sdpa"
-        least = float("inf")
-        for measured, name in table.measured:
-            if measured[2:] != shape[2:] or not shape.tokens or not shape.heads:
-                continue
-            tokens = abs(math.log(measured.tokens / shape.tokens))
-            heads = abs(math.log(measured.heads / shape.heads))
-            if tokens <= NEAR and heads <= NEAR_HEADS and tokens + heads < least:
-                least, found = tokens + heads, name
-        table.chosen[shape] = found
-    return found
-
-
-class Table:
-    """The measured shapes of a card, each with its fastest back end; false where there are none."""
+class Table(_table.Table):
+    """The measured shapes of a card, each with its fastest back end."""
 
     def __init__(self, rows: list[dict[str, Any]]):
-        self.measured = [(_shape(row), min(row["ms"], key=row["ms"].get)) for row in rows if row["ms"]]
-        self.chosen: dict[Shape, str] = {}  # what lookups found
-
-    def __len__(self) -> int:
-        return len(self.measured)
+        super().__init__(rows, Shape, NEAR)
 
 
-def _shape(row: dict[str, Any]) -> Shape:
-    return Shape(*(row[name] for name in Shape._fields))
+def fastest(table: Table, shape: Shape) -> str:
+    """The back end of the nearest measured shape; "sdpa" where none is near."""
+    return table.fastest(shape, "sdpa")
 
 
 def read(path: Path) -> Table:
     """Raises ValueError, with the remedy, for a file that is no table."""
-    try:
-        content = json.loads(path.read_text())
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"schema {content['schema']}, expected {SCHEMA}")
-        table = Table(content["rows"])
-        unknown = {name for _, name in table.measured} - set(BACK_ENDS)
-        if unknown:
-            raise ValueError(f"unknown back end {', '.join(sorted(unknown))}")
-        return table
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"{path} is no table of attention ({reason}); remove it, or run: python -m amt.kernels tune"
-        ) from None
-
-
-def write(path: Path, card: str, rows: list[dict[str, Any]]) -> None:
-    """In one rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(
-        json.dumps({"schema": SCHEMA, "card": card, "torch": torch.__version__, "rows": rows}, indent=1) + "\n"
-    )
-    os.replace(part, path)
-
-
-def file_name(card: str) -> str:
-    """ "NVIDIA H200" -> "nvidia-h200.json"."""
-    return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-") + ".json"
+    return _table.read(path, "attention", Table, BACK_ENDS, "python -m amt.kernels tune")
 
 
 def user_folder() -> Path:
-    """$XDG_CACHE_HOME/amt/attention, or ~/.cache/amt/attention."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "amt" / "attention"
+    return _table.user_folder("attention")
 
 
 @functools.cache
 def table_for(card: str) -> Table:
     """The user's table of this card, else the one that ships, else an empty one."""
-    for folder in (user_folder(), SHIPPED):
-        path = folder / file_name(card)
-        if path.is_file():
-            return read(path)
-    return Table([])
+    path = _table.first_of(card, (user_folder(), SHIPPED))
+    return Table([]) if path is None else read(path)
 
 
 @functools.cache

@@ -6,14 +6,13 @@ graph cannot capture, or whose result breaks the error rule, is left out and nam
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from amt.kernels._timing import median_ms
 from amt.kernels.attention import dispatch, reference
 from amt.kernels.attention.back_ends import BACK_ENDS
 from amt.kernels.attention.dispatch import Shape
@@ -77,7 +76,7 @@ def measure(shape: Shape, device: torch.device, repeats: int, say: Callable[[str
                 run = dispatch.loaded(name)
                 error, allowed = error_rule(run(*inputs, scale)[:1].detach(), truth, peer)
                 if error <= allowed:
-                    times[name] = _median(_step(run, inputs, scale, shape.backward), device, repeats)
+                    times[name] = median_ms(_step(run, inputs, scale, shape.backward), device, repeats)
                     continue
                 reason = f"its error is {error:.2g}, allowed {allowed:.2g}"
             except Exception as problem:  # whatever a foreign library raises must not end the tuning
@@ -91,31 +90,3 @@ def _step(run: Callable, inputs: list[Tensor], scale: float, backward: bool) -> 
         return lambda: run(*inputs, scale)
     seed = torch.ones_like(inputs[0])
     return lambda: torch.autograd.grad(run(*inputs, scale), inputs, seed)
-
-
-def _median(step: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Milliseconds of a call."""
-    for _ in range(3):
-        step()
-    if device.type != "cuda":
-        times = []
-        for _ in range(repeats):
-            begin = time.perf_counter()
-            step()
-            times.append(1e3 * (time.perf_counter() - begin))
-        return statistics.median(times)
-    torch.cuda.synchronize(device)
-    calls = 10
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            step()
-    times = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / calls)
-    return statistics.median(times)

@@ -67,8 +67,7 @@ def backward_blocks(hidden: int, features: int, dtype: torch.dtype) -> tuple[dic
     return {"PADDED_D1": padded, "BLOCK_D2": width}, 4 if padded > 64 else 2 if dtype == torch.float32 else 1
 
 
-@torch.library.impl(_OP, "CompositeExplicitAutograd")
-def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
+def forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
     (batch, num_points), num_frames, (features, hidden) = points.shape[:2], origins.shape[1], w2.shape
     out = points.new_empty(batch, num_frames, features)
     winners = points.new_empty(out.shape if need_winners else (0,), dtype=torch.int32)
@@ -135,8 +134,7 @@ def _forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
     return out, winners
 
 
-@torch.library.impl(_BACKWARD, "CompositeExplicitAutograd")
-def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2, need_points):
+def backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2, need_points):
     (batch, num_points), num_frames, (features, hidden) = points.shape[:2], origins.shape[1], w2.shape
     grad_points = points.new_zeros(batch, num_points, 3)
     block, warps = backward_blocks(hidden, features, w2.dtype)
@@ -202,4 +200,6 @@ def _backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2
     )
 
 
+torch.library.impl(_OP, "CompositeExplicitAutograd", forward)
+torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", backward)
 autograd.register(_OP, _BACKWARD, needs_points=True)

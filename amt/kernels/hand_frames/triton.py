@@ -6,6 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
+from amt.kernels import _triton
 from amt.kernels.hand_frames import autograd, triton_kernels
 
 BLOCK, WARPS = 16, 4  # hands a program, at eight lanes each; backward holds four frames in registers
@@ -20,34 +21,30 @@ def hand_frames(joints: Tensor) -> tuple[Tensor, Tensor]:
     return autograd.call(torch.ops.amt.hand_frames_triton.default, joints)
 
 
-@torch.library.impl(_OP, "CompositeExplicitAutograd")
-def _forward(joints: Tensor) -> tuple[Tensor, Tensor]:
+def forward(joints: Tensor) -> tuple[Tensor, Tensor]:
     batch = joints.shape[0]
     origins, rotations = autograd.empty_frames(joints)
     if batch:
         with torch.cuda.device_of(joints):
-            triton_kernels.forward_kernel[(triton.cdiv(batch, BLOCK),)](
-                joints.contiguous(), origins, rotations, batch, BLOCK=BLOCK, num_warps=WARPS
-            )
+            joints = joints.contiguous()
+            launch = _triton.launcher(("hand_frames", _triton.signature(joints)))
+            blocks = (triton.cdiv(batch, BLOCK),)
+            launch(triton_kernels.forward_kernel, blocks, joints, origins, rotations, batch, warps=WARPS, BLOCK=BLOCK)
     return origins, rotations
 
 
-@torch.library.impl(_BACKWARD, "CompositeExplicitAutograd")
-def _backward(grad_origins: Tensor, grad_rotations: Tensor, joints: Tensor) -> Tensor:
+def backward(grad_origins: Tensor, grad_rotations: Tensor, joints: Tensor) -> Tensor:
     batch = joints.shape[0]
     grad_joints = joints.new_empty(joints.shape)
     if batch:
         with torch.cuda.device_of(joints):
-            triton_kernels.backward_kernel[(triton.cdiv(batch, BLOCK),)](
-                grad_origins.contiguous(),
-                grad_rotations.contiguous(),
-                joints.contiguous(),
-                grad_joints,
-                batch,
-                BLOCK=BLOCK,
-                num_warps=WARPS,
-            )
+            inputs = (grad_origins.contiguous(), grad_rotations.contiguous(), joints.contiguous())
+            launch = _triton.launcher(("hand_frames_backward", *map(_triton.signature, inputs)))
+            blocks = (triton.cdiv(batch, BLOCK),)
+            launch(triton_kernels.backward_kernel, blocks, *inputs, grad_joints, batch, warps=WARPS, BLOCK=BLOCK)
     return grad_joints
 
 
+torch.library.impl(_OP, "CompositeExplicitAutograd", forward)
+torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", backward)
 autograd.register(_OP, _BACKWARD)

@@ -1,0 +1,110 @@
+"""Tables of what was fastest, one file a card and a subject: shapes with the time of every way to compute them.
+
+``python -m amt.kernels tune`` and ``python -m amt.model.tune_blocks`` measure and write them. A user's own table comes before the
+one that ships. Without one, and for shapes far from all that was measured, the caller's default holds: never a kernel that
+nobody measured there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SCHEMA = 1
+
+
+class Table:
+    """The measured shapes of a card, each with its fastest name; false where there are none.
+
+    Args:
+        rows: a shape's fields and ``ms``, milliseconds by name. A row in which nothing ran is left out.
+        shape: the NamedTuple that the fields make.
+        near: fields that may differ, each with the largest factor between the measured and the asked for; the others must agree.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]], shape: type, near: dict[str, float]):
+        self.measured = [
+            (shape(*(row[name] for name in shape._fields)), min(row["ms"], key=row["ms"].get))
+            for row in rows
+            if row["ms"]
+        ]
+        self.near = {name: math.log(factor) for name, factor in near.items()}
+        self.chosen: dict[tuple, str] = {}  # what lookups found
+
+    def __len__(self) -> int:
+        return len(self.measured)
+
+    def fastest(self, shape, default: str) -> str:
+        """The fastest name of the nearest measured shape; ``default`` where none is near."""
+        found = self.chosen.get(shape)
+        if found is None:
+            found, least = default, float("inf")
+            for measured, name in self.measured:
+                distance = self._distance(measured, shape)
+                if distance < least:
+                    least, found = distance, name
+            self.chosen[shape] = found
+        return found
+
+    def _distance(self, measured, shape) -> float:
+        total = 0.0
+        for name, one, other in zip(shape._fields, measured, shape):
+            if name not in self.near:
+                if one != other:
+                    return float("inf")
+                continue
+            distance = abs(math.log(one / other)) if one and other else float("inf")
+            if distance > self.near[name]:
+                return float("inf")
+            total += distance
+        return total
+
+
+def read(path: Path, subject: str, table: Callable[[list], Table], names: Collection[str], command: str) -> Table:
+    """Raises ValueError, with ``command`` for the remedy, for a file that is no table of ``names``."""
+    try:
+        content = json.loads(path.read_text())
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}, expected {SCHEMA}")
+        found = table(content["rows"])
+        unknown = {name for _, name in found.measured} - set(names)
+        if unknown:
+            raise ValueError(f"unknown back end {', '.join(sorted(unknown))}")
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is no table of {subject} ({reason}); remove it, or run: {command}") from None
+
+
+def write(path: Path, card: str, rows: list[dict[str, Any]]) -> None:
+    """In one rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(
+        json.dumps({"schema": SCHEMA, "card": card, "torch": torch.__version__, "rows": rows}, indent=1) + "\n"
+    )
+    os.replace(part, path)
+
+
+def file_name(card: str) -> str:
+    """ "NVIDIA H200" -> "nvidia-h200.json"."""
+    return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-") + ".json"
+
+
+def user_folder(subject: str) -> Path:
+    """$XDG_CACHE_HOME/amt/<subject>, or ~/.cache/amt/<subject>."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "amt" / subject
+
+
+def first_of(card: str, folders: Collection[Path]) -> Path | None:
+    """The card's file in the first folder that has one."""
+    paths = (folder / file_name(card) for folder in folders)
+    return next((path for path in paths if path.is_file()), None)

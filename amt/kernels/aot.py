@@ -1,0 +1,219 @@
+"""``python -m amt.kernels.aot``: compiles every Triton kernel ahead of time for sm_90 and sm_80, without a GPU.
+
+It writes a cubin for each kernel, shape and architecture, and manifest.json with what became of it: registers, spills, shared
+memory, matrix instructions, and how it is launched. The launches are those that the ops make for these shapes, recorded with
+tensors that hold no numbers. Which shapes is said in :mod:`amt.kernels.aot_shapes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amt.errors import UsageError
+from amt.startup import Parser, run_program
+
+if TYPE_CHECKING:
+    from amt.kernels._triton import Launch
+
+ARCHITECTURES = {"sm_90": 90, "sm_80": 80}
+MATRIX = ("HGMMA", "QGMMA", "HMMA", "QMMA")  # Hopper's own for 16 bits and for FP8; the older ones, a warp's
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a kernel became.
+
+    Attributes:
+        stack: bytes a thread keeps in local memory.
+        shared: bytes a block keeps in shared memory.
+        instructions: opcodes of the machine code; of PTX where there is no disassembler.
+        spills: whether registers go to local memory.
+    """
+
+    cubin: bytes
+    registers: int
+    stack: int
+    shared: int
+    instructions: frozenset[str]
+    spills: bool
+
+    @property
+    def matrix(self) -> tuple[str, ...]:
+        """The matrix instructions that are there."""
+        return tuple(name for name in MATRIX if name in self.instructions)
+
+
+def compile_launch(launch: Launch, capability: int = 90) -> Code:
+    """The launch's kernel, specialised as Triton would at run time, for an architecture (90: sm_90).
+
+    Raises whatever Triton's compiler raises, such as for e4m3 numbers below 89.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    kernel, names = launch.kernel, launch.kernel.arg_names
+    attributes, values = {}, {}
+    signature = {
+        name: _describe(x, (i,), attributes, values) for i, (name, x) in enumerate(zip(names, launch.arguments))
+    }
+    for name, value in launch.constants.items():
+        signature[name] = "constexpr"
+        values[names.index(name),] = value
+    source = triton.compiler.ASTSource(kernel, signature=signature, constexprs=values, attrs=attributes)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    if launch.registers is not None:
+        options["maxnreg"] = launch.registers
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return _read(compiled.asm["cubin"], compiled.asm["ptx"], compiled.metadata.shared)
+
+
+def _read(cubin: bytes, ptx: str, shared: int) -> Code:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        disassembly = _output("nvdisasm", "-c", file.name)
+        resources = _output("cuobjdump", "-res-usage", file.name)
+    if disassembly is None or resources is None:
+        raise RuntimeError("nvdisasm and cuobjdump are not in Triton's package: install the wheel of PyPI")
+    opcodes = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", disassembly, re.MULTILINE)
+    assert "EXIT" in opcodes, "the disassembly was not understood"
+    registers, stack = (int(re.search(rf"{what}:(\d+)", resources)[1]) for what in ("REG", "STACK"))
+    found = frozenset(opcodes)
+    return Code(cubin, registers, stack, shared, found, stack > 0 or bool(found & {"LDL", "STL"}))
+
+
+def _describe(x, path: tuple[int, ...], attributes: dict, values: dict):
+    """Triton's type of an argument; what it specialises by goes to ``attributes`` and ``values``."""
+    import torch
+
+    if isinstance(x, tuple):
+        return tuple(_describe(y, (*path, i), attributes, values) for i, y in enumerate(x))
+    if isinstance(x, torch.Tensor):
+        if x.storage_offset() * x.element_size() % 16 == 0:
+            attributes[path] = [["tt.divisibility", 16]]
+        return _pointers()[x.dtype]
+    if isinstance(x, float):
+        return "fp32"
+    if x == 1:
+        values[path] = 1
+        return "constexpr"
+    if x % 16 == 0:
+        attributes[path] = [["tt.divisibility", 16]]
+    return "i32" if abs(x) < 2**31 else "i64"
+
+
+def _pointers() -> dict:
+    import torch
+
+    return {
+        torch.float16: "*fp16",
+        torch.bfloat16: "*bf16",
+        torch.float32: "*fp32",
+        torch.float64: "*fp64",
+        torch.int32: "*i32",
+        torch.int64: "*i64",
+        torch.bool: "*i1",
+        torch.float8_e4m3fn: "*fp8e4nv",
+    }
+
+
+def _output(tool: str, *arguments: str) -> str | None:
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
+    if not path.is_file():
+        return None
+    return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def build(folder: Path, architectures: Sequence[str], ops: Sequence[str], say=print) -> list[dict[str, Any]]:
+    """Compiles the launches of ``ops`` and writes cubins and manifest.json into ``folder``; returns the manifest's kernels."""
+    import triton
+
+    from amt.kernels import aot_shapes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    kernels = []
+    for op in ops:
+        for shape, launch in aot_shapes.launches(op):
+            for architecture in architectures:
+                entry = {"op": op, "shape": shape, "kernel": launch.kernel.fn.__name__, "architecture": architecture}
+                entry |= _compiled(launch, ARCHITECTURES[architecture], folder, entry)
+                kernels.append(entry)
+                said = entry.get("left_out") or (
+                    f"{entry['registers']} registers, {entry['shared']} B shared, {' '.join(entry['matrix']) or 'no matrix'}"
+                    + (", SPILLS" if entry["spills"] else "")
+                )
+                say(f"{architecture} {op} {shape} {entry['kernel']}: {said}")
+    manifest = {"schema": 1, "triton": triton.__version__, "kernels": kernels}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    return kernels
+
+
+def _compiled(launch: Launch, capability: int, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    how = {"warps": launch.warps, "stages": launch.stages, "most_registers": launch.registers}
+    how["constants"] = launch.constants
+    if capability < 89 and _reads_e4m3(launch):
+        return {**how, "left_out": "e4m3 products came with sm_89"}
+    code = compile_launch(launch, capability)
+    digest = hashlib.sha256(code.cubin).hexdigest()
+    name = f"{entry['op']}-{entry['kernel']}-{entry['architecture']}-{digest[:12]}.cubin"
+    (folder / name).write_bytes(code.cubin)
+    return {
+        **how,
+        "registers": code.registers,
+        "stack": code.stack,
+        "spills": code.spills,
+        "shared": code.shared,
+        "matrix": list(code.matrix),
+        "cubin": name,
+        "sha256": digest,
+    }
+
+
+def _reads_e4m3(launch: Launch) -> bool:
+    import torch
+
+    return any(isinstance(x, torch.Tensor) and x.dtype == torch.float8_e4m3fn for x in launch.arguments)
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Compiles; 0, 1 where a kernel spills, 2 after one line that names what is wrong."""
+    return run_program("amt.kernels.aot", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> int:
+    from amt.kernels import _triton
+    from amt.kernels.aot_shapes import OPS
+
+    parser = Parser(prog="python -m amt.kernels.aot", description=__doc__.split("\n\n")[0])
+    parser.add_argument("op", nargs="*", help=f"{', '.join(OPS)}; all of them by default")
+    parser.add_argument("--output", type=Path, default=Path("build/aot"), help="the folder (%(default)s)")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, action="append", help="sm_90 and sm_80 by default")
+    options = parser.parse_args(arguments)
+    unknown = [op for op in options.op if op not in OPS]
+    if unknown:
+        raise UsageError(f"op must be one of {', '.join(OPS)}; got {unknown[0]!r}")
+    if not _triton.INSTALLED:
+        raise UsageError("Triton is not installed: `pip install triton`")
+    if _triton.INTERPRETED:
+        raise UsageError("TRITON_INTERPRET=1 is set: the interpreter compiles nothing; unset it")
+    kernels = build(options.output, options.architecture or list(ARCHITECTURES), options.op or list(OPS))
+    spilled = [entry for entry in kernels if entry.get("spills")]
+    print(f"{len(kernels)} kernels: {options.output / 'manifest.json'}")
+    if spilled:
+        print(f"{len(spilled)} of them spill registers", file=sys.stderr)
+    return 1 if spilled else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

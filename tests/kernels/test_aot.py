@@ -1,0 +1,75 @@
+"""Kernels compiled ahead of time: the command, its manifest, and the code of the ops that no other test compiles."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from helpers import compiled
+
+from amt.kernels import _triton, aot, aot_shapes
+from amt.kernels._triton import Launch, recorded
+
+
+@compiled
+def test_the_command_writes_cubins_and_a_manifest(tmp_path, capsys):
+    assert aot.main(["hand_frames", "--output", str(tmp_path)]) == 0
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    found = {(k["kernel"], k["architecture"]): k for k in manifest["kernels"]}
+    assert set(found) == {(f"{p}_kernel", a) for p in ("forward", "backward") for a in ("sm_90", "sm_80")}
+    for entry in found.values():
+        cubin = (tmp_path / entry["cubin"]).read_bytes()
+        assert cubin[:4] == b"\x7fELF"
+        assert hashlib.sha256(cubin).hexdigest() == entry["sha256"]
+        assert 0 < entry["registers"] <= 255
+        assert (entry["spills"], entry["stack"], entry["shape"]) == (False, 0, "B 512")
+    assert "4 kernels" in capsys.readouterr().out
+
+
+@compiled
+@pytest.mark.parametrize("shape", ["1024 channels, e4m3", "1024 to 4096 channels, 4112 rows"])
+def test_block_on_sm_90(shape):
+    kernels = {launch.kernel.fn.__name__: launch for said, launch in aot_shapes.launches("block") if said == shape}
+    assert kernels
+    for name, launch in kernels.items():
+        code = aot.compile_launch(launch)
+        assert not code.spills, name
+        assert code.matrix == (("HGMMA",) if name == "linear_gelu_kernel" else ())
+
+
+@compiled
+def test_a_kernel_that_spills_is_an_error(tmp_path, monkeypatch, capsys):
+    ((_, launch), *_) = aot_shapes.launches("hand_frames")
+    monkeypatch.setattr(aot_shapes, "launches", lambda op: [("B 512", launch._replace(warps=1, registers=32))])
+    assert aot.main(["hand_frames", "--architecture", "sm_90", "--output", str(tmp_path)]) == 1
+    assert "1 of them spill registers" in capsys.readouterr().err
+    assert json.loads((tmp_path / "manifest.json").read_text())["kernels"][0]["spills"]
+
+
+@compiled
+def test_a_kernel_of_e4m3_numbers_is_left_out_below_sm_89(tmp_path):
+    ((_, launch), *_) = aot_shapes.launches("hand_frames")
+    entry = {"op": "x", "kernel": "y", "architecture": "sm_80"}
+    e4m3 = Launch(launch.kernel, (torch.empty(1, dtype=torch.float8_e4m3fn, device="meta"),), {}, 4, 1, None)
+    assert aot._compiled(e4m3, 80, tmp_path, entry)["left_out"] == "e4m3 products came with sm_89"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not _triton.INSTALLED, reason="needs Triton")
+def test_what_is_recorded_is_not_launched():
+    with recorded() as launches:
+        _triton.launcher(("x",))(
+            next(iter(aot_shapes.launches("hand_frames")))[1].kernel, (1,), 1, 2, 3, 4, warps=2, BLOCK=8
+        )
+    assert [(launch.arguments, launch.constants, launch.warps) for launch in launches] == [
+        ((1, 2, 3, 4), {"BLOCK": 8}, 2)
+    ]
+    assert isinstance(_triton.launcher(("x",)), _triton.Launcher)
+
+
+def test_words_are_checked(capsys):
+    assert aot.main(["everything"]) == 2
+    assert (
+        "op must be one of refine, hand_frames, frame_pointnet, attention, attention_fp8, block; got"
+        in capsys.readouterr().err
+    )
