@@ -1,5 +1,6 @@
 """The model with FP8 products in its blocks."""
 
+import pytest
 import torch
 
 from amt.kernels.fp8_linear import Fp8Linear
@@ -25,3 +26,14 @@ def test_the_blocks_layers_are_converted_and_checkpoints_stay(make_batch):
     with torch.no_grad():
         moved = (model(inputs).joints - expected).norm(dim=-1)
     assert 0 < moved.max() < 0.05  # m, of a model that has learned nothing
+
+
+@pytest.mark.filterwarnings("ignore:.*starts at random")
+def test_dinov2s_layers_are_converted():
+    pytest.importorskip("transformers")
+    from amt.model.dinov2 import DinoV2Backbone
+
+    backbone = DinoV2Backbone(ModelConfig(size="small", crop_size=56, backbone={"depth": 2}))
+    line = use_fp8(backbone)
+    assert line.startswith("FP8 products in 10 linear layers: ")  # two layers of Q, K, V, fc1 and fc2
+    assert "model.encoder.layer.*.attention.k_proj" in line
