@@ -13,7 +13,19 @@ def load(checkpoint, device=None, hand=None):
         checkpoint: the folder, or a name on the Hugging Face Hub, "owner/model".
         device: "cpu", "cuda" or "cuda:N"; None takes the GPU where there is one.
         hand: path of MANO_RIGHT.pkl on this machine, for a model that was trained with MANO; None takes the path of training.
-    """
-    from amt.infer.predictor import load
 
-    return load(checkpoint, device=device, **({} if hand is None else {"hand": str(hand)}))
+    Raises:
+        amt.errors.UserError: the checkpoint or a package that it needs is missing; one line with the remedy.
+    """
+    from amt.errors import UserError
+
+    try:
+        import safetensors  # noqa: F401  (only used once the model is built)
+
+        from amt.infer.predictor import load
+
+        return load(checkpoint, device=device, **({} if hand is None else {"hand": str(hand)}))
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == "amt":
+            raise
+        raise UserError(f"amt.load: the package {error.name} is not installed; pip install -e . brings it") from error

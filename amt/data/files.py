@@ -60,15 +60,21 @@ def _opened(path: str | os.PathLike) -> Iterator[int]:
 
 def read_yaml(path: Path) -> dict:
     """The mapping in a YAML file (UTF-8, or UTF-16 with its mark). Raises FileError."""
+    try:
+        data = read_file(path, MOST_TEXT)
+    except OSError as error:
+        raise FileError(path, str(error.strerror), "put the set's file back") from error
+    return parse_yaml(path, data)
+
+
+def parse_yaml(path: Path, data: bytes) -> dict:
+    """The mapping in the YAML text ``data``; ``path`` names it in a FileError."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = read_file(path, MOST_TEXT)
         _check_events(path, yaml.parse(data, loader))
         content = yaml.load(data, loader)
-    except OSError as error:
-        raise FileError(path, str(error.strerror), "put the set's file back") from error
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
         raise FileError(path, "is not UTF-8 text", "save it as UTF-8") from error
     except FileError:

@@ -38,7 +38,7 @@ def read_image(
     - A JPEG file that lacks only its end marker is read; one that lacks more is refused.
 
     Args:
-        check: called with the (height, width) that a JPEG's or PNG's header says, before the picture is decoded.
+        check: called with the (height, width) that the header says, before the picture is decoded.
         rows: the upper rows that are wanted; those below may be black where that saves time. None: all.
 
     Returns:
@@ -50,8 +50,8 @@ def read_image(
     path = Path(path)
     data, notes = _read(path), []
     size = stored_size(data)
-    if check is not None and size is not None:
-        check(size)
+    if check is not None and (said := size or _other_size(data)) is not None:
+        check(said)
     if data.startswith(jpeg.START) and not jpeg.has_end(data):
         data = jpeg.with_end(data, path)
         notes.append("the JPEG file lacks its end marker; all of the picture is there")
@@ -195,6 +195,19 @@ def _is_grey(image: np.ndarray) -> bool:
         return bool((part == part[..., :1]).all())
 
     return equal(image[::16, ::16]) and equal(image)  # a few pixels tell a coloured picture, which is the usual case
+
+
+def _other_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) as the header of a file of another format than JPEG and PNG says; None where Pillow knows none."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.height, picture.width
+    except Image.DecompressionBombError:
+        return 1 << 20, 1 << 20  # more than Pillow's own limit, 178 megapixels
+    except Exception:  # what a damaged file holds can raise almost anything
+        return None
 
 
 def _count(data: bytes) -> int:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from amt.hand.objects import box_corners
 
 CONTACT_THRESHOLD = 0.5  # probability from which on a point counts as touching
+
+
+class Lens(Protocol):
+    """What drawing needs of a lens with distortion; :class:`amt.infer.lens.Lens` is one."""
+
+    def plane(self, points: np.ndarray) -> np.ndarray:
+        """[N, 2]: where points [N, 3] (m, camera frame) appear in the plane z = 1, behind the lens."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +39,7 @@ class HandObject:
     hand_contact: np.ndarray | None = None  # float32 [V], 0-1: probability that the vertex touches the object
     object_contact: np.ndarray | None = None  # float32 [P], 0-1: probability that the point touches the hand
 
+    lens: Lens | None = None  # the picture's distortion; None: a pinhole camera took it
     hand_found: bool = True  # False: the fields hold what the model says of a picture without a hand
 
     def in_camera(self, points: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def overlay(image: np.ndarray, scene: HandObject, truth: HandObject | None = Non
         scale: widens strokes and dots.
     """
     picture = np.array(image)
-    draw_scene(picture, scene, camera_view(scene.intrinsics), scale)
+    draw_scene(picture, scene, camera_view(scene.intrinsics, scene.lens), scale)
     if truth is None:
         return picture
     return np.concatenate((picture, overlay(image, truth, scale=scale)), axis=1)
@@ -47,7 +47,7 @@ def close_up(image: np.ndarray, scene: HandObject, box: np.ndarray, size: int = 
     """``overlay`` of the square ``box`` (cx, cy, side in px) alone, enlarged to size x size px before it is drawn on."""
     intrinsics, warp = crop_camera(np.asarray(scene.intrinsics, np.float64), np.asarray(box, np.float64), size)
     picture = _enlarge(image, warp.numpy(), size)
-    draw_scene(picture, scene, camera_view(intrinsics.numpy()), scale=size / 320)
+    draw_scene(picture, scene, camera_view(intrinsics.numpy(), scene.lens), scale=size / 320)
     return picture
 
 
@@ -127,7 +127,7 @@ def shown_box(scenes: Sequence[HandObject], shape: tuple[int, ...]) -> np.ndarra
     """
     hands, all_ = [], []
     for scene in (s for s in scenes if s.hand_found):
-        view = camera_view(scene.intrinsics)
+        view = camera_view(scene.intrinsics, scene.lens)
         cx, cy, side = square_around(view(scene.joints)[0])
         hands += [(cx - side / 2, cy - side / 2), (cx + side / 2, cy + side / 2)]
         if scene.has_object:

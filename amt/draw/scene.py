@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from amt.draw.hand_object import CONTACT_THRESHOLD, HandObject
+from amt.draw.hand_object import CONTACT_THRESHOLD, HandObject, Lens
 from amt.draw.paint import DARK, Colour, Layer, paint_box, paint_mesh, paint_skeleton
 from amt.hand.camera import project
 from amt.hand.skeleton import BONES
@@ -78,12 +78,13 @@ def draw_shadow(picture: np.ndarray, scene: HandObject, view: View, scale: float
     lines.over(picture, 0.8)
 
 
-def camera_view(intrinsics: np.ndarray) -> View:
-    """The view of the camera with K [3, 3]; points behind it have no pixel (NaN)."""
+def camera_view(intrinsics: np.ndarray, lens: Lens | None = None) -> View:
+    """The view of the camera with K [3, 3], behind a lens with distortion; points behind it have no pixel (NaN)."""
 
     def view(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         points = np.asarray(points, np.float64)
-        pixels = project(points, np.asarray(intrinsics, np.float64)).numpy()
+        k = np.asarray(intrinsics, np.float64)
+        pixels = project(points, k).numpy() if lens is None else lens.plane(points) @ k[:2, :2].T + k[:2, 2]
         return np.where(points[:, 2:] > 0, pixels, np.nan), points
 
     return view

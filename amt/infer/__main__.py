@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amt.infer.checks import InputError
 from amt.infer.command import Command, read_command
 from amt.infer.inputs import open_source
 from amt.startup import run_program, tell
+
+if TYPE_CHECKING:
+    from amt.infer.job import Job
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,24 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     command = read_command(arguments)
-    return _run(command, open_source(command.inputs, command.options.video))
-
-
-def _run(command: Command, source) -> int:
+    options = command.options
+    source = None if options.bench else open_source(command.inputs, options.video, options.every)
     # Imported late: what is wrong with the words is told before PyTorch loads.
     import torch
 
     from amt.config import choose_device, set_threads
-    from amt.infer.job import Job
-    from amt.infer.output import OutputFolder
-    from amt.infer.predictor import load
-    from amt.infer.run import run
+    from amt.infer.engine import out_of_memory
     from amt.kernels import BackendUnavailable, use
-    from amt.model.fp8 import use_fp8
-    from amt.model.fused_blocks import use_blocks
 
-    options, infer = command.options, command.settings["infer"]
-    set_threads(infer.threads)
+    set_threads(command.settings["infer"].threads)
     device = choose_device(options.device, "--device")
     try:
         torch.zeros(1, device=device).cpu()
@@ -45,41 +42,75 @@ def _run(command: Command, source) -> int:
         raise InputError(f"--device {device}: cannot be used ({reason}); leave it out to take what there is") from error
     try:
         with use(command.settings["kernels"].use):
-            predictor = load(
-                command.checkpoint,
-                device,
-                models=options.models,
-                batch_size=options.batch,
-                max_spread=infer.max_spread,
-                **({} if command.hand is None else {"hand": command.hand}),
-            )
-            if infer.precision == "fp8":
-                print(f"infer.precision=fp8: {use_fp8(predictor.model)}", file=sys.stderr)
-            if infer.blocks != "auto":
-                print(f"infer.blocks={infer.blocks}: {use_blocks(predictor.model, infer.blocks)}", file=sys.stderr)
-            else:
-                use_blocks(predictor.model, "auto")
-            job = Job(
-                predictor=predictor,
-                out=OutputFolder(command.out, options.overwrite),
-                intrinsics=command.intrinsics,
-                fov=options.fov,
-                box=command.box,
-                search=options.box == "auto",
-                side=options.side,
-                object=options.object,
-                mano=command.mano,
-                draw=not options.no_draw,
-                fit=infer.fit,
-                tell=_complain,
-            )
-            start = time.perf_counter()
-            frames, failed = run(job, source)
-            seconds = time.perf_counter() - start
+            if options.bench:
+                return _bench(command, device)
+            job = _job(command, command.checkpoint, device)
+            if options.benchmark:
+                from amt.infer.benchmark import benchmark
+
+                benchmark(job, source, options.batch, command.settings["infer"].precision)
+                return 0
+            return _run(job, source)
     except BackendUnavailable as error:
         raise InputError(f"kernels.use: {error}") from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         raise InputError(f"--batch {options.batch}: the memory of {device} is used up; take a smaller one") from error
+
+
+def _job(command: Command, checkpoint: str | Path, device) -> Job:
+    """The settings of a run with one checkpoint."""
+    from amt.infer.engine import bfloat16_is_slow
+    from amt.infer.job import Job
+    from amt.infer.output import OutputFolder
+    from amt.infer.predictor import load
+    from amt.model.fp8 import use_fp8
+    from amt.model.fused_blocks import use_blocks
+
+    options, infer = command.options, command.settings["infer"]
+    predictor = load(
+        checkpoint,
+        device,
+        models=options.models,
+        batch_size=options.batch,
+        max_spread=infer.max_spread,
+        engine=infer.engine,
+        bfloat16=infer.precision == "bf16",
+        **({} if command.hand is None else {"hand": command.hand}),
+    )
+    if infer.precision == "fp8":
+        print(f"infer.precision=fp8: {use_fp8(predictor.model)}", file=sys.stderr)
+    blocks = use_blocks(predictor.model, infer.blocks)
+    if infer.blocks != "auto":
+        print(f"infer.blocks={infer.blocks}: {blocks}", file=sys.stderr)
+    if infer.precision == "bf16" and bfloat16_is_slow(device):
+        print("infer.precision=bf16: this CPU has no bfloat16 arithmetic; float32 is faster", file=sys.stderr)
+    return Job(
+        predictor=predictor,
+        out=None if options.benchmark or options.bench else OutputFolder(command.out, options.overwrite),
+        camera=command.camera,
+        lens=command.lens,
+        fov=options.fov,
+        box=command.box,
+        search=options.box == "auto",
+        side=options.side,
+        object=options.object,
+        mano=command.mano,
+        draw=not options.no_draw,
+        csv=options.csv,
+        rerun=None if options.rerun is None else Path(options.rerun),
+        fit=infer.fit,
+        tell=_complain,
+    )
+
+
+def _run(job: Job, source) -> int:
+    from amt.infer.run import run
+
+    start = time.perf_counter()
+    frames, failed = run(job, source)
+    seconds = time.perf_counter() - start
     written = job.out.written
     for path in written if len(written) <= 8 else [*written[:3], "...", *written[-3:]]:
         print(path)
@@ -92,8 +123,23 @@ def _run(command: Command, source) -> int:
     return 2 if failed else 0
 
 
+def _bench(command: Command, device) -> int:
+    from amt.infer.bench import clips_of, measure, mediapipe_landmarks, table
+
+    clips, landmarks, rows = clips_of(Path(command.options.bench), command.options.every), mediapipe_landmarks(), {}
+    if landmarks is None:
+        _complain("MediaPipe is not installed: no answer is compared with its joints")
+    for checkpoint in (command.checkpoint, *command.options.others):
+        rows[str(checkpoint)] = measure(_job(command, checkpoint, device), clips, landmarks, _complain).row()
+    print(table(rows))
+    return 0
+
+
 def _complain(problem: object) -> None:
-    tell("amt.infer", problem)
+    from amt.infer.job import above_progress
+
+    with above_progress():
+        tell("amt.infer", problem)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import numpy as np
 
 from amt.config import KernelsConfig, compose, help_text
 from amt.hand.skeleton import SHIPPED_HAND
+from amt.infer.cameras import Camera, read_calibration
 from amt.infer.checks import InputError, check_fov
 from amt.infer.config import PROGRAM, InferConfig
+from amt.infer.inputs import CAMERA
+from amt.infer.lens import Lens, as_lens
 from amt.model.checkpoint import read_record
 from amt.startup import Parser
 
@@ -38,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="CHECKPOINT INPUT",
-        help="folder with model.safetensors and config.json; then images, folders of images, patterns, or one video",
+        help="folder with model.safetensors and config.json; then images, folders of images, patterns, sequences of DexYCB, "
+        "one video, or camera:0",
     )
     p.add_argument(
         "--out",
@@ -48,7 +53,16 @@ def parser() -> argparse.ArgumentParser:
         "files of other programs are never replaced",
     )
     p.add_argument(
-        "--intrinsics", metavar="fx,fy,cx,cy", help="camera of the images, px; images of a data set bring theirs"
+        "--intrinsics",
+        metavar="fx,fy,cx,cy|FILE",
+        help="camera of the images, px: four numbers, nine (row by row), or a calibration file of OpenCV, ROS, DexYCB or in "
+        "JSON, with its distortion; images of a data set bring theirs; where nobody knows it, EXIF's focal length is taken, "
+        "or a field of view of 75 degrees over the diagonal",
+    )
+    p.add_argument(
+        "--distortion",
+        metavar="k1,k2,p1,p2[,k3...]",
+        help="of the lens, in OpenCV's order, or fisheye:k1,k2,k3,k4; a calibration file brings its own",
     )
     p.add_argument(
         "--fov", type=float, metavar="DEGREES", help="horizontal field of view, where the camera is not known"
@@ -73,9 +87,27 @@ def parser() -> argparse.ArgumentParser:
         help="folder of MANO_RIGHT.pkl and MANO_LEFT.pkl, for data sets that need them; data.mano=DIR means the same",
     )
     p.add_argument("--no-draw", action="store_true", help="numbers only")
+    p.add_argument(
+        "--every", type=int, default=1, metavar="N", help="take every Nth image or frame (default %(default)s)"
+    )
+    p.add_argument("--csv", action="store_true", help="write predictions.csv, too: a line a hand, joints in m and px")
+    p.add_argument(
+        "--rerun", metavar="FILE.rrd", help="write a recording for the Rerun viewer, too; pip install amt[rerun]"
+    )
     p.add_argument("--video", type=float, metavar="FPS", help="take images as the frames of one video of this rate")
     p.add_argument(
         "--batch", type=int, default=16, help="images at once (default %(default)s); a video goes frame by frame"
+    )
+    p.add_argument(
+        "--benchmark",
+        action="store_true",
+        help="write nothing; print the time of each stage (p50, p90, p99), frames/s and memory at batch 1 and --batch, beside "
+        "the same network in plain PyTorch",
+    )
+    p.add_argument(
+        "--bench",
+        metavar="FOLDER",
+        help="compare the checkpoints that are named, one or more, on the pictures and videos of a folder, without labels",
     )
     p.add_argument("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda or cuda:N")
     p.add_argument("--overwrite", action="store_true", help="replace files that an earlier run did not write, too")
@@ -92,7 +124,8 @@ class Command:
     settings: dict[str, Any]  # the sections "infer" and "kernels"
     hand: str | None  # MANO_RIGHT.pkl of this machine, for a model that was trained with MANO
     mano: Path | None  # folder of MANO's files
-    intrinsics: np.ndarray | None
+    camera: Camera | None  # where K was given
+    lens: Lens | None  # where the distortion was given
     box: np.ndarray | None
 
     @property
@@ -100,7 +133,7 @@ class Command:
         """The folder of the results: the given one, or one that is called after the input, or after the folder of many."""
         if self.options.out is not None:
             return Path(self.options.out)
-        first = Path(self.inputs[0])
+        first = Path(self.inputs[0].replace(":", "_") if CAMERA.fullmatch(self.inputs[0]) else self.inputs[0])
         if len(self.inputs) > 1 or any(c in self.inputs[0] for c in "*?["):
             first = first.parent
         return DEFAULT_OUT / (first.absolute().stem or "images")
@@ -121,6 +154,13 @@ def read_command(arguments: list[str]) -> Command:
     is_key = re.compile(r"[+~]*\w+(\.\w+)*=")
     keys = [word for word in options.words if is_key.match(word) and not Path(word).exists()]
     paths = [word for word in options.words if word not in keys]
+    if options.bench is not None:
+        if not paths:
+            raise InputError("--bench: expected one or more CHECKPOINTs; see python -m amt.infer --help")
+        options.others = paths[1:]
+        for path in options.others:
+            read_record(path)
+        paths = [paths[0], options.bench]
     if len(paths) < 2:
         raise InputError("expected CHECKPOINT and INPUT; see python -m amt.infer --help")
     record = read_record(paths[0])
@@ -141,12 +181,22 @@ def read_command(arguments: list[str]) -> Command:
         settings=settings,
         hand=hand,
         mano=_mano(mano, hand, record),
-        intrinsics=_intrinsics(options),
+        camera=_camera(options),
+        lens=as_lens(options.distortion),
         box=_box(options),
     )
 
 
-_NUMBERS = ("--intrinsics", "--fov", "--box", "--video", "--batch")
+def _check_rerun(path: Path, overwrite: bool) -> None:
+    if find_spec("rerun") is None:
+        raise InputError("--rerun: the package rerun-sdk is not installed; pip install amt[rerun]")
+    if path.suffix != ".rrd" or not path.parent.is_dir():
+        raise InputError(f"--rerun: expected the name of an .rrd file in a folder that exists, got {path}")
+    if path.exists() and not overwrite:
+        raise InputError(f"--rerun: {path} exists; give another name or add --overwrite")
+
+
+_NUMBERS = ("--intrinsics", "--distortion", "--fov", "--box", "--video", "--batch", "--every")
 
 
 def _joined(arguments: list[str]) -> list[str]:
@@ -180,6 +230,10 @@ def _mano(given: str | None, hand: str | None, record: dict[str, Any]) -> Path |
 def _check_options(options: argparse.Namespace) -> None:
     if options.batch < 1:
         raise InputError(f"--batch: expected at least 1, got {options.batch}")
+    if options.every < 1:
+        raise InputError(f"--every: expected at least 1, got {options.every}")
+    if options.rerun is not None:
+        _check_rerun(Path(options.rerun), options.overwrite)
     if options.video is not None and not 0 < options.video <= 1000:
         raise InputError(f"--video: expected a rate above 0 and up to 1000 frames/s, got {options.video:g}")
     if options.models is not None and not Path(options.models).is_dir():
@@ -190,31 +244,37 @@ def _check_options(options: argparse.Namespace) -> None:
         check_fov(options.fov, "--fov")
 
 
-def _intrinsics(options: argparse.Namespace) -> np.ndarray | None:
-    if options.intrinsics is None:
+def _camera(options: argparse.Namespace) -> Camera | None:
+    given = options.intrinsics
+    if given is None:
         return None
-    fx, fy, cx, cy = _numbers("--intrinsics", options.intrinsics, "fx,fy,cx,cy")
+    if re.search(r"[^-+\d.,e\s]", re.sub(r"nan|inf", "", given)):  # a letter, which no number has
+        return read_calibration(given)
+    if given.count(",") == 8:
+        k = np.array(_numbers("--intrinsics", given, "nine numbers", 9)).reshape(3, 3)
+        return Camera(k)
+    fx, fy, cx, cy = _numbers("--intrinsics", given, "fx,fy,cx,cy", 4)
     if not (fx > 0 and fy > 0):
         raise InputError(
             f"--intrinsics: focal lengths must be above 0 px, got fx {fx:g}, fy {fy:g}; check the calibration"
         )
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    return Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]))
 
 
 def _box(options: argparse.Namespace) -> np.ndarray | None:
     if options.box in (None, "auto"):
         return None
-    box = np.array(_numbers("--box", options.box, "cx,cy,side"))
+    box = np.array(_numbers("--box", options.box, "cx,cy,side", 3))
     if box[2] <= 0:
         raise InputError(f"--box: the side must be above 0 px, got {box[2]:g}")
     return box
 
 
-def _numbers(option: str, given: str, form: str) -> list[float]:
+def _numbers(option: str, given: str, form: str, count: int) -> list[float]:
     try:
         numbers = [float(word) for word in given.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != form.count(",") + 1 or not all(math.isfinite(n) for n in numbers):
+    if len(numbers) != count or not all(math.isfinite(n) for n in numbers):
         raise InputError(f"{option}: expected {form} in px, got {given!r}")
     return numbers

@@ -9,7 +9,8 @@ from amt.model.config import BLOCKS, ConfigError
 
 MAX_SPREAD = 0.08  # amt.infer.locate says how it was measured
 
-PRECISIONS = ("float32", "fp8")
+PRECISIONS = ("float32", "bf16", "fp8")
+ENGINES = ("eager", "compile")
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class InferConfig:
     max_spread: float = MAX_SPREAD  # 0-1: share of the crop that a joint's map may cover; above it no hand is found
     fit: bool = False  # whether the exported MANO parameters are fitted to the refined joints
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
-    precision: str = "float32"  # fp8: FP8 products in the blocks' QKV and MLPs, emulated where the device has none
-
+    precision: str = "float32"  # bf16: autocast; fp8: e4m3 products in the blocks' QKV and MLPs, emulated if need be
+    engine: str = "eager"  # compile: torch.compile, in batches of fixed size
     blocks: str = "auto"  # how blocks are computed: stock, fused, fused_gelu, fused_tanh; auto: by the card's table
 
     def __post_init__(self):
@@ -29,7 +30,9 @@ class InferConfig:
         if not 0 < self.max_spread <= 1:
             raise ConfigError(f"infer.max_spread must be above 0 and at most 1; got {self.max_spread}")
         if self.precision not in PRECISIONS:
-            raise ConfigError(f"infer.precision must be {' or '.join(PRECISIONS)}; got {self.precision!r}")
+            raise ConfigError(f"infer.precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        if self.engine not in ENGINES:
+            raise ConfigError(f"infer.engine must be {' or '.join(ENGINES)}; got {self.engine!r}")
         if self.threads < 0:
             raise ConfigError(f"infer.threads must not be negative; got {self.threads}")
 

@@ -17,17 +17,26 @@ from amt.draw.hand_object import HandObject
 from amt.hand.mano import ManoLayer
 from amt.hand.mano_file import load_mano
 from amt.hand.skeleton import SHIPPED_HAND
+from amt.infer.cameras import ASSUMED_FOV, Camera, as_camera, diagonal_camera, exif_camera
 from amt.infer.checks import InputError, fov_camera
 from amt.infer.fit import fitted
-from amt.infer.inputs import Images, Picture
+from amt.infer.inputs import Picture
 from amt.infer.known import held_object, true_box, truth
+from amt.infer.lens import Lens
 from amt.infer.objects import HeldObject, resolve_object
 from amt.infer.output import OutputFolder
-from amt.infer.predictor import Predictor, Request
+from amt.infer.predictor import Predictor
+from amt.infer.request import Request
 from amt.infer.result import Result
-from amt.infer.video import Video
 
 TOLD = 3  # lines about each reason for leaving out pictures
+
+
+def above_progress():
+    """A block whose lines on stderr stand above the progress bar, from any thread."""
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode(file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,9 @@ class Job:
     """The settings of a run. ``None`` leaves a setting to the data set that an image lies in, or to the default."""
 
     predictor: Predictor
-    out: OutputFolder
-    intrinsics: np.ndarray | None = None  # [3, 3], px
+    out: OutputFolder | None  # None where nothing is written
+    camera: Camera | None = None
+    lens: Lens | None = None  # the distortion, where it was given beside the camera
     fov: float | None = None  # degrees, horizontal
     box: np.ndarray | None = None  # cx, cy, side in px
     search: bool = False  # look for the box even where the data set knows it
@@ -54,6 +64,8 @@ class Job:
     object: str | None = None
     mano: str | Path | None = None  # folder of MANO's files, for the true hands of recorded sets
     draw: bool = True
+    csv: bool = False  # write predictions.csv, too
+    rerun: Path | None = None  # the recording to write, too
     fit: bool = False  # fit the MANO parameters to the refined joints
     tell: Callable[[object], None] = print  # takes each line about what could not be used
     told: set = field(default_factory=set)
@@ -64,6 +76,8 @@ class Job:
     def __post_init__(self):
         self.lookup = Lookup(self.mano)
         self.held: HeldObject | None = None
+        if self.camera is not None:
+            self.camera = as_camera(self.camera, self.lens)
         if self.object is not None:
             self.held = resolve_object(self.object, self.predictor.num_points, self.predictor.models)
 
@@ -72,7 +86,8 @@ class Job:
         about = line if about is None else about
         if about not in self.told:
             self.told.add(about)
-            print(line, file=sys.stderr)
+            with above_progress():
+                print(line, file=sys.stderr)
 
     def leave_out(self, path: Path, error: ValueError) -> None:
         """Counts a picture that cannot be used; the first few with the same fault are told."""
@@ -120,14 +135,6 @@ class Job:
             if count > 1:
                 self.say(f"{count} pictures in all: {note}")
 
-    def check_camera_known(self, source: Images | Video) -> None:
-        """Raises InputError where no picture of the source can have a camera: before the first is read."""
-        if self.intrinsics is not None or self.fov is not None:
-            return
-        paths = [source.path] if isinstance(source, Video) else source.paths
-        if isinstance(source, Video) or not any(self.lookup.frame_of(path) for path in paths):
-            raise InputError(f"{paths[0]}: {_NO_CAMERA}")
-
     def question(self, picture: Picture, near: np.ndarray | None = None) -> Question:
         """What to ask the predictor about a picture.
 
@@ -139,7 +146,7 @@ class Job:
         """
         size = picture.image.shape[:2]
         frame = self.lookup.frame_of(picture.path)
-        intrinsics, camera = self._camera(size, frame)
+        intrinsics, lens, camera = self._camera(picture, frame)
         if frame is not None:
             self.say(
                 f"{frame.root}: a data set; what is not given (K, hand side, object, true box) is taken from it, and the "
@@ -150,26 +157,45 @@ class Job:
         held = self.held
         if held is None and frame is not None:
             held = self._needed(lambda: held_object(frame, self.predictor.num_points), "--object")
-        request = Request(picture.image, intrinsics, box, side, held, near)
+        assumed = ASSUMED_FOV if camera == "assumed" else None
+        request = Request(picture.image, intrinsics, box, side, held, near, lens, assumed)
         request.check()
-        if camera == "fov":
-            self.say(
-                f"K is guessed from a field of view of {self.fov:g} degrees; distances are only as good as that guess"
-            )
+        self._say_guess(picture, camera)
         for note in picture.notes:
             self.say(f"{picture.path}: {note}", note)
             self.notes[note] += 1
         known = None if frame is None else self._truth(frame, intrinsics)
         return Question(picture, request, known, {"intrinsics_source": camera, **found})
 
-    def _camera(self, size: tuple[int, int], frame: SetFrame | None) -> tuple[np.ndarray, str]:
-        if self.intrinsics is not None:
-            return self.intrinsics, "given"
+    def _camera(self, picture: Picture, frame: SetFrame | None) -> tuple[np.ndarray, Lens | None, str]:
+        """K, the lens, and where they come from."""
+        size = picture.image.shape[:2]
+        if self.camera is not None:
+            return self.camera.of_picture(*size), self.camera.lens, "given"
         if self.fov is not None:
-            return fov_camera(self.fov, *size), "fov"
-        if frame is None:
-            raise InputError(_NO_CAMERA)
-        return self._needed(lambda: frame.intrinsics(size), "--intrinsics"), "data set"
+            return fov_camera(self.fov, *size), self.lens, "fov"
+        if frame is not None:
+            return self._needed(lambda: frame.intrinsics(size), "--intrinsics"), self.lens, "data set"
+        known = None if picture.frame is not None else exif_camera(picture.path, *size)
+        if known is not None:
+            return known, self.lens, "exif"
+        return diagonal_camera(*size), self.lens, "assumed"
+
+    def _say_guess(self, picture: Picture, camera: str) -> None:
+        """Tells once where K is no measurement."""
+        remedy = "distances are only as good as that guess; --intrinsics takes a calibration"
+        if camera == "fov":
+            self.say(
+                f"K is guessed from a field of view of {self.fov:g} degrees; distances are only as good as that guess"
+            )
+        elif camera == "exif":
+            self.say(f"{picture.path}: K is guessed from the focal length in EXIF; {remedy}", "exif")
+        elif camera == "assumed":
+            self.say(
+                f"{picture.path}: its camera is not known: {ASSUMED_FOV:g} degrees over the diagonal are assumed; {remedy}, "
+                "--fov another field of view",
+                "assumed",
+            )
 
     def _box(self, size, intrinsics: np.ndarray, frame: SetFrame | None) -> tuple[np.ndarray | None, dict[str, str]]:
         if self.box is not None:
@@ -204,6 +230,3 @@ class Job:
         """Tells of a fault of a set, once for each kind of fault."""
         reason = error.reason if isinstance(error, FileError) else str(error)
         self.say(f"{error} (without it, {without})", (reason, without))
-
-
-_NO_CAMERA = "its camera is not known; give --intrinsics fx,fy,cx,cy, or --fov DEGREES (60 is usual)"

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -107,17 +108,17 @@ class OutputFolder:
         return known
 
 
-class Records:
-    """``predictions.jsonl``: one JSON object a line and image.
+class Lines:
+    """A text file that grows line by line.
 
     A context manager: what was added stays on an error; where nothing was, an earlier run's file is left as it is.
     """
 
-    def __init__(self, out: OutputFolder, name: str = "predictions.jsonl"):
-        self.out, self.name = out, name
+    def __init__(self, out: OutputFolder, name: str, head: str = ""):
+        self.out, self.name, self.head = out, name, head
         self.temporary = out.claim(name)
 
-    def __enter__(self) -> Records:
+    def __enter__(self) -> Self:
         try:
             self.file = open(self.temporary, "wb", buffering=0)  # a full disk is met at the line that it cannot take
         except OSError as error:
@@ -125,14 +126,13 @@ class Records:
         self.count = self.size = 0
         return self
 
-    def add(self, record: dict) -> None:
+    def add_line(self, text: str) -> None:
         """Writes one line.
 
         Raises:
-            ValueError: a number is not finite, which has no place in JSON.
             OutputError: the disk is full, for example; the lines before stay.
         """
-        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        line = ((self.head if not self.count else "") + text + "\n").encode()
         try:
             if self.file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -157,6 +157,17 @@ class Records:
         return OutputError(
             f"{self.out.folder / self.name}: cannot be written ({error.strerror}); free space or choose another --out"
         )
+
+
+class Records(Lines):
+    """``predictions.jsonl``: one JSON object a line and hand."""
+
+    def __init__(self, out: OutputFolder, name: str = "predictions.jsonl"):
+        super().__init__(out, name)
+
+    def add(self, record: dict) -> None:
+        """Writes one line. Raises ValueError for a number that is not finite, which has no place in JSON; OutputError."""
+        self.add_line(json.dumps(record, allow_nan=False))
 
 
 def _append(path: Path, line: str) -> None:

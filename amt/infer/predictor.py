@@ -8,8 +8,9 @@ result.joints      # [21, 3], m, in the camera's frame
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,49 +22,22 @@ from amt.data.config import CropConfig
 from amt.data.crops import cut
 from amt.hand.batch import Inputs
 from amt.hand.camera import crop_camera, project
-from amt.hand.rotations import matrix_to_axis_angle
+from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from amt.hand.skeleton import NUM_JOINTS
-from amt.infer.checks import SMALLEST_BOX, InputError, check_box, check_camera
+from amt.infer.checks import InputError
 from amt.infer.config import MAX_SPREAD
+from amt.infer.engine import Engine
+from amt.infer.lens import cut_through, project_through
 from amt.infer.locate import FOLLOWED, ROUNDS, SEARCHED, SETTLED, moved, next_box, spread, windows
-from amt.infer.objects import HeldObject, ObjectLike, resolve_object
+from amt.infer.objects import ObjectLike, resolve_object
+from amt.infer.request import Request, requests_of
 from amt.infer.result import Result
+from amt.infer.uncertainty import joint_sigmas
 from amt.model.amt import AMT
 from amt.model.checkpoint import CONFIG, WEIGHTS, CheckpointError
 from amt.model.hub import local_folder
 from amt.model.loading import load_checkpoint
 from amt.model.outputs import Prediction
-
-SIDES = ("right", "left")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One image and what is known about it."""
-
-    image: np.ndarray  # uint8 [H, W, 3], RGB
-    intrinsics: np.ndarray  # [3, 3], px: K of the image, without distortion
-    box: np.ndarray | tuple[float, float, float] | None = None  # px: centre x, centre y, side; None: it is looked for
-    side: str = "right"  # which hand it is: "right" or "left"
-    object: ObjectLike | HeldObject = None  # None, a YCB name or class id, a mesh file, points [N, 3] in metres
-    near: np.ndarray | None = None  # px: a square to start the search at, such as the previous frame's
-
-    def check(self) -> None:
-        """Raises InputError, a ValueError that names the field, for what cannot be an image, a camera, a box or a side."""
-        image = self.image
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            got = f"{image.dtype} {list(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
-            raise InputError(f"image: expected a uint8 array [H, W, 3] (RGB), got {got}")
-        if min(image.shape[:2]) < SMALLEST_BOX:
-            raise InputError(
-                f"image: expected at least {SMALLEST_BOX:g} x {SMALLEST_BOX:g} pixels, got {list(image.shape)}"
-            )
-        check_camera(self.intrinsics, *image.shape[:2])
-        for name in ("box", "near"):
-            if getattr(self, name) is not None:
-                check_box(getattr(self, name), *image.shape[:2], name)
-        if self.side not in SIDES:
-            raise InputError(f"side: expected 'right' or 'left', got {self.side!r}")
 
 
 class Predictor:
@@ -77,6 +51,9 @@ class Predictor:
         batch_size: crops that go through the model at once.
         max_spread: share of the crop that a joint's keypoint map may cover; above it no hand is found, above three quarters
             of it in a search (``amt.infer.locate``). 1 finds one everywhere.
+        engine, bfloat16: how the network is run (:class:`amt.infer.engine.Engine`).
+
+    Thread-safe: threads may call one predictor at once, and get what one thread gets.
     """
 
     def __init__(
@@ -87,6 +64,8 @@ class Predictor:
         models: str | Path | None = None,
         batch_size: int = 16,
         max_spread: float = MAX_SPREAD,
+        engine: str = "eager",
+        bfloat16: bool = False,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -94,33 +73,64 @@ class Predictor:
             raise ValueError(f"max_spread: expected a share above 0, got {max_spread}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
-        self.record, self.models, self.batch_size, self.max_spread = record or {}, models, batch_size, max_spread
+        self.engine = Engine(self.model, self.device, engine, bfloat16, batch_size)
+        self.record, self.models, self.max_spread = record or {}, models, max_spread
+        self.stage: Callable[[str], AbstractContextManager] = lambda name: (
+            nullcontext()
+        )  # a benchmark puts a clock here
         trained = crop_config(self.record)
         self.num_points, self.box_scale = trained.num_points, trained.box_scale
 
     def __call__(
         self,
-        image: np.ndarray,
-        intrinsics: np.ndarray,
-        box: np.ndarray | tuple[float, float, float] | None = None,
-        side: str = "right",
+        image: Any,
+        intrinsics: Any = None,
+        boxes: Any = None,
+        side: Any = None,
         object: ObjectLike = None,
-    ) -> Result:
-        """Predicts one hand and the object that it holds.
+        distortion: Any = None,
+        *,
+        box: Any = None,
+    ) -> Result | list:
+        """Predicts hands and the object that they hold, in one image or many.
 
         Args:
-            image: uint8 [H, W, 3], RGB.
-            intrinsics: [3, 3], px: K of the image. Metric depth is only as good as K is.
-            box: (cx, cy, side), px: a square around the hand, 1.5 times as wide as the joints' bounding box is long. None
-                looks for it, which costs some eighty crops (``amt.infer.locate`` says what that cannot find).
-            side: "right" or "left". The model does not tell them apart.
+            image: an array [H, W, C], a tensor [C, H, W] or a PIL image; uint8 or floats in 0-1; RGB, RGBA or grey. A list of
+                such, or a batch [B, ...], gives a list of answers (:func:`amt.infer.arrays.as_pictures`).
+            intrinsics: K of the image, px: [3, 3], nine numbers, (fx, fy, cx, cy), a :class:`amt.infer.cameras.Camera`, or the
+                path of a calibration file; for many images one for all, or one for each. Metric depth is only as good as K
+                is. None assumes a field of view of 75 degrees over the diagonal; ``result.intrinsics_assumed`` then says so.
+            boxes: (cx, cy, side), px: a square around the hand, 1.5 times as wide as the joints' bounding box is long. A list
+                of squares, or of what a locator found, gives a list of results, one a hand. For many images one entry for
+                each. None looks for one hand, which costs some eighty crops where there is no locator (``amt.infer.locate``).
+            side: "right" or "left", or one for each box. None: what a locator said, else "right".
             object: None where unknown; a YCB name or class id; a mesh file in metres; points [N, 3] in metres; a box
-                ("box:0.1x0.05x0.2" or (0.1, 0.05, 0.2), metres).
+                ("box:0.1x0.05x0.2" or (0.1, 0.05, 0.2), metres). One for all hands and images; ``predict_many`` takes others.
+            distortion: of the lens, for all images: k1, k2, p1, p2[, k3[, k4, k5, k6]] in OpenCV's order, or
+                ("fisheye", (k1, k2, k3, k4)); see :class:`amt.infer.lens.Lens`. Boxes and ``joints_2d`` are in px of the
+                distorted image.
+            box: ``boxes`` under the name of earlier versions.
+
+        Returns:
+            A :class:`Result`; a list of them where ``boxes`` is a list; a list of either where there are many images.
 
         Raises:
             ValueError: an image, camera, box, side or object that cannot be; the message names it.
         """
-        return self.predict_many([Request(image, intrinsics, box, side, object)])[0]
+        if box is not None:
+            if boxes is not None:
+                raise InputError("box: stands for boxes; give one of the two")
+            boxes = box
+        requests, single, alone = requests_of(image, intrinsics, boxes, side, object, distortion)
+        found = iter(self.predict_many([request for of_image in requests for request in of_image]))
+        answers = [[next(found) for _ in of_image] for of_image in requests]
+        answers = [hands[0] if one else hands for hands, one in zip(answers, single)]
+        return answers[0] if alone else answers
+
+    @property
+    def batch_size(self) -> int:
+        """Crops that go through the model at once; less than was asked for where memory did not suffice."""
+        return self.engine.batch_size
 
     def predict_many(self, requests: Sequence[Request]) -> list[Result]:
         """Predicts for many images, ``batch_size`` crops at once; images may differ in size, camera, side and object.
@@ -132,13 +142,15 @@ class Predictor:
             request.check()
             asked.append(replace(request, object=resolve_object(request.object, self.num_points, self.models)))
         results: list[Result] = []
-        for start in range(0, len(asked), self.batch_size):
-            results += self._predict(asked[start : start + self.batch_size])
+        size = self.batch_size
+        for start in range(0, len(asked), size):
+            results += self._predict(asked[start : start + size])
         return results
 
     def _predict(self, requests: list[Request]) -> list[Result]:
         """Follows one or more squares for each request until they rest; the surest one is its answer."""
-        tracks = [(i, square) for i, request in enumerate(requests) for square in self._starts(request)]
+        with self.stage("locate"):
+            tracks = [(i, square) for i, request in enumerate(requests) for square in self._starts(request)]
         boxes = [square for _, square in tracks]
         results: list[Result | None] = [None] * len(tracks)
         moving = list(range(len(tracks)))
@@ -191,15 +203,25 @@ class Predictor:
 
     def _look(self, crops: list[tuple[Request, np.ndarray]]) -> list[dict]:
         """Passes crops through the model: the fields of each one's Result, but those that tell about its box."""
-        fields = []
-        for start in range(0, len(crops), self.batch_size):
-            part = crops[start : start + self.batch_size]
-            with torch.inference_mode():
-                prediction: Prediction = self.model(self._inputs(part).to(self.device)).to("cpu")
-                fields += self._fields([request for request, _ in part], prediction)
+        fields: list[dict] = []
+        while len(fields) < len(crops):
+            part = crops[len(fields) : len(fields) + self.batch_size]
+            with self.stage("crop"):
+                inputs, rotations = self._inputs(part)
+            try:
+                with self.stage("model"):
+                    prediction = self.engine(inputs)
+            except (MemoryError, RuntimeError) as error:
+                if not self.engine.halve(error, len(part)):
+                    raise
+                continue
+            with self.stage("unpack"):
+                fields += self._fields([request for request, _ in part], inputs, prediction, rotations)
         return fields
 
-    def _fields(self, requests: list[Request], prediction: Prediction) -> list[dict]:
+    def _fields(
+        self, requests: list[Request], inputs: Inputs, prediction: Prediction, rotations: list[np.ndarray | None]
+    ) -> list[dict]:
         pose = matrix_to_axis_angle(prediction.pose).flatten(1)
         intrinsics = torch.from_numpy(np.stack([np.asarray(r.intrinsics, np.float32) for r in requests]))
         joints_2d = project(prediction.joints, intrinsics)
@@ -207,6 +229,8 @@ class Predictor:
         class_seen = prediction.object_class.argmax(1)
         maps = prediction.keypoints.log_maps[:, :NUM_JOINTS].flatten(2)
         doubt, cells = -(maps.exp() * maps).sum(2).mean(1), maps.shape[2]
+        visibility = None if prediction.joint_visible is None else prediction.joint_visible.sigmoid().numpy()
+        sigma = joint_sigmas(prediction, inputs.intrinsics, self.model.config.crop_size).numpy()
         rows = []
         for i, request in enumerate(requests):
             placed = {}
@@ -238,19 +262,36 @@ class Predictor:
                     "object_class_seen": int(class_seen[i]),
                     "doubt": float(doubt[i]),
                     "spread": spread(float(doubt[i]), cells),
+                    "visibility": None if visibility is None else visibility[i],
+                    "sigma_mm": sigma[i],
+                    "lens": request.lens,
+                    "intrinsics_assumed": request.intrinsics_assumed,
                     **placed,
                 }
             )
+            if request.lens is not None:
+                rows[-1] = _in_picture(rows[-1], rotations[i])
         return rows
 
-    def _inputs(self, crops: list[tuple[Request, np.ndarray]]) -> Inputs:
+    def _inputs(self, crops: list[tuple[Request, np.ndarray]]) -> tuple[Inputs, list[np.ndarray | None]]:
+        """What the model sees, and the rotation from each picture's camera to its crop's; None: there is none."""
         size = self.model.config.crop_size
         requests, boxes = [request for request, _ in crops], np.stack([box for _, box in crops])
         frame_intrinsics = np.stack([np.asarray(r.intrinsics, np.float64) for r in requests])
         intrinsics, warps = crop_camera(frame_intrinsics, boxes, size)
-        images = np.stack([cut(r.image, warp, size) for r, warp in zip(requests, warps.numpy())])
-        return Inputs(
-            image=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+        images: list[np.ndarray] = []
+        rotations: list[np.ndarray | None] = []
+        for i, (request, warp) in enumerate(zip(requests, warps.numpy())):
+            if request.lens is None:
+                images.append(cut(request.image, warp, size))
+                rotations.append(None)
+                continue
+            seen = cut_through(request.image, frame_intrinsics[i], request.lens, boxes[i], size)
+            images.append(seen.image)
+            rotations.append(seen.rotation)
+            intrinsics[i] = torch.from_numpy(seen.intrinsics)
+        inputs = Inputs(
+            image=torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))),
             intrinsics=intrinsics.float(),
             box=torch.from_numpy(boxes).float(),
             frame_intrinsics=torch.from_numpy(frame_intrinsics).float(),
@@ -259,12 +300,31 @@ class Predictor:
             object_class=torch.tensor([r.object.class_id for r in requests]),
             object_points=torch.from_numpy(np.stack([r.object.points for r in requests])),
         )
+        return inputs, rotations
 
     @cached_property
     def _faces(self) -> dict[str, np.ndarray]:
         """Triangles of both hands: the network's left hand is its right one mirrored, which reverses their order."""
         right = self.model.mano.faces.cpu().numpy()
         return {"right": right, "left": np.ascontiguousarray(right[:, ::-1])}
+
+
+_POINTS = ("joints", "vertices", "mano_joints", "mano_vertices", "steps", "coarse_joints")
+
+
+def _in_picture(fields: dict, rotation: np.ndarray) -> dict:
+    """The fields of a crop through a lens, in the picture's camera: rotated back, and projected through the lens."""
+    back = rotation.astype(np.float32)  # points are rows: p = R^T p'
+    rest = fields["mano_joints"][0] - fields["translation"]  # MANO's wrist, about which its global rotation turns
+    moved = {name: fields[name] @ back for name in _POINTS}
+    pose = torch.from_numpy(fields["pose"].copy())
+    pose[:3] = matrix_to_axis_angle(torch.from_numpy(back.T.copy()) @ axis_angle_to_matrix(pose[:3]))
+    moved |= {"pose": pose.numpy(), "translation": moved["mano_joints"][0] - rest}
+    if "object_points" in fields:
+        moved["object_rotation"] = back.T @ fields["object_rotation"]
+        moved["object_translation"] = fields["object_translation"] @ back
+    pixels = project_through(moved["joints"], fields["intrinsics"], fields["lens"])
+    return fields | moved | {"joints_2d": pixels.astype(np.float32)}
 
 
 def crop_config(record: dict[str, Any]) -> CropConfig:
@@ -291,6 +351,8 @@ def load(
     models: str | Path | None = None,
     batch_size: int = 16,
     max_spread: float = MAX_SPREAD,
+    engine: str = "eager",
+    bfloat16: bool = False,
     **overrides: Any,
 ) -> Predictor:
     """The predictor of a checkpoint folder (model.safetensors and config.json).
@@ -300,7 +362,7 @@ def load(
         device: None takes the GPU where there is one.
         models: folder of object models for YCB names and class ids.
         batch_size: crops that go through the model at once.
-        max_spread: share of the crop that a joint's keypoint map may cover; see :class:`Predictor`.
+        max_spread, engine, bfloat16: see :class:`Predictor`.
         overrides: model settings that replace the saved ones, such as ``hand=PATH`` of MANO_RIGHT.pkl on this machine.
 
     Raises:
@@ -315,4 +377,4 @@ def load(
         crop_config(record)
     except ValueError as error:
         raise CheckpointError(f"{Path(folder, CONFIG)}: {error}; copy the folder again") from error
-    return Predictor(model, record, device, models, batch_size, max_spread)
+    return Predictor(model, record, device, models, batch_size, max_spread, engine, bfloat16)

@@ -35,21 +35,32 @@ class Result(HandObject):
     box_settled: bool  # whether the search for the box came to rest; True where the box was given
     doubt: float  # nats: mean entropy of the joints' keypoint maps
     spread: float  # 0-1: the share of the crop that such a map covers, exp(doubt) over its cells; lower is surer
+    visibility: np.ndarray | None = (
+        None  # float32 [21], 0-1: probability that nothing hides the joint; None: not trained
+    )
+    sigma_mm: np.ndarray | None = (
+        None  # float32 [21], mm: see amt.infer.uncertainty; a larger one is a less certain joint
+    )
+    intrinsics_assumed: float | None = None  # degrees over the diagonal that K was made from; None: K was given
 
     def record(self) -> dict:
         """The prediction as plain numbers for JSON; every key that has a unit ends in it.
 
-        ``side``; ``intrinsics_px`` [3][3]; ``box_px`` [cx, cy, side], ``box_source``, ``box_settled``; ``hand_found``,
-        ``doubt_nats``, ``spread`` (0-1); ``joints_m`` [21][3]; ``joints_px`` [21][2]; ``mano_pose_rad`` [48], ``mano_betas``
-        [10] and ``mano_translation_m`` [3], which give ``mano_joints_m`` [21][3] with ``mano_model``; ``mano_fitted``;
-        ``hand_contact`` [V] (0-1); ``object_class_seen`` (0-21); ``object``: null, or ``class_id`` (0: unknown),
-        ``rotation`` [3][3], ``translation_m`` [3], ``contact`` [P] (0-1).
+        ``side``; ``intrinsics_px`` [3][3], ``intrinsics_assumed_deg`` (null where K was given), ``distortion`` (null, or
+        ``model`` and ``coefficients``); ``box_px`` [cx, cy, side], ``box_source``, ``box_settled``; ``hand_found``,
+        ``doubt_nats``, ``spread`` (0-1); ``joints_m`` [21][3]; ``joints_px`` [21][2]; ``visibility`` [21] (0-1) and
+        ``sigma_mm`` [21]; ``mano_pose_rad`` [48], ``mano_betas`` [10] and ``mano_translation_m`` [3], which give
+        ``mano_joints_m`` [21][3] with ``mano_model``; ``mano_fitted``; ``hand_contact`` [V] (0-1); ``object_class_seen``
+        (0-21); ``object``: null, or ``class_id`` (0: unknown), ``rotation`` [3][3], ``translation_m`` [3], ``contact`` [P]
+        (0-1).
 
         Where no hand was found, all from ``joints_m`` on is null.
         """
         seen = {
             "side": self.side,
             "intrinsics_px": _numbers(self.intrinsics, 4),
+            "intrinsics_assumed_deg": self.intrinsics_assumed,
+            "distortion": None if self.lens is None else self.lens.record(),
             "box_px": _numbers(self.box, 2),
             "box_source": self.box_source,
             "box_settled": self.box_settled,
@@ -72,6 +83,8 @@ class Result(HandObject):
         return {
             "joints_m": _numbers(self.joints, 6),
             "joints_px": _numbers(self.joints_2d, 3),
+            "visibility": None if self.visibility is None else _numbers(self.visibility, 3),
+            "sigma_mm": None if self.sigma_mm is None else _numbers(self.sigma_mm, 2),
             "mano_pose_rad": _numbers(self.pose, 6),
             "mano_betas": _numbers(self.betas, 6),
             "mano_translation_m": _numbers(self.translation, 6),

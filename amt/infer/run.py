@@ -1,9 +1,13 @@
-"""A run over images or a video: prediction in batches or by tracking, pictures and records."""
+"""A run over images, a video or a camera: prediction in batches or by tracking, pictures and records.
+
+Decoding, prediction, and drawing each have a thread; the main thread writes. One whole image after the other goes through.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,109 +15,164 @@ from amt.data.errors import DataError
 from amt.draw.hand_object import errors
 from amt.draw.pictures import film, panel, sheet
 from amt.infer.checks import InputError
+from amt.infer.export import Csv, Recording
+from amt.infer.film import open_film
 from amt.infer.inputs import Images
 from amt.infer.job import Job, Question
 from amt.infer.output import Records
 from amt.infer.result import Result
+from amt.infer.stages import background
 from amt.infer.track import Tracker
-from amt.infer.video import Video, VideoFile
+from amt.infer.video import LiveCamera, Video
 
 SHEET_FRAMES = 8  # pictures that the overview of a run over images shows at most
 
 
-def run(job: Job, source: Images | Video) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Answer:
+    """A picture's question and what was found; the drawing, where one is wanted."""
+
+    index: int  # of the picture in its source
+    question: Question
+    result: Result
+    drawn: np.ndarray | None = None
+
+
+def run(job: Job, source: Images | Video | LiveCamera) -> tuple[int, int]:
     """Predicts, draws and records every picture; one that cannot be used is told, counted and left out.
 
     Returns how many pictures were done and how many were left out.
 
     Raises:
-        InputError, DataError: no picture has a camera, the only picture cannot be used, or a video's camera or box is
-            impossible.
+        InputError, DataError: the only picture cannot be used, or a video's camera or box is impossible.
     """
-    job.check_camera_known(source)
-    if isinstance(source, Video):
-        return _run_video(job, source, source.film_rate)
-    if source.rate is not None:
-        return _run_video(job, source, source.rate)
-    return _run_images(job, source)
+    if isinstance(source, Images) and source.rate is None:
+        return _run_images(job, source)
+    return _run_video(job, source, source.rate if isinstance(source, Images) else source.film_rate)
 
 
 def _run_images(job: Job, source: Images) -> tuple[int, int]:
     from tqdm import tqdm
 
-    done, shown = 0, []
+    shown, written = [], 0
     overview = set(np.linspace(0, len(source) - 1, min(SHEET_FRAMES, len(source))).round().astype(int).tolist())
-    size = job.predictor.batch_size
-    with Records(job.out) as records, tqdm(total=len(source), unit="image", disable=len(source) < 2) as bar:
-        for start in range(0, len(source), size):
-            batch = []
-            for i in range(start, min(start + size, len(source))):
-                question = _ask(job, source, i, bar)
-                if question is not None:
-                    batch.append((i, question))
-            for (i, question), result in zip(batch, job.predictor.predict_many([q.request for _, q in batch])):
-                if job.draw:
-                    picture = question.picture
-                    drawn = panel(picture.image, result, question.truth, title=picture.name)
-                    job.out.picture(f"{picture.name}.png", drawn)
-                    if i in overview:
-                        shown.append(drawn)
-                records.add(_record(question, job.finished(question.picture, result)))
-                done += 1
-            bar.update(min(size, len(source) - start))
-    if job.draw and len(shown) > 1:
+
+    def draw(answers: Iterator[Answer]) -> Iterator[Answer]:
+        with closing(answers):
+            for a in answers:
+                picture, truth = a.question.picture, a.question.truth
+                yield Answer(a.index, a.question, a.result, panel(picture.image, a.result, truth, title=picture.name))
+
+    with _writers(job) as writers, tqdm(total=len(source), unit="image", disable=len(source) < 2) as bar:
+        answers = background(_in_batches(job, background(_asked(job, source))))
+        with closing(background(draw(answers)) if job.draw else answers) as finished:
+            for a in finished:
+                if a.drawn is not None:
+                    job.out.picture(f"{a.question.picture.name}.png", a.drawn)
+                    if a.index in overview:
+                        shown.append(a.drawn)
+                _write(writers, job, a)
+                written += 1
+                bar.update()
+    if len(shown) > 1:
         job.out.picture("overview.png", sheet(shown, columns=1 if len(shown) < 3 else 2))
     job.close()
-    return done, job.failed.total()
+    return written, job.failed.total()
 
 
-def _run_video(job: Job, source: Images | Video, rate: float) -> tuple[int, int]:
-    """Follows one hand through consecutive frames, and writes what was drawn as overlay.mp4, a film of ``rate`` frames/s."""
+def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tuple[int, int]:
+    """Follows one hand through consecutive frames, and writes what was drawn as overlay.mp4."""
     from tqdm import tqdm
 
-    done, tracker, last = 0, Tracker(job.predictor), 0.0
-    film_file = VideoFile(job.out, "overlay.mp4", rate) if job.draw else nullcontext()
-    with Records(job.out) as records, film_file, tqdm(total=len(source) or None, unit="frame") as bar:
-        for question in _questions(job, source, bar):
-            result = tracker.next(question.request)
-            last = question.picture.time_s
-            if job.draw:
-                film_file.add(film(question.picture.image, result, question.truth), last)
-            records.add(_record(question, job.finished(question.picture, result)))
-            done += 1
+    def draw(answers: Iterator[Answer]) -> Iterator[Answer]:
+        with closing(answers):
+            for a in answers:
+                drawn = film(a.question.picture.image, a.result, a.question.truth)
+                yield Answer(a.index, a.question, a.result, drawn)
+
+    written, last = 0, 0.0
+    sound = source.path if isinstance(source, Video) else None
+    with _writers(job) as writers, tqdm(total=len(source) or None, unit="frame") as bar, ExitStack() as stack:
+        shown = stack.enter_context(open_film(job.out, "overlay.mp4", rate, sound, job.say)) if job.draw else None
+        answers = background(_followed(job, background(_asked(job, source))))
+        finished = stack.enter_context(closing(background(draw(answers)) if job.draw else answers))
+        for a in finished:
+            last = a.question.picture.time_s
+            if shown is not None:
+                shown.add(a.drawn, last)
+            _write(writers, job, a)
+            written += 1
             bar.update()
-    if isinstance(source, Video) and source.ends_early(last):
+    if not isinstance(source, Images) and source.ends_early(last):
         job.say(
             f"{source.path}: the video ends after {last:.1f} s of the {source.seconds:.1f} s that it claims to have"
         )
     job.close()
-    return done, job.failed.total()
+    return written, job.failed.total()
 
 
-def _questions(job: Job, source: Images | Video, bar) -> Iterator[Question]:
-    if isinstance(source, Video):
-        for picture in source:
-            yield job.question(picture)
+def _asked(job: Job, source: Images | Video | LiveCamera) -> Iterator[tuple[int, Question]]:
+    """Decodes each picture, and gives it with its index and what is asked about it. Of a single image, faults are raised."""
+    if not isinstance(source, Images):
+        for i, picture in enumerate(source):
+            yield i, job.question(picture)
         return
     for i in range(len(source)):
-        question = _ask(job, source, i, bar)
-        if question is not None:
-            yield question
+        try:
+            yield i, job.question(source.read(i))
+        except (InputError, DataError) as error:
+            if len(source) == 1:
+                raise
+            job.leave_out(source.paths[i], error)
 
 
-def _ask(job: Job, source: Images, index: int, bar) -> Question | None:
-    """The question about a picture; None where it cannot be used. Raises for the only one."""
-    try:
-        return job.question(source.read(index))
-    except (InputError, DataError) as error:
-        if len(source) == 1:
-            raise
-        bar.clear()
-        job.leave_out(source.paths[index], error)
-        return None
+def _in_batches(job: Job, questions: Iterator[tuple[int, Question]]) -> Iterator[Answer]:
+    with closing(questions):
+        waiting: list[tuple[int, Question]] = []
+        for asked in questions:
+            waiting.append(asked)
+            if len(waiting) == job.predictor.batch_size:
+                yield from _answers(job, waiting)
+                waiting = []
+        yield from _answers(job, waiting)
 
 
-def _record(question: Question, result: Result) -> dict:
+def _answers(job: Job, waiting: Sequence[tuple[int, Question]]) -> Iterator[Answer]:
+    for (i, question), result in zip(waiting, job.predictor.predict_many([q.request for _, q in waiting])):
+        yield Answer(i, question, result)
+
+
+def _followed(job: Job, questions: Iterator[tuple[int, Question]]) -> Iterator[Answer]:
+    tracker = Tracker(job.predictor)
+    with closing(questions):
+        for i, question in questions:
+            yield Answer(i, question, tracker.next(question.request))
+
+
+class _writers(ExitStack):
+    """The files that get a line for each hand; a context manager. What was added stays on an error."""
+
+    def __init__(self, job: Job):
+        super().__init__()
+        self.records = self.enter_context(Records(job.out))
+        self.others = []
+        if job.csv:
+            self.others.append(self.enter_context(Csv(job.out)))
+        if job.rerun is not None:
+            self.others.append(self.enter_context(Recording(job.rerun)))
+
+
+def _write(writers: _writers, job: Job, answer: Answer) -> None:
+    question = answer.question
+    result = job.finished(question.picture, answer.result)
+    record = record_of(question, result)
+    writers.records.add(record)
+    for writer in writers.others:
+        writer.add(record, question.picture, result)
+
+
+def record_of(question: Question, result: Result) -> dict:
+    """The line of predictions.jsonl."""
     picture, truth = question.picture, question.truth
     compared = truth is not None and result.hand_found
     return {

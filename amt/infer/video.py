@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +29,18 @@ class Video:
             inverse of the shortest interval at the beginning, at most 60.
         seconds: how long the container claims to be; None where it claims nothing.
 
+    Args:
+        path: the file.
+        every: only every ``every``-th frame is given.
+
     Raises:
         InputError: no such file, not a video, or a video without frames.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, every: int = 1):
         import cv2
 
-        self.path = Path(path)
+        self.path, self.every = Path(path), every
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file; check the path")
         with _quiet():
@@ -57,7 +62,7 @@ class Video:
         self.film_rate = film_rate(np.array(times), self._interval)
 
     def __len__(self) -> int:
-        return self.claimed_frames or 0
+        return -(-(self.claimed_frames or 0) // self.every)
 
     def __iter__(self) -> Iterator[Picture]:
         import cv2
@@ -66,11 +71,14 @@ class Video:
             capture = cv2.VideoCapture(str(self.path))
         try:
             frame, clock = 0, Clock(self._interval)
-            while True:
-                found, image = capture.read()
+            while capture.grab():
+                time_s = clock.time(capture.get(cv2.CAP_PROP_POS_MSEC))
+                if frame % self.every:
+                    frame += 1
+                    continue
+                found, image = capture.retrieve()
                 if not found:
                     return
-                time_s = clock.time(capture.get(cv2.CAP_PROP_POS_MSEC))
                 yield Picture(f"{frame:06d}", cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self.path, frame, time_s)
                 frame += 1
         finally:
@@ -78,7 +86,55 @@ class Video:
 
     def ends_early(self, time_s: float) -> bool:
         """Whether a last frame at ``time_s`` leaves out more than a twentieth of what the container claims."""
-        return self.seconds is not None and time_s + self._interval < 0.95 * self.seconds
+        return self.seconds is not None and time_s + self.every * self._interval < 0.95 * self.seconds
+
+
+class LiveCamera:
+    """A camera of this machine, read until Ctrl-C or until it gives no more pictures. Times are those of this machine's clock.
+
+    Args:
+        number: of the camera, as the system counts.
+        every: only every ``every``-th picture is given.
+
+    Raises:
+        InputError: there is no such camera, or another program uses it.
+    """
+
+    film_rate, seconds = 30.0, None
+
+    def __init__(self, number: int, every: int = 1):
+        import cv2
+
+        self.path, self.every = Path(f"camera:{number}"), every
+        with _quiet():
+            self.capture = cv2.VideoCapture(number)
+        if not self.capture.isOpened():
+            raise InputError(f"{self.path}: no such camera, or another program uses it; see /dev/video*")
+        self.capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # what is shown is now
+
+    def __len__(self) -> int:
+        return 0  # nobody knows
+
+    def __iter__(self) -> Iterator[Picture]:
+        import cv2
+
+        frame, start = 0, None
+        try:
+            while self.capture.grab():
+                now = time.monotonic()
+                start = now if start is None else start
+                if frame % self.every == 0:
+                    found, image = self.capture.retrieve()
+                    if not found:
+                        return
+                    yield Picture(f"{frame:06d}", cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self.path, frame, now - start)
+                frame += 1
+        finally:
+            self.capture.release()
+
+    def ends_early(self, time_s: float) -> bool:
+        """False: nobody knows when a camera ends."""
+        return False
 
 
 @contextmanager
@@ -127,6 +183,20 @@ def film_rate(times: np.ndarray, interval: float) -> float:
     return min(FASTEST, 1 / float(np.diff(since).min()))
 
 
+def fitted_into(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The picture, uint8 [H, W, 3], scaled into a page of ``width`` x ``height`` px with black borders; cut by one px alone."""
+    import cv2
+
+    if picture.shape[0] // 2 * 2 == height and picture.shape[1] // 2 * 2 == width:
+        return np.ascontiguousarray(picture[:height, :width])
+    zoom = min(width / picture.shape[1], height / picture.shape[0])
+    inner = (max(1, round(picture.shape[1] * zoom)), max(1, round(picture.shape[0] * zoom)))
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    page = np.zeros((height, width, 3), np.uint8)
+    page[top : top + inner[1], left : left + inner[0]] = cv2.resize(picture, inner, interpolation=cv2.INTER_AREA)
+    return page
+
+
 class VideoFile:
     """An mp4 (MPEG-4) of constant rate; the first picture decides its size, made even.
 
@@ -150,13 +220,15 @@ class VideoFile:
         Raises:
             OutputError: OpenCV brings no encoder for mp4.
         """
+        import cv2
+
         if self.writer is None:
             self._open(picture)
             self.start = time_s
         slot = round((time_s - self.start) * self.rate)
         if self.pending is not None:
             self._write(min(slot - self.slot, round(LONGEST_STILL * self.rate)))
-        self.pending, self.slot = self._fit(picture), slot
+        self.pending, self.slot = cv2.cvtColor(fitted_into(picture, *self.size), cv2.COLOR_RGB2BGR), slot
 
     def _open(self, picture: np.ndarray) -> None:
         import cv2
@@ -169,20 +241,6 @@ class VideoFile:
                 f"{self.out.folder / self.name}: cannot be written; free space on the disk, install "
                 "opencv-python-headless (which brings an mp4 encoder), or add --no-draw"
             )
-
-    def _fit(self, picture: np.ndarray) -> np.ndarray:
-        """BGR, of the film's size."""
-        import cv2
-
-        width, height = self.size
-        if picture.shape[0] // 2 * 2 == height and picture.shape[1] // 2 * 2 == width:
-            return cv2.cvtColor(picture[:height, :width], cv2.COLOR_RGB2BGR)
-        zoom = min(width / picture.shape[1], height / picture.shape[0])
-        inner = (max(1, round(picture.shape[1] * zoom)), max(1, round(picture.shape[0] * zoom)))
-        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-        page = np.zeros((height, width, 3), np.uint8)
-        page[top : top + inner[1], left : left + inner[0]] = cv2.resize(picture, inner, interpolation=cv2.INTER_AREA)
-        return cv2.cvtColor(page, cv2.COLOR_RGB2BGR)
 
     def _write(self, times: int) -> None:
         for _ in range(times):

@@ -19,11 +19,13 @@ def tensor(
         like: a tensor whose device ``value`` must share.
 
     Raises:
-        TypeError: not a tensor, or a wrong dtype.
+        TypeError: not a tensor, a sparse one, or a wrong dtype.
         ValueError: a wrong number of dimensions or size, or another device.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}; call to_dense()")
     if value.dtype not in dtypes:
         raise TypeError(f"{op}: {name} must be {' or '.join(str(d) for d in dtypes)}, got {value.dtype}")
     if not _fits(value.shape, shape):

@@ -92,6 +92,11 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         CheckpointError: the folder or one of its files is missing, or config.json cannot be read.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder}: is a file; a checkpoint is the folder of {WEIGHTS} and {CONFIG}; a pickle (.pt, .pth, .ckpt) is never "
+            "read, because it can run code"
+        )
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder; python -m amt.train writes one")
     for name in (CONFIG, WEIGHTS):

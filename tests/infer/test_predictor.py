@@ -62,7 +62,7 @@ def test_a_result_is_whole(seen, predictor):
 def test_crop_and_frame_agree_on_every_pixel(seen, predictor, photo, points):
     """Joints projected with the crop's K lie where the warp takes their frame pixels."""
     known = resolve_object(points, predictor.num_points)
-    inputs = predictor._inputs([(Request(photo, K, BOX, object=known), np.array(BOX))])
+    inputs, _ = predictor._inputs([(Request(photo, K, BOX, object=known), np.array(BOX))])
     in_crop = project(seen.joints, inputs.intrinsics[0].numpy()).numpy()
     _, warp = crop_camera(K, BOX, predictor.model.config.crop_size)
     moved_there = seen.joints_2d @ warp.numpy()[:, :2].T + warp.numpy()[:, 2]
@@ -74,7 +74,7 @@ def test_crop_and_frame_agree_on_every_pixel(seen, predictor, photo, points):
 def test_the_crop_shows_what_lies_at_its_pixels(predictor, photo, points):
     known = resolve_object(None, predictor.num_points)
     size = predictor.model.config.crop_size
-    inputs = predictor._inputs([(Request(photo, K, object=known), np.array((100, 90, size), float))])
+    inputs, _ = predictor._inputs([(Request(photo, K, object=known), np.array((100, 90, size), float))])
     left, top = 100 - size // 2, 90 - size // 2  # side = size, even: pixel centres fall half a pixel between two others
     crop = inputs.image[0].permute(1, 2, 0).numpy().astype(float)
     around = [
@@ -298,8 +298,8 @@ def test_moved_counts_place_and_size():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": np.zeros((4, 4), np.uint8)}, r"image: expected a uint8 array \[H, W, 3\]"),
-        ({"image": np.zeros((4, 4, 3))}, "image: .*float64"),
+        ({"image": np.zeros((4, 4), np.uint8)}, r"image: expected at least 8 x 8 pixels, got \[4, 4, 3\]"),
+        ({"image": np.zeros((9, 9, 2))}, r"image: expected uint8 or floats in 0-1.*got float64 \[9, 9, 2\]"),
         ({"image": np.zeros((0, 4, 3), np.uint8)}, r"image: expected at least 8 x 8 pixels, got \[0, 4, 3\]"),
         ({"image": "hand.jpg"}, "image: .*got str"),
         ({"intrinsics": np.diag((0.0, 300, 1))}, "intrinsics: focal lengths must be above 0"),
@@ -307,7 +307,8 @@ def test_moved_counts_place_and_size():
         ({"intrinsics": np.diag((np.nan, 300, 1))}, "intrinsics: expected finite"),
         ({"intrinsics": np.eye(4)}, r"intrinsics: expected \[3, 3\]"),
         ({"intrinsics": K.T}, "intrinsics: .*K may be transposed"),
-        ({"intrinsics": "K"}, "intrinsics: expected numbers"),
+        ({"intrinsics": "K"}, "K: cannot be read .*give an OpenCV or ROS calibration"),
+        ({"intrinsics": [["a"]]}, "intrinsics: expected numbers"),
         ({"intrinsics": K / (320, 240, 1)}, r"intrinsics: .*a field of view of 17\d.\d degrees.*normalised"),
         ({"box": (1, 2)}, "box: expected"),
         ({"box": (1, 2, 0)}, "box: .*side above 0"),

@@ -1,0 +1,88 @@
+"""How the network is run: eager or compiled, in float32 or bfloat16, and what happens where memory does not suffice."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from amt.hand.batch import Inputs
+from amt.infer.checks import InputError
+from amt.infer.config import ENGINES
+from amt.model.amt import AMT
+from amt.model.outputs import Prediction
+
+_HAS_BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16")  # flags in /proc/cpuinfo of x86 and Arm
+
+
+class Engine:
+    """Runs a model on crops. Thread-safe.
+
+    Args:
+        model: in evaluation mode, on ``device``.
+        device: where it lies.
+        name: "eager", or "compile": ``torch.compile`` for batches of two sizes, 1 and ``batch_size``. The first batch of each
+            size is compiled, which takes some minutes.
+        bfloat16: run under autocast; coordinates stay float32.
+        batch_size: crops at once, at most. What does not fit into memory is tried once in halves.
+    """
+
+    def __init__(
+        self, model: AMT, device: torch.device, name: str = "eager", bfloat16: bool = False, batch_size: int = 16
+    ):
+        if name not in ENGINES:
+            raise InputError(f"engine: expected {' or '.join(ENGINES)}, got {name!r}")
+        self.model, self.device, self.name, self.bfloat16, self.batch_size = model, device, name, bfloat16, batch_size
+        self.halved = False
+        self._forward: Callable[[Inputs], Prediction] = model
+        if name == "compile":
+            self._forward = torch.compile(model, dynamic=False)
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Inputs) -> Prediction:
+        """The prediction, on the CPU, for at most ``batch_size`` crops."""
+        count = inputs.batch_size
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
+            found = self._forward(self._padded(inputs).to(self.device)).to("cpu")
+        return found if found.joints.shape[0] == count else found[:count]
+
+    def _padded(self, inputs: Inputs) -> Inputs:
+        """The same crops, the last one repeated up to a size that was compiled."""
+        count = inputs.batch_size
+        if self.name == "eager" or count in (1, self.batch_size):
+            return inputs
+        return inputs[torch.arange(self.batch_size).clamp(max=count - 1)]
+
+    def halve(self, error: BaseException, count: int) -> bool:
+        """Whether a batch of ``count`` crops that failed is to be tried again in halves: once, where memory did not suffice."""
+        if self.halved or count < 2 or not out_of_memory(error):
+            return False
+        self.halved, self.batch_size = True, max(1, min(self.batch_size, count) // 2)
+        warnings.warn(
+            f"the memory of {self.device} does not hold {count} crops at once; it goes on with {self.batch_size}",
+            stacklevel=2,
+        )
+        return True
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was used up, the device's or the machine's."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
+
+
+def bfloat16_is_slow(device: torch.device) -> bool:
+    """Whether the CPU has no bfloat16 arithmetic, so that PyTorch computes in float32 and rounds."""
+    if device.type != "cpu":
+        return False
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return True
+    return not words.intersection(_HAS_BFLOAT16)
