@@ -189,7 +189,10 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
             [*LENS, "infer.blocks=fast"],
             "infer.blocks must be one of auto, stock, fused, fused_gelu, fused_tanh; got 'fast'",
         ),
-        ([*LENS, "infer.foo=1"], "infer.foo: no such key; there are max_spread, fit, threads, precision, engine, blocks"),
+        (
+            [*LENS, "infer.foo=1"],
+            "infer.foo: no such key; there are max_spread, fit, threads, precision, engine, blocks",
+        ),
         ([*LENS, "train.lr=1"], "train is a section of amt.train"),
         ([*LENS, "data.root=/tmp"], "data.root has no effect in amt.infer"),
         ([*LENS, "model.hand=/nowhere.pkl"], "model.hand=/nowhere.pkl: no such file"),
