@@ -14,8 +14,9 @@ from amt.physics.extra import package
 from amt.physics.solids import digest_of
 
 THRESHOLD = 0.03  # CoACD's concavity: of half the object's longest side
-SEED = 0
-VERSION = 1  # of what is kept
+# A search with fewer nodes than CoACD's own choice takes a third of the time and leaves some more parts.
+SEARCH = {"seed": 0, "resolution": 1000, "mcts_nodes": 10, "mcts_iterations": 60, "mcts_max_depth": 2}
+VERSION = 2  # of what is kept
 
 
 def convex_parts(vertices: np.ndarray, faces: np.ndarray, cache: Path | None = None) -> list[np.ndarray]:
@@ -34,7 +35,7 @@ def convex_parts(vertices: np.ndarray, faces: np.ndarray, cache: Path | None = N
         return known
     coacd.set_log_level("off")
     mesh = coacd.Mesh(np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(faces, np.int32))
-    parts = [np.asarray(part[0], np.float64) for part in coacd.run_coacd(mesh, threshold=THRESHOLD, seed=SEED)]
+    parts = [np.asarray(part[0], np.float64) for part in coacd.run_coacd(mesh, threshold=THRESHOLD, **SEARCH)]
     written = io.BytesIO()
     np.savez_compressed(written, vertices=np.concatenate(parts), counts=[len(part) for part in parts])
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else

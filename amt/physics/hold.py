@@ -103,7 +103,7 @@ def _run(mujoco, model, data, body: int, start, test: HoldTest, seconds: float, 
 
 
 def _world(hand: HandBody, held: ObjectBody, test: HoldTest):
-    """The compiled model, and the part of the hand that each geometry belongs to (-1: the object)."""
+    """The compiled model, and the part of the hand by the number of each geometry (-1: the object)."""
     mujoco = package("mujoco")
     spec = mujoco.MjSpec()
     spec.compiler.degree = False
@@ -114,7 +114,7 @@ def _world(hand: HandBody, held: ObjectBody, test: HoldTest):
     option.impratio = 10.0
     option.iterations = 30
     spec.compiler.boundmass = spec.compiler.boundinertia = 1e-9
-    geoms: list[int] = []
+    geoms: dict[str, int] = {}
     friction = (test.friction, test.torsion, 1e-4)
 
     def add(body, vertices: np.ndarray, part: int) -> None:
@@ -131,7 +131,7 @@ def _world(hand: HandBody, held: ObjectBody, test: HoldTest):
             mass=0.0 if part < 0 else 0.01,
             solref=(0.005, 1.0),
         )
-        geoms.append(part)
+        geoms[name] = part
 
     bodies = {}
     for number, hinge in enumerate(hand.hinges if test.force > 0 else ()):
@@ -160,16 +160,19 @@ def _world(hand: HandBody, held: ObjectBody, test: HoldTest):
     body.fullinertia = (*np.diag(inertia), inertia[0, 1], inertia[0, 2], inertia[1, 2])
     for hull in held.hulls:
         add(body, hull, -1)
-    return spec.compile(), geoms
+    model = spec.compile()
+    return model, {
+        model.geom(name).id: part for name, part in geoms.items()
+    }  # a body's come together, in another order
 
 
-def _forces(mujoco, model, data, parts: list[int]) -> dict[int, float]:
+def _forces(mujoco, model, data, parts: dict[int, int]) -> dict[int, float]:
     """N by part: the sum of the normal forces on it."""
     found: dict[int, float] = {}
     force = np.zeros(6)
     for k in range(data.ncon):
         mujoco.mj_contactForce(model, data, k, force)
-        part = max(parts[g] for g in data.contact.geom[k])
+        part = max(parts[int(g)] for g in data.contact.geom[k])
         if force[0] > 0:
             found[part] = found.get(part, 0.0) + float(force[0])
     return found

@@ -58,12 +58,15 @@ def deepest(surface: Surface, corners: np.ndarray) -> float:
     if not len(corners):
         return 0.0
     best = float(surface.distances(np.unique(corners.reshape(-1, 3), axis=0)).max())
-    while 0 < len(corners) <= MOST_TRIANGLES:
+    while len(corners):
         centres = corners.mean(1)
         distance = surface.distances(centres)
         best = max(best, float(distance.max()))
         reach = np.linalg.norm(corners - centres[:, None], axis=2).max(1)
-        corners = _quartered(corners[distance + reach > best + TOLERANCE])
+        kept = corners[distance + reach > best + TOLERANCE]
+        if 4 * len(kept) > MOST_TRIANGLES:
+            break
+        corners = _quartered(kept)
     return best
 
 

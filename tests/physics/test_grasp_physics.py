@@ -94,6 +94,19 @@ def test_coulombs_limit_decides(ball):
     assert held_along_the_axis(1.2) == (False, False)
 
 
+def test_the_parts_that_press_are_named_whatever_moves(cache):
+    """A fixed jaw, another one far away, and a hinged jaw that presses a cube against the first."""
+    jaws = box_hand(
+        ((0.02, 0.04, 0.04), (0.0299, 0, 0)), ((0.02, 0.04, 0.04), (0.3, 0, 0)), ((0.02, 0.04, 0.04), (-0.0299, 0, 0))
+    )
+    hinge = physics.Hinge((0,), np.array([0.0299, 0, -0.1]), np.array([0, -1.0, 0]), 0.1)
+    verdict = physics.judge(replace(jaws, hinges=(hinge,)), box_object((0.04,) * 3, cache))
+    pressed = {press.part: press.force_n for press in verdict.presses if press.force_n}
+    assert set(pressed) == {"jaw 0", "jaw 2"}
+    assert pressed["jaw 0"] == pytest.approx(5, rel=0.1)
+    assert pressed["jaw 2"] == pytest.approx(5, rel=0.1)
+
+
 def test_two_boxes_overlap_by_their_exact_depth_and_volume(cache):
     """Two cubes of 60 mm, 4 mm into each other along x and 5 and 10 mm beside: 4 x 55 x 50 mm."""
     hand, held = box_hand(((0.06,) * 3, (0, 0, 0))), box_object((0.06,) * 3, cache)
