@@ -65,7 +65,7 @@ def _job(command: Command, checkpoint: str | Path, device) -> Job:
     from amt.infer.job import Job
     from amt.infer.output import OutputFolder
     from amt.infer.predictor import load
-    from amt.model.fp8 import use_fp8
+    from amt.model.fp8 import use_precision
     from amt.model.fused_blocks import use_blocks
 
     options, infer = command.options, command.settings["infer"]
@@ -79,8 +79,9 @@ def _job(command: Command, checkpoint: str | Path, device) -> Job:
         bfloat16=infer.precision == "bf16",
         **({} if command.hand is None else {"hand": command.hand}),
     )
-    if infer.precision == "fp8":
-        print(f"infer.precision=fp8: {use_fp8(predictor.model)}", file=sys.stderr)
+    products = use_precision(predictor.model, "infer.precision", infer.precision, training=False)
+    if products:
+        print(f"infer.precision={infer.precision}: {products}", file=sys.stderr)
     blocks = use_blocks(predictor.model, infer.blocks)
     if infer.blocks != "auto":
         print(f"infer.blocks={infer.blocks}: {blocks}", file=sys.stderr)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amt.config import Program
-from amt.model.config import BLOCKS, ConfigError
+from amt.model.config import BLOCKS, PRECISIONS, ConfigError
 
 MAX_SPREAD = 0.08  # amt.infer.locate says how it was measured
 
-PRECISIONS = ("float32", "bf16", "fp8")
 ENGINES = ("eager", "compile")
 
 
@@ -20,6 +19,7 @@ class InferConfig:
     max_spread: float = MAX_SPREAD  # 0-1: share of the crop that a joint's map may cover; above it no hand is found
     fit: bool = False  # whether the exported MANO parameters are fitted to the refined joints
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
+    # te and torchao: FP8 by these packages
     precision: str = "float32"  # bf16: autocast; fp8: e4m3 products in the blocks' QKV and MLPs, emulated if need be
     engine: str = "eager"  # compile: torch.compile, in batches of fixed size
     blocks: str = "auto"  # how blocks are computed: stock, fused, fused_gelu, fused_tanh; auto: by the card's table

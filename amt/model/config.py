@@ -9,6 +9,7 @@ from amt.errors import UserError
 from amt.hand.skeleton import SHIPPED_HAND
 
 HEAD_DIM = 64  # what the attention kernels take
+PRECISIONS = ("float32", "bf16", "fp8", "te", "torchao")  # of training and inference
 BLOCKS = ("auto", "stock", "fused", "fused_gelu", "fused_tanh")  # how a block is computed: amt.kernels.block.choice
 DINOV2_PATCH = 14
 DINOV2_NAMES = {

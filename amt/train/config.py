@@ -11,7 +11,7 @@ from typing import Any
 from amt.config import PATHS, START_FROM, KernelsConfig, Program, check_crop_size
 from amt.data.config import DataConfig
 from amt.hand.skeleton import SHIPPED_HAND
-from amt.model.config import BLOCKS, ConfigError, ModelConfig
+from amt.model.config import BLOCKS, PRECISIONS, ConfigError, ModelConfig
 
 MAY_DIFFER = {  # between a run and its continuation, because it does not change what is learned
     "train.output": "a folder may have been moved",
@@ -169,7 +169,8 @@ class TrainConfig:
     collapse_checks: int = (
         100  # or after so many looks (every ``log_every`` steps) at nearly constant predictions; 0: never
     )
-    precision: str = "float32"  # bf16: autocast; fp8: and the blocks' QKV and MLPs in FP8; coordinates stay float32
+    # bf16: autocast; fp8: and the blocks' QKV and MLPs in FP8, te and torchao: by these packages; coordinates stay float32
+    precision: str = "float32"
     blocks: str = "auto"  # how blocks are computed: stock, fused, fused_gelu, fused_tanh; auto: by the card's table
     checkpointing: str = (
         "none"  # selective or full: transformer blocks compute activations again instead of keeping them
@@ -228,8 +229,8 @@ class TrainConfig:
             raise ConfigError(f"train.schedule must be cosine or constant; got {self.schedule!r}")
         if self.optimizer not in ("muon", "adamw"):
             raise ConfigError(f"train.optimizer must be muon or adamw; got {self.optimizer!r}")
-        if self.precision not in ("float32", "bf16", "fp8"):
-            raise ConfigError(f"train.precision must be float32, bf16 or fp8; got {self.precision!r}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"train.precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         if self.blocks not in BLOCKS:
             raise ConfigError(f"train.blocks must be one of {', '.join(BLOCKS)}; got {self.blocks!r}")
         if self.checkpointing not in ("none", "selective", "full"):
@@ -342,8 +343,10 @@ def check_ranks(config: Config, dry: bool = False) -> None:
         raise ConfigError(
             f"train.parallel={train.parallel} is started by torchrun --nproc-per-node=N -m amt.train, N the number of GPUs"
         )
-    if train.parallel == "fsdp" and train.precision == "fp8":
-        raise ConfigError("train.precision=fp8 is not sharded: take train.parallel=ddp, or train.precision=bf16")
+    if train.parallel == "fsdp" and train.precision not in ("float32", "bf16"):
+        raise ConfigError(
+            f"train.precision={train.precision} is not sharded: take train.parallel=ddp, or train.precision=bf16"
+        )
     if train.parallel == "fsdp" and train.blocks not in ("auto", "stock"):
         raise ConfigError(f"train.blocks={train.blocks} is not sharded: take train.parallel=ddp, or train.blocks=stock")
     if train.batch_size == AUTO:

@@ -29,7 +29,7 @@ from amt.kernels.ranges import stage
 from amt.model import AMT, save_checkpoint
 from amt.model.checkpoint import check_free, read_record
 from amt.model.draws import share_batches
-from amt.model.fp8 import use_fp8
+from amt.model.fp8 import use_precision
 from amt.model.fused_blocks import use_blocks
 from amt.model.mean_pose import MeanPose
 from amt.model.transfer import begin_from
@@ -70,8 +70,9 @@ class Trainer:
         self.device = ranks.own_device(choose_device(train.device, "train.device"))
         torch.manual_seed(train.seed)
         self.model = _new_model(config).to(self.device)
-        if train.precision == "fp8":
-            log.info("train.precision=fp8: %s", use_fp8(self.model))
+        products = use_precision(self.model, "train.precision", train.precision, training=True)
+        if products:
+            log.info("train.precision=%s: %s", train.precision, products)
         if train.parallel != "fsdp":  # which shards a block's own modules
             log.info("train.blocks=%s: %s", train.blocks, use_blocks(self.model, train.blocks))
         self.losses = TrainingLoss(train.loss, train.loss_schedule, self.model.mano).to(self.device)

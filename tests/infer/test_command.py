@@ -184,7 +184,7 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         ([*LENS, "--models", "/nowhere"], "--models /nowhere: no such folder"),
         ([*LENS, "--video", "0"], "--video: expected a rate above 0"),
         ([*LENS, "infer.max_spread=2"], "infer.max_spread must be above 0 and at most 1; got 2.0"),
-        ([*LENS, "infer.precision=int4"], "infer.precision must be one of float32, bf16, fp8; got 'int4'"),
+        ([*LENS, "infer.precision=int4"], "infer.precision must be one of float32, bf16, fp8, te, torchao; got 'int4'"),
         (
             [*LENS, "infer.blocks=fast"],
             "infer.blocks must be one of auto, stock, fused, fused_gelu, fused_tanh; got 'fast'",
