@@ -7,7 +7,7 @@
     python -m amt.evaluate evaluate.results=FILE data.root=FOLDER          a result file, as its official evaluator scores it
     python -m amt.evaluate.compare A B                                     two evaluations, with intervals
 
-Writes metrics.json and samples.csv (a row a frame). Data settings that are not given are those of the training.
+Writes metrics.json, samples.csv (a row a frame) and report.html. Data settings that are not given are those of the training.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def _difference(label: str, a: np.ndarray, b: np.ndarray, lower_is_better: bool 
 def _evaluate(place: Path, words: list[str]) -> None:
     if place.suffix == ".json":
         raise UsageError(f"{place}: figures cannot be scored on another set; name checkpoints, or leave {words[0]} out")
-    settings = compose(PROGRAM, words, read_record(place))
+    settings = compose(PROGRAM, [*words, "evaluate.report=off"], read_record(place))
     from amt.evaluate.run import run
 
     run(place, settings)

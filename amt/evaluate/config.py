@@ -9,6 +9,7 @@ from amt.data.layout import PROTOCOL_NAMES, SUBSETS
 from amt.model.config import ConfigError
 
 BOXES = ("truth", "located")
+NO_REPORT = "off"
 
 
 @dataclass
@@ -20,6 +21,7 @@ class EvaluateConfig:
     box: str = "truth"  # truth: crops of the true boxes, as in papers; located: of the boxes that a locator finds
     batch_size: int = 64  # crops that go through the model at once
     output: str | None = None  # the file of the figures; None: metrics.json in the checkpoint's folder
+    report: str | None = None  # the page; None: report.html beside the figures; off: none
     write: str | None = None  # a folder for result files in the forms of other evaluators
     results: str | None = None  # anybody's result file, which is scored in place of a checkpoint
     device: str = "auto"  # auto, cpu, cuda or cuda:N

@@ -15,13 +15,16 @@ from amt.data.loader import make_loader, open_reader
 from amt.errors import UsageError
 from amt.evaluate.boxes import LocatedBatches, find_locator
 from amt.evaluate.collect import collect
+from amt.evaluate.config import NO_REPORT
 from amt.evaluate.places import places, symmetries
+from amt.evaluate.report import look, page
 from amt.evaluate.results import ResultWriter
 from amt.evaluate.samples import write_samples
 from amt.evaluate.score import score
 from amt.evaluate.tables import all_tables, write_json
+from amt.files import write_text
 from amt.kernels import use
-from amt.model.checkpoint import METRICS, SAMPLES, load_mean_pose
+from amt.model.checkpoint import METRICS, REPORT, SAMPLES, load_mean_pose
 from amt.model.loading import load_checkpoint
 from amt.model.mean_pose import MeanPose
 
@@ -68,6 +71,11 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     written = [path, path.with_name(SAMPLES)]
     write_json(path, figures)
     write_samples(written[1], samples, where)
+    if chosen.report != NO_REPORT:
+        written.append(Path(chosen.report) if chosen.report else path.with_name(REPORT))
+        with use(settings["kernels"].use):
+            looks = look(model, batches, samples, reader, where["object"])
+        write_text(written[-1], page(figures, samples, beliefs, looks))
     if writer is not None:
         files, missing = writer.write(Path(chosen.write))
         written += files

@@ -50,10 +50,15 @@ def table(figures: dict[str, Any]) -> str:
     base = figures["baseline"]
     title = f"{figures['split']} {figures['subset']}, protocol {figures['protocol']}, {figures['box']} box"
     lines = [f"{title}, {figures['frames']} frames", f"{'':34s}{'model':>10s}{'mean pose':>12s}"]
-    for label, key in ROWS:
-        if (key in figures or key in base) and not (key in SAME and figures.get("recall") == 1):
-            lines.append(f"{label:34s}{number(figures.get(key)):>10s}{number(base.get(key)):>12s}")
+    for label, key in shown(figures):
+        lines.append(f"{label:34s}{number(figures.get(key)):>10s}{number(base.get(key)):>12s}")
     return "\n".join(lines)
+
+
+def shown(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and key of every row of the table: what the model or the mean pose has a figure for."""
+    known = {*figures, *figures["baseline"]} - ({*SAME} if figures.get("recall") == 1 else set())
+    return [(label, key) for label, key in ROWS if key in known]
 
 
 def by_joint(figures: Mapping[str, Any]) -> str:

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from amt.data.loader import Loader
-from amt.draw.hand_object import HandObject
 from amt.draw.pictures import panel, sheet
+from amt.draw.samples import predicted_scene, true_scene
 from amt.files import write_bytes
 from amt.hand.batch import Batch
-from amt.model.outputs import Prediction
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +43,7 @@ def draw_samples(trainer: Trainer, samples: list[Batch]) -> np.ndarray:
         side = image.shape[0]
         faces = trainer.model.mano.faces.cpu().numpy()
         whole = np.array(((side - 1) / 2, (side - 1) / 2, side))
-        scenes = _predicted(sample, prediction, faces), _true(sample, faces)
+        scenes = predicted_scene(sample, prediction, faces), true_scene(sample, faces)
         panels.append(panel(image, *scenes, box=whole, title=f"frame {int(sample.index[0])}", size=SIDE))
     return sheet(panels)
 
@@ -55,35 +54,3 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
     encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
     write_bytes(path, encoded.tobytes())
-
-
-def _predicted(sample: Batch, p: Prediction, faces: np.ndarray) -> HandObject:
-    scene = {"joints": p.joints, "vertices": p.vertices, "hand_contact": p.hand_contact.sigmoid()}
-    if sample.targets.object_valid[0]:
-        scene |= {"object_rotation": p.object_rotation, "object_translation": p.object_translation}
-        scene |= {"object_contact": p.object_contact.sigmoid()}
-    return _scene(sample, faces, scene)
-
-
-def _true(sample: Batch, faces: np.ndarray) -> HandObject:
-    t = sample.targets
-    scene = {"joints": t.joints, "vertices": t.vertices}
-    if t.contact_valid[0]:
-        scene |= {"hand_contact": t.hand_contact.float(), "object_contact": t.object_contact.float()}
-    if t.object_valid[0]:
-        scene |= {"object_rotation": t.object_rotation, "object_translation": t.object_translation}
-    return _scene(sample, faces, scene)
-
-
-def _scene(sample: Batch, faces: np.ndarray, parts: dict[str, torch.Tensor]) -> HandObject:
-    inputs = sample.inputs
-    if "object_rotation" in parts:
-        parts["object_points"] = inputs.object_points
-    right = bool(inputs.right[0])
-    return HandObject(
-        side="right" if right else "left",
-        intrinsics=inputs.intrinsics[0].numpy(),
-        faces=faces if right else np.ascontiguousarray(faces[:, ::-1]),
-        object_class=int(inputs.object_class[0]),
-        **{name: value[0].numpy() for name, value in parts.items()},
-    )

@@ -223,10 +223,10 @@ def evaluated(model, batches, make_batch, monkeypatch, tmp_path):
 def test_only_the_test_set_is_read_where_the_checkpoint_holds_the_mean_pose(evaluated, capsys):
     newer = save_checkpoint(evaluated.folder / "newer", evaluated.model, evaluated.mean_pose)
     older = save_checkpoint(evaluated.folder / "older", evaluated.model)
-    assert main([str(newer), "evaluate.device=cpu"]) == 0
+    assert main([str(newer), "evaluate.device=cpu", "evaluate.report=off"]) == 0
     assert evaluated.read == ["test"]
     assert "holds no mean pose" not in capsys.readouterr().err
-    assert main([str(older), "evaluate.device=cpu"]) == 0
+    assert main([str(older), "evaluate.device=cpu", "evaluate.report=off"]) == 0
     assert evaluated.read == ["test", "test", "train"]
     assert "the checkpoint holds no mean pose: it is computed from the training set" in capsys.readouterr().err
     a, b = (json.loads((folder / "metrics.json").read_text()) for folder in (newer, older))
@@ -238,7 +238,7 @@ def test_two_runs_write_the_same_bytes(evaluated):
     folder = save_checkpoint(evaluated.folder / "checkpoint", evaluated.model, evaluated.mean_pose)
     written = []
     for _ in range(2):
-        assert main([str(folder), "evaluate.device=cpu"]) == 0
+        assert main([str(folder), "evaluate.device=cpu", "evaluate.report=off"]) == 0
         written.append([(folder / name).read_bytes() for name in ("metrics.json", "samples.csv")])
     assert written[0] == written[1]
     save_checkpoint(folder, evaluated.model)  # what an evaluation leaves is no stranger's file
@@ -246,7 +246,7 @@ def test_two_runs_write_the_same_bytes(evaluated):
 
 def test_samples_are_read_back(evaluated):
     folder = save_checkpoint(evaluated.folder / "checkpoint", evaluated.model, evaluated.mean_pose)
-    assert main([str(folder), "evaluate.device=cpu"]) == 0
+    assert main([str(folder), "evaluate.device=cpu", "evaluate.report=off"]) == 0
     found, figures = read_samples(folder / "samples.csv"), json.loads((folder / "metrics.json").read_text())
     assert found.index.tolist() == [0, 1, 2, 3]
     for name in ("wrist_aligned_mpjpe_mm", "procrustes_mpjpe_mm", "absolute_mpjpe_mm", "adds_mm", "oce_mm"):
