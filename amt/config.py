@@ -35,7 +35,12 @@ from amt.words import is_plain, is_sweep, key_of, without_options, wrong_words
 if TYPE_CHECKING:
     import torch
 
-OWNERS = {"train": "amt.train", "evaluate": "amt.evaluate", "infer": "amt.infer"}  # sections that belong to one program
+OWNERS = {
+    "train": "amt.train",
+    "evaluate": "amt.evaluate",
+    "infer": "amt.infer",
+    "debug": "amt.debug",
+}  # sections that belong to one program
 PATHS = {  # keys whose path must exist, and the remedy
     "data.root": "give the folder of the set",
     "data.mano": "give the folder of MANO_RIGHT.pkl and MANO_LEFT.pkl",

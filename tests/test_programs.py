@@ -22,6 +22,7 @@ PROGRAMS = (
     "amt.data.cache",
     "amt.hand.bake",
     "amt.physics",
+    "amt.debug",
 )
 HEAVY = ("torch", "hydra", "cv2", "scipy", "matplotlib", "PIL")  # each takes more than the rest together
 
@@ -84,6 +85,10 @@ def test_help_loads_nothing_heavy(tmp_path, module):
         ("amt.data.index", [], "the following arguments are required: FOLDER; see python -m amt.data.index --help"),
         ("amt.data.cache", ["limit", "much"], "limit: expected a size such as 50GB, got 'much'"),
         ("amt.hand.bake", ["--people", "3"], "--people must be at least 50"),
+        ("amt.physics", ["/nowhere"], "/nowhere: no such folder; give the folder of a set, or render one"),
+        ("amt.physics", [".", "--limit", "0"], "--limit must be at least 1; got 0"),
+        ("amt.debug", [], "expected the folder of a checkpoint; see python -m amt.debug --help"),
+        ("amt.debug", ["/nowhere"], "/nowhere: no such checkpoint folder"),
     ],
 )
 def test_a_wrong_word_is_one_line_before_anything_heavy(tmp_path, module, words, message):

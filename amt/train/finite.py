@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, is_dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from amt.hand.batch import Batch
+from amt.model.nonfinite import ModuleRecorder, bad_rows, batch_faults, no_focal, some
 from amt.train.losses import Loss
 from amt.train.ranks import gathered
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-MOST_NAMES = 8  # of samples or terms in one message
 
 
 class FiniteGuard:
@@ -69,9 +67,9 @@ def explain(model: nn.Module, batches: Iterable[Batch], forward: Callable[[Batch
         One line: the values of the batch, the first module, the loss terms and the samples (by their index in the set).
     """
     for batch in batches:
-        own = _of_batch(batch)
+        own = batch_faults(batch)
         found = list(own)
-        order, outputs = _Recorder(model), None
+        order, outputs = ModuleRecorder(model), None
         with order:
             loss = forward(batch)
         if order.first is not None:
@@ -79,7 +77,7 @@ def explain(model: nn.Module, batches: Iterable[Batch], forward: Callable[[Batch
             found.append(f"the first module is {name}")
         terms = [name for name, value in loss.terms.items() if not value.isfinite()]
         if terms:
-            found.append(f"the loss terms are {_some(terms)}")
+            found.append(f"the loss terms are {some(terms)}")
         if loss.total.isfinite():
             model.zero_grad(set_to_none=True)
             loss.total.backward()
@@ -87,80 +85,10 @@ def explain(model: nn.Module, batches: Iterable[Batch], forward: Callable[[Batch
             found += [f"the first gradient in the backward pass is {module}'s"] if module else []
             model.zero_grad(set_to_none=True)
         if any(gathered(bool(found))):  # on some rank: all of them end here
-            bad = _no_focal(batch) | _rows(batch, len(batch.index)) | _rows(outputs, len(batch.index))
+            bad = no_focal(batch) | bad_rows(batch, len(batch.index)) | bad_rows(outputs, len(batch.index))
             index = batch.index.cpu()
-            samples = f"samples {_some((index[bad] if bad.any() else index).tolist())}"
+            samples = f"samples {some((index[bad] if bad.any() else index).tolist())}"
             # the rank that has the bad samples tells more than those that only see the loss of all
             reports = gathered(((bool(own), bool(bad.any())), "not finite: " + "; ".join([*found, samples])))
             return max(reports, key=lambda report: report[0])[1]
     return "the step is finite when it is done again"
-
-
-class _Recorder:
-    """The modules in the order in which they end, and the first with an output that is not finite."""
-
-    def __init__(self, model: nn.Module):
-        self.model, self.ended = model, []
-        self.first: tuple[str, Any] | None = None
-
-    def __enter__(self) -> _Recorder:
-        self.hooks = [
-            module.register_forward_hook(lambda module, _, output, name=name: self._note(name, module, output))
-            for name, module in self.model.named_modules()
-            if name
-        ]
-        return self
-
-    def __exit__(self, *_) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def _note(self, name: str, module: nn.Module, output: Any) -> None:
-        self.ended.append((name, module))
-        if self.first is None and any(not _is_finite(tensor) for tensor in _tensors(output)):
-            self.first = name, output
-
-    def last_without_finite_gradient(self) -> str | None:
-        for name, module in reversed(self.ended):
-            grads = [p.grad for p in module.parameters(recurse=False) if p.grad is not None]
-            if not all(_is_finite(grad) for grad in grads):
-                return name
-        return None
-
-
-def _of_batch(batch: Batch) -> list[str]:
-    """What is wrong with a batch before any module sees it."""
-    names = [name for name, tensor in batch.named_tensors() if not _is_finite(tensor)]
-    found = [f"the batch's {_some(names)}"] if names else []
-    return found + (["the batch's inputs.intrinsics have a focal length of 0"] if _no_focal(batch).any() else [])
-
-
-def _no_focal(batch: Batch) -> Tensor:
-    return (batch.inputs.intrinsics.diagonal(dim1=1, dim2=2)[:, :2] == 0).any(dim=1).cpu()
-
-
-def _rows(output: Any, count: int) -> Tensor:
-    """bool [count]: the samples of a module's output, or of one tensor, that are not finite."""
-    found = [(~t.isfinite()).flatten(1).any(dim=1) for t in _tensors(output) if t.dim() > 1 and len(t) == count]
-    found += [~t.isfinite() for t in _tensors(output) if t.dim() == 1 and len(t) == count]
-    return torch.stack([rows.cpu() for rows in found]).any(dim=0) if found else torch.zeros(count, dtype=torch.bool)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
-    elif isinstance(value, (tuple, list, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(part)
-
-
-def _some(names: list) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(map(str, names[:MOST_NAMES])) + more
