@@ -35,7 +35,7 @@ def read_image(
     - Samples of 16 bits are shifted to 8 by the depth that they really use: the smallest of 8, 10, 12, 14 and 16 bits
       that holds the largest sample.
     - Of an animation, or of a file with several pages, the first picture is taken.
-    - A JPEG file that lacks only its end marker is read; one that lacks more is refused.
+    - A JPEG file that lacks only its end marker is read; one that lacks more is refused, also where a whole scan is missing.
 
     Args:
         check: called with the (height, width) that the header says, before the picture is decoded.
@@ -55,6 +55,8 @@ def read_image(
     if data.startswith(jpeg.START) and not jpeg.has_end(data):
         data = jpeg.with_end(data, path)
         notes.append("the JPEG file lacks its end marker; all of the picture is there")
+    elif data.startswith(jpeg.START) and not jpeg.has_all_scans(data):
+        raise ImageError(path, jpeg.BREAKS_OFF, "copy or export it again")
     if data.startswith(_PNG) and not _png_ends(data):
         raise ImageError(path, jpeg.BREAKS_OFF, "copy or export it again")
     image = _decode(data, rows)

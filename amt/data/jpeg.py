@@ -7,6 +7,7 @@ does not read (CMYK, damaged files), or reads otherwise (EXIF's orientation), is
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,9 @@ BREAKS_OFF = "the picture breaks off before its end (truncated file)"
 _NO_FRAME = (0xC4, 0xC8, 0xCC)  # markers between 0xC0 and 0xCF that begin no frame
 MOST_PIXELS = 1 << 28  # a damaged header can ask for more memory than there is
 _SLACK = 16  # rows below the wanted ones that are decoded, too: the highest block, whose edge has other colours
+_SCAN, _STOP = 0xDA, 0xD9
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)  # kinds of frames
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # behind a scan: no stuffed byte, restart or fill byte
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,31 @@ def read_header(data: bytes) -> Header:
 def has_end(data: bytes) -> bool:
     """Whether an end marker follows the picture."""
     return END in data[-64:] or END in data[read_header(data).scan_at :]
+
+
+def has_all_scans(data: bytes) -> bool:
+    """Whether a file that has an end marker holds each channel, and each coefficient that it begins down to its last bit.
+
+    Decoders take a channel whose scan is missing for grey, without a word. A progressive file ends with its finest scans.
+    """
+    header = read_header(data)
+    if header.one_scan or header.size is None:
+        return True
+    progressive = data[header.size_at - 4] in _PROGRESSIVE
+    channels = data[header.size_at + 5 : header.size_at + 5 + 3 * header.channels : 3]
+    missing_bits = {}  # by channel and coefficient
+    at = header.scan_at
+    while at + 5 <= len(data) and data[at + 1] == _SCAN:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        count = data[at + 4]
+        first, last, bits = data[end - 3 : end] if progressive and end <= len(data) else (0, 0, 0)
+        for channel in data[at + 5 : at + 5 + 2 * count : 2]:
+            missing_bits |= {(channel, k): bits & 15 for k in range(first, last + 1)}
+        found = _NEXT_MARKER.search(data, end)
+        at = found.start() if found else len(data)
+        while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (_SCAN, _STOP):  # tables
+            at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return not any(missing_bits.values()) and all((channel, 0) in missing_bits for channel in channels)
 
 
 def with_end(data: bytes, path: Path) -> bytes:

@@ -100,6 +100,49 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, photo, suffix, share, cap
     assert read_image(whole)[0].shape == photo.shape
 
 
+def scans_of_one_channel_each(image: np.ndarray, count: int = 3) -> bytes:
+    """A JPEG file, not interleaved: ``count`` of its three scans, each taken from a grey file of one plane."""
+    planes = [jpeg(np.ascontiguousarray(image[..., k])) for k in range(3)]
+    tables, scans = b"", []
+    for number, data in enumerate(planes, 1):
+        at = 2
+        while data[at + 1] != 0xDA:
+            end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if number == 1 and data[at + 1] in (0xDB, 0xC4):
+                tables += data[at:end]
+            at = end
+        scans.append(bytes([0xFF, 0xDA, 0, 8, 1, number, 0, 0, 63, 0]) + data[at + 10 : -2])
+    sizes = b"".join(side.to_bytes(2, "big") for side in image.shape[:2])
+    frame = b"\xff\xc0\x00\x11\x08" + sizes + b"\x03" + bytes(v for k in (1, 2, 3) for v in (k, 0x11, 0))
+    return decoder.START + tables + frame + b"".join(scans[:count]) + decoder.END
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_jpeg_that_lacks_a_channel_s_scan_is_refused(tmp_path, photo, count):
+    levels = np.asarray(Image.fromarray(photo).convert("YCbCr"))
+    path = tmp_path / "a.jpg"
+    path.write_bytes(scans_of_one_channel_each(levels, count))
+    if count < 3:
+        with pytest.raises(ImageError, match="breaks off"):
+            read_image(path)
+    else:
+        image, notes = read_image(path)
+        assert np.abs(image.astype(int) - photo).mean() < 3
+        assert notes == ()
+
+
+def test_a_progressive_jpeg_that_lacks_a_scan_is_refused(tmp_path, photo):
+    data, path = jpeg(photo, progressive=True), tmp_path / "a.jpg"
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    assert len(scans) > 5
+    for at in scans[1:]:
+        path.write_bytes(data[:at] + decoder.END)
+        with pytest.raises(ImageError, match="breaks off"):
+            read_image(path)
+    path.write_bytes(data)
+    assert read_image(path)[1] == ()
+
+
 @pytest.mark.parametrize("subsampling", [0, 2])
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(tmp_path, photo, subsampling, lost):
