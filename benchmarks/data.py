@@ -7,6 +7,12 @@ from the files with one thread a core, ours from the crop cache, as they are and
 
 from __future__ import annotations
 
+from amt.startup import bound_spin, keep_memory
+
+if __name__ == "__main__":  # as every program does, before PyTorch loads
+    bound_spin()
+    keep_memory()
+
 import argparse
 import contextlib
 import importlib.metadata
@@ -33,7 +39,6 @@ from amt.data.config import CropConfig, DataConfig
 from amt.data.crops import cut, rows_needed
 from amt.data.images import read_image
 from amt.data.loader import Loader, make_loader, open_reader
-from amt.data.pixels_cpu import middle
 from amt.data.threads import ahead
 from amt.hand.camera import crop_camera
 from amt.model.backbone import IMAGE_MEAN, IMAGE_STD, Normalize
@@ -156,7 +161,7 @@ def from_files(frames: list[tuple[Path, np.ndarray]], pool: ThreadPoolExecutor) 
 
     crops = ahead(pool, 2 * BATCH, one, zip((path for path, _ in frames), warps))
     while batch := list(islice(crops, BATCH)):
-        yield middle(batch, SIZE)
+        yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)  # normalize reads interleaved pixels
 
 
 def check(ways: dict[str, Callable]) -> None:

@@ -1,5 +1,6 @@
-"""Programs bound how long OpenMP's threads spin, before PyTorch loads it."""
+"""What programs set before PyTorch loads: how long OpenMP's threads spin, and that freed memory is kept."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amt.startup import SPINS, bound_spin
+from amt.startup import MEMORY, SPINS, bound_spin
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,36 @@ def test_every_program_does_so_first(tmp_path, module):
     command = [sys.executable, "-m", module, "--help"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert f"spins {SPINS} False" in done.stdout
+
+
+FRESH_PAGES = """
+import resource, sys
+from amt.startup import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+
+def fill():
+    blocks = [b"x" * 20_000_000 for _ in range(3)]
+
+fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    fill()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_the_next_large_block_lies_in_memory_that_was_used_before():
+    environment = {name: value for name, value in os.environ.items() if name not in MEMORY}
+
+    def fresh(word: str, **more) -> int:
+        command = [sys.executable, "-c", FRESH_PAGES, word]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment | more, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert fresh("keep") < 8e6
+    # glibc by itself, and a user's own choice
+    assert fresh("leave") > 100e6
+    assert fresh("keep", MALLOC_TRIM_THRESHOLD_="1000000") > 100e6

@@ -23,7 +23,7 @@ MOST_PIXELS = 1 << 28  # a damaged header can ask for more memory than there is
 _SLACK = 16  # rows below the wanted ones that are decoded, too: the highest block, whose edge has other colours
 _SCAN, _STOP = 0xDA, 0xD9
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)  # kinds of frames
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # behind a scan: no stuffed byte, restart or fill byte
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # no stuffed byte, restart or fill byte of a scan
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     frame_pointnet    points through every frame and a two-layer PointNet with a max, never written out
     attention         softmax attention in bf16 or FP8
     block             a transformer block's small ops, fused: add_norm, linear_gelu, gelu_quantize
+    normalize         bytes of pictures to floats with a mean and a scale a channel
 
 ``amt.kernels.use("reference")`` forces an implementation; ``python -m amt.kernels`` prints what runs here and why.
 """
@@ -19,6 +20,16 @@ if not (sys.argv[:1] == ["-m"] and "amt.kernels" in sys.orig_argv):
     from amt.kernels.attention import attention
     from amt.kernels.frame_pointnet import frame_pointnet
     from amt.kernels.hand_frames import hand_frames
+    from amt.kernels.normalize import normalize
     from amt.kernels.refine import RefineWeights, refine
 
-__all__ = ["BackendUnavailable", "RefineWeights", "attention", "frame_pointnet", "hand_frames", "refine", "use"]
+__all__ = [
+    "BackendUnavailable",
+    "RefineWeights",
+    "attention",
+    "frame_pointnet",
+    "hand_frames",
+    "normalize",
+    "refine",
+    "use",
+]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amt.kernels import normalize
 from amt.model.config import ModelConfig
 from amt.model.dinov2 import DinoV2Backbone
 from amt.model.features import Features
@@ -20,12 +21,11 @@ class Normalize(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("scale", 1 / (torch.tensor(IMAGE_STD).view(1, 3, 1, 1) * 255), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN) * 255, persistent=False)
+        self.register_buffer("scale", 1 / (torch.tensor(IMAGE_STD) * 255), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        # In place in one new tensor: for a large one, fresh memory costs more than the arithmetic
-        return image.to(self.mean.dtype, copy=True).sub_(self.mean).mul_(self.scale)
+        return normalize(image, self.mean, self.scale)
 
 
 class HybridBackbone(nn.Module):

@@ -109,6 +109,9 @@ def test_calls_on_meta(recwarn):
             amt.kernels.RefineWeights(x(2, 8, 6), x(2, 21, 8), x(2, 3, 8), x(2, 3)),
             image_size=(16, 16),
         ),
+        "normalize": lambda x: amt.kernels.normalize(
+            torch.empty(2, 3, 4, 4, dtype=torch.uint8, device="meta"), x(3), x(3)
+        ),
     }
     assert set(calls) == set(_backend.registered())
     for name, call in calls.items():
