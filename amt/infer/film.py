@@ -6,7 +6,9 @@ the sound at the end. The sound is copied, not encoded again.
 
 from __future__ import annotations
 
+import errno
 import heapq
+import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from importlib.util import find_spec
@@ -18,6 +20,10 @@ from amt.infer.output import OutputError, OutputFolder
 from amt.infer.video import VideoFile, fitted_into
 
 TICKS = 90_000  # a second: of a film's times
+PIECES = {
+    "movflags": "frag_keyframe+empty_moov+default_base_moof",
+    "flush_packets": "1",
+}  # each is on disk when it is whole
 ENCODERS = ("libx264", "libopenh264", "mpeg4")  # the first that PyAV's FFmpeg has
 
 
@@ -64,7 +70,7 @@ class TimedFilm:
                 self._open(picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2, time_s)
             frame = av.VideoFrame.from_ndarray(fitted_into(picture, *self.size), format="rgb24")
             frame.pts, frame.time_base = max(round((time_s - self.start) * TICKS), self.next), Fraction(1, TICKS)
-            self.next, self.last = frame.pts + 1, time_s
+            self.next, self.last, self.count = frame.pts + 1, time_s, self.count + 1
             for packet in self.stream.encode(frame):
                 self.container.mux(packet)
         except (av.FFmpegError, OSError) as error:
@@ -73,10 +79,8 @@ class TimedFilm:
     def _open(self, width: int, height: int, time_s: float) -> None:
         import av
 
-        self.size, self.start, self.next = (width, height), time_s, 0
-        self.container = av.open(
-            str(self.pieces), "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-        )
+        self.size, self.start, self.next, self.count = (width, height), time_s, 0, 0
+        self.container = av.open(str(self.pieces), "w", format="mp4", options=PIECES)
         codec = next(name for name in ENCODERS if name in av.codecs_available)
         self.stream = self.container.add_stream(codec, rate=Fraction(self.rate).limit_denominator(1001))
         self.stream.width, self.stream.height, self.stream.pix_fmt = width, height, "yuv420p"
@@ -84,7 +88,7 @@ class TimedFilm:
         self.stream.codec_context.thread_count = 1  # the network needs the cores
         self.stream.codec_context.gop_size = max(1, round(2 * self.rate))
         if codec == "libx264":
-            self.stream.options = {"preset": "veryfast", "crf": "20"}
+            self.stream.options = {"preset": "veryfast", "crf": "20", "bf": "0"}
         elif codec == "mpeg4":
             self.stream.codec_context.time_base = Fraction(1, 60_000)  # MPEG-4 has no finer one
             self.stream.bit_rate = 6 * width * height
@@ -99,6 +103,8 @@ class TimedFilm:
                 self.container.mux(packet)
             self.container.close()
             self._join()
+            if self._count() != self.count:  # FFmpeg does not tell every write that failed
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.out.finish(self.name)
         except (av.FFmpegError, OSError) as error:
             self.temporary.unlink(missing_ok=True)
@@ -106,6 +112,13 @@ class TimedFilm:
                 raise self._error(error) from error
         finally:
             self.pieces.unlink(missing_ok=True)
+
+    def _count(self) -> int:
+        """Pictures in the film."""
+        import av
+
+        with av.open(str(self.temporary)) as film:
+            return sum(packet.size > 0 for packet in film.demux(film.streams.video[0]))
 
     def _join(self) -> None:
         """The film in one piece, with as much of the sound as it has pictures."""
