@@ -38,6 +38,7 @@ demo: $(INSTALLED)
 	@echo
 	@echo "checkpoint        $(DEMO)/checkpoint   (python: amt.load(\"$(DEMO)/checkpoint\"))"
 	@echo "metrics           $(DEMO)/checkpoint/metrics.json"
+	@echo "report            $(DEMO)/checkpoint/report.html"
 	@echo "overlay picture   $(DEMO)/pictures/overview.png"
 	@echo "loss curves       $(DEMO)/train/loss.png"
 

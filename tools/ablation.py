@@ -93,7 +93,7 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> dict | None:
         ]
         train += [*VARIANTS[name], *options.override]
         with (folder / "log.txt").open("w") as log:
-            for command in (train, ["amt.evaluate", str(checkpoint), data]):
+            for command in (train, ["amt.evaluate", str(checkpoint), data, "evaluate.report=off"]):
                 done = subprocess.run(
                     [sys.executable, "-m", *command],
                     stdout=log,

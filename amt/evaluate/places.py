@@ -11,16 +11,17 @@ from amt.metrics import symmetry_rotations
 
 
 def places(reader: Reader, samples: Samples) -> dict[str, list[str]]:
-    """Names by sample: "object", "camera", "subject", "sequence"."""
-    found: dict[str, list[str]] = {"object": [], "camera": [], "subject": [], "sequence": []}
+    """Names by sample: "object", "camera", "subject", "sequence"; and "frame", its number in the sequence."""
+    found: dict[str, list[str]] = {name: [] for name in ("object", "camera", "subject", "sequence", "frame")}
     names = reader.objects.names
     for index, kind in zip(samples.index.tolist(), samples.object_class.tolist()):
-        info, camera, _ = reader.locate(index)
+        info, camera, number = reader.locate(index)
         known = info.subject >= 0  # DexYCB's layout; HO-3D knows sequences alone
         found["object"].append(names.get(kind, "unknown"))
         found["camera"].append(SERIALS[camera] if known else info.folder.name)
         found["subject"].append(SUBJECTS[info.subject] if known else info.folder.name.rstrip("0123456789"))
         found["sequence"].append(info.folder.name)
+        found["frame"].append(str(number))
     return found
 
 

@@ -20,7 +20,7 @@ from amt.evaluate.places import places, symmetries
 from amt.evaluate.report import look, page
 from amt.evaluate.results import ResultWriter
 from amt.evaluate.samples import write_samples
-from amt.evaluate.score import score
+from amt.evaluate.score import movement, score
 from amt.evaluate.tables import all_tables, write_json
 from amt.files import write_text
 from amt.kernels import use
@@ -66,6 +66,7 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "protocol": data.protocol or "V",
         "box": "true" if chosen.box == "truth" else chosen.box,
         **score(samples, beliefs, {name: where[name] for name in ("object", "camera", "subject")}),
+        **movement(samples, where),
     }
     path = Path(chosen.output) if chosen.output else checkpoint / METRICS
     written = [path, path.with_name(SAMPLES)]

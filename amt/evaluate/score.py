@@ -53,6 +53,40 @@ def score(s: Samples, beliefs: Beliefs | None = None, places: Mapping[str, list[
     return {**result, "baseline": _baseline(s)}
 
 
+def movement(s: Samples, places: Mapping[str, list[str]]) -> dict[str, float]:
+    """Acceleration error (mm a frame squared) and lag (frames) over every run of frames of one camera without a gap.
+
+    Joints count relative to their wrists. Runs of fewer than three frames have no acceleration, still or short ones no lag.
+    """
+    runs = _runs(s, places)
+    errors, lags, lengths = [], [], []
+    for run in runs:
+        a, b = (x[run] - x[run][:, :1] for x in (s.joints, s.true_joints))
+        if len(run) > 2:
+            errors.append(metrics.acceleration_error_mm(a, b).flatten())
+        lag = metrics.lag_frames(a, b)
+        if lag == lag:
+            lags.append(lag * len(run))
+            lengths.append(len(run))
+    figures = {"acceleration_error_mm": float(torch.cat(errors).mean())} if errors else {}
+    return figures | ({"lag_frames": sum(lags) / sum(lengths)} if lags else {})
+
+
+def _runs(s: Samples, places: Mapping[str, list[str]]) -> list[list[int]]:
+    """Places of the labelled, found hands that follow each other in one sequence and camera."""
+    keys = zip(places["subject"], places["sequence"], places["camera"], map(int, places["frame"]))
+    usable = (s.hand_valid & ~s.missed).tolist()
+    runs: list[list[int]] = []
+    before = None
+    for place, key in sorted(((k, key) for k, key in enumerate(keys) if usable[k]), key=lambda pair: pair[1]):
+        if before is not None and key[:3] == before[:3] and key[3] == before[3] + 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+        before = key
+    return runs
+
+
 def calibration(beliefs: Beliefs) -> dict[str, Any]:
     """Expected calibration errors, 0-1: of contact, of visibility, and of each joint's scale."""
     result: dict[str, Any] = {}

@@ -40,6 +40,8 @@ ROWS = (
     ("  always yes", "object_contact_f1_always_yes"),
     ("touching or not, share right", "touching_accuracy"),
     ("spread of predictions / labels", "spread_ratio"),
+    ("acceleration error, mm / frame²", "acceleration_error_mm"),
+    ("lag, frames", "lag_frames"),
 )
 GROUPS = ("object", "camera", "subject")
 SAME = ("recall", "wrist_aligned_mpjpe_p_mm")  # said where a hand was missed

@@ -14,7 +14,7 @@ from amt.evaluate.__main__ import main
 from amt.evaluate.boxes import LocatedBatches, nearest, overlap
 from amt.evaluate.collect import Answer, collect, errors, joined
 from amt.evaluate.samples import NUMBERS, SamplesError, read_samples
-from amt.evaluate.score import score
+from amt.evaluate.score import movement, score
 from amt.evaluate.tables import all_tables, table, write_json
 from amt.metrics import wrist_aligned_error_mm
 from amt.model import AMT, ModelConfig, save_checkpoint
@@ -194,6 +194,23 @@ def test_a_set_without_hands_has_no_mean(make_batch):
     batch.targets.hand_valid[:] = False
     with pytest.raises(ValueError, match="there is none"):
         MeanPose.of([batch])
+
+
+def test_movement_is_measured_over_runs_without_a_gap(collected):
+    """Six frames that accelerate by 2 mm a frame squared, a gap, and two more; the other camera's frames do not mix in."""
+    samples, _ = collected
+    numbers = [0, 1, 2, 3, 10, 11, 4, 5]
+    moved = samples.map(torch.clone)
+    for row, number in enumerate(numbers):
+        moved.true_joints[row, 1:, 0] = moved.true_joints[row, :1, 0] + 0.001 * number**2
+        moved.true_joints[row, 1:, 1:] = moved.true_joints[row, :1, 1:]
+        moved.joints[row] = moved.true_joints[row, :1]
+    where = {name: ["x"] * 8 for name in ("subject", "sequence", "camera")} | {"frame": [str(n) for n in numbers]}
+    figures = movement(moved, where)
+    assert figures["acceleration_error_mm"] == pytest.approx(2 * 20 / 21, abs=1e-3)  # the wrist does not move
+    assert "lag_frames" not in figures
+    where["camera"] = list("abababab")
+    assert movement(moved, where) == {}
 
 
 def test_the_table_and_the_file(collected, tmp_path):
