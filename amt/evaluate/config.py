@@ -24,6 +24,7 @@ class EvaluateConfig:
     report: str | None = None  # the page; None: report.html beside the figures; off: none
     write: str | None = None  # a folder for result files in the forms of other evaluators
     results: str | None = None  # anybody's result file, which is scored in place of a checkpoint
+    physics: bool = False  # also depth, volume, contact and hold of every grasp beside the labels'; needs amt[physics]
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
 

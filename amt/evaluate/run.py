@@ -14,7 +14,7 @@ from amt.config import choose_device, set_threads
 from amt.data.loader import make_loader, open_reader
 from amt.errors import UsageError
 from amt.evaluate.boxes import LocatedBatches, find_locator
-from amt.evaluate.collect import collect
+from amt.evaluate.collect import Answer, collect
 from amt.evaluate.config import NO_REPORT
 from amt.evaluate.places import places, symmetries
 from amt.evaluate.report import look, page
@@ -23,10 +23,13 @@ from amt.evaluate.samples import write_samples
 from amt.evaluate.score import movement, score
 from amt.evaluate.tables import all_tables, write_json
 from amt.files import write_text
+from amt.hand.batch import Batch
 from amt.kernels import use
 from amt.model.checkpoint import METRICS, REPORT, SAMPLES, load_mean_pose
 from amt.model.loading import load_checkpoint
 from amt.model.mean_pose import MeanPose
+from amt.physics.extra import PACKAGES, package
+from amt.physics.frames import Judging
 
 
 def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -37,6 +40,8 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     device = choose_device(chosen.device, "evaluate.device")
     if chosen.write and (data.layout != "dexycb" or data.limit is not None):
         raise UsageError("evaluate.write needs a whole subset of a set in DexYCB's layout; leave data.limit out")
+    for name in PACKAGES if chosen.physics else ():
+        package(name)  # before any work
     model, _ = load_checkpoint(checkpoint, hand=settings["model"].hand)
     model = model.to(device)
     reader = open_reader(data, chosen.subset)
@@ -52,10 +57,18 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
         mean_pose = MeanPose.of(tqdm(train, desc="mean pose of the training set", unit="batch"))
     missed = batches.missed if isinstance(batches, LocatedBatches) else frozenset()
     writer = ResultWriter(reader, mean_pose.joints.double().numpy()) if chosen.write else None
+    judging = Judging(reader) if chosen.physics else None
+
+    def told(answer: Answer, batch: Batch) -> None:
+        if writer is not None:
+            writer.take(answer, batch)
+        if judging is not None:
+            judging.take(answer.vertices, answer.object_rotation, answer.object_translation, batch)
+
     with use(settings["kernels"].use):
         start = time.perf_counter()
         bar = tqdm(batches, desc="predicting", unit="batch")
-        samples, beliefs = collect(model, bar, mean_pose, device, symmetries(reader), missed, writer and writer.take)
+        samples, beliefs = collect(model, bar, mean_pose, device, symmetries(reader), missed, told)
         seconds = time.perf_counter() - start
     where = places(reader, samples)
     figures = {
@@ -68,6 +81,8 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
         **score(samples, beliefs, {name: where[name] for name in ("object", "camera", "subject")}),
         **movement(samples, where),
     }
+    if judging is not None:
+        figures["physics"] = judging.figures()
     path = Path(chosen.output) if chosen.output else checkpoint / METRICS
     written = [path, path.with_name(SAMPLES)]
     write_json(path, figures)

@@ -43,6 +43,17 @@ ROWS = (
     ("acceleration error, mm / frame²", "acceleration_error_mm"),
     ("lag, frames", "lag_frames"),
 )
+PHYSICS = (
+    ("true depth, mm", "true_depth_mm"),
+    ("  of the hand in the object", "hand_depth_mm"),
+    ("  of the object in the hand", "object_depth_mm"),
+    ("intersection, cm³", "intersection_cm3"),
+    ("hand vertices in contact", "contact_ratio"),
+    ("grasps that touch", "touching_rate"),
+    ("grasps that hold", "hold_rate"),
+    ("  over directions of gravity", "hold_rate_by_direction"),
+    ("grasps", "grasps"),
+)
 GROUPS = ("object", "camera", "subject")
 SAME = ("recall", "wrist_aligned_mpjpe_p_mm")  # said where a hand was missed
 
@@ -82,9 +93,22 @@ def by_group(figures: Mapping[str, Any], name: str) -> str:
     return _rows(name, figures.get("by", {}).get(name, {}), columns, heads)
 
 
+def physics_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, the model's figure and the labels' own, where ``evaluate.physics`` asked for them."""
+    ours = figures.get("physics", {})
+    return [(label, number(ours[key]), number(ours["labels"].get(key))) for label, key in PHYSICS if key in ours]
+
+
+def physics(figures: Mapping[str, Any]) -> str:
+    """The model beside the labels, a line a figure."""
+    rows = physics_rows(figures)
+    head = [f"{'physics':34s}{'model':>10s}{'labels':>12s}"] if rows else []
+    return "\n".join(head + [f"{label:34s}{ours:>10s}{labels:>12s}" for label, ours, labels in rows])
+
+
 def all_tables(figures: dict[str, Any]) -> str:
     """Every table, a blank line between them."""
-    found = [table(figures), by_joint(figures), *(by_group(figures, name) for name in GROUPS)]
+    found = [table(figures), physics(figures), by_joint(figures), *(by_group(figures, name) for name in GROUPS)]
     return "\n\n".join(text for text in found if text)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from amt.data.dexycb import DexYCB
 from amt.data.errors import BrokenFrame, DataError
@@ -14,7 +16,10 @@ from amt.data.meshes import read_mesh
 from amt.data.object_card import CARD, read_card
 from amt.data.objects import mesh_file
 from amt.data.reader import Reader
+from amt.hand.batch import Batch
 from amt.physics.bodies import HandBody, ObjectBody
+from amt.physics.solids import MeshError
+from amt.physics.verdict import judge_all, score
 
 
 class Grasps:
@@ -69,3 +74,57 @@ def distinct(reader: DexYCB) -> Iterator[int]:
         if (sequence.folder, number) not in seen:
             seen.add((sequence.folder, number))
             yield index
+
+
+class Judging:
+    """The physics of predictions and of the labels beside them: :meth:`take` batches, then ask for :meth:`figures`.
+
+    A grasp that several cameras see counts once among the labels. A hand that was missed, or has a number that is not finite,
+    is left out and counted.
+    """
+
+    def __init__(self, reader: Reader):
+        self.grasps = Grasps(reader)
+        self.predicted: list[tuple[HandBody, ObjectBody]] = []
+        self.true: dict[tuple, tuple[HandBody, ObjectBody]] = {}
+        self.refused = 0
+
+    def take(self, vertices: Tensor, rotation: Tensor, translation: Tensor, batch: Batch) -> None:
+        """Adds a batch whose predicted hands are [B, V, 3] (m) and objects' poses [B, 3, 3] and [B, 3] (m), all on the CPU.
+
+        Frames without a labelled hand and object, or of an object that is not known, are left out. Raises DataError.
+        """
+        inputs, t = batch.inputs, batch.targets
+        for k in torch.nonzero(t.hand_valid & t.object_valid & (inputs.object_class > 0)).flatten().tolist():
+            class_id, side = int(inputs.object_class[k]), "right" if inputs.right[k] else "left"
+            mine = [x[k].numpy() for x in (vertices, rotation, translation)]
+            try:
+                self.predicted.append(self.grasps.predicted(class_id, side, *mine))
+            except MeshError:
+                if all(np.isfinite(x).all() for x in mine):
+                    raise
+                self.refused += 1
+            key = self._key(int(batch.index[k]))
+            if key not in self.true:
+                labels = (x[k].numpy() for x in (t.vertices, t.object_rotation, t.object_translation))
+                self.true[key] = self.grasps.predicted(class_id, side, *labels)
+
+    def figures(self, workers: int = 2, progress: bool = True) -> dict[str, Any]:
+        """:func:`amt.physics.score` of the predictions, and under "labels" of the labels; "left_out": missed or not finite."""
+        from tqdm import tqdm
+
+        found, bodies = [], {held.name: held for _, held in [*self.predicted, *self.true.values()]}
+        for held in tqdm(bodies.values(), desc="convex parts", unit="object", disable=not progress):
+            held.hulls  # noqa: B018  (found once, before threads share it)
+        for name, pairs in (("predictions", self.predicted), ("labels", list(self.true.values()))):
+            bar = tqdm(pairs, desc=f"physics of the {name}", unit="grasp", disable=not progress)
+            found.append(score(judge_all(bar, workers=workers)))
+        return {**found[0], "left_out": self.refused, "labels": found[1]}
+
+    def _key(self, index: int) -> tuple:
+        """What frames of one grasp from several cameras have in common."""
+        locate = getattr(self.grasps.reader, "locate", None)
+        if locate is None:
+            return (index,)
+        sequence, _, number = locate(index)
+        return sequence.folder, number

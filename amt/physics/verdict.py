@@ -129,16 +129,17 @@ def judge_all(
 
 
 def score(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Means over judged grasps, for a table or metrics.json; NaN where there are none.
+    """Means over judged grasps, for a table or metrics.json; of none, their number alone.
 
     ``touching_rate`` is the share of grasps with contact. ``hold_rate`` is the share that holds under every gravity,
     ``hold_rate_by_direction`` the mean share of directions.
     """
 
     def mean(values) -> float:
-        values = [float(value) for value in values]
-        return sum(values) / len(values) if values else float("nan")
+        return sum(map(float, values)) / len(verdicts)
 
+    if not verdicts:
+        return {"grasps": 0}
     return {
         "grasps": len(verdicts),
         "true_depth_mm": mean(v.depth_mm for v in verdicts),

@@ -15,7 +15,7 @@ from amt import metrics
 from amt.evaluate.collect import Beliefs, Samples
 from amt.evaluate.report import charts
 from amt.evaluate.report.looks import FACTORS, Looks
-from amt.evaluate.tables import GROUPS, number, shown
+from amt.evaluate.tables import GROUPS, number, physics_rows, shown
 from amt.hand.skeleton import JOINT_NAMES
 from amt.metrics.calibration import LEVELS
 
@@ -58,7 +58,13 @@ def page(figures: Mapping[str, Any], samples: Samples, beliefs: Beliefs, looks: 
     if chosen.any():
         s = samples[chosen]
         sections += [_accuracy(figures, s, looks), _conditions(s, looks), _refinement(figures)]
-    sections += [_beliefs(beliefs), *(_group(figures, name) for name in GROUPS), _pictures(looks), _viewer(looks)]
+    sections += [
+        _physics(figures),
+        _beliefs(beliefs),
+        *(_group(figures, name) for name in GROUPS),
+        _pictures(looks),
+        _viewer(looks),
+    ]
     counted = f"{figures['frames']} frames, {figures['hands']} labelled hands"
     subtitle = f"{counted}, {figures['data']} pictures. {figures['checkpoint']}"
     assets = files("amt.evaluate.report").joinpath("assets")
@@ -110,6 +116,11 @@ def _table(figures: Mapping[str, Any]) -> str:
         (label.replace("  ", "– "), number(figures.get(key)), number(base.get(key))) for label, key in shown(figures)
     ]
     return _section("All figures", _rows(("", "model", "mean pose"), rows))
+
+
+def _physics(figures: Mapping[str, Any]) -> str:
+    rows = physics_rows(figures)
+    return _section("Physics of the grasps", _rows(("", "model", "labels"), rows)) if rows else ""
 
 
 def _rows(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
