@@ -126,7 +126,9 @@ def vsd(
     return (costs + either - both) / either
 
 
-def symmetry_rotations(symmetry: Iterable[tuple[str, float]], steps: int = round(math.pi / CONTINUOUS_STEP)) -> Tensor:
+def symmetry_rotations(
+    symmetry: Iterable[tuple[str, float]], steps: int = math.ceil(math.pi / CONTINUOUS_STEP)
+) -> Tensor:
     """Rotations [S, 3, 3] (float64) of a symmetry such as ``(("z", 180.0),)``, as an object's card gives it.
 
     Args:

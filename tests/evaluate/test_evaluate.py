@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from made_samples import SMALL, SYMMETRIES, made_reader, with_visibility
 
-from amt.data.sequences import SequenceInfo
 from amt.evaluate.__main__ import main
 from amt.evaluate.boxes import LocatedBatches, nearest, overlap
 from amt.evaluate.collect import Answer, collect, errors, joined
@@ -19,32 +18,6 @@ from amt.evaluate.tables import all_tables, table, write_json
 from amt.metrics import wrist_aligned_error_mm
 from amt.model import AMT, ModelConfig, save_checkpoint
 from amt.model.mean_pose import MeanPose
-
-SYMMETRIES = {kind: torch.eye(3, dtype=torch.float64)[None] for kind in range(22)}
-SMALL = {"decoder_depth": 1, "backbone": {"depth": 1}, "visibility": True, "joint_scale": True}
-
-
-def made_reader():
-    """Knows of each index what a reader of DexYCB's layout knows: four frames a camera."""
-    return SimpleNamespace(
-        record={},
-        objects=SimpleNamespace(names={3: "004_sugar_box"}, symmetry=lambda kind: ()),
-        locate=lambda index: (
-            SequenceInfo(Path("/20200709"), 7, 0, 4, (), (), 0, "right", "", ""),
-            index // 4,
-            index % 4,
-        ),
-    )
-
-
-def with_visibility(batch, known=True):
-    visible = torch.arange(21) % 3 > 0
-    targets = dataclasses.replace(
-        batch.targets,
-        joint_visible=visible.expand(len(batch.index), 21).clone(),
-        visibility_valid=torch.full((len(batch.index),), known),
-    )
-    return dataclasses.replace(batch, targets=targets)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from test_evaluate import SMALL, SYMMETRIES, made_reader, with_visibility
+from made_samples import SMALL, SYMMETRIES, made_reader, with_visibility
 
 from amt.evaluate.__main__ import main
 from amt.evaluate.collect import collect

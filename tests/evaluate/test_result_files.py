@@ -14,6 +14,8 @@ from amt.data.dexycb import DexYCB
 from amt.evaluate.__main__ import main
 from amt.evaluate.collect import Answer
 from amt.evaluate.results import ResultWriter, bop
+from amt.evaluate.results.bop_models import Models, motions
+from amt.evaluate.results.checks import ResultError
 from amt.hand.batch import Batch
 from amt.hand.skeleton import MANO_TO_SKELETON
 
@@ -193,6 +195,35 @@ def test_perfect_and_missing_objects(frames, score, tmp_path):
     figures = score(bop_file(tmp_path / "half.csv", everything[GRASPED::2]))
     assert (figures["grasped"]["ar"], figures["all"]["ar"]) == pytest.approx((1, 0.5))
     assert figures["by_object"]["004_sugar_box"]["ar"] == 0
+
+
+def test_symmetries_of_bop(frames, root, tmp_path):
+    """A bowl and a block by BOP's file: the axis goes through the middle of the model's box, wherever the model's origin is."""
+    vertices = np.array([[x, y, z] for x in (0, 0.06) for y in (0, 0.1) for z in (0, 0.15)])
+    half = [-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    found = motions({"diameter": 1, "symmetries_discrete": [half]}, vertices)
+    assert len(found) == 2
+    turned = vertices @ found[1, :, :3].T + found[1, :, 3]
+    assert cdist(turned, vertices).min(1).max() < 1e-12  # the box lies on itself
+    off = {"axis": [0, 0, 2], "offset": [10, 0, 0]}
+    found = motions({"diameter": 1, "symmetries_continuous": [off], "symmetries_discrete": [half]}, vertices)
+    assert len(found) == 2 * 315
+    on_axis = np.array((0.03 + 0.01, 0.05, 0.2))  # 10 mm beside the middle of the box
+    assert np.abs(found[:315, :, :3] @ on_axis + found[:315, :, 3] - on_axis).max() < 1e-12
+    info = tmp_path / "set" / "bop" / "s1" / "models_eval" / "models_info.json"
+    info.parent.mkdir(parents=True)
+    (tmp_path / "set" / "models").symlink_to(root / "models")
+    info.write_text(json.dumps({"3": {"diameter": 190.0, "symmetries_discrete": [half]}}))
+    reader = DexYCB(root, "s1", "test")
+    reader.root = tmp_path / "set"
+    models = Models(reader)
+    assert models[3][2] == 0.19
+    assert models[3][3].shape == (2, 3, 4)
+    assert models[14][3].shape == (2, 3, 3)  # not in the file: its card
+    assert models[14][2] == pytest.approx(np.linalg.norm((0.06, 0.1, 0.15)))
+    info.write_text('{"3": {"diameter": 1, "symmetries_discrete": [[1, 2]]}}')
+    with pytest.raises(ResultError, match=r"is no models_info\.json of BOP"):
+        Models(reader)
 
 
 def test_the_surest_estimate_counts(frames, score, tmp_path):

@@ -5,24 +5,19 @@ times the number of cameras, plus the camera's place; the image is the frame in 
 
 Scored is BOP 2019's average recall. VSD: delta 15 mm, tau and threshold 0.05 to 0.5 of the diameter; MSSD: 0.05 to 0.5 of the
 diameter; MSPD: 5 to 50 px; of every object in a scene, and of the grasped ones alone. Of several estimates of an object the one
-with the highest score counts. Symmetries are those of the models' object.yml; a model without one is scored without symmetry.
+with the highest score counts. bop_models.py says where symmetries come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.spatial import ConvexHull, QhullError
-from scipy.spatial.distance import pdist
 
 from amt import metrics
-from amt.data.meshes import read_mesh
-from amt.data.objects import mesh_file
 from amt.data.parts import is_rigid
 from amt.data.reader import Reader
 from amt.data.set_folder import Frame
@@ -127,39 +122,12 @@ def targets(frames: Iterable[Frame]) -> list[Target]:
     return found
 
 
-class Models:
-    """The meshes of a set with what the errors need of them."""
-
-    def __init__(self, reader: Reader):
-        self.objects = reader.objects
-        self._known: dict[int, tuple[np.ndarray, np.ndarray, float, torch.Tensor]] = {}
-
-    def __getitem__(self, obj_id: int) -> tuple[np.ndarray, np.ndarray, float, torch.Tensor]:
-        """Vertices [V, 3] (m), faces, diameter (m) and symmetries [S, 3, 3]. Raises ResultError where there is no mesh."""
-        if obj_id not in self._known:
-            folder = self.objects.folder / self.objects.names[obj_id]
-            mesh = mesh_file(folder)
-            if mesh is None:
-                raise ResultError(f"{folder}: has no mesh; put the set's models folder in place")
-            vertices, faces = read_mesh(mesh)
-            symmetries = metrics.symmetry_rotations(self.objects.symmetry(obj_id) or ())
-            self._known[obj_id] = vertices.astype(np.float64), faces, diameter(vertices), symmetries
-        return self._known[obj_id]
-
-
-def diameter(vertices: np.ndarray) -> float:
-    """The largest distance of two vertices [V, 3], in their unit."""
-    vertices = np.asarray(vertices, np.float64)
-    with suppress(QhullError):  # flat, or a line
-        vertices = vertices[ConvexHull(vertices).vertices]
-    return float(pdist(vertices).max())
-
-
 def errors(estimate: Estimate, target: Target, model, scene: np.ndarray | None) -> tuple[np.ndarray, float, float]:
     """VSD [10] by tau, MSSD (share of the diameter) and MSPD (px of a picture 640 px wide) of an estimate.
 
     Args:
-        model: of :class:`Models`; scene: the frame's depth picture, float32 [H, W], m, 0 where nothing was measured.
+        model: of :class:`~amt.evaluate.results.bop_models.Models`.
+        scene: the frame's depth picture, float32 [H, W], m; 0 where nothing was measured.
     """
     vertices, faces, size, symmetries = model
     k = target.frame.intrinsics.astype(np.float64)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from amt.data.reader import Reader
 from amt.errors import UsageError
 from amt.evaluate.results import bop, hand_mesh, hand_pose
+from amt.evaluate.results.bop_models import Models
 from amt.evaluate.results.checks import ResultError
 from amt.evaluate.results.truth import HandTruth, check_folder, frames, hand_truth, meshes, subset
 from amt.evaluate.tables import write_json
@@ -64,7 +65,7 @@ def score_objects(path: Path, reader: Reader) -> dict[str, Any]:
     every = np.array([i for i in range(len(reader)) if reader.locate(i)[2] % bop.EVERY == 0])
     wanted = [((*scenes[t.frame], t.obj_id), t) for t in bop.targets(frames(reader, every))]
     bop.check(path, found, wanted)
-    models = bop.Models(reader)
+    models = Models(reader)
     vsd, mssd, mspd = np.ones((len(wanted), len(bop.SHARES))), *np.full((2, len(wanted)), np.inf)
     for row, (key, target) in enumerate(tqdm(wanted, desc="scoring", unit="object")):
         if key in found:
