@@ -14,6 +14,7 @@ from amt.model.outputs import Prediction
 from amt.model.scene import posed_points
 
 UNIT = 0.1  # m
+LEAST_SCALE = 0.001  # m: of a joint's stated uncertainty
 LEAST = 0.01  # root mean square of weights that a gradient is compared with: some begin at zero
 
 
@@ -51,8 +52,8 @@ def layer_gradients(model: nn.Module) -> list[LayerGradient]:
 def default_loss(p: Prediction, batch: Batch) -> Tensor:
     """A loss of about 1 at the start that every output has a part in: a stand-in for the run's own.
 
-    Absolute differences in 0.1 m of joints, mesh and object at each stage, and cross entropies of contact and class. Samples
-    whose labels are not valid do not count.
+    Absolute differences in 0.1 m of joints, mesh and object at each stage, and cross entropies of contact, class and visibility.
+    Samples whose labels are not valid do not count.
     """
     with no_autocast(batch.targets.joints.device.type):
         t, points = batch.targets, batch.inputs.object_points
@@ -72,6 +73,13 @@ def default_loss(p: Prediction, batch: Batch) -> Tensor:
             mean(F.binary_cross_entropy_with_logits(logits.float(), true.float(), reduction="none"), t.contact_valid)
             for logits, true in ((p.hand_contact, t.hand_contact), (p.object_contact, t.object_contact))
         ]
+        if p.joint_visible is not None and t.joint_visible is not None and t.visibility_valid is not None:
+            seen = F.binary_cross_entropy_with_logits(p.joint_visible, t.joint_visible.float(), reduction="none")
+            touch.append(mean(seen, t.visibility_valid))
+        if p.joint_scale is not None:  # the likelihood of a Laplace distribution of that scale
+            far_off = (p.refined.joints - t.joints).abs().mean(dim=-1).detach()
+            scale = p.joint_scale.clamp(min=LEAST_SCALE)
+            hand.append(mean(far_off / scale + (scale / UNIT).log(), t.hand_valid) / 10)
         named = F.cross_entropy(p.object_class.float(), batch.inputs.object_class)
         latents = p.hand_latent.kl().mean() + p.object_latent.kl().mean()
         return torch.stack([*hand, *held, *touch, named, 0.01 * latents]).mean()

@@ -15,7 +15,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1100px;
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .fault { background: #fdecea; border-left: 4px solid #c0392b; } .sound { background: #eaf5ea; border-left: 4px solid #2e7d32; }
 .fault, .sound { padding: .5rem .8rem; margin: .4rem 0; overflow-wrap: anywhere; }
-img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
+pre { white-space: pre-wrap; } img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .8rem; } td, th { padding: .1rem .6rem; text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; } tr:nth-child(even) { background: #f5f5f5; }
 """
