@@ -28,10 +28,13 @@ def predicted_scene(sample: Batch, prediction: Any, faces: np.ndarray, *, full: 
 
 
 def true_scene(sample: Batch, faces: np.ndarray, *, full: bool = False) -> HandObject:
-    """What the labels say of a batch of one."""
+    """What the labels say of a batch of one; without the mesh where it is another hand's than ``faces`` belong to."""
     t = sample.targets
-    scene = {"joints": t.joints, "vertices": t.vertices}
-    if t.contact_valid[0]:
+    scene = {"joints": t.joints}
+    same_hand = t.vertices.shape[1] == faces.max() + 1
+    if same_hand:
+        scene["vertices"] = t.vertices
+    if same_hand and t.contact_valid[0]:
         scene |= {"hand_contact": t.hand_contact.float(), "object_contact": t.object_contact.float()}
     if t.object_valid[0]:
         scene |= {"object_rotation": t.object_rotation, "object_translation": t.object_translation}

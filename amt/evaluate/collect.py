@@ -76,7 +76,7 @@ class Samples(TensorFields):
     object_class: Tensor  # int64 [N]
     hand_valid: Tensor  # bool [N]
     object_valid: Tensor
-    contact_valid: Tensor
+    contact_valid: Tensor  # False, too, where the model's hand is not the set's
     visible: Tensor  # bool [N, 21]
     visible_known: Tensor  # bool [N]
     distance_m: Tensor  # float64 [N]: of the true wrist
@@ -160,7 +160,7 @@ def measure(
         object_class=inputs.object_class,
         hand_valid=targets.hand_valid,
         object_valid=targets.object_valid & targets.hand_valid,
-        contact_valid=targets.contact_valid,
+        contact_valid=targets.contact_valid & (answer.hand_contact.shape == targets.hand_contact.shape),
         visible=torch.zeros_like(targets.joints[..., 0], dtype=torch.bool)
         if targets.joint_visible is None
         else targets.joint_visible,
@@ -255,15 +255,15 @@ def _without(answer: Answer, mean: Answer, lost: Tensor) -> Answer:
 
 
 def _counts(said: Tensor | None, true: Tensor) -> Tensor:
-    """int64 [B, 3]: hits, said and true of each sample's booleans."""
-    said = torch.zeros_like(true) if said is None else said
+    """int64 [B, 3]: hits, said and true of each sample's booleans; nothing is said where there is no answer of this shape."""
+    said = torch.zeros_like(true) if said is None or said.shape != true.shape else said
     return torch.stack([x.sum(dim=1) for x in (said & true, said, true)], 1)
 
 
 def _beliefs(p: Prediction, batch: Batch) -> Beliefs:
     t, sums, visible = batch.targets, metrics.Sums(), None
-    labelled = t.contact_valid
-    contact = metrics.reliability(p.hand_contact[labelled].sigmoid(), t.hand_contact[labelled])
+    labelled = t.contact_valid if p.hand_contact.shape == t.hand_contact.shape else torch.zeros_like(t.contact_valid)
+    contact = metrics.reliability(p.hand_contact[labelled].sigmoid().flatten(), t.hand_contact[labelled].flatten())
     if p.joint_visible is not None and t.joint_visible is not None and t.visibility_valid is not None:
         known = t.visibility_valid
         visible = metrics.reliability(p.joint_visible[known].sigmoid(), t.joint_visible[known])

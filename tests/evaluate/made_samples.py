@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from amt.data.sequences import SequenceInfo
@@ -23,6 +24,13 @@ def made_reader():
             index % 4,
         ),
     )
+
+
+def reader_with_pictures():
+    reader = made_reader()
+    picture = np.full((480, 640, 3), 90, np.uint8)
+    reader.frame_at = lambda index: type("Frame", (), {"image": lambda self: picture})()
+    return reader
 
 
 def with_visibility(batch, known=True):

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_samples import SMALL, SYMMETRIES, made_reader, with_visibility
+from made_samples import SMALL, SYMMETRIES, made_reader, reader_with_pictures, with_visibility
 
 from amt.evaluate.__main__ import main
 from amt.evaluate.boxes import LocatedBatches, nearest, overlap
 from amt.evaluate.collect import Answer, collect, errors, joined
+from amt.evaluate.report import look
 from amt.evaluate.samples import NUMBERS, SamplesError, read_samples
 from amt.evaluate.score import movement, score
 from amt.evaluate.tables import all_tables, table, write_json
@@ -184,6 +185,30 @@ def test_movement_is_measured_over_runs_without_a_gap(collected):
     assert "lag_frames" not in figures
     where["camera"] = list("abababab")
     assert movement(moved, where) == {}
+
+
+def test_a_set_with_another_hand_is_scored_by_joints_and_objects(model, batches):
+    """As a model of AMT's hand on MANO's labels: no vertex, no contact is compared, all else is."""
+    other = [
+        dataclasses.replace(
+            batch,
+            targets=dataclasses.replace(
+                batch.targets,
+                vertices=batch.targets.vertices[:, :778],
+                hand_contact=batch.targets.hand_contact[:, :778],
+            ),
+        )
+        for batch in batches
+    ]
+    samples, beliefs = collect(model, other, MeanPose.of(batches), symmetries=SYMMETRIES)
+    figures = score(samples, beliefs)
+    same = score(*collect(model, batches, MeanPose.of(batches), symmetries=SYMMETRIES))
+    assert figures["wrist_aligned_mpjpe_mm"] == same["wrist_aligned_mpjpe_mm"]
+    assert figures["adds_mm"] == same["adds_mm"]
+    assert not {"contact_f1", "f5", "absolute_mpvpe_mm", "touching_f1"} & set(figures)
+    assert "contact_ece" not in figures["calibration"]
+    looks = look(model, other, samples, reader_with_pictures(), ["mug"] * len(samples))
+    assert "truth" not in looks.scenes[0]
 
 
 def test_the_table_and_the_file(collected, tmp_path):

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from made_samples import SMALL, SYMMETRIES, made_reader, with_visibility
+from made_samples import SMALL, SYMMETRIES, reader_with_pictures, with_visibility
 
 from amt.evaluate.__main__ import main
 from amt.evaluate.collect import collect
@@ -50,13 +50,6 @@ class Page(HTMLParser):
         if self.open and self.open[-1] == "script":
             self.scripts.append(data)
         self.text += data
-
-
-def reader_with_pictures():
-    reader = made_reader()
-    picture = np.full((480, 640, 3), 90, np.uint8)
-    reader.frame_at = lambda index: type("Frame", (), {"image": lambda self: picture})()
-    return reader
 
 
 @pytest.fixture(scope="module")

@@ -142,10 +142,12 @@ def _picture(sample: Batch, prediction, faces: np.ndarray, reader: Reader, title
 
 
 def _scene(sample: Batch, prediction) -> dict[str, str]:
-    """Points around the middle of the true hand."""
+    """Points around the middle of the true joints; no true hand where it has another mesh."""
     t, inputs = sample.targets, sample.inputs
-    middle = t.vertices[0].mean(dim=0)
-    points = {"predicted": prediction.vertices[0], "truth": t.vertices[0]}
+    middle = t.joints[0].mean(dim=0)
+    points = {"predicted": prediction.vertices[0]}
+    if t.vertices.shape == prediction.vertices.shape:
+        points["truth"] = t.vertices[0]
     if t.object_valid[0]:
         own = inputs.object_points[0]
         points["predictedObject"] = own @ prediction.object_rotation[0].mT + prediction.object_translation[0]
