@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from amt.data.errors import DataError
 from amt.data.ho3d import PARTS, Ho3dFolder, camera_of, labels_of, meta_path, read_meta, with_object
 from amt.data.layout import SERIALS, SUBJECTS, color_name
 from amt.data.sequences import SequenceInfo, read_sequence
@@ -45,11 +44,12 @@ class SetFrame:
         """
         if size is not None:
             check_size(size, self.path, "take the original picture, or give the K of this one")
-        if self.set.distortion(self.camera):
-            raise DataError(
-                f"{self.path}: its camera has a lens distortion, which K alone does not say; undistort the picture first"
-            )
         return self.set.intrinsics(self.camera)
+
+    @property
+    def distortion(self) -> tuple[float, ...]:
+        """k1, k2, p1, p2, k3 of the camera's lens; () for a pinhole camera."""
+        return self.set.distortion(self.camera)
 
     @cached_property
     def sequence(self) -> SequenceInfo:
@@ -119,6 +119,10 @@ class SetFrame:
 
 class Ho3dSetFrame(SetFrame):
     """One picture of HO-3D. Its own meta file says all."""
+
+    @property
+    def distortion(self) -> tuple[float, ...]:
+        return ()
 
     def __init__(self, path: Path, files: Ho3dFolder, number: int):
         super().__init__(path, files, -1, 0, number)

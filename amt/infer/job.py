@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from amt.infer.checks import InputError, fov_camera
 from amt.infer.fit import fitted
 from amt.infer.inputs import Picture
 from amt.infer.known import held_object, true_box, truth
-from amt.infer.lens import Lens
+from amt.infer.lens import Lens, as_lens
 from amt.infer.objects import HeldObject, resolve_object
 from amt.infer.output import OutputFolder
 from amt.infer.predictor import Predictor
@@ -164,7 +164,7 @@ class Job:
         for note in picture.notes:
             self.say(f"{picture.path}: {note}", note)
             self.notes[note] += 1
-        known = None if frame is None else self._truth(frame, intrinsics)
+        known = None if frame is None else self._truth(frame, intrinsics, lens)
         return Question(picture, request, known, {"intrinsics_source": camera, **found})
 
     def _camera(self, picture: Picture, frame: SetFrame | None) -> tuple[np.ndarray, Lens | None, str]:
@@ -175,7 +175,8 @@ class Job:
         if self.fov is not None:
             return fov_camera(self.fov, *size), self.lens, "fov"
         if frame is not None:
-            return self._needed(lambda: frame.intrinsics(size), "--intrinsics"), self.lens, "data set"
+            lens = self.lens or as_lens(self._needed(lambda: frame.distortion, "--intrinsics"))
+            return self._needed(lambda: frame.intrinsics(size), "--intrinsics"), lens, "data set"
         known = None if picture.frame is not None else exif_camera(picture.path, *size)
         if known is not None:
             return known, self.lens, "exif"
@@ -210,9 +211,10 @@ class Job:
                 return box, {"box_source": "data set"}
         return None, {}
 
-    def _truth(self, frame: SetFrame, intrinsics: np.ndarray) -> HandObject | None:
+    def _truth(self, frame: SetFrame, intrinsics: np.ndarray, lens: Lens | None) -> HandObject | None:
         try:
-            return truth(frame, intrinsics, self.predictor.num_points, self._say_once)
+            known = truth(frame, intrinsics, self.predictor.num_points, self._say_once)
+            return None if known is None else replace(known, lens=lens)
         except DataError as error:
             self._say_once(error, "nothing is known of this picture's truth")
             return None

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from amt.data.images import read_image
 from amt.data.lookup import frame_of
@@ -160,3 +161,21 @@ def test_a_field_of_view_that_is_given_is_not_overruled(checkpoint, small_set, t
     out = tmp_path / "out"
     assert main([str(checkpoint), str(a_picture(small_set)), "--fov", "60", "--no-draw", "--out", str(out)]) == 0
     assert lines(out / "predictions.jsonl")[0]["intrinsics_source"] == "fov"
+
+
+def test_a_set_whose_lens_bends_brings_its_coefficients(checkpoint, small_set, tmp_path):
+    shutil.copytree(small_set, tmp_path / "set")
+    picture = sorted((tmp_path / "set").glob("2020*/*/836212060125/color_*.jpg"))[0]
+    straight = frame_of(picture).labels.joints
+    file = next((tmp_path / "set" / "calibration" / "intrinsics").glob("836212060125_*"))
+    calibration = yaml.safe_load(file.read_text())
+    calibration["color"]["coeffs"] = [0.1, -0.2, 0.001, 0.002, 0.05]
+    file.write_text(yaml.safe_dump(calibration))
+    out = tmp_path / "out"
+    assert main([str(checkpoint), str(picture), "--out", str(out)]) == 0
+    (record,) = lines(out / "predictions.jsonl")
+    assert record["distortion"] == {"model": "brown", "coefficients": [0.1, -0.2, 0.001, 0.002, 0.05]}
+    assert record["errors"]["absolute_mm"] > 0
+    np.testing.assert_array_equal(frame_of(picture).labels.joints, straight)
+    assert main([str(checkpoint), str(picture), "--distortion", "0.2,0,0,0", "--no-draw", "--out", str(out)]) == 0
+    assert lines(out / "predictions.jsonl")[0]["distortion"]["coefficients"] == [0.2, 0, 0, 0]
