@@ -1,25 +1,21 @@
-"""attention beside SDPA's back ends and torch.compile, at the sequence lengths of a ViT and a fusion transformer."""
+"""attention beside every back end that is installed and torch.compile, at the lengths of a ViT and a fusion transformer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from amt.kernels import attention
+from amt.kernels.attention.back_ends import BACK_ENDS
 from benchmarks.harness import Case, Rival
 
 PART = "ops"
-BACK_ENDS = {
-    "sdpa flash": SDPBackend.FLASH_ATTENTION,
-    "sdpa cudnn": SDPBackend.CUDNN_ATTENTION,
-    "sdpa efficient": SDPBackend.EFFICIENT_ATTENTION,
-}
 # batch, heads, tokens, head size: 224 px at batch 1 and 16 (S, B and L differ in heads only), fusion tokens, 518 px
-GPU_SHAPES = [(1, 16, 257, 64), (16, 16, 257, 64), (16, 12, 257, 64), (16, 16, 321, 64), (16, 16, 1370, 64),
-              (4, 16, 2048, 64), (4, 16, 4096, 64), (16, 8, 257, 128), (4, 8, 2048, 128)]  # fmt: skip
+GPU_SHAPES = [(1, 16, 257, 64), (16, 16, 257, 64), (16, 12, 257, 64), (16, 16, 261, 64), (16, 16, 321, 64),
+              (16, 16, 577, 64), (16, 16, 1025, 64), (1, 16, 1370, 64), (16, 16, 1370, 64), (4, 16, 2048, 64),
+              (4, 16, 4096, 64), (16, 8, 257, 128), (4, 8, 2048, 128)]  # fmt: skip
 CPU_SHAPES = [(1, 6, 257, 64), (4, 6, 257, 64), (1, 6, 1370, 64)]
 
 
@@ -35,8 +31,10 @@ def case(
         return tuple(torch.randn(draw, generator=generator, device=generator.device).to(dtype) for _ in range(3))
 
     rivals = {"sdpa": Rival(scaled_dot_product_attention)}
-    if device.type == "cuda":
-        rivals |= {name: Rival(_only(back_end)) for name, back_end in BACK_ENDS.items()}
+    variants = {}
+    if device.type == "cuda" and precision == "auto":
+        rivals |= {name.replace("_", " "): by(name) for name in BACK_ENDS if name not in ("sdpa", "triton")}
+        variants = {"ours triton": by("triton")}
     return Case(
         op="attention" if precision == "auto" else f"attention {precision}",
         shape={"B": batch, "H": heads, "N": tokens, "D": size},
@@ -47,6 +45,7 @@ def case(
         ours=lambda q, k, v: attention(q, k, v, precision=precision),
         eager=composed,
         rivals=rivals,
+        variants=variants,
         flops=2.0 * products * batch * heads * tokens**2 * size,
         bytes=float(traffic * batch * heads * tokens * size * dtype.itemsize),
         backward=backward,
@@ -58,12 +57,9 @@ def composed(q, k, v):
     return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ v
 
 
-def _only(back_end: SDPBackend):
-    def run(q, k, v):
-        with sdpa_kernel(back_end):
-            return scaled_dot_product_attention(q, k, v)
-
-    return run
+def by(name: str):
+    """One back end; what is not installed raises, and the record says why."""
+    return Rival(lambda q, k, v: attention(q, k, v, backend=name))
 
 
 def cases(device: torch.device, quick: bool) -> Iterator[Case]:

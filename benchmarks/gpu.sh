@@ -12,7 +12,9 @@
 #   ops        every op beside eager, torch.compile, CUDA graph and the attention back ends
 #   model      encoder and whole model at S, B, L, batch 1 and 16
 #   train      a training step at S, B, L
-#   attention  only by name: every attention back end on this card, into the table that attention chooses by
+#   attention  only by name: every attention back end on this card, into the table that attention chooses by; then the goals' shapes
+#   launch     only by name: ops with backward, with autograd's worker thread and without, single calls and graphs
+#   encoder    only by name: every form of a block and FP8 products, into the table that blocks choose by; then the encoder, L
 #   data       only by name: crops a second from files and from the crop cache (DATA=FOLDER of a set, or one is rendered first)
 #
 # Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results are copied
@@ -27,7 +29,7 @@ python=${PYTHON:-python3}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 # Seconds each part may take in a whole run: 525 together, without data, which is not part of one.
-declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40 [attention]=520 [data]=520)
+declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40 [attention]=520 [launch]=520 [encoder]=520 [data]=520)
 order=(versions build tests sanitize ceilings warm ops model train)
 alone=520
 # In a whole run, the shapes that benchmarks/goals.py asks about; alone, `ops` measures all.
@@ -49,7 +51,7 @@ for argument in "$@"; do
       ;;
     *)
       if [[ -z ${limits[$argument]:-} ]]; then
-        echo "gpu.sh: no part '$argument'; there are ${order[*]} attention data" >&2
+        echo "gpu.sh: no part '$argument'; there are ${order[*]} attention launch encoder data" >&2
         exit 2
       fi
       parts+=("$argument")
@@ -229,16 +231,28 @@ part_model() {
 
 part_train() { measure "$1" train; }
 
-part_attention() {
-  local tables=amt/kernels/attention/tables options=()
+# Writes this card's table: $1 is the time, $2 the folder of the tables, the rest the command.
+tune() {
+  local seconds=$1 tables=$2 options=() name
+  shift 2
   if [[ -n $dry ]]; then
-    tables=$logs
+    tables=$logs/${tables#amt/kernels/}
     options+=(--dry)
   fi
-  local name
-  name=$("$python" -c 'import torch; from amt.kernels.attention.dispatch import file_name
+  name=$("$python" -c 'import torch; from amt.kernels._table import file_name
 print(file_name(torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"))') || return 1
-  timeout -k 5 "$1" "$python" -m amt.kernels tune "${options[@]}" --output "$tables/$name"
+  timeout -k 5 "$seconds" "$python" -m "$@" "${options[@]}" --output "$tables/$name"
+}
+
+part_attention() {
+  tune "$(($1 * 2 / 3))" amt/kernels/attention/tables amt.kernels tune || return
+  if [[ -z $dry ]]; then measure "$(($1 / 3))" attention; fi # a rehearsal of ops has it
+}
+
+part_launch() { measure "$1" launch; }
+
+part_encoder() {
+  tune "$(($1 / 2))" amt/kernels/block/tables amt.model.tune_blocks && measure "$(($1 / 2))" encoder
 }
 
 part_data() {

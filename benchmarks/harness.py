@@ -2,7 +2,7 @@
 
 A file ``bench_<what>.py`` holds
 
-    PART = "ops"                                   # the part of the campaign: ops, model or train
+    PART = "ops"                                   # the part of the campaign: ops, model, train, launch or encoder
 
     def cases(device, quick):                      # yields a Case for every shape and dtype
         ...
@@ -75,6 +75,7 @@ class Case:
         matrix: the ceiling's name where it is not ``dtype``'s, such as "float8_e4m3fn".
         compile: whether to time torch.compile of ``eager``.
         graph: whether to time CUDA graphs; False for what synchronises, such as a whole training step.
+        autograd_thread: whether the backward pass runs in autograd's worker thread, PyTorch's default; False: on the caller's.
         verify: takes the place of the comparison with float64 where there is none to be had: returns the errors by name.
     """
 
@@ -98,11 +99,14 @@ class Case:
     matrix: str | None = None
     compile: bool = True
     graph: bool = True
+    autograd_thread: bool = True
     verify: Callable[[], dict[str, float]] | None = None
 
     @property
     def label(self) -> str:
-        return "forward+backward" if self.backward else "forward"
+        if not self.backward:
+            return "forward"
+        return "forward+backward" if self.autograd_thread else "forward+backward, autograd on the caller's thread"
 
     def __str__(self) -> str:
         shape = "-".join(f"{name}{size}" for name, size in self.shape.items())
@@ -146,7 +150,7 @@ def measure(case: Case, ceilings: dict, quick: bool = False, limit: float | None
             continue
         try:
             own = [_leaves_with_gradients(case, rival.prepare(*inputs)) for inputs in sets]
-            call = _backward(rival.function) if case.backward else rival.function
+            call = _backward(rival.function, case.autograd_thread) if case.backward else rival.function
             with _range(case, name):
                 for inputs in (own[0], own[-1]):
                     call(*inputs)
@@ -223,14 +227,15 @@ def _leaves_with_gradients(case: Case, inputs: tuple) -> tuple:
     return pytree.tree_unflatten(wanted, spec)
 
 
-def _backward(function: Callable) -> Callable:
+def _backward(function: Callable, thread: bool) -> Callable:
     """Forward, then the gradients of every input that wants one."""
 
     def call(*inputs):
         outputs = [o for o in _tensors(function(*inputs)) if o.requires_grad]
         wanted = [leaf for leaf in _tensors(inputs) if leaf.requires_grad]
         seeds = [torch.full_like(o, 1.0 / max(1, o.shape[0] if o.dim() else 1)) for o in outputs]
-        return torch.autograd.grad(outputs, wanted, seeds, allow_unused=True)
+        with torch.autograd.set_multithreading_enabled(thread):
+            return torch.autograd.grad(outputs, wanted, seeds, allow_unused=True)
 
     return call
 
@@ -333,4 +338,4 @@ def rotating_call(case: Case) -> Callable[[], object]:
     """Ours alone, on inputs that rotate: what pytest-benchmark or a profiler runs."""
     generator = torch.Generator(case.device).manual_seed(1)
     sets = [_leaves_with_gradients(case, case.inputs(generator)) for _ in range(2)]
-    return timing.rotating(_backward(case.ours) if case.backward else case.ours, sets)
+    return timing.rotating(_backward(case.ours, case.autograd_thread) if case.backward else case.ours, sets)

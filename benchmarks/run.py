@@ -1,8 +1,8 @@
 """`python -m benchmarks.run PART ...` measures without pytest and writes the machine's results file record by record.
 
-A part is `ceilings`, `ops`, `model`, `train`, or the name of one file (`refine` for bench_refine.py). A case that fails or is
-wrong is written as such and the next one runs; the exit status is then 1. `--seconds` ends the run in time, and what was not
-begun is listed.
+A part is `ceilings`, `ops`, `model`, `train`, `launch`, `encoder`, or the name of one file (`refine` for bench_refine.py). A case
+that fails or is wrong is written as such and the next one runs; the exit status is then 1. `--seconds` ends the run in time, and
+what was not begun is listed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from benchmarks import harness
 from benchmarks.results import ROOT, Results, default_path
 
-PARTS = ("ceilings", "ops", "model", "train")
+PARTS = ("ceilings", "ops", "model", "train", "launch", "encoder")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n\n")[0])
-    parser.add_argument("parts", nargs="+", help=", ".join((*PARTS, *_files())))
+    known = tuple(dict.fromkeys((*PARTS, *_files())))  # some parts are one file
+    parser.add_argument("parts", nargs="+", help=", ".join(known))
     parser.add_argument("--device", default=harness.default_device().type, choices=("cpu", "cuda"))
     parser.add_argument("--output", help="results file (default: benchmarks/results/<machine>.json)")
     parser.add_argument("--quick", action="store_true", help="few rounds, short shapes, no torch.compile")
@@ -58,8 +59,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     options = parser.parse_args(arguments)
     for part in options.parts:
-        if part not in (*PARTS, *_files()):
-            parser.error(f"no part {part!r}; there are {', '.join((*PARTS, *_files()))}")
+        if part not in known:
+            parser.error(f"no part {part!r}; there are {', '.join(known)}")
     options.begin = time.monotonic()
     return options
 

@@ -50,6 +50,13 @@ if [[ -n $kernel ]]; then
     failed=1
   elif ncu --kernel-name "regex:$kernel" --launch-count 10 --set full -f -o "$out/$kernel" "$python" -m benchmarks.sanitize --device cuda; then
     echo "Nsight Compute: $out/$kernel.ncu-rep (ncu-ui opens it)"
+    if ncu --import "$out/$kernel.ncu-rep" --csv --page raw > "$out/$kernel.csv" &&
+      "$python" -m benchmarks.roofline "$out/$kernel.csv" > "$out/$kernel.md"; then
+      echo "share of the ceiling: $out/$kernel.md"
+      cat "$out/$kernel.md"
+    else
+      failed=1
+    fi
   else
     failed=1
   fi

@@ -23,11 +23,14 @@ def stage(name: str) -> AbstractContextManager:
 
 @contextmanager
 def recording(model: nn.Module | None = None) -> Iterator[None]:
-    """A block in which stages, ops ("amt.refine") and the direct children of ``model`` ("backbone") bear their names."""
+    """A block in which stages, ops ("amt.refine") and the parts of ``model`` bear their names.
+
+    Parts are its direct children ("backbone") and what stands in lists, such as transformer blocks ("fusion.blocks.2").
+    """
     global _recording
     open_ranges: list[_Range] = []
     hooks = []
-    for name, child in [] if model is None else model.named_children():
+    for name, child in [] if model is None else _parts(model):
         hooks.append(
             child.register_forward_pre_hook(lambda *_, name=name: open_ranges.append(_Range(name).__enter__()))
         )
@@ -40,6 +43,13 @@ def recording(model: nn.Module | None = None) -> Iterator[None]:
         _recording = before
         for hook in hooks:
             hook.remove()
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    yield from model.named_children()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList):
+            yield from ((f"{name}.{i}", child) for i, child in enumerate(module))
 
 
 class _Range:

@@ -1,5 +1,6 @@
 """benchmarks/gpu.sh as far as it goes without a GPU: --dry runs every part on the CPU."""
 
+import json
 import os
 import re
 import shutil
@@ -47,11 +48,19 @@ def test_one_part_runs_alone(tmp_path):
     ]
 
 
-def test_attention_writes_a_table_outside_the_repository(tmp_path):
-    done = script("--dry", "attention", TMPDIR=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    (written,) = tmp_path.glob("*/cpu.json")
-    assert f"written: {written}" in done.stdout
+def test_tables_are_written_outside_the_repository_and_the_goals_measured(tmp_path):
+    done = script("--dry", "attention", "launch", "encoder", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = sorted(str(path) for path in tmp_path.glob("*/*/tables/cpu.json"))
+    assert [path.split("/")[-3] for path in written] == ["attention", "block"]
+    assert all(f"written: {path}" in done.stdout for path in written)
+    data = load(Path(re.search(r"^results: (\S+);", done.stdout, re.MULTILINE)[1]))
+    found = {(r["op"], r["pass"]) for r in data["records"]}
+    on_the_caller = ("hand_frames", "forward+backward, autograd on the caller's thread")
+    assert {on_the_caller, ("encoder", "forward"), ("encoder fp8", "forward")} <= found
+    assert all("failed" not in r for r in data["records"])
+    block = json.loads(Path(written[1]).read_text())["rows"][0]["ms"]
+    assert set(block) == {"stock", "fused", "fused_gelu", "fused_tanh"}
 
 
 def test_part_that_fails_does_not_stop_the_next_and_is_in_the_exit_status(tmp_path):
@@ -68,7 +77,7 @@ def test_part_that_fails_does_not_stop_the_next_and_is_in_the_exit_status(tmp_pa
 def test_unknown_part_lists_those_there_are():
     done = script("everything")
     assert done.returncode == 2
-    there = "versions build tests sanitize ceilings warm ops model train attention data"
+    there = "versions build tests sanitize ceilings warm ops model train attention launch encoder data"
     assert f"no part 'everything'; there are {there}" in done.stderr
 
 

@@ -76,7 +76,10 @@ def test_what_is_not_there_is_skipped_and_said(measured, capsys):
 def test_unknown_part_lists_those_there_are(capsys):
     with pytest.raises(SystemExit):
         main(["everything"])
-    assert "no part 'everything'; there are ceilings, ops, model, train, attention" in capsys.readouterr().err
+    assert (
+        "no part 'everything'; there are ceilings, ops, model, train, launch, encoder, attention"
+        in capsys.readouterr().err
+    )
 
 
 def test_every_file_names_its_part_and_yields_cases():

@@ -27,7 +27,17 @@ def test_chosen_steps_are_recorded_by_their_names(make_small, small_loader, monk
     trace = config.output_folder() / "profile" / "from-step-1.json.gz"
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     names = Counter(event["name"] for event in events if event.get("cat") == "user_annotation")
-    for name in ("forward", "backward", "loss", "optimizers", "backbone", "fusion", "refinement", "amt.hand_frames"):
+    for name in (
+        "forward",
+        "backward",
+        "loss",
+        "optimizers",
+        "backbone",
+        "fusion",
+        "refinement",
+        "backbone.blocks.0",
+        "amt.hand_frames",
+    ):
         assert names[name] >= 2, name
     assert names["backward"] == names["fusion"] == names["amt.refine"] == 2  # of four steps
     assert str(trace.parent) in contents(config)
