@@ -98,6 +98,8 @@ def opengl_to_camera(points):
 
 def test_labels_come_into_our_camera_frame_and_order(ho3d):
     reader = HO3D(ho3d)
+    info, camera, number = reader.locate(0)
+    assert (info.folder.name, camera, number) == (reader[0].sequence.folder.name, 0, reader[0].number)
     assert len(reader) == 4
     for index, (name, number) in enumerate(FRAMES["train"]):
         frame, truth = reader[index], annotation(number)
