@@ -24,13 +24,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file by one rename; its folder is made where it does not exist."""
+    """Writes a file by one rename; its folder is made where it does not exist. An OSError names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _beside(path, TEMPORARY)
     try:
         part.write_bytes(data)
         sync(part)
         os.replace(part, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk is met where no name is known
+        raise
     finally:
         part.unlink(missing_ok=True)
     sync(path.parent)

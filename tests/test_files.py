@@ -115,8 +115,9 @@ def test_two_writers_do_not_share_a_temporary_name(tmp_path):
 
 def test_a_text_file_is_written_whole(tmp_path, monkeypatch):
     write_text(tmp_path / "deep" / "x.json", "one")
-    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full") as raised:
         write_text(tmp_path / "deep" / "x.json", "two")
+    assert raised.value.filename == str(tmp_path / "deep" / "x.json")
     assert (tmp_path / "deep" / "x.json").read_text() == "one"
     assert names(tmp_path / "deep") == ["x.json"]

@@ -267,6 +267,8 @@ def _beliefs(p: Prediction, batch: Batch) -> Beliefs:
     if p.joint_visible is not None and t.joint_visible is not None and t.visibility_valid is not None:
         known = t.visibility_valid
         visible = metrics.reliability(p.joint_visible[known].sigmoid(), t.joint_visible[known])
+        sums.add("visibility", ((p.joint_visible > 0) == t.joint_visible)[known])
+        sums.add("visible", t.joint_visible[known])
     if p.joint_scale is not None and t.hand_valid.any():
         hand = t.hand_valid
         error = (p.joints - t.joints)[hand]

@@ -88,12 +88,18 @@ def _runs(s: Samples, places: Mapping[str, list[str]]) -> list[list[int]]:
 
 
 def calibration(beliefs: Beliefs) -> dict[str, Any]:
-    """Expected calibration errors, 0-1: of contact, of visibility, and of each joint's scale."""
+    """Expected calibration errors, 0-1: of contact, of visibility, and of each joint's scale.
+
+    ``visibility_accuracy`` is the share of joints that are rightly called visible or hidden; "always visible" would have
+    ``visible_share``.
+    """
     result: dict[str, Any] = {}
     if beliefs.contact.count.sum():
         result["contact_ece"] = beliefs.contact.ece
     if beliefs.visible is not None and beliefs.visible.count.sum():
         result["visibility_ece"] = beliefs.visible.ece
+        for figure, name in (("visibility_accuracy", "visibility"), ("visible_share", "visible")):
+            result[figure] = float(torch.tensor(beliefs.sums.mean(name)).mean())
     if beliefs.sums.count("coverage"):
         off = (torch.tensor(beliefs.sums.mean("coverage"), dtype=torch.float64) - LEVELS[:, None]).abs().mean(dim=0)
         result["scale_ece"] = float(off.mean())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from amt.hand.batch import Batch, Targets
+from amt.hand.batch import Batch, Inputs, Targets
 from amt.model.config import ConfigError
 from amt.model.summary import fake_inputs
 from amt.train.config import AUTO, Config
@@ -114,12 +114,8 @@ def _runs(config: Config, new_trainer: Callable[[Config], Trainer]) -> bool:
 
 
 def made_batch(images: int, num_points: int, crop_size: int, trainer: Trainer) -> Batch:
-    """Grey crops whose hands and objects all lie half a metre in front of the camera. On the CPU."""
-    inputs = fake_inputs(images, num_points, crop_size)
-    camera = torch.tensor([[100.0, 0, crop_size / 2], [0, 100, crop_size / 2], [0, 0, 1]]).expand(images, 3, 3)
-    box = torch.tensor([crop_size / 2, crop_size / 2, float(crop_size)]).expand(images, 3)
-    size = torch.full((images, 2), float(crop_size))
-    inputs = replace(inputs, intrinsics=camera, frame_intrinsics=camera, box=box, frame_size=size)
+    """Black crops whose hands and objects all lie half a metre in front of the camera. On the CPU."""
+    inputs = black_crops(images, num_points, crop_size)
     vertices = trainer.model.mano.num_vertices
     there, yes = torch.tensor([0.0, 0.0, 0.5]), torch.ones(images, dtype=torch.bool)
     targets = Targets(
@@ -137,3 +133,12 @@ def made_batch(images: int, num_points: int, crop_size: int, trainer: Trainer) -
         contact_valid=yes,
     )
     return Batch(inputs, targets, torch.arange(images))
+
+
+def black_crops(images: int, num_points: int, crop_size: int) -> Inputs:
+    """Inputs with a camera that could be. On the CPU."""
+    inputs = fake_inputs(images, num_points, crop_size)
+    camera = torch.tensor([[100.0, 0, crop_size / 2], [0, 100, crop_size / 2], [0, 0, 1]]).expand(images, 3, 3)
+    box = torch.tensor([crop_size / 2, crop_size / 2, float(crop_size)]).expand(images, 3)
+    size = torch.full((images, 2), float(crop_size))
+    return replace(inputs, intrinsics=camera, frame_intrinsics=camera, box=box, frame_size=size)

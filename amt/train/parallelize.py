@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from amt.hand.batch import Batch
+from amt.hand.batch import Batch, Inputs
 from amt.kernels._torch_private import attention_ops
 from amt.kernels.ranges import stage
 from amt.model import AMT
 from amt.model.layers import Block
 from amt.model.outputs import Prediction
 from amt.train import ranks
+from amt.train.batch_size import black_crops
 from amt.train.config import TrainConfig
 from amt.train.losses import Loss, TrainingLoss
 
@@ -48,9 +49,19 @@ class ModelAndLoss(nn.Module):
     def forward(self, batch: Batch, step: int) -> tuple[Loss, Prediction]:
         """The loss of a batch of this rank and of those of the others together, and this rank's prediction, detached."""
         with stage("forward"), torch.autocast(batch.index.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            prediction = self.model(batch.inputs)
+            prediction = self.model(at_least_one(batch.inputs))
+            if not len(batch.index):
+                prediction = prediction[:0]
         with stage("loss"):
             return self.losses(prediction, batch, step), prediction.detach()
+
+
+def at_least_one(inputs: Inputs) -> Inputs:
+    """The inputs, or a black crop where there are none: a rank without a frame takes part in what all of them compute."""
+    if inputs.batch_size:
+        return inputs
+    black = black_crops(1, inputs.object_points.shape[1], inputs.image.shape[-1])
+    return black.to(inputs.image.device)
 
 
 def parallelize(model: AMT, losses: TrainingLoss, train: TrainConfig) -> nn.Module:

@@ -23,9 +23,10 @@ SIDE = 280  # px, of a tile
 
 
 def fixed_samples(loader: Loader, count: int = COUNT) -> list[Batch]:
-    """Batches of one, with a labelled hand, spread evenly over a loader that is not shuffled."""
+    """Batches of one on the CPU, with a labelled hand, spread evenly over a loader that is not shuffled."""
     found: list[Batch] = []
     for batch in loader:
+        batch = batch.to("cpu")
         labelled = batch.targets.hand_valid.nonzero()[:, 0].tolist()
         found += [batch[[i]] for i in labelled[:: max(1, len(labelled) // count)]]
     places = np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)

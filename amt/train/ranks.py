@@ -14,7 +14,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -29,6 +29,12 @@ T = TypeVar("T")
 _blocks = itertools.count()  # that this process has joined: each has names of its own
 PATIENCE = timedelta(minutes=30)  # of a message: a rank that reads data or writes the checkpoint lets the others wait
 CONNECT = timedelta(seconds=10)  # until a port counts as nobody's
+HARMLESS = (  # warnings of PyTorch that say nothing to a user, by their beginnings
+    # DDP: a gradient has another stride in a dimension of length 1. It is copied into the bucket; the numbers are the same
+    "Grad strides do not match bucket view strides",
+    # FSDP2: an operation in place on the model's answer would skip a message. Losses and metrics only read it
+    "FSDP2-wrapped module .* returned a view tensor",
+)
 
 
 class RankLost(UserError):
@@ -80,7 +86,7 @@ def joined(parallel: str, device: torch.device) -> Iterator[None]:
         return
     store, rank = dist.PrefixStore(f"amt{next(_blocks)}", _connected(device)), number()
     try:
-        with _quiet() if rank else nullcontext():
+        with _quiet() if rank else _without_harmless_warnings():
             yield
     except Exception as error:
         if not _is_first(store):
@@ -138,6 +144,14 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _without_harmless_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for beginning in HARMLESS:
+            warnings.filterwarnings("ignore", beginning)
+        yield
 
 
 def _is_first(store: dist.Store) -> bool:

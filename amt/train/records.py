@@ -44,8 +44,12 @@ class JsonLines:
         if not self.path.is_file():
             log.warning("%s is gone: it is written anew from this step on", self.path)
             write_text(self.path, "")
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_lines(rows))
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_lines(rows))
+        except OSError as error:
+            error.filename = str(self.path)  # a full disk is met where no name is known
+            raise
 
 
 class StepLog:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from amt.train import ranks
 
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before PyTorch 2.13
+
 
 def is_sharded(tensor: Any) -> bool:
     return hasattr(tensor, "to_local")  # a DTensor; its module takes a second to import
@@ -52,7 +54,7 @@ def gathered_rows(shards: Tensor, rows: int) -> Tensor:
     padded = shards.new_zeros(len(shards), per_rank, shards.shape[2])
     padded[:, : shards.shape[1]] = shards
     everyone = shards.new_empty(ranks.size() * len(shards), *padded.shape[1:])
-    dist.all_gather_into_tensor(everyone, padded)
+    _all_gather(everyone, padded)
     return everyone.unflatten(0, (ranks.size(), len(shards))).transpose(0, 1).flatten(1, 2)[:, :rows]
 
 

@@ -1,6 +1,7 @@
 """What is looked at between steps: validation and pictures. A run has the same bits with and without them.
 
-Of several ranks each looks at all frames, in step with the others: a sharded model needs them all.
+Of several ranks each validates on its share of every batch. The samples of the pictures go through all of them: a sharded
+model needs every rank.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Sight:
     """Validates every ``train.validate_every`` steps and draws every ``train.pictures_every``, and at the end of a run.
 
     Args:
-        loader: of the frames that are looked at, in order and not augmented; None looks at nothing.
+        loader: of this rank's share of the frames that are looked at, in order and not augmented; None looks at nothing.
     """
 
     def __init__(self, config: Config, loader: Loader | None):
@@ -50,7 +51,12 @@ class Sight:
         """Whether there is a picture after ``step`` steps."""
         return self._is_due(self.train.pictures_every, step, ends)
 
-    def look(self, trainer: Trainer, told: RunLog, ends: bool) -> Score | None:
+    @property
+    def scores(self) -> bool:
+        """Whether validations say which state is the best; else the loss does."""
+        return self.loader is not None and self.train.validate_every > 0
+
+    def look(self, trainer: Trainer, run_log: RunLog, ends: bool) -> Score | None:
         """Does what is due, by the averaged weights where there are some, and tells it. Returns the score of a validation."""
         validates, draws = self.validates(trainer.step, ends), self.draws(trainer.step, ends)
         if not (validates or draws):
@@ -58,29 +64,29 @@ class Sight:
         score = None
         with evaluating(trainer):
             if validates:
-                score = self._validate(trainer, told)
+                score = self._validate(trainer, run_log)
             if draws:
-                self._draw(trainer, told)
+                self._draw(trainer, run_log)
         return score
 
-    def _validate(self, trainer: Trainer, told: RunLog) -> Score | None:
+    def _validate(self, trainer: Trainer, run_log: RunLog) -> Score | None:
         figures = validate(trainer, self.loader)
         name = "wrist_aligned_mm" if "wrist_aligned_mm" in figures else "loss"
         score = Score(f"validation {name}", figures[name])
         kept = best_state(self.output / "states")
         before = None if kept is None else read_score(kept)
         best = before is None or before.name != score.name or score.value <= before.value
-        told.validated(trainer.step, figures, validation_line(trainer.step, self.train.steps, figures, best))
+        run_log.validated(trainer.step, figures, validation_line(trainer.step, self.train.steps, figures, best))
         return score
 
-    def _draw(self, trainer: Trainer, told: RunLog) -> None:
+    def _draw(self, trainer: Trainer, run_log: RunLog) -> None:
         if self.samples is None:
-            self.samples = fixed_samples(self.loader)
+            self.samples = ranks.lead(fixed_samples, self.loader)
         if self.samples:
             picture = draw_samples(trainer, self.samples)
             if ranks.first():
                 write_picture(self.output / PICTURES / f"step-{trainer.step:08d}.jpg", picture)
-            told.picture(trainer.step, picture)
+            run_log.picture(trainer.step, picture)
 
     def _is_due(self, every: int, step: int, ends: bool) -> bool:
         return self.loader is not None and every > 0 and (ends or step % every == 0)
@@ -93,10 +99,10 @@ def make_sight(config: Config, device: torch.device, progress: bool) -> Sight:
         return Sight(config, None)
     limits = [limit for limit in (data.limit, train.validate_images or None) if limit is not None]
     few = replace(data, limit=min(limits, default=None), window=1)
+    share = {"rank": ranks.number(), "world_size": ranks.size(), "device": device}
+    size = train.batch_size // ranks.size()
     try:
-        loader = make_loader(
-            few, "val", train.batch_size, augment=False, shuffle=False, device=device, progress=progress
-        )
+        loader = make_loader(few, "val", size, augment=False, shuffle=False, progress=progress, **share)
     except DataError as error:
         log.warning("no validation and no pictures: %s", error)
         return Sight(config, None)

@@ -67,11 +67,13 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int, score:
     final = _folder(folder, step)
     try:
         with new_folder(final) as part:
-            torch.save(state, part / STATE)
+            with (part / STATE).open("wb") as file:  # by its path PyTorch would not say why it cannot be written
+                torch.save(state, file)
             if score is not None:
                 (part / SCORE).write_text(json.dumps(score._asdict()) + "\n")
-    except (OSError, RuntimeError) as error:  # the second is what PyTorch makes of a full disk
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (OSError, RuntimeError) as error:  # the second is what PyTorch makes of the first
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or (str(cause).splitlines() or [type(cause).__name__])[0]
         raise StateError(
             f"{final} cannot be written ({reason}); mend this or make room, and the same command continues"
         ) from error

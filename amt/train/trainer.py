@@ -22,12 +22,10 @@ from torch import Tensor
 from amt.config import choose_device, set_threads
 from amt.data.loader import Loader, make_loader
 from amt.errors import UserError
-from amt.files import recover
 from amt.hand.batch import Batch
 from amt.kernels import use
 from amt.kernels.ranges import stage
 from amt.model import AMT, save_checkpoint
-from amt.model.checkpoint import check_free, read_record
 from amt.model.draws import share_batches
 from amt.model.fp8 import use_precision
 from amt.model.fused_blocks import use_blocks
@@ -36,7 +34,7 @@ from amt.model.transfer import begin_from
 from amt.train import ranks
 from amt.train.batch_size import with_batch_size
 from amt.train.collapse import CollapseMonitor, spread_ratio
-from amt.train.config import Config, check_ranks, differences, identity
+from amt.train.config import Config, check_ranks, identity
 from amt.train.ema import Ema
 from amt.train.finite import FiniteGuard, explain
 from amt.train.freezing import FreezeSchedule
@@ -48,6 +46,7 @@ from amt.train.parallelize import apply_checkpointing, messages, parallelize
 from amt.train.profiling import Profile
 from amt.train.records import draw_curves
 from amt.train.run_log import NORM, RunLog
+from amt.train.same_run import REMEDY, check_checkpoint, check_same_data, check_same_run
 from amt.train.schedule import learning_rate
 from amt.train.sharding import rows_of, whole
 from amt.train.sight import Sight, make_sight
@@ -55,7 +54,6 @@ from amt.train.signals import Stopped, StopRequest
 from amt.train.states import Score, StateError, load_newest_of_all, only_run_in, save_state
 
 log = logging.getLogger(__name__)
-REMEDY = "choose another train.output, or remove the folder to start from scratch"
 
 
 class TrainingError(UserError, RuntimeError):
@@ -154,6 +152,8 @@ class Trainer:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that DINOv2 starts at random does not matter here
             model = AMT(config)
+        if self.config.train.precision == "fp8":  # te's and torchao's layers are not for fakes
+            use_precision(model, "train.precision", "fp8", training=True)
         apply_checkpointing(model, self.config.train)
         return model
 
@@ -214,7 +214,8 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True, val
     Args:
         loader: of this rank's share of the training set; made from ``config.data`` where none is given.
         progress: show lines and a bar.
-        validation: of the frames that are looked at between steps; where no loader is given at all, made from ``config.data``.
+        validation: of this rank's share of the frames that are looked at between steps; where no loader is given at all, made
+            from ``config.data``.
 
     Raises:
         ConfigError, DataError, CheckpointError, StateError, TrainingError: each names what is wrong and the remedy.
@@ -229,27 +230,18 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True, val
     with stopping as stop, ranks.joined(train.parallel, device), ExitStack() as lock, use(config.kernels.use):
         progress = progress and ranks.first()
         ranks.lead(lock.enter_context, only_run_in(output))
-        newest = load_newest_of_all(output / "states", device if train.parallel == "none" else torch.device("cpu"))
-        config = with_batch_size(config, newest and newest[1], Trainer)
-        train = config.train
-        ranks.lead(_check_checkpoint, config)
-        if newest is not None:
-            _check_same_run(config, newest[1], output)
-        trainer = Trainer(config)
-        if newest is not None:
-            trainer.load_state_dict(newest[1])
+        trainer = _begin(config, device)
+        config, train = trainer.config, trainer.config.train
         if trainer.position() < train.steps:
-            if newest is not None:
-                log.info("continuing from step %d of %s", trainer.step, output)
             if loader is None and validation is None:
-                sight = make_sight(config, trainer.device, progress)
+                sight = make_sight(config, device, progress)
             else:
                 sight = Sight(config, validation)
             if loader is None:
                 share = {"rank": ranks.number(), "world_size": ranks.size(), "device": device}
                 size = train.batch_size // ranks.size()
                 loader = make_loader(config.data, "train", size, seed=train.seed, progress=progress, **share)
-            _check_same_data(trainer, loader, output)
+            trainer.data = check_same_data(config, trainer.data, ranks.lead(loader.digest))
             if progress:
                 log.info("%s", trainer.memory())
             _train(trainer, loader, output, stop, RunLog(trainer, output, progress), sight)
@@ -262,6 +254,23 @@ def run(config: Config, loader: Loader | None = None, progress: bool = True, val
         return ranks.lead(_publish, trainer, weights, loader, progress)
 
 
+def _begin(config: Config, device: torch.device) -> Trainer:
+    """A trainer at the newest state in ``train.output``, or at the beginning where there is none."""
+    output = config.output_folder()
+    newest = load_newest_of_all(output / "states", device if config.train.parallel == "none" else torch.device("cpu"))
+    state = None if newest is None else newest[1]
+    config = with_batch_size(config, state, Trainer)
+    ranks.lead(check_checkpoint, config)
+    if state is None:
+        return Trainer(config)
+    check_same_run(config, state)
+    trainer = Trainer(config)
+    trainer.load_state_dict(state)
+    if trainer.position() < config.train.steps:
+        log.info("continuing from step %d of %s", trainer.step, output)
+    return trainer
+
+
 def _publish(trainer: Trainer, weights: dict[str, Tensor], loader: Loader | None, progress: bool) -> Path:
     """The curves, and the checkpoint with these weights."""
     config, output = trainer.config, trainer.config.output_folder()
@@ -271,94 +280,57 @@ def _publish(trainer: Trainer, weights: dict[str, Tensor], loader: Loader | None
     return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, None, weights, **record)
 
 
-def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, told: RunLog, sight: Sight) -> None:
-    """All steps that are left, with a log and resumable states in ``output``."""
+def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, run_log: RunLog, sight: Sight) -> None:
+    """All steps that are left, with a log and resumable states in ``output``. Raises Stopped, and TrainingError."""
     train = trainer.config.train
     profile = Profile(train.profile if ranks.first() else None, trainer.model, output, trainer.device)
-    with stop.between_steps(), told, profile:
+    with stop.between_steps(), run_log, profile:
         start, losses = time.perf_counter(), []
-        for epoch, batch in told.throughput.waiting(_batches(loader, trainer.step, train.steps)):
+        for epoch, batch in run_log.throughput.waiting(_batches(loader, trainer.step, train.steps)):
             profile.before(trainer.step)
-            told.add(step=trainer.step, epoch=epoch, **trainer.train_step(batch))
+            run_log.add(step=trainer.step, epoch=epoch, **trainer.train_step(batch))
             spent, start = trainer.seconds + time.perf_counter() - start, time.perf_counter()
             signum, trainer.seconds = ranks.most(stop.signum or 0, spent)  # all ranks end at the same step
-            last = trainer.position() >= train.steps or signum > 0
-            ends = last and not signum
-            save = last or trainer.step % train.save_every == 0 or sight.validates(trainer.step, ends)
-            if save or trainer.step % train.log_every == 0 or sight.draws(trainer.step, ends):
-                rows = told.flush(trainer.position(), trainer.seconds)
-                losses += [row["loss"] for row in rows]
-                if rows[-1]["bad_steps"] >= train.bad_steps:
-                    raise TrainingError(_given_up(trainer, batch))
-                if (report := trainer.monitor.look(rows)) is not None:
-                    raise TrainingError(report)
-            score = sight.look(trainer, told, ends)
-            if save:
-                state, score = trainer.state_dict(), score if sight.loader and train.validate_every else _score(losses)
+            finished = trainer.position() >= train.steps
+            ends = finished and not signum  # who sends a signal does not wait for a last validation
+            saves = (
+                finished or signum > 0 or trainer.step % train.save_every == 0 or sight.validates(trainer.step, ends)
+            )
+            if saves or trainer.step % train.log_every == 0 or sight.draws(trainer.step, ends):
+                losses += _read(trainer, run_log, batch)
+            score = sight.look(trainer, run_log, ends)
+            if saves:
+                state = trainer.state_dict()
+                score = score if sight.scores else _mean_loss(losses)
                 ranks.lead(save_state, output / "states", trainer.step, state, train.keep, score)
                 del state
                 losses = []
-            if signum and trainer.position() < train.steps:
-                raise Stopped(int(signum), trainer.step)
-            if last:
+            if finished:
                 return
+            if signum:
+                raise Stopped(int(signum), trainer.step)
 
 
-def _score(losses: list[float]) -> Score | None:
-    """The mean loss of the steps since the last state; those that were skipped do not count."""
+def _read(trainer: Trainer, run_log: RunLog, batch: Batch) -> list[float]:
+    """Reads the losses since the last time from the device, tells them and returns them.
+
+    Raises TrainingError where the run should end: too many steps without a finite loss, or a model that has collapsed.
+    """
+    rows = run_log.flush(trainer.position(), trainer.seconds)
+    if rows[-1]["bad_steps"] >= trainer.config.train.bad_steps:
+        raise TrainingError(
+            f"step {trainer.step - 1}: {int(trainer.guard.in_a_row)} steps in a row without a finite loss and gradient "
+            f"({trainer.explain(batch)}); mend these samples, or lower train.lr and train.muon_lr"
+        )
+    if (report := trainer.monitor.look(rows)) is not None:
+        raise TrainingError(report)
+    return [row["loss"] for row in rows]
+
+
+def _mean_loss(losses: list[float]) -> Score | None:
+    """Of the steps since the last state; those that were skipped do not count."""
     finite = [loss for loss in losses if isfinite(loss)]
     return Score("loss", sum(finite) / len(finite)) if finite else None
-
-
-def _given_up(trainer: Trainer, batch: Batch) -> str:
-    return (
-        f"step {trainer.step - 1}: {int(trainer.guard.in_a_row)} steps in a row without a finite loss and gradient "
-        f"({trainer.explain(batch)}); mend these samples, or lower train.lr and train.muon_lr"
-    )
-
-
-def _check_same_run(config: Config, state: dict, output: Path) -> None:
-    """Raises StateError where the states in ``output`` are of a run with another configuration."""
-    if "run" not in state:
-        difference = "its states are older than this version and do not say of which run they are"
-    else:
-        difference = differences(state["run"], identity(asdict(config)))
-    if difference and config.train.resume != "force":
-        raise StateError(f"{output} holds another run ({difference}); {REMEDY}, or accept this with train.resume=force")
-    if difference:
-        log.warning("%s: continuing all the same: %s", output, difference)
-
-
-def _check_same_data(trainer: Trainer, loader: Loader, output: Path) -> None:
-    """Raises StateError where the set has changed since the run began."""
-    before, trainer.data = trainer.data, ranks.lead(loader.digest)
-    if before in (None, trainer.data):
-        return
-    if trainer.config.train.resume != "force":
-        raise StateError(
-            f"{output}: the frames or labels of the training set have changed since this run began; {REMEDY}, or accept this "
-            "with train.resume=force"
-        )
-    log.warning("%s: continuing all the same on a training set that has changed", output)
-
-
-def _check_checkpoint(config: Config) -> None:
-    """Raises CheckpointError or StateError where the result's folder holds other files, or the model of another run."""
-    folder = config.checkpoint_folder()
-    recover(folder)
-    check_free(folder)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    saved, now = identity(read_record(folder)), identity(asdict(config))
-    shared = [
-        key for key in now if key in saved and not key.startswith("model.backbone.")
-    ]  # weights may have changed those
-    difference = differences({key: saved[key] for key in shared}, {key: now[key] for key in shared})
-    if difference and config.train.resume != "force":
-        raise StateError(
-            f"{folder} holds the model of another run ({difference}); choose another train.output or train.checkpoint, remove "
-            "it, or accept this with train.resume=force"
-        )
 
 
 def _mean_pose(config: Config, loader: Loader | None, progress: bool) -> MeanPose:

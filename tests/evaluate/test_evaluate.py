@@ -43,7 +43,7 @@ def perfect(samples, batches):
     return dataclasses.replace(samples, model=truth, joints=samples.true_joints)
 
 
-def test_every_key_is_there_and_a_perfect_answer_scores_perfectly(collected, batches):
+def test_every_key_is_there_and_a_perfect_answer_scores_perfectly(collected, model, batches):
     samples, beliefs = collected
     figures = score(samples, beliefs)
     wanted = {
@@ -53,6 +53,10 @@ def test_every_key_is_there_and_a_perfect_answer_scores_perfectly(collected, bat
     }  # fmt: skip
     assert wanted <= set(figures)
     assert {"contact_ece", "visibility_ece", "scale_ece"} <= set(figures["calibration"])
+    said = torch.cat([model(batch.inputs).joint_visible > 0 for batch in batches])
+    true = torch.cat([batch.targets.joint_visible for batch in batches])
+    assert figures["calibration"]["visibility_accuracy"] == pytest.approx(float((said == true).double().mean()))
+    assert figures["calibration"]["visible_share"] == pytest.approx(float(true.double().mean()))
     of_the_hand_alone = {
         "coarse_wrist_aligned_mpjpe_mm", "procrustes_f5", "procrustes_mpvpe_mm", "wrist_aligned_mpjpe_p_mm",
     }  # fmt: skip

@@ -54,9 +54,11 @@ def test_selective_checkpointing_halves_the_activations():
     assert full < selective
 
 
-def test_the_estimate_of_activations_is_what_a_pass_keeps(make_batch):
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp8"])
+def test_the_estimate_of_activations_is_what_a_pass_keeps(make_small, make_batch, precision):
     """Counted on fakes, and by PyTorch's hooks on what a real pass saves: the same storages but for the answer itself."""
-    model, batch = AMT(ModelConfig()).train(), make_batch(4, points=256)
+    trainer = Trainer(make_small("m", precision=precision))
+    model, batch = trainer.model.train(), make_batch(4, crop=32, points=trainer.config.data.crop.num_points)
     own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     saved = {}
 
@@ -64,13 +66,17 @@ def test_the_estimate_of_activations_is_what_a_pass_keeps(make_batch):
         saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    bf16 = precision != "float32"
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+    ):
         prediction = model(batch.inputs)
     held = dict(saved)
     for _, tensor in prediction.named_tensors():
         held[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
     real = sum(storage.nbytes() for place, storage in held.items() if place not in own)
-    assert activation_bytes(model, 256) == pytest.approx(real, rel=0.02)
+    assert trainer.memory().activations == pytest.approx(real, rel=0.02)
     assert model.training
 
 

@@ -89,7 +89,7 @@ def test_a_signal_outside_the_steps_ends_the_run_at_once(make_small, small_loade
     def interrupted(*_, **__):
         os.kill(os.getpid(), signum)
 
-    monkeypatch.setattr(trainer_module, "_check_same_data" if when == "before" else "_mean_pose", interrupted)
+    monkeypatch.setattr(trainer_module, "check_same_data" if when == "before" else "_mean_pose", interrupted)
     config = make_small("run", steps=2)
     before = signal.getsignal(signum)
     with pytest.raises(Stopped, match=rf"{signum.name}: no new step to save; the same command continues") as stopped:

@@ -2,9 +2,13 @@
 
 import signal
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from fixed_loader import SMALL
 
+from amt.data.synthetic import write
 from amt.train.__main__ import main
 
 
@@ -102,9 +106,47 @@ def test_a_stopped_run_ends_a_multirun_with_its_status(call, monkeypatch, tmp_pa
     assert len(seen) == 1
 
 
-def test_several_ranks_are_refused(call, monkeypatch):
+def test_without_a_set_one_is_rendered_and_the_end_says_where_everything_is(monkeypatch, capfd, tmp_path):
+    """`python -m amt.train`, made short and small: one person is rendered of ten, and split by cameras."""
+    right = write.write_set
+    monkeypatch.setattr(
+        write, "write_set", lambda folder, config, workers: right(folder, replace(config, subjects=1), workers)
+    )
+    monkeypatch.chdir(tmp_path)
+    words = [f"model.{name}={value}" for name, value in SMALL.items()]
+    words += [
+        "data.render_sequences=1",
+        "data.render_frames=1",
+        "data.split=s2",
+        "data.cache=cache",
+        "train.steps=2",
+        "train.batch_size=4",
+    ]
+    monkeypatch.setattr(sys, "argv", ["amt.train", *words, "train.device=cpu", "train.threads=1"])
+    assert main() == 0
+    out, err = capfd.readouterr()
+    assert "data.root is not given" in err
+    assert list(tmp_path.glob("cache/synthetic-1x1/**/*.jpg"))
+    last = dict(line.split("  ", 1) for line in out.splitlines()[-7:])
+    paths = {name: tmp_path / text.split()[0] for name, text in last.items()}
+    expected = {"trained model": "checkpoint", "loss curves": "loss.png", "pictures": "pictures", "log": "log.jsonl"}
+    expected |= {"validations": "validation.jsonl", "TensorBoard": "tensorboard", "states": "states"}
+    assert paths == {name: tmp_path / "runs" / "train" / path for name, path in expected.items()}
+    assert all(path.exists() for path in paths.values())
+    assert f"python -m amt.evaluate {Path('runs/train/checkpoint')}" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "WORLD_SIZE=2: "),
+        (["train.parallel=ddp", "--dry-run"], "--dry-run is done by one process"),
+        (["train.parallel=fsdp", "train.batch_size=auto"], "train.batch_size=auto is found by one process"),
+    ],
+)
+def test_several_ranks_are_refused(call, monkeypatch, words, named):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    status, error = call()
+    status, error = call(*words)
     assert status == 2
-    assert error.startswith("amt.train: WORLD_SIZE=2: ")
+    assert error.startswith(f"amt.train: {named}")
     assert error.count("\n") == 1

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from amt.hand.batch import Targets
 from amt.model.outputs import Prediction
-from amt.train.ranks import summed
+from amt.train import ranks
 
 FAR = 0.5  # m: where fillers lie, in front of the camera
 
@@ -17,8 +17,16 @@ FAR = 0.5  # m: where fillers lie, in front of the camera
 def mean_where(value: Tensor, valid: Tensor) -> Tensor:
     """The mean over the samples of ``valid`` [B] of ``value`` [B, ...], of all ranks together; 0 where there is none."""
     per_sample = value.flatten(1).mean(dim=1) if value.dim() > 1 else value
-    total, count = summed(torch.where(valid, per_sample, 0.0).sum(), valid.sum())
+    total, count = ranks.summed(torch.where(valid, per_sample, 0.0).sum(), valid.sum())
     return total / count.clamp(min=1)
+
+
+def mean_of_all(value: Tensor) -> Tensor:
+    """The mean of all numbers of ``value`` of all ranks together, which may have different numbers of samples."""
+    if ranks.size() == 1:
+        return value.mean()
+    total, count = ranks.summed(value.sum(), value.new_full((), value.numel()))
+    return total / count
 
 
 def with_fillers(targets: Targets) -> Targets:

@@ -11,9 +11,8 @@ from amt.hand.mano import ManoLayer
 from amt.hand.mirror import choose, mirror_rotations
 from amt.model.outputs import Prediction
 from amt.train.losses.hand import Terms
-from amt.train.losses.masks import mean_where
+from amt.train.losses.masks import mean_of_all, mean_where
 from amt.train.losses.units import LENGTH_UNIT
-from amt.train.ranks import averaged
 
 THICKEST = 0.02  # m: a point farther than this from its nearest vertex is not inside a hand
 
@@ -36,7 +35,7 @@ class PhysicalTerms(nn.Module):
     def _limits(self, p: Prediction, right: Tensor) -> Tensor:
         """The mean excess of a joint, rad: coarse and decoded."""
         fingers = torch.stack((p.coarse.pose, p.decoded.pose), dim=1)[:, :, 1:]
-        return averaged(self.limits(choose(~right, mirror_rotations(fingers), fingers)).mean())
+        return mean_of_all(self.limits(choose(~right, mirror_rotations(fingers), fingers)))
 
     def _penetration(self, p: Prediction, inputs: Inputs) -> Tensor:
         """The mean depth, over 0.1 m, of the object's points that lie inside the final hand.

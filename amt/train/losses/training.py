@@ -15,12 +15,11 @@ from amt.model.outputs import Prediction
 from amt.train.config import LossConfig, LossSchedule
 from amt.train.losses.contact import contact_term
 from amt.train.losses.hand import Terms, hand_terms, keypoint_terms, smoothness_term
-from amt.train.losses.masks import check_float32, with_fillers
+from amt.train.losses.masks import check_float32, mean_of_all, with_fillers
 from amt.train.losses.objects import object_terms
 from amt.train.losses.physical import PhysicalTerms
 from amt.train.losses.running import ContactScores, JointErrors
 from amt.train.losses.weights import LearnedVariances, wanted_terms, weights_at
-from amt.train.ranks import averaged
 
 
 class Loss(NamedTuple):
@@ -87,7 +86,7 @@ class TrainingLoss(nn.Module):
             "smoothness": lambda: smoothness_term(p, targets, batch.window),
             "contact": lambda: contact_term(p, targets, self.config.contact_form),
             **(self.physical(p, inputs) if self.physical else {}),
-            "kl": lambda: averaged((p.hand_latent.kl() + p.object_latent.kl()).mean()),
+            "kl": lambda: mean_of_all(p.hand_latent.kl() + p.object_latent.kl()),
         }
 
     def _weighted(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
