@@ -25,6 +25,7 @@ from amt.model.checkpoint import METRICS, SAMPLES, read_record
 from amt.startup import run_program
 
 DRAWS, SEED = 10_000, 0
+FEW = 20  # sequences; a bootstrap of fewer is rough
 MEANS = (  # lower is better
     ("wrist-aligned MPJPE, mm", "wrist_aligned_mpjpe_mm"),
     ("Procrustes MPJPE, mm", "procrustes_mpjpe_mm"),
@@ -94,6 +95,7 @@ def compare(a: SampleTable, b: SampleTable, draws: int = DRAWS, seed: int = SEED
         )
     names = np.char.add(np.char.add(a.names["subject"][order_a], "/"), a.names["sequence"][order_a])
     sequences, group = np.unique(names, return_inverse=True)
+    draws = draws if len(sequences) > 1 else 0  # one sequence says nothing of others
     weights = np.random.default_rng(seed).multinomial(
         len(sequences), np.full(len(sequences), 1 / len(sequences)), draws
     )
@@ -124,6 +126,8 @@ def text(found: list[Difference], a: SampleTable, b: SampleTable) -> str:
     """A line a figure."""
     sequences = len({*zip(a.names["subject"], a.names["sequence"])})
     lines = [f"{len(a.index)} frames of {sequences} sequences, 95 % intervals of {DRAWS} draws"]
+    if sequences < FEW:
+        lines.append(f"fewer than {FEW} sequences: the intervals are too narrow to be trusted")
     lines.append(f"{'':28s}{'A':>10s}{'B':>10s}{'B - A':>10s}{'interval':>22s}  B is")
     for d in found:
         digits = 3 if max(d.a, d.b) < 2 else 2
@@ -135,7 +139,7 @@ def text(found: list[Difference], a: SampleTable, b: SampleTable) -> str:
 
 
 def _difference(label: str, a: np.ndarray, b: np.ndarray, lower_is_better: bool = True) -> Difference:
-    low, high = np.quantile((b - a)[:-1], (0.025, 0.975))
+    low, high = np.quantile((b - a)[:-1], (0.025, 0.975)) if len(a) > 1 else (-np.inf, np.inf)
     return Difference(label, float(a[-1]), float(b[-1]), float(low), float(high), lower_is_better)
 
 

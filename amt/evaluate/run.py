@@ -22,7 +22,7 @@ from amt.evaluate.results import ResultWriter
 from amt.evaluate.samples import write_samples
 from amt.evaluate.score import movement, score
 from amt.evaluate.tables import all_tables, write_json
-from amt.files import write_text
+from amt.files import check_writable, write_text
 from amt.hand.batch import Batch
 from amt.kernels import use
 from amt.model.checkpoint import METRICS, REPORT, SAMPLES, load_mean_pose
@@ -40,6 +40,11 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     device = choose_device(chosen.device, "evaluate.device")
     if chosen.write and (data.layout != "dexycb" or data.limit is not None):
         raise UsageError("evaluate.write needs a whole subset of a set in DexYCB's layout; leave data.limit out")
+    path = Path(chosen.output) if chosen.output else checkpoint / METRICS
+    page_path = None if chosen.report == NO_REPORT else Path(chosen.report or path.with_name(REPORT))
+    for place in (path, path.with_name(SAMPLES), page_path, chosen.write and Path(chosen.write)):
+        if place:
+            check_writable(place)  # before any work
     for name in PACKAGES if chosen.physics else ():
         package(name)  # before any work
     model, _ = load_checkpoint(checkpoint, hand=settings["model"].hand)
@@ -83,15 +88,14 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     }
     if judging is not None:
         figures["physics"] = judging.figures()
-    path = Path(chosen.output) if chosen.output else checkpoint / METRICS
     written = [path, path.with_name(SAMPLES)]
     write_json(path, figures)
     write_samples(written[1], samples, where)
-    if chosen.report != NO_REPORT:
-        written.append(Path(chosen.report) if chosen.report else path.with_name(REPORT))
+    if page_path is not None:
+        written.append(page_path)
         with use(settings["kernels"].use):
             looks = look(model, batches, samples, reader, where["object"])
-        write_text(written[-1], page(figures, samples, beliefs, looks))
+        write_text(page_path, page(figures, samples, beliefs, looks))
     if writer is not None:
         files, missing = writer.write(Path(chosen.write))
         written += files

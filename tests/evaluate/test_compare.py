@@ -49,6 +49,14 @@ def test_frames_of_one_sequence_count_as_one_draw():
     assert single.verdict == "not told apart"
 
 
+def test_one_sequence_says_nothing_of_others():
+    found = compare(table(np.arange(30), [0] * 30), table(np.arange(30) + 9, [0] * 30))[0]
+    assert found.b - found.a == 9
+    assert (found.low, found.high, found.verdict) == (-np.inf, np.inf, "not told apart")
+    few = table(np.arange(3), range(3))
+    assert "fewer than 20 sequences" in text(compare(few, few), few, few)
+
+
 def test_pairs_are_found_by_their_index_and_unknown_values_are_left_out():
     rng = np.random.default_rng(2)
     base = rng.uniform(10, 30, 40)

@@ -12,6 +12,7 @@ from made_samples import SMALL, SYMMETRIES, made_reader, reader_with_pictures, w
 from amt.evaluate.__main__ import main
 from amt.evaluate.boxes import LocatedBatches, nearest, overlap
 from amt.evaluate.collect import Answer, collect, errors, joined
+from amt.evaluate.compare import main as compare
 from amt.evaluate.report import look
 from amt.evaluate.samples import NUMBERS, SamplesError, read_samples
 from amt.evaluate.score import movement, score
@@ -261,6 +262,30 @@ def test_two_runs_write_the_same_bytes(evaluated):
         written.append([(folder / name).read_bytes() for name in ("metrics.json", "samples.csv")])
     assert written[0] == written[1]
     save_checkpoint(folder, evaluated.model)  # what an evaluation leaves is no stranger's file
+
+
+def test_two_checkpoints_are_scored_and_compared(evaluated, capsys):
+    torch.manual_seed(1)
+    other = AMT(ModelConfig(**SMALL)).eval()
+    folders = [
+        save_checkpoint(evaluated.folder / name, model, evaluated.mean_pose)
+        for name, model in (("a", evaluated.model), ("b", other))
+    ]
+    assert compare([*map(str, folders), "evaluate.device=cpu"]) == 0
+    out = capsys.readouterr().out
+    assert evaluated.read == ["test", "test"]
+    assert "4 frames of 1 sequences" in out
+    errors = [json.loads((folder / "metrics.json").read_text())["absolute_mpjpe_mm"] for folder in folders]
+    assert f"{errors[1] - errors[0]:+.2f}" in out
+
+
+@pytest.mark.parametrize("key", ["output", "report", "write"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(key, evaluated, capsys):
+    folder = save_checkpoint(evaluated.folder / "checkpoint", evaluated.model, evaluated.mean_pose)
+    (evaluated.folder / "file").write_text("")
+    assert main([str(folder), f"evaluate.{key}={evaluated.folder}/file/below"]) == 2
+    assert "file/below: cannot be written" in capsys.readouterr().err
+    assert evaluated.read == []
 
 
 def test_samples_are_read_back(evaluated):

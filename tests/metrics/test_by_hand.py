@@ -1,5 +1,6 @@
 """Each metric on a case that is worked out by hand."""
 
+import copy
 import math
 
 import pytest
@@ -131,6 +132,23 @@ def test_sums_add_up():
         whole.mean("y")
     with pytest.raises(ValueError, match=r"x: expected values \[N, \[2\]\], got \[4, 3\]"):
         whole.add("x", torch.zeros(4, 3))
+
+
+def test_sums_over_ranks(monkeypatch):
+    """Two ranks: each gets the sum of both, added up in the order of the ranks; one of them has a name that the other lacks."""
+    ranks = [metrics.Sums(), metrics.Sums()]
+    ranks[0].add("x", torch.tensor([1.0, 2.0]))
+    ranks[1].add("x", torch.tensor([6.0]))
+    ranks[1].add("y", torch.tensor([4.0]))
+    sent = copy.deepcopy(ranks)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(
+        torch.distributed, "all_gather_object", lambda found, mine: found.__setitem__(slice(None), sent)
+    )
+    for rank in ranks:
+        rank.reduce()
+        assert (rank.mean("x"), rank.count("x"), rank.mean("y")) == (3, 3, 4)
 
 
 def test_sums_do_not_drown_small_values():

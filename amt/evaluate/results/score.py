@@ -16,6 +16,7 @@ from amt.evaluate.results.bop_models import Models
 from amt.evaluate.results.checks import ResultError
 from amt.evaluate.results.truth import HandTruth, check_folder, frames, hand_truth, meshes, subset
 from amt.evaluate.tables import write_json
+from amt.files import check_writable
 
 FORMS = {".txt": "hand pose", ".csv": "object poses", ".json": "hand meshes", ".zip": "hand meshes"}
 
@@ -39,6 +40,8 @@ def score_file(settings: dict[str, Any]) -> dict[str, Any]:
             f"evaluate.protocol={protocol}: official evaluators score every labelled frame of a subset, protocol T; leave it out"
         )
     root = check_folder(data.root)
+    if chosen.output:
+        check_writable(Path(chosen.output))
     form = FORMS[path.suffix]
     if form == "hand pose":
         truth = hand_truth(_dexycb(settings))
