@@ -9,24 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from amt.data.mass import DENSITY
 from amt.hand.mano import NUM_MANO_JOINTS, HandModel
 from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS
 from amt.physics.convex import convex_parts
 from amt.physics.distance import Surface
 from amt.physics.solids import MeshError, Solid, check_mesh, close_holes, closed, digest_of, filled, united_hulls
 
-DENSITY = (
-    400.0  # kg/m³: of an object whose mass is not known; full household things have 100 (cereals) to 1,000 (drinks)
-)
 BOXES = {f"{sign}{axis}": tuple(s * np.eye(3)[k]) for k, axis in enumerate("xyz") for sign, s in (("+", 1), ("-", -1))}
 THUMB_STRENGTH = 2.0  # it opposes several fingers
 PALM_COLUMNS = ("index", "middle", "ring", "little")
 PALM_ROWS = 3
-
-
-def mass_of(volume: float, known: float | None = None) -> float:
-    """kg: the known mass, or that of ``volume`` (m³) at :data:`DENSITY`."""
-    return volume * DENSITY if known is None else known
 
 
 class Hinge(NamedTuple):
@@ -122,7 +115,7 @@ class ObjectBody:
 
     vertices: np.ndarray  # float64 [V, 3], m
     faces: np.ndarray  # int64 [F, 3]
-    known_mass: float | None = None  # kg; None: by volume and DENSITY
+    known_mass: float | None = None  # kg; None: volume times amt.data.mass.DENSITY
     name: str = "object"
     rotation: np.ndarray = field(default_factory=lambda: np.eye(3))  # to the hand's frame
     translation: np.ndarray = field(default_factory=lambda: np.zeros(3))  # m
@@ -191,7 +184,7 @@ class ObjectBody:
         import trimesh
 
         mesh = trimesh.Trimesh(self.solid.vertices, self.solid.faces, process=False)
-        mass = mass_of(self.solid.volume, self.known_mass)
+        mass = DENSITY * self.solid.volume if self.known_mass is None else self.known_mass
         mesh.density = mass / self.solid.volume
         return mass, np.array(mesh.center_mass), np.array(mesh.moment_inertia)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from amt.data.dexycb import DexYCB
 from amt.data.errors import BrokenFrame, DataError
+from amt.data.mass import object_mass
 from amt.data.meshes import read_mesh
-from amt.data.object_card import CARD, read_card
 from amt.data.objects import mesh_file
 from amt.data.reader import Reader
 from amt.hand.batch import Batch
@@ -62,8 +62,7 @@ class Grasps:
         path = mesh_file(folder)
         if path is None:
             raise DataError(f"{folder}: holds no mesh, and physics needs one; put the set's models in place")
-        mass = read_card(folder / CARD).mass if (folder / CARD).is_file() else None
-        return ObjectBody(*read_mesh(path), mass, objects.names[class_id])
+        return ObjectBody(*read_mesh(path), object_mass(folder), objects.names[class_id])
 
 
 def distinct(reader: DexYCB) -> Iterator[int]:

@@ -290,5 +290,5 @@ def test_a_wrong_pose_and_an_open_hand_are_refused(cache):
 
 
 def test_a_known_mass_counts_and_an_unknown_one_follows_from_the_volume(cache):
-    assert box_object((0.1, 0.1, 0.1), cache).inertia[0] == pytest.approx(0.4)
+    assert box_object((0.1, 0.1, 0.1), cache).inertia[0] == pytest.approx(0.5)
     assert box_object((0.1, 0.1, 0.1), cache, mass=0.25).inertia[0] == pytest.approx(0.25)

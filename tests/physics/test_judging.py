@@ -21,7 +21,7 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "models" / "ball"
     folder.mkdir(parents=True)
-    trimesh.creation.icosphere(2, 0.03).export(folder / "ball.obj")
+    trimesh.creation.icosphere(1, 0.03).export(folder / "ball.obj")
     (folder / "object.yml").write_text("mass: 0.1\n")
     return SimpleNamespace(
         hand_model=shipped_hand,
