@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amt.errors import UsageError
+from amt.files import write_text
 from amt.startup import Parser, run_program
 
 if TYPE_CHECKING:
@@ -136,12 +137,17 @@ def _output(tool: str, *arguments: str) -> str | None:
 
 
 def build(folder: Path, architectures: Sequence[str], ops: Sequence[str], say=print) -> list[dict[str, Any]]:
-    """Compiles the launches of ``ops`` and writes cubins and manifest.json into ``folder``; returns the manifest's kernels."""
+    """Compiles the launches of ``ops`` and writes cubins and manifest.json into ``folder``; returns their entries.
+
+    The manifest is written after each op. What it says of other ops stays, if the same Triton compiled them.
+    """
     import triton
 
     from amt.kernels import aot_shapes
 
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "manifest.json"
+    before = json.loads(path.read_text()) if path.is_file() else {}
     kernels = []
     for op in ops:
         for shape, launch in aot_shapes.launches(op):
@@ -154,8 +160,12 @@ def build(folder: Path, architectures: Sequence[str], ops: Sequence[str], say=pr
                     + (", SPILLS" if entry["spills"] else "")
                 )
                 say(f"{architecture} {op} {shape} {entry['kernel']}: {said}")
-    manifest = {"schema": 1, "triton": triton.__version__, "kernels": kernels}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        others = before.get("kernels", []) if before.get("triton") == triton.__version__ else []
+        made = {(entry["op"], entry["architecture"]) for entry in kernels}
+        kept = [entry for entry in others if (entry["op"], entry["architecture"]) not in made]
+        write_text(
+            path, json.dumps({"schema": 1, "triton": triton.__version__, "kernels": kept + kernels}, indent=1) + "\n"
+        )
     return kernels
 
 
