@@ -34,9 +34,10 @@ def read_file(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
         OSError: ``strerror`` says why in a few words.
     """
     with _opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
-        if os.fstat(descriptor).st_size > most:
+        size = os.fstat(descriptor).st_size
+        if size > most:
             raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
-        return file.read(most)
+        return file.read(size or most)  # read(most) alone would take memory for so many bytes first
 
 
 def read_ends(path: str | os.PathLike, head: int = 4096, tail: int = 64) -> tuple[bytes, bytes]:

@@ -127,7 +127,8 @@ def decode(data: bytes, rows: int | None = None) -> np.ndarray | None:
     if upper < height:
         data = bytearray(data)
         data[header.size_at : header.size_at + 2] = upper.to_bytes(2, "big")
-    image = np.zeros((height, width, 3), np.uint8)
+    image = np.empty((height, width, 3), np.uint8)
+    image[upper:] = 0
     try:
         simplejpeg.decode_jpeg(data, buffer=image[:upper], strict=upper == height)  # strict: no bytes may be left over
     except ValueError:

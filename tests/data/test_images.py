@@ -1,5 +1,7 @@
 """The one reader of pictures: exact where a file is whole, an error where it is not, a note where it had to choose."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 
 from amt.data import jpeg as decoder
 from amt.data.errors import ImageError
+from amt.data.files import read_file
 from amt.data.images import read_image
 
 
@@ -239,3 +242,14 @@ def test_what_is_no_image_is_named(tmp_path, content, message, capfd):
         read_image(path)
     assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_small_file_is_read_without_memory_for_the_largest_one(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    try:
+        assert read_file(path, 1 << 30) == b"x" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
