@@ -6,13 +6,16 @@
 __version__ = "0.1.0"
 
 
-def load(checkpoint, device=None, hand=None):
+def load(checkpoint, device=None, hand=None, locator="model", mediapipe=None):
     """The predictor of a checkpoint folder (model.safetensors and config.json); see :func:`amt.infer.load`.
 
     Args:
         checkpoint: the folder, or a name on the Hugging Face Hub, "owner/model".
         device: "cpu", "cuda" or "cuda:N"; None takes the GPU where there is one.
         hand: path of MANO_RIGHT.pkl on this machine, for a model that was trained with MANO; None takes the path of training.
+
+        locator: what finds hands where no boxes are given: "model" (the checkpoint's own), "mediapipe" or "window".
+        mediapipe: the wheel of mediapipe 0.10.21, or a folder with its .tflite files.
 
     Raises:
         amt.errors.UserError: the checkpoint or a package that it needs is missing; one line with the remedy.
@@ -24,7 +27,8 @@ def load(checkpoint, device=None, hand=None):
 
         from amt.infer.predictor import load
 
-        return load(checkpoint, device=device, **({} if hand is None else {"hand": str(hand)}))
+        chosen = {} if hand is None else {"hand": str(hand)}
+        return load(checkpoint, device=device, locator=locator, mediapipe=mediapipe, **chosen)
     except ModuleNotFoundError as error:
         if not error.name or error.name.partition(".")[0] == "amt":
             raise

@@ -112,9 +112,16 @@ def panel(
     return np.concatenate((strip, _caption(strip.shape[1], title, scene, truth)))
 
 
-def film(image: np.ndarray, scene: HandObject, truth: HandObject | None = None) -> np.ndarray:
-    """A frame of a video: the whole image with the scene over it, and the view from the side, 40 cm wide, at its right."""
+def film(image: np.ndarray, scene: HandObject | Sequence[HandObject], truth: HandObject | None = None) -> np.ndarray:
+    """A frame of a video: the whole image with the scene over it, and the view from the side, 40 cm wide, at its right.
+
+    Of several scenes all are drawn over the image, and the first is seen from the side.
+    """
     height = image.shape[0]
+    if not isinstance(scene, HandObject):
+        scene, *others = scene
+        for other in others:
+            image = overlay(image, other, scale=max(1.0, height / 640))
     side = _label(side_view(scene, truth, height, span=0.4), "from the side", dark=True)
     picture = overlay(image, scene, scale=max(1.0, height / 640))
     return np.concatenate((picture if scene.hand_found else _label(picture, NO_HAND), side), axis=1)

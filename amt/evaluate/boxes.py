@@ -15,6 +15,7 @@ from amt.data.reader import Reader
 from amt.errors import UsageError
 from amt.hand.batch import Batch
 from amt.hand.camera import crop_camera
+from amt.locate import open_locator
 
 NEAREST = 0.25  # a found square whose overlap over union with the true one is less has found something else
 
@@ -33,11 +34,19 @@ class Locator(Protocol):
         """The hands in a picture (uint8 [H, W, 3], RGB)."""
 
 
-def find_locator(checkpoint: Path) -> Locator:
-    """The locator that belongs to a checkpoint. Raises UsageError where there is none."""
-    raise UsageError(
-        f"evaluate.box=located: {checkpoint} has no locator; take evaluate.box=truth, the true boxes that papers crop with"
-    )
+def find_locator(checkpoint: Path, box_scale: float, device: torch.device | str = "cpu") -> Locator:
+    """The locator that belongs to a checkpoint. Raises UsageError where there is none.
+
+    Args:
+        box_scale: side of the square over the longest side of the joints' tight box, as the model's crops were cut.
+    """
+    found = open_locator("model", checkpoint, box_scale=box_scale, device=device)
+    if found is None:
+        raise UsageError(
+            f"evaluate.box=located: {checkpoint} has no locator; python -m amt.train.locator {checkpoint} adds one, or take "
+            "evaluate.box=truth, the true boxes that papers crop with"
+        )
+    return found
 
 
 class LocatedBatches:

@@ -51,7 +51,11 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     model = model.to(device)
     reader = open_reader(data, chosen.subset)
     test = make_loader(data, chosen.subset, chosen.batch_size, augment=False, shuffle=False)
-    batches = test if chosen.box == "truth" else LocatedBatches(test, reader, find_locator(checkpoint))
+    batches = (
+        test
+        if chosen.box == "truth"
+        else LocatedBatches(test, reader, find_locator(checkpoint, data.crop.box_scale, device))
+    )
     mean_pose = load_mean_pose(checkpoint)
     if mean_pose is None:
         print(

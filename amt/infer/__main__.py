@@ -78,6 +78,8 @@ def _job(command: Command, checkpoint: str | Path, device) -> Job:
         max_spread=infer.max_spread,
         engine=infer.engine,
         bfloat16=infer.precision == "bf16",
+        locator=options.locator or infer.locator,
+        mediapipe=infer.mediapipe,
         **({} if command.hand is None else {"hand": command.hand}),
     )
     products = use_precision(predictor.model, "infer.precision", infer.precision, training=False)
@@ -103,6 +105,7 @@ def _job(command: Command, checkpoint: str | Path, device) -> Job:
         csv=options.csv,
         rerun=None if options.rerun is None else Path(options.rerun),
         fit=infer.fit,
+        smooth=infer.smooth,
         tell=_complain,
     )
 

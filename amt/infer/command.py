@@ -16,7 +16,7 @@ from amt.config import KernelsConfig, compose, help_text
 from amt.hand.skeleton import SHIPPED_HAND
 from amt.infer.cameras import Camera, read_calibration
 from amt.infer.checks import InputError, check_fov
-from amt.infer.config import PROGRAM, InferConfig
+from amt.infer.config import LOCATORS, PROGRAM, InferConfig
 from amt.infer.inputs import CAMERA
 from amt.infer.lens import Lens, as_lens
 from amt.model.checkpoint import read_record
@@ -71,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
         "--box",
         metavar="cx,cy,side",
         help="square around the hand, px; 'auto' looks for it even in images of a data set, whose true box is used otherwise",
+    )
+    p.add_argument(
+        "--locator",
+        choices=LOCATORS,
+        help="what finds hands where no box is given: model (the checkpoint's own, the default), mediapipe (see "
+        "infer.mediapipe), or window (one hand, some eighty crops); infer.locator=NAME means the same",
     )
     p.add_argument("--side", choices=("right", "left"), help="which hand (default right; a data set says it)")
     p.add_argument(

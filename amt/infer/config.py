@@ -10,6 +10,7 @@ from amt.model.config import BLOCKS, PRECISIONS, ConfigError
 MAX_SPREAD = 0.08  # amt.infer.locate says how it was measured
 
 ENGINES = ("eager", "compile")
+LOCATORS = ("model", "mediapipe", "window")
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,11 @@ class InferConfig:
     """How pictures are looked at."""
 
     max_spread: float = MAX_SPREAD  # 0-1: share of the crop that a joint's map may cover; above it no hand is found
+    locator: str = (
+        "model"  # what finds hands: model (the checkpoint's), mediapipe, or window (one hand, some eighty crops)
+    )
+    mediapipe: str | None = None  # the wheel of mediapipe 0.10.21, or a folder with its .tflite files
+    smooth: bool = True  # whether hands that a locator finds in a video are smoothed over its frames
     fit: bool = False  # whether the exported MANO parameters are fitted to the refined joints
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
     # te and torchao: FP8 by these packages
@@ -31,6 +37,8 @@ class InferConfig:
             raise ConfigError(f"infer.max_spread must be above 0 and at most 1; got {self.max_spread}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"infer.precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        if self.locator not in LOCATORS:
+            raise ConfigError(f"infer.locator must be one of {', '.join(LOCATORS)}; got {self.locator!r}")
         if self.engine not in ENGINES:
             raise ConfigError(f"infer.engine must be {' or '.join(ENGINES)}; got {self.engine!r}")
         if self.threads < 0:

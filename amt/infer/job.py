@@ -20,6 +20,7 @@ from amt.hand.skeleton import SHIPPED_HAND
 from amt.infer.cameras import ASSUMED_FOV, Camera, as_camera, diagonal_camera, exif_camera
 from amt.infer.checks import InputError, fov_camera
 from amt.infer.fit import fitted
+from amt.infer.hands import LOCATED
 from amt.infer.inputs import Picture
 from amt.infer.known import held_object, true_box, truth
 from amt.infer.lens import Lens, as_lens
@@ -66,6 +67,7 @@ class Job:
     draw: bool = True
     csv: bool = False  # write predictions.csv, too
     rerun: Path | None = None  # the recording to write, too
+    smooth: bool = True  # hands that a finder follows through a video
     fit: bool = False  # fit the MANO parameters to the refined joints
     tell: Callable[[object], None] = print  # takes each line about what could not be used
     told: set = field(default_factory=set)
@@ -117,6 +119,10 @@ class Job:
         if result.hand_found:
             return
         self.empty += 1
+        if result.box_source == LOCATED:
+            where = f"{picture.path}{'' if picture.frame is None else f', frame {picture.frame}'}"
+            self.say(f"{where}: no hand found; --box cx,cy,side says where one is", "no hand")
+            return
         self.say(
             f"{picture.path}{'' if picture.frame is None else f', frame {picture.frame}'}: no hand found (joints spread over "
             f"{100 * result.spread:.0f} % of the crop, limit {100 * self.predictor.spread_limit(result.box_source):.0f} %); "

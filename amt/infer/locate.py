@@ -1,18 +1,18 @@
 """Where to look: the square that a crop is cut from, given, found, or followed from frame to frame.
 
-There is no detector yet. A search puts overlapping windows of three sizes through the model, about seventy crops. It follows
-the windows with the lowest entropy of the keypoint maps: each square is drawn again around the projected joints until it comes
-to rest. The square with the lowest entropy is the answer. A search cannot tell which of two hands is meant, and misses a hand
-that is much smaller than the smallest window. A given box is always better, and cheaper.
+This is the search by windows, for checkpoints without a locator (``amt.locate``). It puts overlapping windows of three sizes
+through the model, about seventy crops. It follows the windows with the lowest entropy of the keypoint maps: each square is
+drawn again around the projected joints until it comes to rest. The square with the lowest entropy is the answer. A search
+cannot tell which of two hands is meant, and misses a hand that is much smaller than the smallest window. A given box is
+always better, and cheaper.
 
-The same maps decide whether there is a hand at all: without one they are spread over the crop. This test is provisional,
-until a locator is trained. Its limit was measured with a model of the demo's settings (1,200 steps) on 58 rendered pictures
-of people whom training never saw, and on the same pictures with the hand painted over. In a given square, joints' maps cover
-1.9 to 9.7 % of the crop with a hand (median 3.1 %) and 9.4 to 44 % without (median 20 %); 8 % takes 98 % of the hands and
-none of the empty squares. A search takes the least spread of some eighty crops, so its limit is three quarters of that: 6 %
-takes 95 % of the hands and 14 % of the pictures without one. Searches in uniform pictures, ramps and white noise end at 26 %
-and more, in blurred noise at 9 to 17 %. Whether the square came to rest tells less: it does for 86 % of the searches with a
-hand, and for 67 % of those without one.
+The same maps decide whether there is a hand at all: without one they are spread over the crop. Its limit was measured with a
+model of the demo's settings (1,200 steps) on 58 rendered pictures of people whom training never saw, and on the same pictures
+with the hand painted over. In a given square, joints' maps cover 1.9 to 9.7 % of the crop with a hand (median 3.1 %) and 9.4
+to 44 % without (median 20 %); 8 % takes 98 % of the hands and none of the empty squares. A search takes the least spread of
+some eighty crops, so its limit is three quarters of that: 6 % takes 95 % of the hands and 14 % of the pictures without one.
+Searches in uniform pictures, ramps and white noise end at 26 % and more, in blurred noise at 9 to 17 %. Whether the square
+came to rest tells less: it does for 86 % of the searches with a hand, and for 67 % of those without one.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ result.joints      # [21, 3], m, in the camera's frame
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -24,15 +25,19 @@ from amt.hand.batch import Inputs
 from amt.hand.camera import crop_camera, project
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from amt.hand.skeleton import NUM_JOINTS
+from amt.infer.arrays import as_pictures
 from amt.infer.checks import InputError
 from amt.infer.config import MAX_SPREAD
 from amt.infer.engine import Engine
+from amt.infer.finder import choose_finder
+from amt.infer.hands import as_located
 from amt.infer.lens import cut_through, project_through
 from amt.infer.locate import FOLLOWED, ROUNDS, SEARCHED, SETTLED, moved, next_box, spread, windows
 from amt.infer.objects import ObjectLike, resolve_object
 from amt.infer.request import Request, requests_of
 from amt.infer.result import Result
 from amt.infer.uncertainty import joint_sigmas
+from amt.locate import Finder
 from amt.model.amt import AMT
 from amt.model.checkpoint import CONFIG, WEIGHTS, CheckpointError
 from amt.model.hub import local_folder
@@ -52,6 +57,8 @@ class Predictor:
         max_spread: share of the crop that a joint's keypoint map may cover; above it no hand is found, above three quarters
             of it in a search (``amt.infer.locate``). 1 finds one everywhere.
         engine, bfloat16: how the network is run (:class:`amt.infer.engine.Engine`).
+        finder: finds hands in whole pictures; None searches one hand by windows.
+        why_windows: a line for stderr, once, when windows are searched.
 
     Thread-safe: threads may call one predictor at once, and get what one thread gets.
     """
@@ -66,6 +73,8 @@ class Predictor:
         max_spread: float = MAX_SPREAD,
         engine: str = "eager",
         bfloat16: bool = False,
+        finder: Finder | None = None,
+        why_windows: str = "",
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -74,7 +83,8 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
         self.engine = Engine(self.model, self.device, engine, bfloat16, batch_size)
-        self.record, self.models, self.max_spread = record or {}, models, max_spread
+        self.record, self.models, self.max_spread, self.finder = record or {}, models, max_spread, finder
+        self.why_windows = why_windows
         self.stage: Callable[[str], AbstractContextManager] = lambda name: (
             nullcontext()
         )  # a benchmark puts a clock here
@@ -102,7 +112,8 @@ class Predictor:
                 is. None assumes a field of view of 75 degrees over the diagonal; ``result.intrinsics_assumed`` then says so.
             boxes: (cx, cy, side), px: a square around the hand, 1.5 times as wide as the joints' bounding box is long. A list
                 of squares, or of what a locator found, gives a list of results, one a hand. For many images one entry for
-                each. None looks for one hand, which costs some eighty crops where there is no locator (``amt.infer.locate``).
+                each. None takes every hand that the finder sees, and gives a list; without a finder it looks for one hand,
+                which costs some eighty crops (``amt.infer.locate``).
             side: "right" or "left", or one for each box. None: what a locator said, else "right".
             object: None where unknown; a YCB name or class id; a mesh file in metres; points [N, 3] in metres; a box
                 ("box:0.1x0.05x0.2" or (0.1, 0.05, 0.2), metres). One for all hands and images; ``predict_many`` takes others.
@@ -121,9 +132,17 @@ class Predictor:
             if boxes is not None:
                 raise InputError("box: stands for boxes; give one of the two")
             boxes = box
+        located = boxes is None and self.finder is not None
+        if located:
+            with self.stage("locate"):
+                pictures, one_picture = as_pictures(image)
+                boxes = self.finder.locate_many(pictures)
+                boxes = boxes[0] if one_picture else boxes
         requests, single, alone = requests_of(image, intrinsics, boxes, side, object, distortion)
         found = iter(self.predict_many([request for of_image in requests for request in of_image]))
         answers = [[next(found) for _ in of_image] for of_image in requests]
+        if located:
+            answers = [[as_located(result) for result in of_image] for of_image in answers]
         answers = [hands[0] if one else hands for hands, one in zip(answers, single)]
         return answers[0] if alone else answers
 
@@ -192,6 +211,9 @@ class Predictor:
         for square in (request.box, request.near):
             if square is not None:
                 return [np.asarray(square, np.float64)]
+        if self.why_windows:
+            print(self.why_windows, file=sys.stderr)
+            self.why_windows = ""
         squares = windows(*request.image.shape[:2])
         looked = self._look([(request, square) for square in squares])
         doubt = np.nan_to_num([fields["doubt"] for fields in looked[:-1]], nan=np.inf)
@@ -353,6 +375,8 @@ def load(
     max_spread: float = MAX_SPREAD,
     engine: str = "eager",
     bfloat16: bool = False,
+    locator: str = "model",
+    mediapipe: str | Path | None = None,
     **overrides: Any,
 ) -> Predictor:
     """The predictor of a checkpoint folder (model.safetensors and config.json).
@@ -363,6 +387,7 @@ def load(
         models: folder of object models for YCB names and class ids.
         batch_size: crops that go through the model at once.
         max_spread, engine, bfloat16: see :class:`Predictor`.
+        locator, mediapipe: what finds hands (:func:`amt.infer.finder.choose_finder`).
         overrides: model settings that replace the saved ones, such as ``hand=PATH`` of MANO_RIGHT.pkl on this machine.
 
     Raises:
@@ -377,4 +402,6 @@ def load(
         crop_config(record)
     except ValueError as error:
         raise CheckpointError(f"{Path(folder, CONFIG)}: {error}; copy the folder again") from error
-    return Predictor(model, record, device, models, batch_size, max_spread, engine, bfloat16)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    finder, why_windows = choose_finder(locator, folder, record, crop_config(record).box_scale, place, mediapipe)
+    return Predictor(model, record, device, models, batch_size, max_spread, engine, bfloat16, finder, why_windows)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from amt.data.errors import DataError
-from amt.draw.hand_object import errors
+from amt.draw.hand_object import HandObject, errors
 from amt.draw.pictures import film, panel, sheet
 from amt.infer.checks import InputError
 from amt.infer.export import Csv, Recording
 from amt.infer.film import open_film
+from amt.infer.hands import HandsTracker, no_hand, predict_hands
 from amt.infer.inputs import Images
 from amt.infer.job import Job, Question
 from amt.infer.output import Records
@@ -34,7 +35,8 @@ class Answer:
 
     index: int  # of the picture in its source
     question: Question
-    result: Result
+    results: tuple[Result, ...]  # one for each hand, at least one: hand_found is False where there is none
+    numbers: tuple[int | None, ...] = (None,)  # of the hands in a video, which they keep
     drawn: np.ndarray | None = None
 
 
@@ -61,7 +63,11 @@ def _run_images(job: Job, source: Images) -> tuple[int, int]:
         with closing(answers):
             for a in answers:
                 picture, truth = a.question.picture, a.question.truth
-                yield Answer(a.index, a.question, a.result, panel(picture.image, a.result, truth, title=picture.name))
+                panels = [
+                    panel(picture.image, result, truth if _is_of(result, a, truth) else None, title=picture.name)
+                    for result in a.results
+                ]
+                yield replace(a, drawn=panels[0] if len(panels) == 1 else sheet(_of_one_width(panels)))
 
     with _writers(job) as writers, tqdm(total=len(source), unit="image", disable=len(source) < 2) as bar:
         answers = background(_in_batches(job, background(_asked(job, source))))
@@ -81,14 +87,13 @@ def _run_images(job: Job, source: Images) -> tuple[int, int]:
 
 
 def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tuple[int, int]:
-    """Follows one hand through consecutive frames, and writes what was drawn as overlay.mp4."""
+    """Follows hands through consecutive frames, and writes what was drawn as overlay.mp4."""
     from tqdm import tqdm
 
     def draw(answers: Iterator[Answer]) -> Iterator[Answer]:
         with closing(answers):
             for a in answers:
-                drawn = film(a.question.picture.image, a.result, a.question.truth)
-                yield Answer(a.index, a.question, a.result, drawn)
+                yield replace(a, drawn=film(a.question.picture.image, a.results, a.question.truth))
 
     written, last = 0, 0.0
     sound = source.path if isinstance(source, Video) else None
@@ -138,15 +143,24 @@ def _in_batches(job: Job, questions: Iterator[tuple[int, Question]]) -> Iterator
 
 
 def _answers(job: Job, waiting: Sequence[tuple[int, Question]]) -> Iterator[Answer]:
-    for (i, question), result in zip(waiting, job.predictor.predict_many([q.request for _, q in waiting])):
-        yield Answer(i, question, result)
+    found = predict_hands(job.predictor, [q.request for _, q in waiting], job.side)
+    for (i, question), results in zip(waiting, found):
+        results = tuple(results) or (no_hand(job.predictor, question.request),)
+        yield Answer(i, question, results, (None,) * len(results))
 
 
 def _followed(job: Job, questions: Iterator[tuple[int, Question]]) -> Iterator[Answer]:
-    tracker = Tracker(job.predictor)
+    one, finder = Tracker(job.predictor), job.predictor.finder
+    every = None if finder is None else HandsTracker(job.predictor, finder, job.side, job.smooth)
     with closing(questions):
         for i, question in questions:
-            yield Answer(i, question, tracker.next(question.request))
+            request, time = question.request, question.picture.time_s
+            if every is None or request.box is not None:
+                yield Answer(i, question, (one.next(request),))
+                continue
+            hands = every.next(request, i / 30 if time is None else time)
+            numbers, results = zip(*hands) if hands else ((None,), (no_hand(job.predictor, request),))
+            yield Answer(i, question, results, numbers)
 
 
 class _writers(ExitStack):
@@ -164,21 +178,39 @@ class _writers(ExitStack):
 
 def _write(writers: _writers, job: Job, answer: Answer) -> None:
     question = answer.question
-    result = job.finished(question.picture, answer.result)
-    record = record_of(question, result)
-    writers.records.add(record)
-    for writer in writers.others:
-        writer.add(record, question.picture, result)
+    for k, (result, number) in enumerate(zip(answer.results, answer.numbers)):
+        result = job.finished(question.picture, result)
+        known = question if _is_of(result, answer, question.truth) else replace(question, truth=None)
+        record = record_of(known, result, number)
+        writers.records.add(record)
+        for writer in writers.others:
+            if k == 0 or not isinstance(writer, Recording):  # a recording shows one hand a picture
+                writer.add(record, question.picture, result)
 
 
-def record_of(question: Question, result: Result) -> dict:
-    """The line of predictions.jsonl."""
+def _is_of(result: Result, answer: Answer, truth: HandObject | None) -> bool:
+    """Whether a truth is that of this hand: of the answer's, the nearest."""
+    if truth is None:
+        return False
+    away = [float(np.linalg.norm(r.joints - truth.joints)) for r in answer.results]
+    return len(away) == 1 or away[int(np.argmin(away))] == float(np.linalg.norm(result.joints - truth.joints))
+
+
+def _of_one_width(panels: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Panels with white at their right, so that all are as wide as the widest."""
+    widest = max(p.shape[1] for p in panels)
+    return [np.pad(p, ((0, 0), (0, widest - p.shape[1]), (0, 0)), constant_values=255) for p in panels]
+
+
+def record_of(question: Question, result: Result, number: int | None = None) -> dict:
+    """The line of predictions.jsonl. ``hand``: the number that a hand keeps through a video, null elsewhere."""
     picture, truth = question.picture, question.truth
     compared = truth is not None and result.hand_found
     return {
         "image": str(picture.path),
         "frame": picture.frame,
         "time_s": None if picture.time_s is None else round(picture.time_s, 6),
+        "hand": number,
         "notes": list(picture.notes),
         **result.record(),
         **question.sources,

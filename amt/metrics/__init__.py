@@ -12,6 +12,7 @@ by :class:`Sums` where samples come in batches or from several ranks.
 | `contact.py` | precision, recall, F1; touching or not; the best constant mask |
 | `calibration.py` | reliability and ECE of probabilities; coverage of Laplace scales |
 | `sequences.py` | acceleration error, lag |
+| `detections.py` | boxes of hands in NumPy: overlap, AP, recall, false alarms |
 | `sums.py` | sums in float64 that add up over batches and ranks |
 """
 
@@ -21,6 +22,7 @@ from amt.metrics.calibration import (
     reliability,
 )
 from amt.metrics.contact import Counts, best_constant_mask, contact_counts, f1, touching
+from amt.metrics.detections import average_precision, box_iou, false_alarms, matches, recall
 from amt.metrics.joints import (
     AUC_THRESHOLDS_MM,
     absolute_error_mm,
@@ -57,12 +59,16 @@ __all__ = [
     "add_mm",
     "adds_mm",
     "auc",
+    "average_precision",
     "best_constant_mask",
+    "box_iou",
     "contact_counts",
     "f1",
     "f_score",
+    "false_alarms",
     "lag_frames",
     "laplace_coverage",
+    "matches",
     "mce_mm",
     "mspd_px",
     "mssd_mm",
@@ -70,6 +76,7 @@ __all__ = [
     "pck",
     "procrustes_aligned",
     "procrustes_error_mm",
+    "recall",
     "reliability",
     "rotation_error_deg",
     "spread_ratio",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from amt.model.locator import Locator
     from amt.model.mean_pose import MeanPose
 
 Model = TypeVar("Model", bound="Module")  # AMT, whose file imports this one
@@ -26,6 +27,7 @@ FILES = (WEIGHTS, CONFIG, METRICS, CARD)
 SAMPLES, REPORT = "samples.csv", "report.html"  # amt.evaluate leaves them beside METRICS; they are not published
 HAND = "hand_digest"  # of config.json: the HandModel that the model was trained with
 MEAN_POSE = "mean_pose."  # in front of the names of the mean pose's tensors, which lie beside the weights
+LOCATOR = "locator."  # and of the locator's, whose configuration is the section "locator" of config.json
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -38,6 +40,7 @@ def save_checkpoint(
     mean_pose: MeanPose | None = None,
     texts: Mapping[str, str] | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    locator: Locator | None = None,
     /,
     **record: Any,
 ) -> Path:
@@ -49,6 +52,7 @@ def save_checkpoint(
         mean_pose: of the training set, what evaluation compares with; None leaves it out.
         texts: further files of the folder by name.
         weights: in place of the model's own, such as an average of them.
+        locator: what finds hands in whole pictures; None leaves it out.
         record: further JSON values for config.json (what it was trained on, and how).
 
     Raises:
@@ -61,6 +65,9 @@ def save_checkpoint(
     check_free(folder)
     state = dict(model.state_dict() if weights is None else weights)
     state |= {MEAN_POSE + name: tensor for name, tensor in (mean_pose.tensors() if mean_pose else {}).items()}
+    if locator is not None:
+        state |= {LOCATOR + name: tensor.cpu() for name, tensor in locator.state_dict().items()}
+        record["locator"] = {**record.get("locator", {}), **locator.config.as_dict()}
     with new_folder(folder) as part:
         try:
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, part / WEIGHTS)
@@ -144,11 +151,16 @@ def load_model(
         )
     try:
         state = load_file(folder / WEIGHTS)
-        model.load_state_dict({name: value for name, value in state.items() if not name.startswith(MEAN_POSE)})
+        model.load_state_dict(own_weights(state))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{folder / WEIGHTS} cannot be loaded: {reason}; copy the folder again") from error
     return model.eval(), record
+
+
+def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is the model's own of a checkpoint's tensors."""
+    return {name: value for name, value in state.items() if not name.startswith((MEAN_POSE, LOCATOR))}
 
 
 def load_mean_pose(folder: str | Path) -> MeanPose | None:
@@ -160,3 +172,62 @@ def load_mean_pose(folder: str | Path) -> MeanPose | None:
     with safe_open(Path(folder) / WEIGHTS, "pt") as file:
         names = [name for name in file.keys() if name.startswith(MEAN_POSE)]  # noqa: SIM118  (not a dict)
         return MeanPose(**{name.removeprefix(MEAN_POSE): file.get_tensor(name) for name in names}) if names else None
+
+
+def load_locator(folder: str | Path) -> Locator | None:
+    """The locator of a checkpoint folder, in evaluation mode on the CPU; None where it holds none.
+
+    Raises:
+        CheckpointError: the locator is broken: its configuration, shapes or numbers cannot be.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from amt.model.locator import Locator, LocatorConfig
+
+    folder = Path(folder)
+    record, remedy = read_record(folder).get("locator"), "train it again (python -m amt.train.locator)"
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(LOCATOR)]  # noqa: SIM118  (not a dict)
+            state = {name.removeprefix(LOCATOR): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} cannot be loaded: {error}; copy the folder again") from error
+    if not state:
+        return None
+    try:
+        locator = Locator(LocatorConfig.from_dict(record))
+        locator.load_state_dict(state)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{folder}: its locator does not fit its config.json ({reason}); {remedy}") from error
+    broken = next((name for name, value in state.items() if not value.isfinite().all()), None)
+    if broken is not None:
+        raise CheckpointError(f"{folder / WEIGHTS}: {LOCATOR}{broken} holds numbers that are not finite; {remedy}")
+    return locator.eval()
+
+
+def add_locator(folder: str | Path, locator: Locator, figures: Mapping[str, Any]) -> None:
+    """Puts a locator into a checkpoint folder, in place of the one that is there; all else stays, byte for byte its content.
+
+    Raises:
+        CheckpointError: the folder cannot be read or written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    folder, record = Path(folder), read_record(folder)
+    try:
+        state = {name: value for name, value in load_file(folder / WEIGHTS).items() if not name.startswith(LOCATOR)}
+        state |= {LOCATOR + name: tensor.cpu().contiguous() for name, tensor in locator.state_dict().items()}
+        others = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (WEIGHTS, CONFIG)}
+        with new_folder(folder) as part:
+            save_file(state, part / WEIGHTS)
+            record["locator"] = {**figures, **locator.config.as_dict()}
+            (part / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+            for name, data in others.items():
+                (part / name).write_bytes(data)
+            (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{folder}: the locator cannot be added ({error}); see the files and free space"
+        ) from error

@@ -22,12 +22,14 @@ from amt.model.checkpoint import (
     HAND,
     METRICS,
     CheckpointError,
+    load_locator,
     load_mean_pose,
     load_model,
     save_checkpoint,
 )
 
 if TYPE_CHECKING:
+    from amt.model.locator import Locator
     from amt.model.mean_pose import MeanPose
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -44,6 +46,7 @@ class Origin:
     record: dict[str, Any] = field(default_factory=dict)  # config.json without the model
     mean_pose: MeanPose | None = None  # of the training set
     metrics: dict[str, Any] | None = None  # of the last evaluation
+    locator: Locator | None = None  # what finds hands in whole pictures
 
 
 class Publishable:
@@ -67,7 +70,7 @@ class Publishable:
         folder = local_folder(source, revision)
         model, record = load_model(cls, folder, **overrides)
         others = {key: value for key, value in record.items() if key not in ("model", HAND)}
-        model.origin = Origin(others, load_mean_pose(folder), _metrics(folder))
+        model.origin = Origin(others, load_mean_pose(folder), _metrics(folder), load_locator(folder))
         return model
 
     def save_pretrained(self, folder: str | Path, **record: Any) -> Path:
@@ -117,7 +120,7 @@ class Publishable:
         texts = {CARD: model_card(title, {"model": self.config.as_dict(), **record}, origin.metrics)}
         if origin.metrics is not None:
             texts[METRICS] = json.dumps(origin.metrics, indent=2) + "\n"
-        return save_checkpoint(folder, self, origin.mean_pose, texts, **record)
+        return save_checkpoint(folder, self, origin.mean_pose, texts, None, origin.locator, **record)
 
 
 def local_folder(source: str | Path, revision: str | None = None) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from amt.hand.mano import NUM_BETAS, NUM_MANO_JOINTS
 from amt.model.amt import AMT
-from amt.model.checkpoint import HAND, MEAN_POSE, WEIGHTS, CheckpointError, read_record
+from amt.model.checkpoint import HAND, WEIGHTS, CheckpointError, own_weights, read_record
 from amt.model.config import ModelConfig
 from amt.model.hub import local_folder
 
@@ -50,8 +50,7 @@ def begin_from(config: ModelConfig, source: str | Path) -> AMT:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*starts at random")  # not for long
         model = AMT(config)
-    saved = {name: value for name, value in saved.items() if not name.startswith(MEAN_POSE)}
-    reasons = take_over(model, saved, same_hand=record.get(HAND) == model.mano.digest)
+    reasons = take_over(model, own_weights(saved), same_hand=record.get(HAND) == model.mano.digest)
     lines = describe(model, reasons)
     if len(reasons) == len(model.state_dict()):
         raise CheckpointError(f"{folder}: nothing of it fits this model; take its own settings (leave model=… out)")

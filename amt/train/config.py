@@ -12,6 +12,7 @@ from amt.config import PATHS, START_FROM, KernelsConfig, Program, check_crop_siz
 from amt.data.config import DataConfig
 from amt.hand.skeleton import SHIPPED_HAND
 from amt.model.config import BLOCKS, PRECISIONS, ConfigError, ModelConfig
+from amt.train.locator_config import LocatorTraining
 
 MAY_DIFFER = {  # between a run and its continuation, because it does not change what is learned
     "train.output": "a folder may have been moved",
@@ -34,6 +35,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
     "train.validate_images": "by which frames it is scored",
     "train.pictures_every": "how often it is drawn",
     "train.profile": "which steps are recorded",
+    **{f"train.locator.{entry.name}": "a phase after the model's" for entry in fields(LocatorTraining)},
     "data.cache": "where crops lie",
     "data.most_broken": "when a run stops, not what it learns",
     "data.workers": "batches are the same for any number",
@@ -188,6 +190,7 @@ class TrainConfig:
     pictures_every: int = 500  # steps between pictures of four frames of it; 0: never
     profile: str | None = None  # 10:20 records what steps 10 to 19 spend their time on
     resume: str = "same"  # only the same run continues in its folder; force: a run with another configuration, too
+    locator: LocatorTraining = field(default_factory=LocatorTraining)
     loss: LossConfig = field(default_factory=LossConfig)
     # weights that change: {contact: [[0, 0.0], [1000, 0.5]]} is linear between these steps and constant outside
     loss_schedule: dict[str, Any] = field(default_factory=dict)

@@ -39,6 +39,7 @@ from amt.train.ema import Ema
 from amt.train.finite import FiniteGuard, explain
 from amt.train.freezing import FreezeSchedule
 from amt.train.gradients import centralize, clip_adaptively, clip_norm, group_norms
+from amt.train.locator.train import locator_beside
 from amt.train.losses import TrainingLoss
 from amt.train.memory import Memory, estimate
 from amt.train.optimizers import Optimizers, decayed_weights, head_weights
@@ -277,7 +278,9 @@ def _publish(trainer: Trainer, weights: dict[str, Tensor], loader: Loader | None
     draw_curves(output, output / "loss.png", sorted(trainer.losses.wanted))
     record = {"train": asdict(config.train), "data": asdict(config.data), "steps": trainer.step}
     mean_pose = _mean_pose(config, loader, progress)
-    return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, None, weights, **record)
+    locator, figures = locator_beside(config, trainer.device, progress) if _is_own(loader) else (None, {})
+    record |= {"locator": figures} if locator is not None else {}
+    return save_checkpoint(config.checkpoint_folder(), trainer.model, mean_pose, None, weights, locator, **record)
 
 
 def _train(trainer: Trainer, loader: Loader, output: Path, stop: StopRequest, run_log: RunLog, sight: Sight) -> None:
@@ -333,11 +336,16 @@ def _mean_loss(losses: list[float]) -> Score | None:
     return Score("loss", sum(finite) / len(finite)) if finite else None
 
 
+def _is_own(loader: Loader | None) -> bool:
+    """Whether the run's batches come from ``config.data``, and not from what a caller made."""
+    return loader is None or isinstance(loader, Loader)
+
+
 def _mean_pose(config: Config, loader: Loader | None, progress: bool) -> MeanPose:
     """Of the training set without augmentation: what evaluation compares the model with."""
     from tqdm import tqdm
 
-    if loader is None or isinstance(loader, Loader):
+    if _is_own(loader):
         loader = make_loader(
             config.data, "train", config.train.batch_size, augment=False, shuffle=False, progress=progress
         )

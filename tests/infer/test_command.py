@@ -191,7 +191,7 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         ),
         (
             [*LENS, "infer.foo=1"],
-            "infer.foo: no such key; there are max_spread, fit, threads, precision, engine, blocks",
+            "infer.foo: no such key; there are max_spread, locator, mediapipe, smooth, fit, threads, precision, engine, blocks",
         ),
         ([*LENS, "train.lr=1"], "train is a section of amt.train"),
         ([*LENS, "data.root=/tmp"], "data.root has no effect in amt.infer"),

@@ -1,0 +1,174 @@
+"""Every hand that a finder sees is answered, in Python, records and videos; which finder there is, and what else there is."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from infer_files import write_image
+
+from amt.infer.__main__ import main
+from amt.infer.finder import choose_finder
+from amt.infer.hands import HandsTracker
+from amt.infer.predictor import Request, load
+from amt.locate import Located, ModelLocator, boxes_for
+from amt.model.checkpoint import CheckpointError, add_locator
+from amt.model.locator import FoundHand, Locator, LocatorConfig
+
+K = np.array([[310.0, 0, 158.0], [0, 305.0, 121.0], [0, 0, 1]])
+HANDS = [
+    Located(np.array((100.0, 110.0, 80.0)), "left", 0.9, 0.8),
+    Located(np.array((230.0, 130.0, 90.0)), "right", 0.7),
+]
+
+
+class Fixed:
+    """Finds the same hands in every picture."""
+
+    def __init__(self, hands):
+        self.hands = hands
+
+    def locate(self, image):
+        return self.hands
+
+    def locate_many(self, images):
+        return [self.hands for _ in images]
+
+
+@pytest.fixture
+def seeing(checkpoint):
+    """A predictor with a finder of two hands."""
+    predictor = load(checkpoint, device="cpu")
+    predictor.finder = Fixed(HANDS)
+    return predictor
+
+
+def test_without_boxes_every_hand_is_answered(seeing, photo):
+    results = seeing(photo, K)
+    assert [(r.side, r.box_source, r.hand_found) for r in results] == [
+        ("left", "located", True),
+        ("right", "located", True),
+    ]
+    for result, hand in zip(results, HANDS):
+        alone = seeing(photo, K, hand.box, hand.side)
+        np.testing.assert_allclose(result.joints, alone.joints, atol=1e-5)
+    assert [[r.side for r in of_image] for of_image in seeing([photo, photo], K)] == [["left", "right"]] * 2
+
+
+def test_no_hand_is_an_empty_answer(seeing, photo):
+    seeing.finder = Fixed([])
+    assert seeing(photo, K) == []
+
+
+def test_a_video_keeps_numbers_and_smooths(seeing, photo):
+    smooth, raw = (HandsTracker(seeing, seeing.finder, smooth=s) for s in (True, False))
+    rng = np.random.default_rng(0)
+    answers = {True: [], False: []}
+    for k in range(6):
+        image = np.clip(photo + rng.normal(0, 12, photo.shape), 0, 255).astype(np.uint8)
+        for tracker, kind in ((smooth, True), (raw, False)):
+            answers[kind].append(tracker.next(Request(image, K), k / 30))
+    assert all(
+        [number for number, _ in frame] == [number for number, _ in answers[False][0]] for frame in answers[False]
+    )
+    paths = {kind: np.stack([frame[0][1].joints for frame in frames]) for kind, frames in answers.items()}
+    shake = {kind: np.linalg.norm(np.diff(path, n=2, axis=0), axis=-1).mean() for kind, path in paths.items()}
+    assert shake[True] < shake[False]
+
+
+def locator_that_sees(*hands):
+    locator = Locator(LocatorConfig(threshold=0.4))
+    locator.find = lambda images, threshold=None: [list(hands)] * len(images)
+    return locator
+
+
+def test_a_locator_speaks_in_the_pictures_pixels():
+    """192 x 144 px of the network are 640 x 480 of the picture."""
+    finder = ModelLocator(locator_that_sees(FoundHand((29.5, 59.5, 59.5, 80.5), 0.8, 0.1)), box_scale=1.5)
+    (hand,) = finder.locate(np.zeros((480, 640, 3), np.uint8))
+    np.testing.assert_allclose(hand.tight, (99.5, 199.5, 199.5, 269.5), atol=1e-6)
+    np.testing.assert_allclose(hand.box, (149.5, 234.5, 150), atol=1e-4)
+    assert (hand.side, hand.score, hand.side_score) == ("left", 0.8, pytest.approx(0.9))
+    assert boxes_for(finder, [np.zeros((480, 640, 3), np.uint8)])[0].side == "left"
+    assert boxes_for(ModelLocator(locator_that_sees()), [np.zeros((48, 64, 3), np.uint8)]) == [None]
+
+
+def test_a_checkpoint_without_a_locator_is_said_once_when_windows_are_searched(checkpoint, photo, capsys):
+    predictor = load(checkpoint, device="cpu")
+    predictor(photo, K, (160, 120, 100))
+    assert capsys.readouterr().err == ""
+    predictor.predict_many([Request(photo, K)] * 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "holds no locator" in lines[0]
+    assert "python -m amt.train.locator" in lines[0]
+
+
+@pytest.fixture
+def own(checkpoint, tmp_path):
+    """A copy of the checkpoint, to put a locator into."""
+    import shutil
+
+    return shutil.copytree(checkpoint, tmp_path / "own")
+
+
+@pytest.mark.parametrize(("recall", "used"), [(0.95, True), (0.62, False)])
+def test_a_locator_that_finds_too_little_is_not_used(own, recall, used):
+    torch.manual_seed(0)
+    add_locator(own, Locator(), {"recall": recall})
+    predictor = load(own, device="cpu")
+    assert (predictor.finder is not None) == used
+    assert ("found 62 % of the validation hands" in predictor.why_windows) != used
+    assert load(own, device="cpu", locator="window").finder is None
+
+
+def test_a_broken_locator_is_an_error(own):
+    add_locator(own, Locator(), {"recall": 0.95})
+    record = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(record | {"locator": {"width": 3}}))
+    with pytest.raises(CheckpointError, match="its locator does not fit"):
+        load(own, device="cpu")
+
+
+def test_the_command_names_what_is_wrong_with_mediapipes_files(checkpoint, picture, tmp_path, capsys):
+    words = [str(checkpoint), str(picture), "--out", str(tmp_path / "out"), "--fov", "60"]
+    assert main([*words, "--locator", "mediapipe", f"infer.mediapipe={tmp_path / 'none.whl'}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert "none.whl: no such file; give infer.mediapipe=FILE" in error
+    assert main([*words, "infer.locator=eyes"]) == 2
+    assert "infer.locator must be one of model, mediapipe, window" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hands", [HANDS, []])
+def test_records_have_a_line_for_each_hand(checkpoint, photo, tmp_path, monkeypatch, hands):
+    monkeypatch.setattr("amt.infer.predictor.choose_finder", lambda *_: (Fixed(hands), ""))
+    paths = [write_image(tmp_path / f"{k}.png", photo) for k in range(2)]
+    for name, extra in (("images", []), ("video", ["--video", "12"])):
+        out = tmp_path / name
+        assert main([str(checkpoint), *map(str, paths), "--out", str(out), "--fov", "60", *extra]) == 0
+        lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        assert len(lines) == 2 * max(len(hands), 1)
+        assert all(line["hand_found"] == bool(hands) for line in lines)
+        if hands and name == "video":
+            assert [line["hand"] for line in lines] == [0, 1, 0, 1]
+            assert {line["hand"]: line["side"] for line in lines} == {0: "left", 1: "right"}
+        drawn = list(out.glob("*.png" if name == "images" else "overlay.mp4"))
+        assert drawn
+
+
+def test_a_given_side_stands_over_the_finders(seeing, photo):
+    assert [r.side for r in seeing(photo, K, side="left")] == ["left", "left"]
+
+
+def test_a_request_with_a_box_is_answered_as_before(seeing, photo):
+    from amt.infer.hands import predict_hands
+
+    ((result,),) = predict_hands(seeing, [Request(photo, K, (160, 120, 100))])
+    assert result.box_source == "given"
+    assert len(predict_hands(seeing, [replace(Request(photo, K), side="right")])[0]) == 2
+
+
+def test_the_window_search_can_be_chosen(checkpoint):
+    assert choose_finder("window", checkpoint, {}, 1.5, "cpu") == (None, "")
