@@ -37,13 +37,15 @@ class Quality:
     contacts: int  # vertices
     depth: float  # m, of the hand's deepest vertex in the object
     piercing: float  # m, of the hand by itself
+    excess: float  # deg, of the joint that is farthest outside its limits, closed or open
     seconds: float  # of CPU time to find it
 
 
 def measure(hand: Hand, grasp: Grasp, shape: Shape, surface, seconds: float) -> Quality:
     """``surface``: a k-d tree of points of the shape's surface, and their normals [N, 3]."""
-    rotations = axis_angle_to_matrix(torch.from_numpy(grasp.fingers.reshape(1, 15, 3)).float())
-    own = hand.vertices(torch.cat((torch.eye(3).expand(1, 1, 3, 3), rotations), 1))[0].astype(float)
+    fingers = torch.from_numpy(np.stack((grasp.fingers, grasp.open_fingers)).reshape(2, 15, 3)).float()
+    rotations = torch.cat((torch.eye(3).expand(2, 1, 3, 3), axis_angle_to_matrix(fingers)), 1)
+    own = hand.vertices(rotations)[0].astype(float)
     vertices = (own - hand.root) @ grasp.rotation.T + hand.root + grasp.translation
     tree, normals = surface
     length, nearest = tree.query(vertices)
@@ -57,6 +59,7 @@ def measure(hand: Hand, grasp: Grasp, shape: Shape, surface, seconds: float) -> 
         int(touch.sum()),
         max(0.0, -float(gap.min())),
         float(piercing_depths(own, hand.model.f).max(initial=0)),
+        float(np.degrees(hand.excess(rotations).max())),
         seconds,
     )
 
@@ -92,8 +95,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = grasps(arguments.count, arguments.seed)
-    names = ("good", "fingers", "contacts", "depth", "piercing", "seconds")
-    good, fingers, contacts, depth, piercing, seconds = (
+    names = ("good", "fingers", "contacts", "depth", "piercing", "excess", "seconds")
+    good, fingers, contacts, depth, piercing, excess, seconds = (
         np.array([getattr(q, name) for q in found], float) for name in names
     )
     kinds = Counter(q.kind for q in found)
@@ -108,6 +111,7 @@ def main() -> None:
     print(
         f"hand pierces itself by 2 mm at most {(piercing <= 0.002).mean():.3f}, {1e3 * piercing.max():.2f} mm at most"
     )
+    print(f"joints outside their limits by {excess.mean():.2f} deg mean, {excess.max():.2f} deg at most")
 
 
 if __name__ == "__main__":

@@ -107,6 +107,11 @@ class SetFrame:
         """bool [V]: which vertices of the hand touch the object."""
         return self._contacts[0]
 
+    @property
+    def contact_distances(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """float32 [V] and [N], m: signed distances of hand and object cloud to each other; None where a set does not say them."""
+        return self.set.contact_distances(self.frame)
+
     @cached_property
     def _contacts(self) -> tuple[np.ndarray, np.ndarray]:
         return self.set.contacts(self.frame, self.vertices)

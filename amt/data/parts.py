@@ -84,6 +84,13 @@ class SetParts:
         """Contacts that the set itself holds for a frame."""
         return None
 
+    def contact_distances(self, frame: Frame) -> tuple[np.ndarray, np.ndarray] | None:
+        """Signed distances of a frame, float32 m: [V], the hand's vertices to the object; [N], the object's cloud to the hand.
+
+        Negative inside the other; None where the set does not say them, as a recorded one.
+        """
+        return None
+
     def note_broken(self, error: FileError) -> None:
         """Counts a broken file; the first of each kind of fault is told at once."""
         files = self.broken[error.reason]

@@ -29,6 +29,8 @@ from amt.data.parts import SetParts, is_rigid
 from amt.data.sequences import SequenceInfo
 from amt.hand.skeleton import NUM_JOINTS
 
+CONTACT = "contact.npz"  # beside meta.yml of a rendered sequence
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -226,6 +228,16 @@ class SetFolder(SetParts):
             return None
         return known[0][frame.number], known[1][frame.number]
 
+    def contact_distances(self, frame: Frame) -> tuple[np.ndarray, np.ndarray] | None:
+        """What contact.npz says. Raises BrokenFrame."""
+        path = frame.sequence.folder / CONTACT
+        if not path.is_file():
+            return None
+        found = load_npz(path, ("hand_distance", "object_distance")).values()
+        if any(array.dtype != np.float32 or array.ndim != 2 or len(array) <= frame.number for array in found):
+            raise BrokenFrame(path, "a distance has a wrong shape or type")
+        return tuple(array[frame.number] for array in found)
+
     def _lens_file(self, serial: str) -> Path:
         return self.root / "calibration" / "intrinsics" / f"{serial}_{FRAME_WIDTH}x{FRAME_HEIGHT}.yml"
 
@@ -260,7 +272,7 @@ class SetFolder(SetParts):
         return {s: numbers(path, placed.get(s), 12, what).reshape(3, 4) for s in SERIALS}
 
     def _read_contact(self, folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
-        path = folder / "contact.npz"
+        path = folder / CONTACT
         if not path.is_file():
             return None
         found = load_npz(path, ("hand", "object"))

@@ -26,6 +26,7 @@ def test_grasps_touch_with_fingers_and_do_not_sink_in():
     assert max(q.depth for q in found) <= 0.005
     assert max(q.piercing for q in found) <= 0.002
     assert min(q.contacts for q in found) >= 15
+    assert max(q.excess for q in found) <= 1
     assert np.mean([q.good for q in found]) >= 0.9
 
 
@@ -71,7 +72,9 @@ def test_a_grasp_is_of_the_type_that_it_says(name, class_id, side):
     grasp = find_grasp(hand, shape, SignedDistance.of(shape), rng, kind=TYPES[name], rounds=12)
     assert (grasp.kind, grasp.good) == (name, True)
     rotations = axis_angle_to_matrix(torch.from_numpy(grasp.fingers.reshape(1, 15, 3)).float())
-    own = hand.vertices(torch.cat((torch.eye(3).expand(1, 1, 3, 3), rotations), 1))[0].astype(float)
+    rotations = torch.cat((torch.eye(3).expand(1, 1, 3, 3), rotations), 1)
+    assert np.degrees(hand.excess(rotations).max()) <= 1, "of the joints' limits"
+    own = hand.vertices(rotations)[0].astype(float)
     vertices = (own - hand.root) @ grasp.rotation.T + hand.root + grasp.translation
     points, normals = shape.surface_points(40_000, seed=3)
     length, nearest = cKDTree(points).query(vertices)
@@ -92,7 +95,7 @@ def test_a_grasp_is_of_the_type_that_it_says(name, class_id, side):
     if name == "lateral":
         assert 1 in fingers
         index = vertex_normals(own, hand.model.f)[touch & (hand.finger_of == 1)].mean(0)
-        bent = rotations[0, 0].numpy() @ rotations[0, 1].numpy()  # MANO's index finger: base and middle joint
+        bent = rotations[0, 1].numpy() @ rotations[0, 2].numpy()  # MANO's index finger: base and middle joint
         assert (bent.T @ index) @ -hand.across > 0.3, "its side toward the thumb touches"
     else:
         assert tips == ({0, 1} if name == "pinch" else {0, 1, 2})

@@ -8,6 +8,7 @@ import pytest
 
 from amt.data.dexycb import DexYCB
 from amt.data.errors import DataError
+from amt.data.mass import DENSITY, YCB_MASSES, object_mass
 from amt.data.object_card import card_of, read_card
 from amt.data.synthetic import objects
 from amt.data.synthetic.__main__ import main
@@ -43,6 +44,7 @@ def test_a_folder_of_meshes_is_rendered_and_read_back(folder, tmp_path, capsys):
     assert [reader.objects.symmetric(c) for c in (1, 2, 3)] == [True, False, True]  # nothing known: it may be
     card = read_card(out / "models" / "carton" / "object.yml")
     assert (card.name, card.scale, card.mass, card.symmetry) == (None, 1.0, 0.25, ())
+    assert object_mass(out / "models" / "carton") == 0.25
     (folder / "carton.yaml").write_text("unit: mm\nmass: 0.3\n")
     assert main([str(out), "--objects", str(folder), "--independent", "3", "--workers", "1", "--quiet"]) == 2
     assert "object_digest" in capsys.readouterr().err
@@ -94,3 +96,23 @@ def test_an_open_mesh_one_with_too_many_triangles_and_an_empty_folder_are_told(t
         load_shapes((str(tmp_path),))
     with pytest.raises(DataError, match="gone: cannot be read"):
         load_shapes((str(tmp_path / "gone"),))
+
+
+def test_a_mass_is_the_card_s_or_ycb_s_or_a_density_times_the_volume(folder, tmp_path):
+    assert object_mass(folder / "carton.stl") == 0.25
+    assert object_mass(folder / "tin.obj") == pytest.approx(DENSITY * np.pi * 0.03**2 * 0.1, rel=0.02)
+    (folder / "carton.yaml").write_text("unit: mm\n")
+    assert object_mass(folder / "carton.stl") == pytest.approx(DENSITY * 0.05 * 0.06 * 0.12, rel=1e-4)
+    (folder / "carton.yaml").write_text("unit: mm\nname: 003_cracker_box\n")
+    assert object_mass(folder / "carton.stl") == YCB_MASSES[2]
+    model = tmp_path / "models" / "021_bleach_cleanser"
+    model.mkdir(parents=True)
+    assert object_mass(model) == YCB_MASSES[12]
+    (model / "object.yml").write_text("unit: m\nmass: 0.3\n")
+    assert object_mass(model) == 0.3
+    open_box = trimesh.creation.box((0.1, 0.1, 0.1))
+    trimesh.Trimesh(open_box.vertices, open_box.faces[:-2]).export(tmp_path / "open.ply")
+    assert object_mass(tmp_path / "open.ply") == pytest.approx(DENSITY * 1e-3, rel=1e-4)
+    (tmp_path / "models" / "mine").mkdir()
+    with pytest.raises(DataError, match="mine: holds no mesh to weigh"):
+        object_mass(tmp_path / "models" / "mine")

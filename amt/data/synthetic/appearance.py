@@ -11,6 +11,7 @@ import numpy as np
 from amt.data.images import read_image
 
 LATTICE = 32  # cells of the periodic noise along each axis
+FINE = 4  # samples of the noise along a cell
 
 
 @lru_cache(maxsize=1)
@@ -18,22 +19,26 @@ def _lattice() -> np.ndarray:
     return np.random.default_rng(20).random((LATTICE,) * 3).astype(np.float32)
 
 
+@lru_cache(maxsize=1)
+def _fine_lattice() -> np.ndarray:
+    """uint8 [(LATTICE * FINE)**3]: the noise between the lattice's numbers, smoothly interpolated; one look-up a point."""
+    at = (np.arange(FINE, dtype=np.float32) + 0.5) / FINE
+    share, values = at * at * (3 - 2 * at), _lattice()
+    for axis in range(3):
+        low = np.expand_dims(values, axis + 1)
+        high = np.roll(low, -1, axis)
+        weights = share.reshape([FINE if k == axis + 1 else 1 for k in range(4)])
+        values = (low + weights * (high - low)).reshape(
+            [n * FINE if k == axis else n for k, n in enumerate(values.shape)]
+        )
+    return np.round(255 * values).astype(np.uint8).ravel()
+
+
 def noise(points: np.ndarray, cell: float) -> np.ndarray:
-    """Value noise in [0, 1] at points [N, 3]: smooth over ``cell`` (same unit), float32 [N]."""
-    scaled = points / cell
-    low = np.floor(scaled).astype(np.int64)
-    f = (scaled - low).astype(np.float32)
-    f = f * f * (3 - 2 * f)
-    a, b = low % LATTICE, (low + 1) % LATTICE
-    table = _lattice()
-    value = 0
-    for i in (0, 1):
-        for j in (0, 1):
-            for k in (0, 1):
-                corner = table[(b if i else a)[:, 0], (b if j else a)[:, 1], (b if k else a)[:, 2]]
-                weight = (f[:, 0] if i else 1 - f[:, 0]) * (f[:, 1] if j else 1 - f[:, 1])
-                value = value + corner * weight * (f[:, 2] if k else 1 - f[:, 2])
-    return value
+    """Value noise in [0, 1] at points [N, 3]: smooth over ``cell`` (same unit), in steps of a quarter of it, float32 [N]."""
+    side = LATTICE * FINE
+    at = np.floor(np.asarray(points, np.float32) * np.float32(FINE / cell)).astype(np.int32) & (side - 1)
+    return _fine_lattice()[(at[:, 0] * side + at[:, 1]) * side + at[:, 2]] * np.float32(1 / 255)
 
 
 def blocks(points: np.ndarray, cell: np.ndarray | float) -> np.ndarray:
@@ -123,6 +128,8 @@ def random_colour(rng: np.random.Generator) -> np.ndarray:
 
 def table_top(rng: np.random.Generator, pictures: list[Path], size: int = 1024) -> np.ndarray:
     """A random table top or cloth, made or from a picture: uint8 [size, size, 3], sRGB."""
+    import cv2
+
     kinds = ["plain", "grain", "planks", "tiles", "stripes", "cloth", "speckle", "picture", "picture", "picture"]
     kind = rng.choice(kinds[: 10 if pictures else 7])
     base = _rgb(
@@ -141,7 +148,7 @@ def table_top(rng: np.random.Generator, pictures: list[Path], size: int = 1024) 
         mix = 0.5 * rng.random(count).astype(np.float32)[board][:, None] + np.clip(1.6 * (rows - 0.3), 0, 0.5)
         mix += 0.7 * np.clip(1 - np.abs((x * count) % 1 - 0.5)[:, None] * -60 - 29, 0, 1)
     elif kind == "tiles":
-        n = rng.integers(5, 16)
+        n = int(rng.integers(5, 16))
         wave = np.sin(np.pi * n * x)
         mix = (0.5 + 0.5 * np.clip(wave[None] * wave[:, None] * size / (3 * n), -1, 1)) * rng.uniform(0.4, 1)
     elif kind == "stripes":
@@ -153,8 +160,11 @@ def table_top(rng: np.random.Generator, pictures: list[Path], size: int = 1024) 
         mix = np.clip((fractal(rng, size, 8) - 0.58) * 12, 0, 0.8)
     else:
         mix = fractal(rng, size, 6) * 0.5
-    mix = np.clip(np.broadcast_to(mix, (size, size)) + 0.25 * (fractal(rng, size, 8) - 0.5), 0, 1)[..., None]
-    return to_srgb((base * (1 - mix) + other * mix) * 0.8)
+    mix = np.ascontiguousarray(np.broadcast_to(mix, (size, size)), np.float32)
+    mix = cv2.addWeighted(mix, 255, fractal(rng, size, 8), 0.25 * 255, -0.125 * 255, dtype=cv2.CV_8U)
+    # 256 shades between two similar colours are more than the picture's levels.
+    share = np.linspace(0, 1, 256)[:, None]
+    return cv2.LUT(cv2.cvtColor(mix, cv2.COLOR_GRAY2RGB), to_srgb((base * (1 - share) + other * share) * 0.8)[None])
 
 
 def _picture_top(rng: np.random.Generator, path: Path, base: np.ndarray, size: int) -> np.ndarray:
@@ -237,18 +247,16 @@ def _shapes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def fractal(rng: np.random.Generator, size: int, octaves: int) -> np.ndarray:
-    """Noise of several scales in [0, 1]: float32 [size, size]."""
+    """Noise of several scales in [0, 1]: float32 [size, size]. Each scale is laid upon the coarser ones, enlarged."""
     import cv2
 
-    total, weight = np.zeros((size, size), np.float32), 0.0
-    for octave in range(octaves):
-        cells = 3 * 2**octave
-        share = 0.6**octave
-        total += share * cv2.resize(
-            rng.random((cells, cells), np.float32), (size, size), interpolation=cv2.INTER_LINEAR
-        )
+    total, weight = rng.random((3, 3), np.float32), 1.0
+    for octave in range(1, octaves):
+        cells, share = 3 * 2**octave, 0.6**octave
+        total = cv2.resize(total, (cells, cells), interpolation=cv2.INTER_LINEAR)
+        total += np.float32(share) * rng.random((cells, cells), np.float32)
         weight += share
-    return total / weight
+    return cv2.resize(total * np.float32(1 / weight), (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 @lru_cache(maxsize=1)

@@ -98,6 +98,7 @@ def postures(hand: Hand, kind: GraspType, rng: np.random.Generator) -> Postures:
         else:
             angles[:, finger] = _between(kind.others, rng)
     opposition = rng.uniform(*kind.opposition, DRAWN)
+    angles[:, 0, 0] = np.clip(angles[:, 0, 0], *hand.thumb_bends(opposition))
     turned, places = hand.joints(hand.rotations(angles, opposition, np.zeros((DRAWN, 5))))
     ends = [_place(hand, 0, False)] + [_place(hand, finger, kind.side) for finger in kind.fingers[1:]]
     points = np.stack([turned[:, j] @ point + places[:, j] for j, point, _ in ends])

@@ -19,7 +19,7 @@ from amt.data.synthetic.grasp_types import POWER, GraspType, Postures, choose_ty
 from amt.data.synthetic.objects import Shape
 from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.piercing import piercing_depths
-from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from amt.hand.rotations import matrix_to_axis_angle
 
 TOUCH = 0.004  # m: nearer counts as contact when a grasp is judged
 SKIN = 0.0012  # m: how far soft skin may sink in where a finger stops
@@ -46,6 +46,7 @@ class Grasp:
     rotation: np.ndarray  # float64 [3, 3]: the wrist's rotation
     translation: np.ndarray  # float64 [3], m: MANO's (added after the rotation about J0)
     retreat: np.ndarray  # float64 [3], unit: the way back out of the object
+    toward: np.ndarray  # float64 [3], unit: the open hand's way into the grasp, free over the last :data:`FAR`
     arm: np.ndarray  # float64 [3], unit: from the wrist toward the elbow
     palm: np.ndarray  # float64 [3], unit: out of the palm
     score: float
@@ -64,6 +65,7 @@ class _Candidates:
     spread: np.ndarray  # float64 [C, 5], rad
     rotations: np.ndarray  # float64 [C, 3, 3]
     places: np.ndarray  # float64 [C, 3], m
+    toward: np.ndarray  # float64 [C, 3], unit: the way of the open hand
 
     def __getitem__(self, which) -> _Candidates:
         return _Candidates(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
@@ -84,7 +86,7 @@ def find_grasp(
 
     Where no grasp is good, the best of all is returned.
     """
-    others = []
+    others: list[tuple[bool, float, _Candidates, GraspType]] = []
     for tried in [kind] if kind is not None else dict.fromkeys([choose_type(shape, rng), POWER]):
         ways = None if tried is POWER else postures(hand, tried, rng)
         for _ in range(rounds if tried in (POWER, kind) else 3):
@@ -93,22 +95,25 @@ def find_grasp(
                 if ways is None
                 else _precise(hand, shape, distance, tried, ways, rng)
             )
-            scores, good = _judge(hand, distance, _held(hand, found)[0], tried)
-            for k in np.lexsort((-scores, ~good))[: TRIED if tried is POWER else max(1, int(good.sum()))]:
-                grasp = _settled(hand, distance, found[k : k + 1], tried)
-                if grasp.good and not _pierces_itself(hand, grasp):
-                    return grasp
-                if tried in (POWER, kind):
-                    others.append(grasp)
-    others.sort(key=lambda grasp: grasp.score, reverse=True)
-    return next((grasp for grasp in others if not _pierces_itself(hand, grasp)), others[0])
+            scores, holds, _ = _judge(hand, distance, _held(hand, found)[0], tried)
+            order = np.lexsort((-scores, ~holds))
+            # Coming out of the object's inside, a hand only loses contacts: what holds nothing now is not settled.
+            for k in order[: min(TRIED, int(holds.sum()))]:
+                settled = _settled(hand, distance, found[k : k + 1], tried)
+                if settled.good and not _pierces_itself(hand, settled):
+                    return _grasp(hand, settled, tried)
+                others.append((False, settled.score, settled.found, tried))
+            if tried in (POWER, kind) and not holds.any():
+                others.append((True, float(scores[order[0]]) - 10, found[order[:1]], tried))
+    for _, _, found, tried in sorted(others, key=lambda other: other[1], reverse=True):
+        settled = _settled(hand, distance, found, tried)
+        if not _pierces_itself(hand, settled):
+            break
+    return _grasp(hand, settled, tried)
 
 
-def _pierces_itself(hand: Hand, grasp: Grasp) -> bool:
-    rotations = axis_angle_to_matrix(torch.from_numpy(grasp.fingers.reshape(1, 15, 3)).float())
-    rotations = torch.cat((torch.eye(3).expand(1, 1, 3, 3), rotations), dim=1)
-    vertices = hand.vertices(rotations)[0].astype(np.float64)
-    return piercing_depths(vertices, hand.model.f).max(initial=0) > MOST_PIERCING
+def _pierces_itself(hand: Hand, settled: _Settled) -> bool:
+    return piercing_depths(settled.vertices.astype(np.float64), hand.model.f).max(initial=0) > MOST_PIERCING
 
 
 def _power(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Generator) -> _Candidates:
@@ -117,10 +122,10 @@ def _power(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Ge
     opposition = rng.uniform(0.4, 1.45, count)
     spread = rng.uniform(-0.10, 0.10, (count, 5)) * np.array([0, 1, 0.3, 0.6, 1])
     opened = OPEN + rng.uniform(0, 1, (count, 1, 1)) * 0.22 * (CLOSED - OPEN)
+    opened, closed = (_within(hand, np.broadcast_to(a, opened.shape), opposition) for a in (opened, CLOSED))
     shapes = hand.posed(hand.rotations(opened, opposition, spread), hand.sampled)
-    rotations, places = _wrist_poses(hand, shape, distance, shapes, rng)
-    closed = np.broadcast_to(CLOSED, opened.shape)
-    found = _Candidates(opened, opened.copy(), closed, opposition, spread, rotations, places)
+    rotations, places, toward = _wrist_poses(hand, shape, distance, shapes, rng)
+    found = _Candidates(opened, opened.copy(), closed, opposition, spread, rotations, places, toward)
     limits = np.ones((count, 5), bool)
     for stage in range(3):
         found.bent, touched = _close(hand, distance, found, stage, limits)
@@ -155,26 +160,35 @@ def _precise(
     bend = holds[:, None] * np.radians([[16, 6, 2]])
     angles = ways.angles[way]
     opened, closed = np.maximum(angles - bend, OPEN), np.minimum(angles + 1.4 * bend, np.maximum(CLOSED, angles))
+    opened, closed = (_within(hand, a, ways.opposition[way]) for a in (opened, closed))
     spread = np.zeros((count, 5))
     shapes = hand.posed(hand.rotations(opened, ways.opposition[way], spread), hand.sampled)
     places = (near + far) / 2 - np.einsum("bij,bj->bi", rotations, middle)
     travelled = _advance(distance, _moved(shapes, rotations, places - FAR * toward), toward)
     places = places + (np.minimum(travelled, FAR) - FAR)[:, None] * toward
-    found = _Candidates(opened, opened.copy(), closed, ways.opposition[way], spread, rotations, places)
+    found = _Candidates(opened, opened.copy(), closed, ways.opposition[way], spread, rotations, places, toward)
     found.bent, touched = _close(hand, distance, found, 0, np.broadcast_to(holds, (count, 5)))
     keep = touched[:, holds].all(1)
     return found[keep if keep.any() else slice(0, 1)]
+
+
+def _within(hand: Hand, angles: np.ndarray, opposition: np.ndarray) -> np.ndarray:
+    """Angles [C, 5, 3] with the thumb's base inside its limits; the other joints' ranges lie inside theirs."""
+    low, high = hand.thumb_bends(opposition)
+    angles = angles.copy()
+    angles[:, 0, 0] = np.clip(angles[:, 0, 0], low, high)
+    return angles
 
 
 def _opposite_places(shape: Shape, rng: np.random.Generator):
     """Places of the surface, normals there, and the places on the object's other side, each float64 [C, 3]; C is CANDIDATES."""
     points, normals = _surface(shape)
     chosen = rng.choice(len(points), 4 * CANDIDATES, replace=False)
-    ahead = points - points[chosen, None]
-    depth = -np.einsum("cnj,cj->cn", ahead, normals[chosen])
-    beside = np.linalg.norm(ahead + depth[..., None] * normals[chosen, None], axis=-1)
-    opposed = normals[chosen] @ normals.T < -0.7
-    depth = np.where(opposed & (beside < 0.004) & (depth > 0.001), depth, np.inf)
+    p, n = points.astype(np.float32), normals.astype(np.float32)
+    own, out, square = p[chosen], n[chosen], (p * p).sum(1)
+    depth = (out * own).sum(1)[:, None] - out @ p.T  # of each point below the chosen one's tangent plane
+    beside = square - 2 * own @ p.T + square[chosen, None] - depth * depth  # m2, from the chosen one's normal
+    depth = np.where((out @ n.T < -0.7) & (beside < 0.004**2) & (depth > 0.001), depth, np.inf)
     order = np.argsort(np.where(depth.min(1) < WIDEST, rng.random(len(chosen)), 1 + depth.min(1)))[:CANDIDATES]
     depth = np.minimum(depth.min(1)[order], 1.0)
     near, out = points[chosen[order]], normals[chosen[order]]
@@ -182,7 +196,7 @@ def _opposite_places(shape: Shape, rng: np.random.Generator):
 
 
 def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: torch.Tensor, rng: np.random.Generator):
-    """Rotations [C, 3, 3] and places [C, 3] (vertex = rotation @ v + place) that bring open hands up to the surface.
+    """Rotations [C, 3, 3] and places [C, 3] (vertex = rotation @ v + place) that bring open hands up to the surface; their way.
 
     Args:
         shapes: float32 [C, N, 3], m: the open hands' sampled vertices.
@@ -210,7 +224,7 @@ def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: tor
     start = points - np.einsum("bij,bj->bi", rotations, centre)
     travelled = _advance(distance, _moved(shapes, rotations, start - FAR * toward), toward)
     offset = travelled - rng.choice([0.0, 0.0, 0.01, 0.025], count)
-    return rotations, start + (offset - FAR)[:, None] * toward
+    return rotations, start + (offset - FAR)[:, None] * toward, toward
 
 
 def _advance(distance: SignedDistance, vertices: torch.Tensor, toward: np.ndarray) -> np.ndarray:
@@ -219,12 +233,13 @@ def _advance(distance: SignedDistance, vertices: torch.Tensor, toward: np.ndarra
     The distance to the object is a step that nothing can be hit in (sphere tracing).
     """
     direction = torch.from_numpy(toward.astype(np.float32))[:, None]
-    gone = torch.zeros(len(vertices))
+    gone, going = torch.zeros(len(vertices)), torch.arange(len(vertices))
     for _ in range(12):
-        gap = distance.at(vertices + gone[:, None, None] * direction).amin(1)
+        gap = distance.near(vertices[going] + gone[going, None, None] * direction[going]).amin(1)
         # The grid is MARGIN wider than the object: farther away, that is the only step known to be free.
-        gone += (gap - CLEAR).clamp(0, MARGIN)
-        if gap.max() < 1.5 * CLEAR:
+        gone[going] += (gap - CLEAR).clamp(0, MARGIN)
+        going = going[(gap > 1.5 * CLEAR) & (gone[going] < FAR - NEAR)]
+        if not len(going):
             break
     return gone.clamp(max=FAR - NEAR).double().numpy()
 
@@ -250,7 +265,7 @@ def _first_touch(hand, distance, found: _Candidates, start: np.ndarray, goal: np
     fingers = part.finger_of >= 0
     posed = hand.posed(rotations, part).unflatten(0, (count, LEVELS))[:, :, fingers]
     moved = _moved(posed.flatten(1, 2), found.rotations, found.places).view_as(posed)
-    depth = distance.at(moved)
+    depth = distance.near(moved)
     gap = torch.stack([depth[..., part.finger_of[fingers] == k].amin(-1) for k in range(5)], -1).numpy() + SKIN
     inside = gap < 0  # [C, L, 5]
     touched = inside.any(1)
@@ -262,38 +277,58 @@ def _first_touch(hand, distance, found: _Candidates, start: np.ndarray, goal: np
     return share, touched
 
 
-def _settled(hand: Hand, distance: SignedDistance, found: _Candidates, kind: GraspType) -> Grasp:
-    """One candidate as a grasp: with all vertices, fingers and palm come back out until none is deeper than SKIN."""
+@dataclass
+class _Settled:
+    """One candidate whose fingers and palm have come out of the object, and how good it is."""
+
+    found: _Candidates
+    vertices: np.ndarray  # float32 [V, 3], m, in the object's frame
+    closed: torch.Tensor  # float32 [16, 3, 3]: rotations of the joints
+    opened: torch.Tensor  # float32 [16, 3, 3]
+    retreat: np.ndarray  # float64 [3], unit
+    score: float
+    good: bool
+
+
+def _settled(hand: Hand, distance: SignedDistance, found: _Candidates, kind: GraspType) -> _Settled:
+    """One candidate: with all vertices, fingers and palm come back out until none is deeper than SKIN."""
     retreat = _unit(-found.rotations[0] @ (hand.palm + 0.35 * hand.along))
     palm = hand.whole.finger_of < 0
     opened = hand.rotations(found.opened, found.opposition, found.spread)
     unbent = hand.posed(opened, hand.whole)
     for last in (False, False, True):
         vertices, closed = _held(hand, found)
-        gap = distance.at(vertices[0])
+        gap = distance.near(vertices[0])
         if last or gap.min() > -SKIN - ROUGH:
             break
         # What bending does not cause, moving the whole hand has to mend.
-        before = distance.at(_moved(unbent, found.rotations, found.places))
+        before = distance.near(_moved(unbent, found.rotations, found.places))
         depth = -min(float(gap[palm].min()), float(before.min())) - SKIN
         if depth > 0:
             found.places = found.places + depth * retreat
         share, touched = _first_touch(hand, distance, found, found.opened, found.bent, hand.whole)
         share = np.where(touched, share, 1.0)
         found.bent = found.opened + share[..., None] * (found.bent - found.opened)
-    score, good = _judge(hand, distance, vertices, kind)
-    rotation, root = found.rotations[0], hand.root
+    score, holds, depth = _judge(hand, distance, vertices, kind)
+    good = bool(holds[0] and depth[0] < MOST_DEPTH)
+    return _Settled(found, vertices[0].numpy(), closed[0], opened[0], retreat, float(score[0]), good)
+
+
+def _grasp(hand: Hand, settled: _Settled, kind: GraspType) -> Grasp:
+    found, root = settled.found, hand.root
+    rotation = found.rotations[0]
     return Grasp(
-        fingers=_fingers(closed[0]),
-        open_fingers=_fingers(opened[0]),
+        fingers=_fingers(settled.closed),
+        open_fingers=_fingers(settled.opened),
         rotation=rotation,
         translation=rotation @ root + found.places[0] - root,
-        retreat=retreat,
+        retreat=settled.retreat,
+        toward=found.toward[0],
         arm=-rotation @ hand.along,
         palm=rotation @ hand.palm,
-        score=float(score[0]),
-        good=bool(good[0]),
+        score=settled.score,
         kind=kind.name,
+        good=settled.good,
     )
 
 
@@ -305,9 +340,9 @@ def _held(hand: Hand, found: _Candidates) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _judge(
     hand: Hand, distance: SignedDistance, vertices: torch.Tensor, kind: GraspType
-) -> tuple[np.ndarray, np.ndarray]:
-    """How well posed hands [C, V, 3] hold the object, and whether that is good enough for a type of grasp."""
-    gap = distance.at(vertices)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How well posed hands [C, V, 3] hold the object, whether their contacts do for a type of grasp, and their depth in it, m."""
+    gap = distance.near(vertices)
     touch = gap < TOUCH
     normals = torch.zeros_like(vertices)
     normals[touch] = distance.normals_at(vertices[touch])
@@ -324,8 +359,8 @@ def _judge(
         if kind.side:
             idle = on.sum(-1)[:, 0]  # curled fingers may
         held = np.minimum(tips[:, 0], (count if kind.side else tips)[:, opposing].min(1))
-        good = (held >= 3) & (idle == 0) & (against < -0.5) & (depth < MOST_DEPTH)
-        return -against + 0.02 * np.minimum(held, 20) - 0.02 * idle - 60 * sunk, good
+        holds = (held >= 3) & (idle == 0) & (against < -0.5)
+        return -against + 0.02 * np.minimum(held, 20) - 0.02 * idle - 60 * sunk, holds, depth
     fingers, pads = (count[:, 1:] > 0).sum(1), count[:, 1:].sum(1)
     score = -against + 0.12 * fingers + 0.004 * np.minimum(contacts, 150) - 60 * sunk
     pinched = (against < -0.35) & (fingers >= 2) & (count[:, 0] >= 5) & (pads >= 10)
@@ -334,7 +369,7 @@ def _judge(
     none = (count[:, 0] == 0) | (pads == 0)
     score = np.where(none, -1.0 + 0.01 * contacts - 50 * sunk, score)
     inner = contacts - tips.sum(1)  # contacts of the palm and of phalanges before the last
-    return score, (pinched | embraced) & ~none & (inner >= 5) & (depth < MOST_DEPTH)
+    return score, (pinched | embraced) & ~none & (inner >= 5), depth
 
 
 @cache

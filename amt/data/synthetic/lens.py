@@ -38,7 +38,7 @@ class Shot:
 
     def radius(self, depth: np.ndarray | float, focal: float) -> np.ndarray:
         """Radius, px, of the disc that a point at ``depth`` (m; inf is allowed) becomes: thin lens, focused far beyond f."""
-        return 0.5 * self.aperture * focal * np.abs(1 / np.maximum(depth, 1e-3) - 1 / self.focus)
+        return float(0.5 * self.aperture * focal) * np.abs(1 / np.maximum(depth, 1e-3) - 1 / self.focus)
 
 
 def draw_shot(config: CameraConfig, focus: float, rng: np.random.Generator) -> Shot:

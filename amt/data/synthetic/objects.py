@@ -59,8 +59,12 @@ class Shape:
 
     def surface_points(self, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """About evenly spread points on the outer surface and their outward normals, both float64 [count, 3]."""
+        return self.surface_samples(count, seed)[:2]
+
+    def surface_samples(self, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """:meth:`surface_points`, and the corners of the triangles that they lie on, float64 [count, 3, 3]."""
         rng = np.random.default_rng([seed, self.class_id])
-        found, normals = [], []
+        found, normals, corners = [], [], []
         areas = [_face_areas(p) for p in self.parts]
         total = sum(a.sum() for a in areas)
         wanted = 4 * count  # parts overlap: what lies inside another part is dropped
@@ -76,9 +80,9 @@ class Shape:
             outer = ~self.inside(points, except_part=k) if len(self.parts) > 1 else np.ones(number, bool)
             found.append(points[outer])
             normals.append((normal / np.linalg.norm(normal, axis=1, keepdims=True))[outer])
-        found, normals = np.concatenate(found), np.concatenate(normals)
-        keep = rng.permutation(len(found))[:count]
-        return found[keep], normals[keep]
+            corners.append(np.stack((a, b, c), 1)[outer])
+        keep = rng.permutation(sum(map(len, found)))[:count]
+        return tuple(np.concatenate(arrays)[keep] for arrays in (found, normals, corners))
 
 
 def built_in(class_id: int) -> Shape:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from amt.hand.limits import JointLimits, finger_frames
 from amt.hand.mano import HandModel, ManoLayer
+from amt.hand.mirror import mirror_rotations
 from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS
 
+MOST_OPPOSED = 1.45  # rad
 FINGER_SAMPLES, PALM_SAMPLES = 56, 90  # vertices that stand for a finger and for the palm while a grasp is looked for
+
+
+_JOINTS = [joint for finger in FINGERS for joint in MANO_FINGER_JOINTS[finger]]  # MANO's, finger by finger
+_EYE = np.eye(3, dtype=np.float32)
 
 
 class Part(NamedTuple):
@@ -28,6 +35,17 @@ class Part(NamedTuple):
 @lru_cache(maxsize=4)
 def _layer(model: HandModel) -> ManoLayer:
     return ManoLayer(model)
+
+
+@lru_cache(maxsize=4)
+def _limits(model: HandModel) -> JointLimits:
+    """The limits of a hand's joints; of a left hand those of its mirror image."""
+    if model.side == "right":
+        return JointLimits(_layer(model))
+    flip = np.array((-1.0, 1.0, 1.0))
+    return JointLimits(
+        ManoLayer(replace(model, v_template=model.v_template * flip, backs=model.backs * flip, side="right"))
+    )
 
 
 @lru_cache(maxsize=4)
@@ -87,17 +105,36 @@ class Hand:
         self.finger_of = finger_of(self.model)
         outer = [MANO_FINGER_JOINTS[finger][2] for finger in FINGERS]
         self.outer = np.isin(self.model.weights.argmax(1), outer)  # bool [V]: the fingers' last phalanges
-        self.flexion = np.stack([self._flexion_axis(number) for number in range(5)])
-        self._under_palm = self.along * np.sign(np.cross(self.along, -self.across) @ self.palm)
+        # A positive rotation about these axes bends a finger toward the palm.
+        axes = np.repeat(finger_frames(self.model)[:, 2:], 3, 1) * (1.0 if self.model.side == "right" else -1.0)
+        axes[0, 0] = self._thumb_axis()
+        under_palm = self.along * np.sign(np.cross(self.along, -self.across) @ self.palm)
+        self._flexion_axes = _cross_matrices(axes)  # [5, 3, ...]
+        self._base_axes = _cross_matrices(np.stack((under_palm, *[self.palm] * 4)))  # [5, ...]
         self._rest_joints = self.layer.rest_joints(betas)
         self.whole = self._part(None)
         self.sampled = self._part(_samples(self.model))
 
-    def _flexion_axis(self, finger: int) -> np.ndarray:
-        """Unit axis, rest frame, about which a positive rotation bends a finger toward the palm."""
-        base, tip = self.rest[1 + 4 * finger], self.rest[4 + 4 * finger]
-        toward = self.palm if finger else 0.45 * self.palm + 0.9 * self.across
-        return _unit(np.cross(_unit(tip - base), toward))
+    def _thumb_axis(self) -> np.ndarray:
+        """Unit axis, rest frame, about which the thumb's base bends toward the fingers."""
+        return _unit(np.cross(_unit(self.rest[4] - self.rest[1]), 0.45 * self.palm + 0.9 * self.across))
+
+    def thumb_bends(self, opposition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest bend of the thumb's base, rad [...], that its limits allow at an opposition [...], rad."""
+        oppositions, low, high = self._thumb_reach
+        return np.interp(opposition, oppositions, low), np.interp(opposition, oppositions, high)
+
+    @cached_property
+    def _thumb_reach(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Oppositions, and the lowest and highest bend of the thumb's base there."""
+        oppositions, bends = np.linspace(0, MOST_OPPOSED, 8), np.radians(np.arange(-40, 51, 3.0))
+        angles = np.zeros((len(oppositions), len(bends), 5, 3))
+        angles[..., 0, 0] = bends
+        every = np.repeat(oppositions, len(bends))
+        rotations = self.rotations(angles.reshape(-1, 5, 3), every, np.zeros((len(every), 5)))
+        base = MANO_FINGER_JOINTS["thumb"][0] - 1
+        inside = self.excess(rotations)[:, base].reshape(angles.shape[:2]) <= 0
+        return oppositions, bends[inside.argmax(1)], bends[len(bends) - 1 - inside[:, ::-1].argmax(1)]
 
     def _part(self, vertices: np.ndarray | None) -> Part:
         shaped = torch.from_numpy(self.template.astype(np.float32))
@@ -112,14 +149,18 @@ class Hand:
             opposition: [B], rad: how far the thumb's base is rotated under the palm.
             spread: [B, 5], rad: sideways rotation of the fingers' bases.
         """
-        bent = np.tile(np.eye(3, dtype=np.float32), (len(angles), 16, 1, 1))
-        for number, finger in enumerate(FINGERS):
-            bent[:, MANO_FINGER_JOINTS[finger]] = _about(self.flexion[number], angles[:, number])
-            # Rotated about the hand's length, the thumb's tip moves from beside the palm to in front of it.
-            base = _about(self.palm, spread[:, number]) if number else _about(self._under_palm, opposition)
-            first = MANO_FINGER_JOINTS[finger][0]
-            bent[:, first] = base @ bent[:, first]
+        joints = _about(self._flexion_axes, angles)
+        # Rotated about the hand's length, the thumb's tip moves from beside the palm to in front of it.
+        sideways = np.concatenate((np.asarray(opposition)[:, None], np.asarray(spread)[:, 1:]), 1)
+        joints[:, :, 0] = _about(self._base_axes, sideways) @ joints[:, :, 0]
+        bent = np.empty((len(angles), 16, 3, 3), np.float32)
+        bent[:, 0], bent[:, _JOINTS] = np.eye(3), joints.reshape(-1, 15, 3, 3)
         return torch.from_numpy(bent)
+
+    def excess(self, rotations: Tensor) -> np.ndarray:
+        """float32 [B, 15], rad: how far joint rotations [B, 16, 3, 3] lie outside the joints' limits (amt.hand.limits)."""
+        rotations = rotations[:, 1:]
+        return _limits(self.model)(rotations if self.model.side == "right" else mirror_rotations(rotations)).numpy()
 
     def joints(self, rotations: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Global rotations [B, 16, 3, 3] and places [B, 16, 3] (m) of MANO's joints, untranslated, float32."""
@@ -145,12 +186,18 @@ class Hand:
         return self.posed(rotations, self.whole).numpy()
 
 
-def _about(axis: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """float32 [..., 3, 3]: rotations by angles [...] (rad) about a unit axis, by Rodrigues' formula."""
-    x, y, z = axis
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angles = np.asarray(angles)[..., None, None]
-    return (np.eye(3) + np.sin(angles) * cross + (1 - np.cos(angles)) * (cross @ cross)).astype(np.float32)
+def _cross_matrices(axes: np.ndarray) -> np.ndarray:
+    """float32 [..., 2, 3, 3]: the matrix of the cross product with unit axes [..., 3], and its square."""
+    cross = np.zeros((*axes.shape, 3))
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        cross[..., i, j], cross[..., j, i] = -axes[..., k], axes[..., k]
+    return np.stack((cross, cross @ cross), -3).astype(np.float32)
+
+
+def _about(axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """float32 [..., 3, 3]: rotations by angles [...] (rad) about axes of :func:`_cross_matrices`, by Rodrigues' formula."""
+    angles = np.asarray(angles, np.float32)[..., None, None]
+    return _EYE + np.sin(angles) * axes[..., 0, :, :] + (1 - np.cos(angles)) * axes[..., 1, :, :]
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

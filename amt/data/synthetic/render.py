@@ -86,6 +86,25 @@ class Body:
     painter: object = None  # callable: points [N, 3] of the table's frame, or interpolated ``albedo`` -> albedo [N, 3]
 
 
+@dataclass(frozen=True)
+class Cells:
+    """A square of the table about the origin, of ``count`` x ``count`` cells; x runs along a row."""
+
+    span: float  # m
+    count: int
+
+    def points(self, which: np.ndarray) -> np.ndarray:
+        """float32 [N, 3], m: the middles of cells, by their index in the map."""
+        row, column = np.divmod(which, self.count)
+        plane = (np.stack((column, row, np.zeros_like(row)), 1) + 0.5) / self.count - 0.5
+        plane[:, 2] = 0
+        return (plane * self.span).astype(np.float32)
+
+    def place(self, points: np.ndarray) -> np.ndarray:
+        """float [N, 2]: columns and rows of points [N, 2] (m) of the table."""
+        return (points / self.span + 0.5) * self.count - 0.5
+
+
 class BodyTree:
     """Bodies in an Embree tree."""
 
@@ -104,11 +123,14 @@ class BodyTree:
         origins = np.ascontiguousarray(np.broadcast_to(origin.astype(np.float32), directions.shape))
         return self.tree.run(origins, directions, output=True)
 
-    def light_kept(self, points: np.ndarray, light: Light) -> np.ndarray:
-        """float32 [N]: the part of the lamp that bodies hide from points [N, 3], by rays to :data:`LAMP_POINTS` points of it."""
-        kept = np.zeros(len(points), np.float32)
-        if not self.bodies:
-            return kept
+    def light_kept(self, cells: Cells, light: Light) -> np.ndarray:
+        """float32 [S, S]: the part of the lamp that bodies hide from cells, by rays to :data:`LAMP_POINTS` points of it.
+
+        Only from cells within the shadow of a body's convex hull is a ray cast.
+        """
+        import cv2
+
+        kept = np.zeros((cells.count, cells.count), np.float32)
         side = np.cross(light.direction, np.eye(3, dtype=np.float32)[np.abs(light.direction).argmin()])
         side /= np.linalg.norm(side)
         axes = np.stack((side, np.cross(light.direction, side)))
@@ -116,9 +138,19 @@ class BodyTree:
             far = light.softness * np.sqrt(-2 * np.log((k + 0.5) / LAMP_POINTS))
             angle = k * np.pi * (3 - 5**0.5)
             direction = light.direction + far * (np.array([np.cos(angle), np.sin(angle)]) @ axes)
-            directions = np.broadcast_to(direction.astype(np.float32), points.shape)
-            kept += self.tree.run(points, np.ascontiguousarray(directions), query="OCCLUDED") == 0
-        return kept / LAMP_POINTS
+            if direction[2] <= 0:  # a lamp that low throws its shadow beyond any table
+                continue
+            region = np.zeros(kept.shape, np.uint8)
+            for body in self.bodies:
+                on = body.vertices[:, :2] - body.vertices[:, 2:] * (direction[:2] / direction[2])
+                corners = np.clip(cells.place(on), -4e3, 4e3).astype(np.int32)
+                cv2.fillConvexPoly(region, cv2.convexHull(corners), 1)
+            dark = np.flatnonzero(cv2.dilate(region, np.ones((3, 3), np.uint8)))
+            origins = cells.points(dark) + np.float32(0.0015) * light.direction
+            directions = np.broadcast_to(direction.astype(np.float32), origins.shape)
+            hidden = self.tree.run(origins, np.ascontiguousarray(directions), query="OCCLUDED") == 0
+            kept.ravel()[dark[hidden]] += 1 / LAMP_POINTS
+        return kept
 
     def lit(self, points: np.ndarray, light: Light, rng: np.random.Generator) -> np.ndarray:
         """float32 [N]: 1 where a ray toward the (slightly spread) lamp leaves points [N, 3] freely, else 0."""
@@ -178,15 +210,17 @@ def static_layer(
     import cv2
 
     height, width = camera.height, camera.width
-    directions, eye = camera.rays(), camera.centre
+    directions, eye = camera.rays(), camera.centre.astype(np.float32)
     with np.errstate(divide="ignore"):
         depth = -eye[2] / directions[:, 2]
-    place = np.clip(eye[:2] + depth[:, None] * directions[:, :2], -1e3, 1e3).astype(np.float32)
-    table = (depth > 0) & (np.abs(place) < np.asarray(table_size) / 2).all(1)
-    depth = np.where(table, depth, np.inf).astype(np.float32).reshape(height, width)
+    place = np.clip(eye[:2] + depth[:, None] * directions[:, :2], -1e3, 1e3)
+    half = np.asarray(table_size, np.float32) / 2
+    table = (depth > 0) & (np.abs(place[:, 0]) < half[0]) & (np.abs(place[:, 1]) < half[1])
+    depth = np.where(table, depth, np.float32(np.inf)).reshape(height, width)
     table, place = table.reshape(height, width), place.reshape(height, width, 2)
 
-    image = np.where(table[..., None], _on_table(top, place, TABLE_SPAN, cv2.BORDER_REPLICATE), backdrop)
+    image = backdrop.copy()
+    cv2.copyTo(_on_table(top, place, TABLE_SPAN, cv2.BORDER_REPLICATE), table.view(np.uint8), image)
     segment = np.zeros((height, width), np.uint8)
     painted = _cast(camera, scene, light, depth, rng)
     if painted is not None:
@@ -215,22 +249,19 @@ def lit_table(top: np.ndarray, scene: BodyTree, light: Light) -> np.ndarray:
 
     shade = light.ambient + light.colour * max(0.0, float(light.direction[2]))
     tone = (np.clip(shade, 0, 1.6) ** (1 / 2.2)).astype(np.float32)
-    lit = cv2.multiply(top, (*map(float, tone), 1.0), dtype=cv2.CV_8U)
     if not scene.bodies:
-        return lit
+        return cv2.multiply(top, (*map(float, tone), 1.0), dtype=cv2.CV_8U)
     keep = _keep(shadow_map(scene, light, TABLE_SPAN, 2 * SHADOW_CELLS), light)
-    return cv2.multiply(lit, cv2.resize(keep, lit.shape[1::-1]), dtype=cv2.CV_8U)
+    steps = 255 / float(tone.max())
+    keep = np.round(keep * (steps * tone)).astype(np.uint8)
+    return cv2.multiply(top, cv2.resize(keep, top.shape[1::-1]), scale=1 / steps)
 
 
 def shadow_map(scene: BodyTree, light: Light, span: float = SHADOW_SPAN, cells: int = SHADOW_CELLS) -> np.ndarray:
     """float32 [cells, cells]: the part of the lamp's light that bodies keep from a square of the table (0-1)."""
     import cv2
 
-    line = ((np.arange(cells) + 0.5) / cells - 0.5) * span
-    x, y = np.meshgrid(line, line)
-    points = np.stack([x.ravel(), y.ravel(), np.zeros(cells * cells)], 1).astype(np.float32)
-    shadow = scene.light_kept(points + 0.0015 * light.direction, light).reshape(cells, cells)
-    return cv2.GaussianBlur(shadow, (0, 0), 0.7)
+    return cv2.GaussianBlur(scene.light_kept(Cells(span, cells), light), (0, 0), 0.7)
 
 
 def draw(
@@ -243,8 +274,9 @@ def draw(
     """
     import cv2
 
-    fall = _on_table(_keep(shadow, light), layer.place, SHADOW_SPAN, cv2.BORDER_CONSTANT, (1, 1, 1))
-    image = cv2.multiply(layer.image, fall, dtype=cv2.CV_8U)
+    keep = np.round(255 * _keep(shadow, light)).astype(np.uint8)
+    fall = _on_table(keep, layer.place, SHADOW_SPAN, cv2.BORDER_CONSTANT, (255, 255, 255))
+    image = cv2.multiply(layer.image, fall, scale=1 / 255)
     cv2.copyTo(layer.image, (~layer.table).view(np.uint8), image)
     depth, segment = layer.depth.copy(), layer.segment.copy()
     painted = _cast(camera, scene, light, depth, rng)

@@ -23,6 +23,7 @@ from amt.data.synthetic.occluders import occluder
 from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, lit_table, shadow_map, static_layer
 from amt.data.synthetic.skin import make_skin
+from amt.data.synthetic.touch import distances_to_mesh
 from amt.data.synthetic.visible import Visible, visibility
 from amt.hand.mano import HandModel
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
@@ -42,7 +43,9 @@ class Sequence:
         hand_rotations: float64 [F, 3, 3]: the wrist's rotation as a matrix.
         hand_translation: float64 [F, 3], m.
         vertices: float64 [F, V, 3], m; joints: float64 [F, 21, 3], m.
-        hand_contact: bool [F, V]; object_contact: bool [F, MODEL_POINTS], for the points of points.xyz.
+        hand_distance: float32 [F, V], m: signed distance of the hand's vertices to the object, negative inside.
+        object_distance: float32 [F, MODEL_POINTS], m: of the points of points.xyz to the hand.
+        hand_contact: bool [F, V]; object_contact: bool [F, MODEL_POINTS]: nearer than :data:`CONTACT`.
     """
 
     spec: SequenceSpec
@@ -108,22 +111,10 @@ class Sequence:
         self.vertices, self.joints = (x.double().numpy() for x in mesh)
 
     def _find_contact(self, shape: Shape, distance: SignedDistance):
-        from scipy.spatial import cKDTree
-
-        self.hand_contact = distance(self.vertices_in_object) < CONTACT
+        self.hand_distance = distance.exact(self.vertices_in_object)
         points = model_points(shape)
-        faces = self.model.f
-        self.object_contact = np.zeros((len(self.vertices), len(points)), bool)
-        for frame, vertices in enumerate(self.vertices_in_object):
-            if not self.hand_contact[frame].any():
-                continue
-            # Vertices alone lie too far apart to stand for the skin between them.
-            middles = (
-                vertices[faces].mean(1),
-                *((vertices[faces[:, i]] + vertices[faces[:, i - 1]]) / 2 for i in range(3)),
-            )
-            gap, _ = cKDTree(np.concatenate([vertices, *middles])).query(points, distance_upper_bound=CONTACT)
-            self.object_contact[frame] = np.isfinite(gap)
+        self.object_distance = np.stack([distances_to_mesh(points, v, self.model.f) for v in self.vertices_in_object])
+        self.hand_contact, self.object_contact = (d < CONTACT for d in (self.hand_distance, self.object_distance))
 
     def _dress(self):
         """Draws what else a picture shows: lamp, table, clothes."""

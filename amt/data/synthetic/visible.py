@@ -60,38 +60,43 @@ def first_surface(camera: Camera, points: np.ndarray, body: Body, vertex: np.nda
         vertex: int [N]: which vertex of the body a point is, -1 for none; its triangles are left out.
     """
     points = points @ camera.rotation.T + camera.translation
-    corners = body.vertices @ camera.rotation.T + camera.translation
-    which, face = _candidates(points, corners, body.faces)
+    triangles = (body.vertices @ camera.rotation.T + camera.translation)[body.faces]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        flat, plane = points[:, :2] / points[:, 2:], triangles[..., :2] / triangles[..., 2:]
+    low, high = plane.min(1), plane.max(1)
+    behind = (triangles[..., 2] <= 1e-9).any(1)  # a triangle that reaches behind the camera has no bounds
+    low[behind], high[behind] = -np.inf, np.inf
+    first = np.ones(len(points))
+    if not len(points):
+        return first
+    # What lies beside all points, or begins behind the farthest, hides none.
+    near = (high >= flat.min(0)).all(1) & (low <= flat.max(0)).all(1) & (triangles[..., 2].min(1) < points[:, 2].max())
+    near = np.flatnonzero(near)
+    triangles = triangles[near]
+    which, face = _candidates(flat, low[near], high[near])
     if vertex is not None:
-        apart = (body.faces[face] != vertex[which, None]).all(1)
+        apart = (body.faces[near[face]] != vertex[which, None]).all(1)
         which, face = which[apart], face[apart]
-    a, b, c = corners[body.faces].transpose(1, 0, 2)
+    a, b, c = triangles.transpose(1, 0, 2)
     across = np.stack((np.cross(a, b), np.cross(b, c), np.cross(c, a)), 1)  # [F, 3, 3]: the volumes are linear in p
     whole = (across[:, 0] * c).sum(1)
-    volumes = (across[face] @ points[which][..., None])[..., 0]
+    volumes = np.einsum("pkc,pc->pk", across[face], points[which])
     inside = (volumes >= 0).all(1) | (volumes <= 0).all(1)
     which, face, total = which[inside], face[inside], volumes[inside].sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = whole[face] / total
-    first = np.ones(len(points))
     hit = (total != 0) & (share > 0) & (share < 1)
     np.minimum.at(first, which[hit], share[hit])
     return first
 
 
-def _candidates(points: np.ndarray, corners: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of points and triangles whose bounds in the picture's plane overlap: int [P] and int [P]."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        flat, plane = points[:, :2] / points[:, 2:], corners[:, :2] / corners[:, 2:]
-    tall = plane[faces]
-    low, high = tall.min(1), tall.max(1)
-    around = ~(corners[faces][..., 2] > 1e-9).all(1)  # a triangle that reaches behind the camera has no bounds
-    low[around], high[around] = -np.inf, np.inf
+def _candidates(flat: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of points [N, 2] and of bounds [F, 2] in the picture's plane that they lie in: int [P] and int [P]."""
     order = np.argsort(flat[:, 0], kind="stable")
     row = flat[order, 0]
     first, last = np.searchsorted(row, low[:, 0], "left"), np.searchsorted(row, high[:, 0], "right")
     count = last - first
-    face = np.repeat(np.arange(len(faces)), count)
+    face = np.repeat(np.arange(len(low)), count)
     within = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
     which = order[first[face] + within]
     y = flat[which, 1]

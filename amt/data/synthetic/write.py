@@ -42,7 +42,7 @@ from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
 
-FORMAT = 6  # counts changes of what a (seed, subject, sequence) looks like
+FORMAT = 7  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
 GRASP_RECORD = "grasp.json"  # beside meta.yml, which stays DexYCB's: type of the grasp, and whether it met every demand
 
@@ -205,13 +205,16 @@ def _calibrate(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
 
 
 def _put_yaml(path: Path, content: dict) -> None:
-    import yaml
-
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # libyaml's writer is ten times as fast; a scene has three such files
-        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-        _write_text(path, yaml.dump(content, Dumper=dumper, sort_keys=False))
+        _write_text(path, _yaml(content))
+
+
+def _yaml(content: dict) -> str:
+    import yaml
+
+    # libyaml's writer is ten times as fast; a scene has four such files
+    return yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
 
 
 def _run(out: Path, config: SetConfig, tasks: list, workers: int, progress: bool) -> None:
@@ -281,7 +284,6 @@ def _write_sequence(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
 
 
 def _write_meta(folder: Path, sequence: Sequence, side: str, serials: tuple[str, ...], world: np.ndarray) -> None:
-    import yaml
 
     spec = sequence.spec
     meta = {
@@ -293,11 +295,17 @@ def _write_meta(folder: Path, sequence: Sequence, side: str, serials: tuple[str,
         "mano_sides": [side],
         "mano_calib": [_mano_name(spec, side)],
     }
-    _write_text(folder / "meta.yml", yaml.safe_dump(meta, sort_keys=False))
+    _write_text(folder / "meta.yml", _yaml(meta))
     _write_text(folder / GRASP_RECORD, json.dumps({"type": sequence.grasp.kind, "good": sequence.grasp.good}) + "\n")
     poses = _compose(world, sequence.object_poses)
     np.savez_compressed(folder / "pose.npz", pose_y=_quaternion_poses(poses), pose_m=_hand_in(sequence, world)[:, None])
-    np.savez_compressed(folder / "contact.npz", hand=sequence.hand_contact, object=sequence.object_contact)
+    np.savez_compressed(
+        folder / "contact.npz",
+        hand=sequence.hand_contact,
+        object=sequence.object_contact,
+        hand_distance=sequence.hand_distance,
+        object_distance=sequence.object_distance,
+    )
 
 
 def _labels(sequence: Sequence, camera) -> dict[str, np.ndarray]:
