@@ -183,7 +183,7 @@ def test_independent_scenes_share_nothing_and_are_read_like_any_set(tmp_path, ca
     assert main(command) == 0
     assert digests(out) == before, "a scene is the same, made alone or with the others"
     assert main([str(out), "--independent", "5", "--frames", "2"]) == 2
-    assert "leave --frames out, or add --held-out" in capsys.readouterr().err
+    assert "leave --frames out, or add --held-out or --lift" in capsys.readouterr().err
 
 
 def test_a_half_rendered_set_is_told_with_the_command_that_finishes_it(own_set, tmp_path, capsys):

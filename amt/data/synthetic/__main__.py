@@ -7,9 +7,11 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 from amt.data.synthetic.cameras import CameraConfig, table
-from amt.data.synthetic.config import SetConfig, check_folder
+from amt.data.synthetic.config import LIFT_FRAMES, SetConfig, check_folder
 from amt.errors import UsageError
 from amt.startup import Parser, run_program
+
+FULL_LENGTH = 72  # frames: 2.4 s at 30 a second
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +34,15 @@ def _main(arguments: list[str] | None) -> int:
         "--sequences", type=int, default=default.sequences, help="a subject (default %(default)s; DexYCB: 100)"
     )
     parser.add_argument(
-        "--frames", type=int, default=default.frames, help="a sequence and camera (default %(default)s; DexYCB: 72)"
+        "--frames",
+        type=int,
+        help=f"a sequence and camera (default {default.frames}, with --lift {FULL_LENGTH}; DexYCB: about 72)",
+    )
+    parser.add_argument(
+        "--lift",
+        action="store_true",
+        help="the object rests on the table, the hand comes open, closes, holds and lifts it, as in DexYCB's sequences; needs "
+        f"--frames of at least {LIFT_FRAMES}. With --independent each scene is such a sequence by one camera",
     )
     parser.add_argument("--subjects", type=int, default=default.subjects, help="1-10 (default %(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, help="(default %(default)s)")
@@ -96,18 +106,21 @@ def _main(arguments: list[str] | None) -> int:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(a, name)}")
     if a.independent is not None and a.sequences != default.sequences:
         raise UsageError("--independent takes one picture of each scene: leave --sequences out")
-    if a.independent is not None and a.held_out is None and a.frames != default.frames:
-        raise UsageError("--independent takes one picture of each scene: leave --frames out, or add --held-out")
+    if a.independent is not None and a.held_out is None and a.frames is not None and not a.lift:
+        raise UsageError(
+            "--independent takes one picture of each scene: leave --frames out, or add --held-out or --lift"
+        )
     if a.workers < 1:
         raise UsageError(f"--workers must be at least 1; got {a.workers}")
     config = SetConfig(
         a.sequences,
-        a.frames,
+        a.frames if a.frames is not None else FULL_LENGTH if a.lift else default.frames,
         a.subjects,
         a.seed,
         tuple(a.objects),
         independent=a.independent or 0,
         held_out=a.held_out or 0,
+        lift=a.lift,
         mano=a.mano,
         backgrounds=a.backgrounds,
         camera=CameraConfig(distorted=a.distorted).changed(a.camera),

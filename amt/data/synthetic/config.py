@@ -18,6 +18,7 @@ from amt.files import check_writable
 LOCK = ".lock"  # in the set's folder: who holds it, renders
 MADE = "made"  # backgrounds of noise and shapes
 HELD_OUT = tuple(s for s in range(len(SUBJECTS)) if not in_subset("s1", "train", s, 0, 0, 0))
+LIFT_FRAMES = 36  # fewest: with fewer the hand jumps by more than a few centimetres
 MOST_SCENES = 13_000  # independent ones of a subject: folders are named by times of one day
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ class SequenceSpec:
     sequences: int  # a subject
     frames: int
     scene: int | None = None  # the number of an independent scene, whose person, camera and calibration are its own
+    lift: bool = False  # the hand comes, grasps and lifts; else it holds, or lets go in the first of many frames
 
     @property
     def num_pictures(self) -> int:
-        return 1 if self.scene is not None else self.frames * len(SERIALS)
+        return self.frames * (1 if self.scene is not None else len(SERIALS))
 
     @property
     def person(self) -> int:
@@ -54,8 +56,11 @@ class SetConfig:
     subjects: int = 10
     seed: int = 0
     objects: tuple[str, ...] = ()  # mesh files of the user's; () for the built-in shapes
-    independent: int = 0  # scenes that share nothing, one picture each, in place of the sequences; 0: sequences
+    independent: int = 0  # scenes that share nothing, in place of the sequences; 0: sequences
     held_out: int = 0  # with independent: sequences of each person that split s1 keeps for validation and test
+    lift: bool = (
+        False  # sequences in which the hand comes, grasps and lifts; an independent scene is one by a single camera
+    )
     mano: str | None = None  # folder with MANO_RIGHT.pkl and MANO_LEFT.pkl; None for AMT's own hand
     backgrounds: str = "photographs"  # scikit-image's; or a folder of pictures; or "made"
     camera: CameraConfig = DEFAULT
@@ -67,6 +72,8 @@ class SetConfig:
             raise DataError(f"sequences must be 1-{FULL_SEQUENCES} a subject; got {self.sequences}")
         if not 1 <= self.frames <= 100_000:
             raise DataError(f"frames must be at least 1; got {self.frames}")
+        if self.lift and self.frames < LIFT_FRAMES:
+            raise DataError(f"lift needs frames of at least {LIFT_FRAMES} a sequence; got {self.frames}")
         for name in ("seed", "independent", "held_out"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name} must not be negative; got {getattr(self, name)}")
@@ -101,16 +108,16 @@ class SetConfig:
         """The set's sequences; an independent scene is one of a single picture. Subjects take scenes in turn."""
         if not self.independent:
             return self._sequences(range(self.subjects), self.sequences)
-        takers = self._scene_subjects
+        takers, frames = self._scene_subjects, self.frames if self.lift else 1
         held_out = self._sequences(HELD_OUT, self.held_out) if self.held_out else []
         return held_out + [
-            SequenceSpec(self.seed, takers[scene % len(takers)], scene // len(takers), 0, 1, scene)
+            SequenceSpec(self.seed, takers[scene % len(takers)], scene // len(takers), 0, frames, scene, self.lift)
             for scene in range(self.independent)
         ]
 
     def _sequences(self, subjects: Iterable[int], sequences: int) -> list[SequenceSpec]:
         return [
-            SequenceSpec(self.seed, subject, sequence, sequences, self.frames)
+            SequenceSpec(self.seed, subject, sequence, sequences, self.frames, lift=self.lift)
             for subject in subjects
             for sequence in range(sequences)
         ]
@@ -126,6 +133,8 @@ class SetConfig:
                 words += ["--objects", *(str(Path(path).absolute()) for path in value)]
             elif entry.name == "camera":
                 words += value.words()
+            elif value is True:
+                words.append(f"--{entry.name}")
             else:
                 is_path = entry.name == "mano" or (entry.name == "backgrounds" and Path(value).is_dir())
                 words += [f"--{entry.name.replace('_', '-')}", str(Path(value).absolute()) if is_path else str(value)]
@@ -183,7 +192,8 @@ def unfinished(root: Path) -> str:
     record = _record(root)
     try:
         config = SetConfig(*(record[name] for name in ("sequences", "frames", "subjects", "seed")))
-        config = replace(config, independent=record.get("independent", 0), held_out=record.get("held_out", 0))
+        later = {name: record[name] for name in ("independent", "held_out", "lift") if name in record}
+        config = replace(config, **later)
     except (KeyError, TypeError, ValueError):
         return ""
     specs = config.specs()

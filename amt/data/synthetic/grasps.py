@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from amt.data.synthetic.distance import MARGIN, SignedDistance
-from amt.data.synthetic.grasp_types import POWER, GraspType, Postures, choose_type, postures
+from amt.data.synthetic.grasp_types import POWER, TYPES, GraspType, Postures, choose_type, postures
 from amt.data.synthetic.objects import Shape
 from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.piercing import piercing_depths
+from amt.data.synthetic.rests import Rests
 from amt.hand.rotations import matrix_to_axis_angle
 
 TOUCH = 0.004  # m: nearer counts as contact when a grasp is judged
@@ -78,29 +79,39 @@ def find_grasp(
     rng: np.random.Generator,
     kind: GraspType | None = None,
     rounds: int = 6,
+    resting: Rests | None = None,
 ) -> Grasp:
     """The first good one of several rounds of candidates, the best of each round first.
 
     Args:
         kind: the type of grasp; None for one that suits the object, or a power grasp where no such one is found.
+        resting: how the object may lie on a table; then hand and arm keep above the table in one of these ways, open or closed.
 
     Where no grasp is good, the best of all is returned.
     """
     others: list[tuple[bool, float, _Candidates, GraspType]] = []
-    for tried in [kind] if kind is not None else dict.fromkeys([choose_type(shape, rng), POWER]):
+    kinds = [kind] if kind is not None else [choose_type(shape, rng), POWER]
+    if resting is not None and kind is None:
+        kinds += TYPES.values()  # a thin thing that lies is not taken by the whole hand
+    for tried in dict.fromkeys(kinds):
         ways = None if tried is POWER else postures(hand, tried, rng)
         for _ in range(rounds if tried in (POWER, kind) else 3):
             found = (
                 _power(hand, shape, distance, rng)
                 if ways is None
-                else _precise(hand, shape, distance, tried, ways, rng)
+                else _precise(hand, shape, distance, tried, ways, resting, rng)
             )
-            scores, holds, _ = _judge(hand, distance, _held(hand, found)[0], tried)
+            vertices = _held(hand, found)[0]
+            scores, holds, _ = _judge(hand, distance, vertices, tried)
+            if resting is not None:
+                holds = holds & _above_table(hand, found, vertices.numpy(), resting)
             order = np.lexsort((-scores, ~holds))
             # Coming out of the object's inside, a hand only loses contacts: what holds nothing now is not settled.
             for k in order[: min(TRIED, int(holds.sum()))]:
                 settled = _settled(hand, distance, found[k : k + 1], tried)
-                if settled.good and not _pierces_itself(hand, settled):
+                if resting is not None and not _above_table(hand, settled.found, settled.vertices[None], resting)[0]:
+                    settled.score -= 5
+                elif settled.good and not _pierces_itself(hand, settled):
                     return _grasp(hand, settled, tried)
                 others.append((False, settled.score, settled.found, tried))
             if tried in (POWER, kind) and not holds.any():
@@ -110,6 +121,13 @@ def find_grasp(
         if not _pierces_itself(hand, settled):
             break
     return _grasp(hand, settled, tried)
+
+
+def _above_table(hand: Hand, found: _Candidates, vertices: np.ndarray, resting: Rests) -> np.ndarray:
+    """bool [C]: whether a table under the object, in one of its rests, leaves room for hands, closed [C, V, 3] and open."""
+    opened = hand.rotations(found.opened, found.opposition, found.spread)
+    opened = _moved(hand.posed(opened, hand.whole), found.rotations, found.places).numpy()
+    return resting.allow([vertices, opened], -found.rotations @ hand.along).any(1)
 
 
 def _pierces_itself(hand: Hand, settled: _Settled) -> bool:
@@ -140,7 +158,13 @@ def _power(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Ge
 
 
 def _precise(
-    hand: Hand, shape: Shape, distance: SignedDistance, kind: GraspType, ways: Postures, rng: np.random.Generator
+    hand: Hand,
+    shape: Shape,
+    distance: SignedDistance,
+    kind: GraspType,
+    ways: Postures,
+    resting: Rests | None,
+    rng: np.random.Generator,
 ) -> _Candidates:
     """Hands that take two opposite places of the surface between the thumb and what it presses against."""
     near, normals, far = _opposite_places(shape, rng)
@@ -153,6 +177,8 @@ def _precise(
     reach = middle - hand.root
     reach = _units(reach - line * (reach * line).sum(1, keepdims=True))
     across = rng.normal(0, 1, (count, 3))
+    if resting is not None:  # rather from above
+        across -= rng.uniform(0, 4, (count, 1)) * resting.up[rng.integers(len(resting.up), size=count)]
     toward = _units(across - normals * (across * normals).sum(1, keepdims=True))
     rotations = _axes(-normals, toward) @ _axes(line, reach).transpose(0, 2, 1)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from amt.data.synthetic.appearance import random_colour
-from amt.data.synthetic.primitives import box, hull
+from amt.data.synthetic.primitives import Part, box, hull
 from amt.data.synthetic.render import Body, Camera
 from amt.data.synthetic.skin import vertex_normals
 from amt.data.synthetic.visible import first_surface
@@ -59,8 +59,12 @@ def _thing(rng: np.random.Generator) -> Body:
         part = hull(rng.normal(0, 1, (40, 3)) * rng.uniform(0.015, 0.04, 3))
     rotation = np.linalg.qr(rng.normal(0, 1, (3, 3)))[0]
     rotation[:, 0] *= np.sign(np.linalg.det(rotation))
-    faces = part.faces
-    vertices = part.vertices[faces].reshape(-1, 3) @ rotation.T  # every face has its own corners: sharp edges
+    return faceted(Part(part.vertices @ rotation.T, part.faces), random_colour(rng))
+
+
+def faceted(part: Part, colour: np.ndarray) -> Body:
+    """A body of one colour [3] with sharp edges and without a label."""
+    vertices = part.vertices[part.faces].reshape(-1, 3)  # every face has its own corners
     faces = np.arange(len(vertices)).reshape(-1, 3)
-    colour = np.broadcast_to(random_colour(rng), vertices.shape).astype(np.float32)
-    return Body(vertices, faces, vertex_normals(vertices, faces), colour, 0, 0.1)
+    colours = np.broadcast_to(colour, vertices.shape).astype(np.float32)
+    return Body(vertices, faces, vertex_normals(vertices, faces), colours, 0, 0.1)

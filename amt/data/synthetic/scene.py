@@ -43,12 +43,13 @@ class Clutter:
 
 @dataclass(frozen=True)
 class Motion:
-    """The held object's path and how far the hand has let go: one entry a frame."""
+    """The held object's path, and the hand's against its grasp: one entry a frame."""
 
     rotations: np.ndarray  # float64 [F, 3, 3], object to table
     translations: np.ndarray  # float64 [F, 3], m
     openness: np.ndarray  # float64 [F]: 0 holds, 1 open
-    distances: np.ndarray  # float64 [F], m: how far the hand is back along the grasp's retreat
+    offsets: np.ndarray  # float64 [F, 3], m: of the hand from its grasp, in the object's frame
+    bends: np.ndarray  # float64 [F, 3], rad: the wrist's rotation from its grasp, axis-angle, in the object's frame
 
 
 def person(seed: int, subject: int) -> Person:
@@ -139,7 +140,8 @@ def move(grasp: Grasp, shape: Shape, hand_vertices: np.ndarray, frames: int, rng
     # Heights are those of the lowest point, made smooth over the sequence by taking the largest lift that any frame needs.
     translations[:, 2] += (-lowest).max() if frames < 12 else -lowest
     letting_go = np.clip(1 - s / reach, 0, 1) if reach else np.zeros(frames)
-    return Motion(rotations, translations, letting_go**0.8, 0.10 * letting_go)
+    offsets = 0.10 * letting_go[:, None] * grasp.retreat
+    return Motion(rotations, translations, letting_go**0.8, offsets, np.zeros((frames, 3)))
 
 
 def _held_orientation(grasp: Grasp, rng: np.random.Generator) -> np.ndarray:
@@ -180,6 +182,16 @@ def clutter(held: int, shapes: dict[int, Shape], radius: float, rng: np.random.G
                 placed.append(Clutter(int(class_id), rotation, np.array([*spot, height])))
                 break
     return placed
+
+
+def untouched(things: list[Clutter], shapes: dict[int, Shape], moving: np.ndarray) -> list[Clutter]:
+    """Those things whose bounding box no point [N, 3] (m) of what moves enters."""
+    kept = []
+    for thing in things:
+        own = np.abs((moving - thing.translation) @ thing.rotation)
+        if not (own < shapes[thing.class_id].extent / 2 + 0.005).all(1).any():
+            kept.append(thing)
+    return kept
 
 
 def lamp(rng: np.random.Generator) -> Light:

@@ -18,10 +18,12 @@ from amt.data.synthetic.config import SequenceSpec
 from amt.data.synthetic.distance import SignedDistance
 from amt.data.synthetic.grasps import find_grasp
 from amt.data.synthetic.lens import draw_shot
+from amt.data.synthetic.lift import block, lift
 from amt.data.synthetic.objects import Shape
-from amt.data.synthetic.occluders import occluder
+from amt.data.synthetic.occluders import faceted, occluder
 from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, lit_table, shadow_map, static_layer
+from amt.data.synthetic.rests import rests
 from amt.data.synthetic.skin import make_skin
 from amt.data.synthetic.touch import distances_to_mesh
 from amt.data.synthetic.visible import Visible, visibility
@@ -30,6 +32,7 @@ from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 CONTACT = 0.005  # m: the contact labels' threshold, that of amt.hand.contact
 MODEL_POINTS = 2048  # points of points.xyz
+LIFT_ROUNDS = 12  # of candidates for a grasp that the table leaves room for
 
 
 @dataclass
@@ -68,13 +71,19 @@ class Sequence:
         self.hand = Hand(self.model, self.person.betas)
         shape = self.shapes[held_class]
         distance = _distance(shape)
-        self.grasp = find_grasp(self.hand, shape, distance, self.rng)
-        closed = self._in_object_frame(np.zeros(1), np.zeros(1))
-        self.motion = scene.move(self.grasp, shape, closed[0][0], spec.frames, self.rng)
+        if spec.lift:
+            self.grasp = find_grasp(self.hand, shape, distance, self.rng, rounds=LIFT_ROUNDS, resting=rests(shape))
+            self.motion = lift(self.grasp, shape, distance, self._held_vertices, spec.frames, self.rng)
+        else:
+            self.grasp = find_grasp(self.hand, shape, distance, self.rng)
+            closed = self._in_object_frame(np.zeros(1), *np.zeros((2, 1, 3)))
+            self.motion = scene.move(self.grasp, shape, closed[0][0], spec.frames, self.rng)
         self._pose_hand()
 
         reach = np.linalg.norm(self.motion.translations[:, :2], axis=1).max() + np.linalg.norm(shape.extent) / 2
         self.clutter = scene.clutter(held_class, self.shapes, min(reach + 0.04, 0.34), self.rng)
+        if spec.lift:
+            self.clutter = scene.untouched(self.clutter, self.shapes, self.vertices[:, ::5].reshape(-1, 3))
         poses = {c.class_id: np.concatenate([c.rotation, c.translation[:, None]], 1) for c in self.clutter}
         held_poses = np.concatenate([self.motion.rotations, self.motion.translations[..., None]], 2)
         self.class_ids = sorted([held_class, *poses])
@@ -86,20 +95,28 @@ class Sequence:
         self._find_contact(shape, distance)
         self._dress()
 
-    def _in_object_frame(self, openness: np.ndarray, distances: np.ndarray):
-        """Vertices [F, V, 3] and the hand's pose in the held object's frame, for how open and how far back it is."""
+    def _in_object_frame(self, openness: np.ndarray, offsets: np.ndarray, bends: np.ndarray):
+        """Vertices [F, V, 3], fingers [F, 45], wrist's rotations [F, 3, 3] and places [F, 3] in the held object's frame.
+
+        The arguments are those of :class:`amt.data.synthetic.scene.Motion`.
+        """
         grasp, hand = self.grasp, self.hand
         fingers = grasp.fingers + openness[:, None] * (grasp.open_fingers - grasp.fingers)
         rotations = axis_angle_to_matrix(torch.from_numpy(fingers.reshape(-1, 15, 3)).float())
         rotations = torch.cat([torch.eye(3).expand(len(rotations), 1, 3, 3), rotations], 1)
-        places = grasp.translation + distances[:, None] * grasp.retreat
+        wrists = axis_angle_to_matrix(torch.from_numpy(bends)).numpy() @ grasp.rotation
+        places = grasp.translation + offsets
         local = hand.vertices(rotations) - hand.root
-        return local @ grasp.rotation.T + (hand.root + places)[:, None], fingers, places
+        return local @ wrists.transpose(0, 2, 1) + (hand.root + places)[:, None], fingers, wrists, places
+
+    def _held_vertices(self, *at: np.ndarray) -> np.ndarray:
+        return self._in_object_frame(*at)[0]
 
     def _pose_hand(self):
-        grasp, hand, motion = self.grasp, self.hand, self.motion
-        self.vertices_in_object, fingers, places = self._in_object_frame(motion.openness, motion.distances)
-        self.hand_rotations = motion.rotations @ grasp.rotation
+        hand, motion = self.hand, self.motion
+        at = motion.openness, motion.offsets, motion.bends
+        self.vertices_in_object, fingers, wrists, places = self._in_object_frame(*at)
+        self.hand_rotations = motion.rotations @ wrists
         wrist = matrix_to_axis_angle(torch.from_numpy(self.hand_rotations)).numpy()
         self.hand_pose = np.concatenate([wrist, fingers], 1)
         carried = np.einsum("fij,fj->fi", motion.rotations, hand.root + places) + motion.translations
@@ -122,6 +139,13 @@ class Sequence:
         self.light = scene.lamp(rng)
         self.table_size = rng.uniform([0.9, 0.7], [2.2, 2.0])
         self.still = [self._object_body(c.class_id, c.rotation, c.translation) for c in self.clutter]
+        if self.spec.lift:
+            pose = self.object_poses[0, self.held]
+            shape = self.shapes[self.class_ids[self.held]]
+            points = np.concatenate((shape.mesh()[0], model_points(shape))) @ pose[:, :3].T + pose[:, 3]
+            under = block(points, self.vertices.reshape(-1, 3))
+            if under is not None:
+                self.still.append(faceted(under, appearance.random_colour(rng)))
         self.clothes = Clothes(appearance.sleeve(rng), float(rng.uniform(0.03, 0.2)), rng.normal(0, 0.25, 3))
         self.skin = make_skin(self.model, self.person.tone, self.person.warmth)
         if len(self.joints) > 1:

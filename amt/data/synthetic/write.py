@@ -36,6 +36,7 @@ from amt.data.object_card import CARD
 from amt.data.synthetic import appearance, scene
 from amt.data.synthetic.config import LOCK, SequenceSpec, SetConfig, check_folder, sequence_folder
 from amt.data.synthetic.grasp_types import TYPES
+from amt.data.synthetic.lift import phases
 from amt.data.synthetic.objects import Shape, load_shapes
 from amt.data.synthetic.sequence import Sequence, model_points
 from amt.hand.mano import HandModel
@@ -44,7 +45,9 @@ from amt.hand.skeleton import SHIPPED_HAND
 
 FORMAT = 7  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
-GRASP_RECORD = "grasp.json"  # beside meta.yml, which stays DexYCB's: type of the grasp, and whether it met every demand
+GRASP_RECORD = (
+    "grasp.json"  # beside meta.yml, which stays DexYCB's: type of the grasp, whether it met every demand, phases
+)
 
 
 def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progress: bool = True) -> Path:
@@ -296,7 +299,10 @@ def _write_meta(folder: Path, sequence: Sequence, side: str, serials: tuple[str,
         "mano_calib": [_mano_name(spec, side)],
     }
     _write_text(folder / "meta.yml", _yaml(meta))
-    _write_text(folder / GRASP_RECORD, json.dumps({"type": sequence.grasp.kind, "good": sequence.grasp.good}) + "\n")
+    grasp = {"type": sequence.grasp.kind, "good": sequence.grasp.good}
+    if spec.lift:
+        grasp["first_frame"] = phases(spec.frames)
+    _write_text(folder / GRASP_RECORD, json.dumps(grasp) + "\n")
     poses = _compose(world, sequence.object_poses)
     np.savez_compressed(folder / "pose.npz", pose_y=_quaternion_poses(poses), pose_m=_hand_in(sequence, world)[:, None])
     np.savez_compressed(
