@@ -60,8 +60,8 @@ def _main(arguments: list[str]) -> int:
         raise InputError(f"--batch {options.batch}: the memory of {device} is used up; take a smaller one") from error
 
 
-def _job(command: Command, checkpoint: str | Path, device) -> Job:
-    """The settings of a run with one checkpoint."""
+def _job(command: Command, checkpoint: str | Path, device, locator: str | None = None) -> Job:
+    """The settings of a run with one checkpoint; ``locator`` stands over that of the command line."""
     from amt.infer.engine import bfloat16_is_slow
     from amt.infer.job import Job
     from amt.infer.output import OutputFolder
@@ -78,7 +78,7 @@ def _job(command: Command, checkpoint: str | Path, device) -> Job:
         max_spread=infer.max_spread,
         engine=infer.engine,
         bfloat16=infer.precision == "bf16",
-        locator=options.locator or infer.locator,
+        locator=locator or options.locator or infer.locator,
         mediapipe=infer.mediapipe,
         **({} if command.hand is None else {"hand": command.hand}),
     )
@@ -135,7 +135,10 @@ def _bench(command: Command, device) -> int:
     if landmarks is None:
         _complain("MediaPipe is not installed: no answer is compared with its joints")
     for checkpoint in (command.checkpoint, *command.options.others):
-        rows[str(checkpoint)] = measure(_job(command, checkpoint, device), clips, landmarks, _complain).row()
+        for finder in command.options.finders or [None]:
+            job = _job(command, checkpoint, device, finder)
+            name = str(checkpoint) if finder is None else f"{checkpoint}, {finder}"
+            rows[name] = measure(job, clips, landmarks, _complain).row()
     print(table(rows))
     return 0
 

@@ -1,4 +1,4 @@
-"""``--bench FOLDER``: compares checkpoints on a user's own pictures, which have no labels.
+"""``--bench FOLDER``: compares checkpoints and locators on a user's own pictures, which have no labels.
 
 Nothing here measures accuracy. Each figure says something that a good answer must have, and :data:`MEANING` says what it
 cannot tell.
@@ -19,11 +19,11 @@ import numpy as np
 from amt.data.errors import DataError
 from amt.hand.skeleton import BONES
 from amt.infer.checks import InputError
+from amt.infer.follow import Follower
 from amt.infer.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Images
 from amt.infer.job import Job, Question
 from amt.infer.result import Result
 from amt.infer.stages import background
-from amt.infer.track import Tracker
 from amt.infer.video import Video
 
 MEANING = {
@@ -154,11 +154,13 @@ def measure(job: Job, clips: Sequence[Clip], landmarks: Landmarks | None, tell: 
     figures = Figures()
     with tqdm(total=sum(len(clip.source) for clip in clips), unit="frame", disable=not sys.stderr.isatty()) as bar:
         for clip in clips:
-            tracker, results = Tracker(job.predictor), []
+            follower, results = Follower(job.predictor, job.side, job.smooth), []
             with closing(background(clip.questions(job))) as questions:
-                for question in questions:
+                for i, question in enumerate(questions):
                     start = time.perf_counter()
-                    results.append(tracker.next(question.request))
+                    time_s = question.picture.time_s
+                    hands, _ = follower.next(question.request, i / 30 if time_s is None else time_s)
+                    results.append(hands[0])
                     figures.seconds += time.perf_counter() - start
                     if landmarks is not None:
                         figures.compare(results[-1], landmarks(question.picture.image))

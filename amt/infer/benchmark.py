@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +22,16 @@ from amt.draw.pictures import film
 from amt.infer.checks import InputError, check_box
 from amt.infer.engine import Engine
 from amt.infer.film import open_film
+from amt.infer.follow import Follower
 from amt.infer.inputs import Images, Picture
 from amt.infer.job import Job, Question
 from amt.infer.output import OutputFolder, Records
+from amt.infer.predictor import Predictor
 from amt.infer.result import Result
 from amt.infer.run import record_of, run
-from amt.infer.track import Tracker
 from amt.infer.video import LiveCamera, Video
 from amt.kernels import use
+from amt.locate import Located
 
 STAGES = ("decode", "locate", "crop", "model", "unpack", "draw", "write")
 WARM_UP = 5  # pictures before the clock counts
@@ -37,7 +39,7 @@ PICTURES = 100  # that are timed
 PERCENTILES = (50, 90, 99)
 SCOPE = """scope, one picture after the other on one thread of Python, nothing overlaps:
   decode   from the file to RGB, and what is asked about the picture
-  locate   the search for the hand, where the picture before does not say where it is
+  locate   the locator, or the search by windows where the picture before does not say where the hand is
   crop     the square that the network sees, for every look at it
   model    the network, with refinement; {engine}, {precision}, {threads} thread(s) of PyTorch, {device}
   unpack   NumPy arrays of the answer, projection, confidence
@@ -88,6 +90,8 @@ def benchmark(job: Job, source: Images | Video | LiveCamera, batch: int, precisi
             device=predictor.device,
         )
     )
+    if predictor.finder is not None:
+        predictor.finder = _Timed(predictor)
     ours, plain = predictor.engine, Engine(predictor.model, predictor.device, "eager", False, batch)
     found: dict[str, list[float]] = {}
     for name, engine, implementation in (("AMT", ours, None), ("plain PyTorch", plain, "reference")):
@@ -116,6 +120,21 @@ def benchmark(job: Job, source: Images | Video | LiveCamera, batch: int, precisi
     )
 
 
+class _Timed:
+    """A predictor's finder, whose time counts as that of the stage "locate"."""
+
+    def __init__(self, predictor: Predictor):
+        self.predictor, self.finder = predictor, predictor.finder
+
+    def locate(self, image: np.ndarray) -> list[Located]:
+        with self.predictor.stage("locate"):
+            return self.finder.locate(image)
+
+    def locate_many(self, images: Sequence[np.ndarray]) -> list[list[Located]]:
+        with self.predictor.stage("locate"):
+            return self.finder.locate_many(images)
+
+
 def say(text: str) -> None:
     """Prints at once, so that a table is seen when it is ready."""
     print(text, flush=True)
@@ -134,7 +153,7 @@ def _pictures(source: Images | Video | LiveCamera) -> Iterator[Picture]:
 
 def _one_by_one(job: Job, source) -> tuple[list[dict], list[tuple[Question, Result]]]:
     clock, known = StageClock(), []
-    tracker, job.predictor.stage = Tracker(job.predictor), clock
+    follower, job.predictor.stage = Follower(job.predictor, job.side, job.smooth), clock
     pictures = _pictures(source)
     with TemporaryDirectory() as folder:
         out = OutputFolder(folder)
@@ -143,7 +162,7 @@ def _one_by_one(job: Job, source) -> tuple[list[dict], list[tuple[Question, Resu
                 with clock.picture():
                     with clock("decode"):
                         question = job.question(next(pictures))
-                    result = tracker.next(question.request)
+                    result = follower.next(question.request, i / 30)[0][0]
                     with clock("draw"):
                         drawn = film(question.picture.image, result)
                     with clock("write"):

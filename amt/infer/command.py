@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
         help="what finds hands where no box is given: model (the checkpoint's own, the default), mediapipe (see "
         "infer.mediapipe), or window (one hand, some eighty crops); infer.locator=NAME means the same",
     )
+    p.add_argument("--locators", metavar="NAME,NAME", help="with --bench: compare these, each with every checkpoint")
     p.add_argument("--side", choices=("right", "left"), help="which hand (default right; a data set says it)")
     p.add_argument(
         "--object",
@@ -163,7 +164,7 @@ def read_command(arguments: list[str]) -> Command:
     if options.bench is not None:
         if not paths:
             raise InputError("--bench: expected one or more CHECKPOINTs; see python -m amt.infer --help")
-        options.others = paths[1:]
+        options.others, options.finders = paths[1:], _finders(options.locators)
         for path in options.others:
             read_record(path)
         paths = [paths[0], options.bench]
@@ -191,6 +192,15 @@ def read_command(arguments: list[str]) -> Command:
         lens=as_lens(options.distortion),
         box=_box(options),
     )
+
+
+def _finders(given: str | None) -> list[str]:
+    """The locators that a bench compares; none where one is taken as without a bench."""
+    names = given.split(",") if given else []
+    for name in names:
+        if name not in LOCATORS:
+            raise InputError(f"--locators: expected some of {', '.join(LOCATORS)}, got {name!r}")
+    return names
 
 
 def _check_rerun(path: Path, overwrite: bool) -> None:

@@ -17,13 +17,13 @@ from amt.draw.pictures import film, panel, sheet
 from amt.infer.checks import InputError
 from amt.infer.export import Csv, Recording
 from amt.infer.film import open_film
-from amt.infer.hands import HandsTracker, no_hand, predict_hands
+from amt.infer.follow import Follower
+from amt.infer.hands import no_hand, predict_hands
 from amt.infer.inputs import Images
 from amt.infer.job import Job, Question
 from amt.infer.output import Records
 from amt.infer.result import Result
 from amt.infer.stages import background
-from amt.infer.track import Tracker
 from amt.infer.video import LiveCamera, Video
 
 SHEET_FRAMES = 8  # pictures that the overview of a run over images shows at most
@@ -150,17 +150,11 @@ def _answers(job: Job, waiting: Sequence[tuple[int, Question]]) -> Iterator[Answ
 
 
 def _followed(job: Job, questions: Iterator[tuple[int, Question]]) -> Iterator[Answer]:
-    one, finder = Tracker(job.predictor), job.predictor.finder
-    every = None if finder is None else HandsTracker(job.predictor, finder, job.side, job.smooth)
+    follower = Follower(job.predictor, job.side, job.smooth)
     with closing(questions):
         for i, question in questions:
-            request, time = question.request, question.picture.time_s
-            if every is None or request.box is not None:
-                yield Answer(i, question, (one.next(request),))
-                continue
-            hands = every.next(request, i / 30 if time is None else time)
-            numbers, results = zip(*hands) if hands else ((None,), (no_hand(job.predictor, request),))
-            yield Answer(i, question, results, numbers)
+            time = question.picture.time_s
+            yield Answer(i, question, *follower.next(question.request, i / 30 if time is None else time))
 
 
 class _writers(ExitStack):

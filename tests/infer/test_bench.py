@@ -135,6 +135,36 @@ def test_checkpoints_are_compared_on_a_users_folder(checkpoint, unsure_checkpoin
     assert said.err.count("broken.png: is not an image") == 2  # once a checkpoint
 
 
+def test_locators_are_compared(checkpoint, photo, tmp_path, capsys, monkeypatch):
+    from amt.infer import predictor as predictors
+    from amt.locate import Located
+
+    class Sees:
+        def __init__(self, *hands):
+            self.hands = list(hands)
+
+        def locate(self, image):
+            return self.hands
+
+        def locate_many(self, images):
+            return [self.locate(image) for image in images]
+
+    finders = {"model": Sees(Located(np.array(BOX), "left", 0.9)), "mediapipe": Sees()}
+    monkeypatch.setattr(predictors, "choose_finder", lambda name, *_: (finders[name], ""))
+    for i in range(3):
+        write_image(tmp_path / "set" / f"{i}.png", photo)
+    words = ["--bench", str(tmp_path / "set"), "--fov", "60", "--locators"]
+    assert main([str(checkpoint), *words, "model,mediapipe"]) == 0
+    said = capsys.readouterr()
+    rows = [line for line in said.out.splitlines() if line.startswith(str(checkpoint))]
+    assert [re.search(r", (\w+) +([\d.]+ %)", row).groups() for row in rows] == [
+        ("model", "100.0 %"),
+        ("mediapipe", "0.0 %"),
+    ]
+    assert main([str(checkpoint), *words, "model,eyes"]) == 2
+    assert "--locators: expected some of model, mediapipe, window, got 'eyes'" in capsys.readouterr().err
+
+
 def test_clips_are_videos_and_numbered_pictures(photo, tmp_path):
     for i in range(4):
         write_image(tmp_path / "a" / f"{i:04d}.jpg", photo)

@@ -142,15 +142,15 @@ def test_a_camera_is_read_until_it_ends(tmp_path, monkeypatch):
 
 
 class Follows:
-    """In the tracker's place: the same hand in every frame."""
+    """In the follower's place: the same hand in every frame."""
 
     result = None
 
-    def __init__(self, predictor):
+    def __init__(self, *_):
         pass
 
-    def next(self, request):
-        return Follows.result
+    def next(self, request, time):
+        return (Follows.result,), (None,)
 
 
 def test_pictures_in_memory_do_not_grow_with_the_video(predictor, result, tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_pictures_in_memory_do_not_grow_with_the_video(predictor, result, tmp_pa
             most.append(len(alive))
 
     monkeypatch.setattr(video, "Picture", Counted)
-    monkeypatch.setattr(run, "Tracker", Follows)
+    monkeypatch.setattr(run, "Follower", Follows)
     monkeypatch.setattr(Follows, "result", result)
     source = Video(write_video(tmp_path / "v.mp4", shades(10) * 4))
     done, failed = run.run(Job(predictor, OutputFolder(tmp_path / "out"), fov=60), source)
