@@ -8,8 +8,9 @@ import numpy as np
 
 from amt.physics.solids import Solid
 
-LONGEST_EDGE = 0.004  # m: longer edges are divided, so that few triangles lie near a point
-MOST_PAIRS = 2_000_000  # of a point and a triangle, at once
+LONGEST_EDGE = 0.002  # m: longer edges are divided, so that few triangles lie near a point
+NEIGHBOURS = 24  # triangles by their centres that are looked at for every point
+CHUNK = 1000  # points whose other triangles are looked at together
 
 
 class Surface:
@@ -50,45 +51,63 @@ class Surface:
         normal[corner] = corners[self.faces[face[corner], np.argmax(on[corner], axis=1)]]
         return np.where(np.einsum("nc,nc->n", offset, normal) < 0, -distance, distance)
 
+    def bounds(self, points: np.ndarray) -> np.ndarray:
+        """float64 [N], m: quickly, numbers that the distances of points [N, 3] do not exceed."""
+        return self.tree.query(points)[0]
+
+    def farthest(self, points: np.ndarray) -> float:
+        """m: the largest distance of points [N, 3]; 0 of none."""
+        return max(0.0, self._largest(points, self.distances))
+
     def farthest_outside(self, points: np.ndarray) -> float:
         """m: the largest distance of a point outside; NaN where none is outside."""
-        points = np.asarray(points, np.float64)
-        least = self.tree.query(points)[0]
-        # in the order of a bound from above, until no other point can lie farther
-        best = np.nan
-        for some in np.array_split(np.argsort(-least), max(1, len(points) // 64)):
-            if best >= least[some[0]]:
+        best = self._largest(np.asarray(points, np.float64), self.signed)
+        return best if best > 0 else float("nan")
+
+    def _largest(self, points: np.ndarray, measure) -> float:
+        """The largest of ``measure(points)``, 0 at least: in the order of a bound from above, until no other can be larger."""
+        bounds, best = self.bounds(points), 0.0
+        for some in np.array_split(np.argsort(-bounds), max(1, len(points) // 64)):
+            if not len(some) or best >= bounds[some[0]]:
                 break
-            signed = self.signed(points[some])
-            best = np.nanmax([best, signed.max()]) if (signed > 0).any() else best
-        return float(best)
+            best = max(best, float(measure(points[some]).max()))
+        return best
 
     def _nearest(self, points: np.ndarray):
         """Distance [N], offset from the nearest place [N, 3], its triangle [N], and the place's barycentric weights [N, 3]."""
-        if not len(points):
-            return np.zeros(0), np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros((0, 3))
-        first = self.tree.query(points)[1]
-        bound = np.linalg.norm(points - _places(_closest(points, self.corners[first]), self.corners[first]), axis=1)
-        reach = bound + self.radius + 1e-12
-        counts = self.tree.query_ball_point(points, reach, return_length=True)
-        ends = np.cumsum(counts)
-        pieces = np.searchsorted(ends, np.arange(MOST_PAIRS, ends[-1], MOST_PAIRS)) if ends[-1] > MOST_PAIRS else []
-        found = [self._among(points[part], reach[part]) for part in np.array_split(np.arange(len(points)), pieces)]
-        return tuple(np.concatenate(values) for values in zip(*found))
+        count = min(NEIGHBOURS, len(self.faces))
+        far, face = self.tree.query(points, k=count)
+        far, face = far.reshape(-1, count), face.reshape(-1, count)
+        distance, offset, weights = self._to(np.repeat(points, count, axis=0), face.ravel())
+        distance = distance.reshape(-1, count)
+        best = distance.argmin(1)
+        at = np.arange(len(points)) * count + best
+        found = distance.ravel()[at], offset[at], face.ravel()[at], weights[at]
+        # a triangle whose centre is farther than these may still be nearer at a corner
+        if count < len(self.faces):
+            unsure = np.flatnonzero(far[:, -1] < found[0] + self.radius)
+            for some in np.array_split(unsure, len(unsure) // CHUNK + 1):
+                self._among(points, some, found)
+        return found
 
-    def _among(self, points: np.ndarray, reach: np.ndarray):
-        near = self.tree.query_ball_point(points, reach)
+    def _among(self, points: np.ndarray, some: np.ndarray, found: tuple[np.ndarray, ...]) -> None:
+        """Looks at every triangle that may be nearer to some points than what was found, and puts the nearest in its place."""
+        near = self.tree.query_ball_point(points[some], found[0][some] + self.radius + 1e-12)
         counts = np.array([len(each) for each in near], np.int64)
-        if not len(points):
-            return np.zeros(0), np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros((0, 3))
-        face, owner = np.concatenate(near).astype(np.int64), np.repeat(np.arange(len(points)), counts)
+        if not counts.sum():
+            return
+        face, owner = np.concatenate(near).astype(np.int64), np.repeat(some, counts)
+        distance, offset, weights = self._to(points[owner], face)
+        best = np.lexsort((distance, owner))[np.cumsum(counts) - counts]
+        for array, value in zip(found, (distance, offset, face, weights)):
+            array[some] = value[best]
+
+    def _to(self, points: np.ndarray, face: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distance [N], offset [N, 3] and weights [N, 3] of the nearest place of one triangle for each point."""
         corners = self.corners[face]
-        weights = _closest(points[owner], corners)
-        offset = points[owner] - _places(weights, corners)
-        distance = np.linalg.norm(offset, axis=1)
-        order = np.lexsort((distance, owner))
-        best = order[np.cumsum(counts) - counts]
-        return distance[best], offset[best], face[best], weights[best]
+        weights = _closest(points, corners)
+        offset = points - _places(weights, corners)
+        return np.linalg.norm(offset, axis=1), offset, weights
 
     @cached_property
     def _normals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

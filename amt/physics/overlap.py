@@ -9,8 +9,8 @@ import numpy as np
 from amt.physics.distance import Surface
 from amt.physics.solids import Solid
 
-TOLERANCE = 1e-5  # m: of a depth
-MOST_TRIANGLES = 4_000  # that are looked at together
+TOLERANCE = 5e-5  # m: of a depth
+MOST_TRIANGLES = 20_000  # that are looked at together
 
 
 class Overlap(NamedTuple):
@@ -57,16 +57,18 @@ def deepest(surface: Surface, corners: np.ndarray) -> float:
     """
     if not len(corners):
         return 0.0
-    best = float(surface.distances(np.unique(corners.reshape(-1, 3), axis=0)).max())
+    best = surface.farthest(corners.reshape(-1, 3))
     while len(corners):
         centres = corners.mean(1)
-        distance = surface.distances(centres)
-        best = max(best, float(distance.max()))
         reach = np.linalg.norm(corners - centres[:, None], axis=2).max(1)
-        kept = corners[distance + reach > best + TOLERANCE]
-        if 4 * len(kept) > MOST_TRIANGLES:
+        near = surface.bounds(centres) + reach > best + TOLERANCE
+        corners, centres, reach = corners[near], centres[near], reach[near]
+        distance = surface.distances(centres)
+        best = max(best, float(distance.max(initial=0.0)))
+        corners = corners[distance + reach > best + TOLERANCE]
+        if 4 * len(corners) > MOST_TRIANGLES:
             break
-        corners = _quartered(kept)
+        corners = _quartered(corners)
     return best
 
 

@@ -93,7 +93,7 @@ def judge(hand: HandBody, held: ObjectBody, test: HoldTest | None = None) -> Ver
     inverse = held.rotation.T
     own = hand.moved(inverse, -inverse @ held.translation)
     common = overlap(own.solid, held.solid, held.surface)
-    signed = _near(own.vertices, held)
+    signed = _near(own.vertices, held, common.first_depth)
     outcome = hold(hand, held, test)
     touching = signed[hand.part_of >= 0] <= CONTACT_DISTANCE
     presses = []
@@ -153,10 +153,16 @@ def score(verdicts: Sequence[Verdict]) -> dict[str, float]:
     }
 
 
-def _near(vertices: np.ndarray, held: ObjectBody) -> np.ndarray:
-    """Signed distance of points of the object's frame, m; infinite where they are clearly farther than a contact."""
+def _near(vertices: np.ndarray, held: ObjectBody, depth: float) -> np.ndarray:
+    """Signed distance of points of the object's frame, m; infinite where they are clearly farther outside than a contact.
+
+    Args:
+        depth: m: no point is deeper inside.
+    """
     low, high = held.solid.vertices.min(0) - CONTACT_DISTANCE, held.solid.vertices.max(0) + CONTACT_DISTANCE
     near = ((vertices >= low) & (vertices <= high)).all(1)
+    if depth < CONTACT_DISTANCE:  # what is farther from the surface than that is outside
+        near[near] = held.surface.bounds(vertices[near]) - held.surface.radius <= CONTACT_DISTANCE
     found = np.full(len(vertices), np.inf)
     found[near] = held.surface.signed(vertices[near])
     return found

@@ -121,8 +121,8 @@ def test_depths_differ_where_one_body_is_pierced():
     cube, rod = closed(*box_mesh((0.06,) * 3)), closed(*box_mesh((0.2, 0.01, 0.01)))
     found = overlap(rod, cube)
     assert found.volume == pytest.approx(0.06 * 0.01**2, abs=1e-12)
-    assert found.first_depth == pytest.approx(0.030 - 0.005, abs=2e-5)  # its side, 5 mm off the axis
-    assert found.second_depth == pytest.approx(0.005, abs=2e-5)
+    assert found.first_depth == pytest.approx(0.030 - 0.005, abs=5e-5)  # its side, 5 mm off the axis
+    assert found.second_depth == pytest.approx(0.005, abs=5e-5)
     swapped = overlap(cube, rod)
     assert swapped.volume == pytest.approx(found.volume, abs=1e-12)
     assert (swapped.first_depth, swapped.second_depth) == pytest.approx((found.second_depth, found.first_depth))
