@@ -133,9 +133,9 @@ def _deepsimho(a, pairs, tqdm) -> dict:
 
 def _table(rows: dict[str, dict], columns: tuple[str, ...]) -> None:
     width = max(len(name) for name in rows)
-    print(" " * width + "".join(f"{column:>{len(column) + 2}}" for column in columns))
+    print(" " * width + "".join(f"{column:>{max(len(column), 7) + 2}}" for column in columns))
     for name, row in rows.items():
-        print(f"{name:{width}}" + "".join(f"{_number(row[column]):>{len(column) + 2}}" for column in columns))
+        print(f"{name:{width}}" + "".join(f"{_number(row[column]):>{max(len(column), 7) + 2}}" for column in columns))
 
 
 def _number(value: float) -> str:
