@@ -7,15 +7,17 @@ convention, the centre of the top-left pixel is (0, 0).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from amt.hand.skeleton import FINGER_JOINTS, PARENTS
+from amt.hand.skeleton import BONES, FINGER_JOINTS, PARENTS
 
 SUPERSAMPLING = 2
+SMOOTH_AREA = 12.0  # px²: a triangle below it needs no shades within
 _SUBPIXEL_BITS = 4
 _LIGHT = np.array(
     (-0.40, -0.62, -0.67)
@@ -43,72 +45,98 @@ class Layer:
 
     height: int
     width: int
-    colour: np.ndarray = field(init=False, repr=False)  # uint8 [2H, 2W, 3], black where nothing is drawn
-    cover: np.ndarray = field(init=False, repr=False)  # uint8 [2H, 2W], 255 where something is
+    # uint8 [2H, 2W, 4]: RGB, black where nothing is drawn, and cover, 255 where something is: one call draws both
+    sheet: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
-        size = (self.height * SUPERSAMPLING, self.width * SUPERSAMPLING)
-        self.colour, self.cover = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+        self.sheet = np.zeros((self.height * SUPERSAMPLING, self.width * SUPERSAMPLING, 4), np.uint8)
+        self._low, self._high = np.full(2, np.inf), np.full(2, -np.inf)  # x, y on the sheet: around all that is drawn
 
-    def line(self, start: np.ndarray, end: np.ndarray, colour: Colour, width: float = 1.0) -> None:
-        """A straight stroke between two pixels [2]; ``width`` in px of the picture."""
+    @property
+    def cover(self) -> np.ndarray:
+        """uint8 [2H, 2W], a view: 255 where something is drawn."""
+        return self.sheet[..., 3]
+
+    def lines(self, ends: np.ndarray, colours: Sequence[Colour], width: float = 1.0) -> None:
+        """Straight strokes [N, 2, 2] (px) in the order given, each in its colour; ``width`` in px of the picture."""
         import cv2
 
-        ends = [tuple(int(c) for c in _fixed(p)) for p in (start, end)]
-        if not _drawable(np.array(ends)):
-            return
         thickness = max(1, round(width * SUPERSAMPLING))
-        cv2.line(self.colour, *ends, colour, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
-        cv2.line(self.cover, *ends, 255, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+        fixed, colours = self._placed(ends, colours, thickness)
+        for (start, end), colour in zip(fixed.tolist(), colours):
+            cv2.line(self.sheet, start, end, (*colour, 255), thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
-    def dot(self, centre: np.ndarray, colour: Colour, radius: float) -> None:
-        """A filled circle around a pixel [2]; ``radius`` in px of the picture."""
+    def dots(self, centres: np.ndarray, colours: Sequence[Colour], radius: float) -> None:
+        """Filled circles around pixels [N, 2] in the order given, each in its colour; ``radius`` in px of the picture."""
         import cv2
 
-        x, y = (int(c) for c in _fixed(centre))
-        if not _drawable(np.array((x, y))):
-            return
         r = max(1, round(radius * SUPERSAMPLING * (1 << _SUBPIXEL_BITS)))
-        cv2.circle(self.colour, (x, y), r, colour, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
-        cv2.circle(self.cover, (x, y), r, 255, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        fixed, colours = self._placed(np.asarray(centres)[:, None], colours, radius * SUPERSAMPLING)
+        for (centre,), colour in zip(fixed.tolist(), colours):
+            cv2.circle(self.sheet, centre, r, (*colour, 255), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def polygons(self, corners: np.ndarray, colours: np.ndarray) -> None:
         """Convex polygons [N, K, 2] (px) filled in the order given, each in its colour [N, 3]."""
         import cv2
 
-        fixed = _fixed(corners)
-        drawable = _drawable(fixed.reshape(len(fixed), -1), axis=1)
-        for polygon, colour in zip(fixed[drawable], np.asarray(colours)[drawable].tolist()):
-            cv2.fillConvexPoly(self.colour, polygon, colour, cv2.LINE_8, _SUBPIXEL_BITS)
-            cv2.fillConvexPoly(self.cover, polygon, 255, cv2.LINE_8, _SUBPIXEL_BITS)
+        for polygon, colour in zip(*self._placed(corners, np.asarray(colours).tolist(), 0)):
+            cv2.fillConvexPoly(self.sheet, polygon, (*colour, 255), cv2.LINE_8, _SUBPIXEL_BITS)
 
     def outline(self, colour: Colour, width: float) -> Layer:
         """A new layer that holds the contour of all that this one covers, holes included."""
         import cv2
 
         result = Layer(self.height, self.width)
-        edges, _ = cv2.findContours((self.cover > 127).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         thickness = max(1, round(width * SUPERSAMPLING))
-        cv2.polylines(result.colour, edges, True, colour, thickness, cv2.LINE_AA)
-        cv2.polylines(result.cover, edges, True, 255, thickness, cv2.LINE_AA)
+        low, high = self._bounds()
+        part = np.s_[low[1] : high[1], low[0] : high[0]]
+        covered = (self.cover[part] > 127).astype(np.uint8)
+        if covered.any():
+            corner = (int(low[0]), int(low[1]))
+            edges, _ = cv2.findContours(covered, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=corner)
+            cv2.polylines(result.sheet, edges, True, (*colour, 255), thickness, cv2.LINE_AA)
+            result._low, result._high = self._low - thickness, self._high + thickness
         return result
 
     def over(self, picture: np.ndarray, opacity: float = 1.0) -> None:
         """Blends this layer over ``picture`` (uint8 [H, W, 3]) in place; only covered pixels change."""
         import cv2
 
-        ys, xs = np.flatnonzero(self.cover.any(1)), np.flatnonzero(self.cover.any(0))
-        if not len(ys):
+        (left, top), (right, bottom) = (bound // SUPERSAMPLING for bound in self._bounds())
+        if left >= right or top >= bottom:
             return
-        top, left = ys[0] // SUPERSAMPLING, xs[0] // SUPERSAMPLING
-        bottom, right = ys[-1] // SUPERSAMPLING + 1, xs[-1] // SUPERSAMPLING + 1
         part = np.s_[top * SUPERSAMPLING : bottom * SUPERSAMPLING, left * SUPERSAMPLING : right * SUPERSAMPLING]
         size = (int(right - left), int(bottom - top))
         # Black where nothing is drawn: the reduced colour is premultiplied by the reduced cover.
-        colour = cv2.resize(self.colour[part], size, interpolation=cv2.INTER_AREA).astype(np.float32)
-        cover = cv2.resize(self.cover[part], size, interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
+        reduced = cv2.resize(self.sheet[part], size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        colour, cover = reduced[..., :3], reduced[..., 3:] / 255
         under = picture[top:bottom, left:right]
         under[:] = np.clip(under * (1 - opacity * cover) + opacity * colour + 0.5, 0, 255).astype(np.uint8)
+
+    def _placed(self, points: np.ndarray, colours: Sequence, reach: float) -> tuple[np.ndarray, list]:
+        """Shapes [N, K, 2] (px) in fixed point, and their colours; those that cannot be drawn are left out.
+
+        ``reach`` is how far a shape goes beyond its points, px of the sheet.
+        """
+        fixed = _fixed(points)
+        drawable = _drawable(fixed)
+        if not drawable.all():
+            fixed, colours = fixed[drawable], [colours[k] for k in np.flatnonzero(drawable)]
+        if len(fixed):
+            places = fixed.reshape(-1, 2) / (1 << _SUBPIXEL_BITS)
+            self._low = np.minimum(self._low, places.min(0) - reach)
+            self._high = np.maximum(self._high, places.max(0) + reach)
+        return fixed, colours
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Even corners x, y of the part of the sheet that holds all that is drawn, int [2] each; equal ones: nothing is."""
+        if not np.isfinite(self._low).all():
+            return np.zeros(2, int), np.zeros(2, int)
+        size = np.array((self.width, self.height)) * SUPERSAMPLING
+        margin = 2 * SUPERSAMPLING  # of anti-aliasing and rounding
+        low = np.clip((self._low - margin) // SUPERSAMPLING * SUPERSAMPLING, 0, size)
+        high = np.clip((self._high + margin) // SUPERSAMPLING * SUPERSAMPLING + SUPERSAMPLING, 0, size)
+        return low.astype(int), np.maximum(high, low).astype(int)
 
 
 def paint_mesh(layer: Layer, pixels: np.ndarray, seen: np.ndarray, faces: np.ndarray, colours: np.ndarray) -> None:
@@ -129,10 +157,18 @@ def paint_mesh(layer: Layer, pixels: np.ndarray, seen: np.ndarray, faces: np.nda
     smooth /= np.linalg.norm(smooth, axis=1, keepdims=True) + 1e-12
     shade = 0.66 + 0.42 * np.clip(smooth @ _LIGHT, -0.6, 1)
     painted = np.clip(np.asarray(colours, np.float64) * shade[:, None], 0, 255)
-    # Each triangle in four, with colours of its own: as smooth to the eye as shading pixel by pixel.
-    values = _quarter(np.concatenate((pixels, seen[:, 2:], painted), axis=1)[faces])
+    # A triangle that shows large in four, with colours of its own: as smooth to the eye as shading pixel by pixel.
+    values = np.concatenate((pixels, seen[:, 2:], painted), axis=1)[faces]
+    large = _area(values[..., :2]) > SMOOTH_AREA
+    values = np.concatenate((values[~large], _quarter(values[large])))
     values = values[np.argsort(-values[..., 2].mean(1))]
     layer.polygons(values[..., :2], values[..., 3:].mean(1))
+
+
+def _area(corners: np.ndarray) -> np.ndarray:
+    """Areas of triangles [F, 3, 2], px²: [F]."""
+    (ax, ay), (bx, by) = (corners[:, k].T - corners[:, 0].T for k in (1, 2))
+    return np.abs(ax * by - ay * bx) / 2
 
 
 def _quarter(corners: np.ndarray) -> np.ndarray:
@@ -144,14 +180,11 @@ def _quarter(corners: np.ndarray) -> np.ndarray:
 
 def paint_skeleton(layer: Layer, pixels: np.ndarray, scale: float = 1.0, colour: Colour | None = None) -> None:
     """Bones and joints of a hand [21, 2] (px) in the fingers' colours, or all in one; ``scale`` widens the strokes."""
-    for halo in (True, False):
-        for joint, parent in enumerate(PARENTS):
-            if parent >= 0:
-                paint = DARK if halo else colour or JOINT_COLOURS[joint]
-                layer.line(pixels[parent], pixels[joint], paint, (3.4 if halo else 2.0) * scale)
-    for joint, pixel in enumerate(pixels):
-        layer.dot(pixel, DARK, 3.4 * scale)
-        layer.dot(pixel, colour or JOINT_COLOURS[joint], 2.5 * scale)
+    bones, colours = pixels[np.array(BONES)], [colour or of_joint for of_joint in JOINT_COLOURS]
+    layer.lines(bones, [DARK] * len(bones), 3.4 * scale)
+    layer.lines(bones, [colours[joint] for _, joint in BONES], 2.0 * scale)
+    layer.dots(pixels, [DARK] * len(pixels), 3.4 * scale)
+    layer.dots(pixels, colours, 2.5 * scale)
 
 
 # Faces of a box by the corners of amt.hand.objects.box_corners, which go around each face.
@@ -167,11 +200,13 @@ def paint_box(layer: Layer, pixels: np.ndarray, colour: Colour, scale: float = 1
     near = {
         frozenset((int(quad[i]), int(quad[(i + 1) % 4]))) for quad in BOX_FACES[area < 0] for i in range(4)
     }  # edges of at least one face that points to the viewer
-    for start, end in BOX_EDGES:
-        if (frozenset((start, end)) in near) == front:
-            if front:
-                layer.line(pixels[start], pixels[end], DARK, 3.0 * scale)
-            layer.line(pixels[start], pixels[end], colour, (1.8 if front else 1.0) * scale)
+    edges = [edge for edge in BOX_EDGES if (frozenset(edge) in near) == front]
+    if not edges:
+        return
+    ends = pixels[np.array(edges)]
+    if front:
+        layer.lines(ends, [DARK] * len(edges), 3.0 * scale)
+    layer.lines(ends, [colour] * len(edges), (1.8 if front else 1.0) * scale)
 
 
 def write(
@@ -215,6 +250,6 @@ def _fixed(pixels: np.ndarray) -> np.ndarray:
     )
 
 
-def _drawable(fixed: np.ndarray, axis: int | None = None) -> np.ndarray | bool:
-    """Whether no coordinate had to be clipped: such a stroke would run in a wrong direction."""
-    return (np.abs(fixed) < 1 << 22).all(axis=axis)
+def _drawable(fixed: np.ndarray) -> np.ndarray:
+    """bool [N]: whether no coordinate of a shape [N, K, 2] had to be clipped: it would be drawn in a wrong direction."""
+    return (np.abs(fixed) < 1 << 22).all(axis=(1, 2))

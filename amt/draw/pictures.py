@@ -181,7 +181,7 @@ def _draw_grid(picture: np.ndarray, middle: np.ndarray, span: float, size: int) 
         for k in range(int(np.ceil(first)), int(np.floor(last)) + 1):
             at = (k * GRID_STEP - middle[axis]) * size / span + (size - 1) / 2
             ends = np.array(((at, 0), (at, size)) if horizontal else ((0, at), (size, at)))
-            lines.line(ends[0], ends[1], GRID, 1.0)
+            lines.lines(ends[None], [GRID], 1.0)
             if horizontal:
                 labels.append((at, k * GRID_STEP))
     lines.over(picture)

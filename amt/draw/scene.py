@@ -67,8 +67,7 @@ def draw_shadow(picture: np.ndarray, scene: HandObject, view: View, scale: float
         pixels, seen = view(scene.vertices)
         paint_mesh(mesh, pixels, seen, scene.faces, np.full((len(pixels), 3), 190.0))
     joints = view(scene.joints)[0]
-    for start, end in BONES:
-        lines.line(joints[start], joints[end], GREY, 1.5 * scale)
+    lines.lines(joints[np.array(BONES)], [GREY] * len(BONES), 1.5 * scale)
     if scene.has_object:
         corners = view(scene.object_box)[0]
         for front in (False, True):
@@ -96,12 +95,10 @@ def _draw_object_points(
     """The object's points that touch the hand, large and red, or all the others."""
     pixels = view(scene.in_camera(scene.object_points))[0]
     chosen = np.zeros(len(pixels), bool) if scene.object_contact is None else scene.object_contact > CONTACT_THRESHOLD
-    for pixel in pixels[chosen == touching]:
-        if touching:
-            layer.dot(pixel, DARK, 2.6 * scale)
-            layer.dot(pixel, TOUCHING, 1.8 * scale)
-        else:
-            layer.dot(pixel, OBJECT, scale)
+    pixels = pixels[chosen == touching]
+    styles = ((DARK, 2.6), (TOUCHING, 1.8)) if touching else ((OBJECT, 1.0),)
+    for colour, radius in styles:
+        layer.dots(pixels, [colour] * len(pixels), radius * scale)
     layer.over(picture, 0.9 if touching else 0.7)
 
 
