@@ -43,7 +43,8 @@ def _main(arguments: Sequence[str]) -> int:
 def _show() -> None:
     import torch
 
-    from amt.kernels import _backend
+    # each op registers itself
+    from amt.kernels import _backend, attention, block, frame_pointnet, hand_frames, normalize, refine  # noqa: F401
     from amt.kernels.attention import rivals
 
     print(f"PyTorch {torch.__version__}, Python {platform.python_version()}, choice {_backend._choice!r} (AMT_KERNELS)")

@@ -44,6 +44,8 @@ def transforms_active() -> bool:
 
 # Products of FP8 matrices with a scale for each row.
 scaled_mm = find("torch._scaled_mm")
+# A product with a bias and tanh's GELU in its epilogue.
+addmm_activation = find("torch.ops.aten._addmm_activation")
 # Trees of tensors, for the error rule.
 tree_leaves = find("torch.utils._pytree.tree_leaves")
 # Shapes without numbers, for the model's summary.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from amt.kernels import attention
 from amt.kernels._prepared import prepared
+from amt.kernels._torch_private import addmm_activation
 from amt.kernels.block import Operand, add_norm, choice, gelu_quantize, linear_gelu
 from amt.kernels.fp8_linear import Fp8Linear, linear, quantized_weight
 from amt.model.config import BLOCKS, HEAD_DIM, ConfigError
@@ -173,7 +174,7 @@ def _mlp(module: nn.Module, x: Operand, form: str) -> Tensor:
         active = Operand(linear_gelu(x.plain, *prepared(module, "fc1", (fc1.weight, fc1.bias), _pack, dtype)))
     elif form == "fused_tanh" and not torch.is_grad_enabled():  # it has no derivative
         weight, bias = prepared(module, "fc1", (fc1.weight, fc1.bias), _pack, dtype)
-        rows = torch.ops.aten._addmm_activation(bias, x.plain.flatten(0, -2), weight.t(), use_gelu=True)
+        rows = addmm_activation(bias, x.plain.flatten(0, -2), weight.t(), use_gelu=True)
         active = Operand(rows.unflatten(0, x.plain.shape[:-1]))
     else:
         active = Operand(F.gelu(_project(module, "fc1", x, fc1)))

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from amt.hand.batch import Batch
+from amt.kernels._torch_private import TorchDispatchMode
 
 MOST_NAMES = 8  # of samples or terms in one message
 

@@ -85,10 +85,18 @@ def test_opcheck_and_compile():
     assert torch.equal(compiled(image), normalize(image, mean, scale) + 1)
 
 
+def test_levels_in_floating_point_keep_what_is_no_number():
+    image, (mean, scale) = pictures(1, 3, 4, 4).float(), constants()
+    image[0, 1, 2, 3] = float("nan")
+    found = normalize(image, mean, scale)
+    assert torch.equal(found.isnan(), image.isnan())
+    assert torch.equal(found.nan_to_num(), ((image - mean[:, None, None]) * scale[:, None, None]).nan_to_num())
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"image": torch.zeros(1, 3, 4, 4)}, TypeError, r"image must be torch\.uint8, got torch\.float32"),
+        ({"image": torch.zeros(1, 3, 4, 4, dtype=torch.int32)}, TypeError, r"image must be torch\.uint8 or .*int32"),
         ({"image": pictures(1, 4, 4, 4)}, ValueError, r"image must have the shape \[B, 3, H, W\], got \[1, 4, 4, 4\]"),
         ({"mean": torch.zeros(1, 3, 1, 1)}, ValueError, r"mean must have the shape \[3\]"),
         ({"mean": torch.zeros(3, dtype=torch.int64)}, TypeError, "mean must be torch.float16 or"),

@@ -47,8 +47,6 @@ def made(folder, name, parallel, model=None, **options):
     data = DataConfig(crop=CropConfig(size=model.crop_size))
     config = Config(model, data, TrainConfig(loss=LossConfig(**LOSS), **options), KernelsConfig())
     frames = Varied(torch.load(folder / f"frames-{model.crop_size}.pt", weights_only=False))
-    trainer_module.make_loader = lambda *_, **__: Loader(frames, BATCH)
-    trainer_module.draw_curves = lambda *_: None
     share = {"rank": rank, "world_size": world}
     loader = Loader(frames, BATCH // world, shuffle=True, **share)
     return config, loader, Loader(frames, BATCH // world, chosen=VALIDATED, **share)
@@ -56,6 +54,8 @@ def made(folder, name, parallel, model=None, **options):
 
 def train(folder, name, parallel="none", model=None, **options):
     config, loader, validation = made(folder, name, parallel, model, **options)
+    trainer_module.make_loader = lambda *_, **__: Loader(loader.dataset, BATCH)
+    trainer_module.draw_curves = lambda *_: None
     return trainer_module.run(config, loader, progress=False, validation=validation)
 
 

@@ -22,7 +22,8 @@ def normalize(image: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     CPU, in dtypes of two bytes, and under torch.compile, which fuses it with what follows.
 
     Args:
-        image: uint8 [B, 3, H, W], grey levels; any strides, also those of pixels [B, H, W, 3] seen through ``permute``.
+        image: uint8 [B, 3, H, W], grey levels; any strides, also those of pixels [B, H, W, 3] seen through ``permute``. Grey
+            levels in floating point, which somebody changed, take the reference.
         mean: [3], grey levels; float16, bfloat16, float32 or float64. A constant: the native op has no gradient.
         scale: [3], of the same dtype: one over the standard deviation, per grey level. A constant.
 
@@ -32,10 +33,11 @@ def normalize(image: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape or device; the message names it.
     """
-    _checks.tensor("normalize", "image", image, ("B", NUM_CHANNELS, "H", "W"), (torch.uint8,))
+    _checks.tensor("normalize", "image", image, ("B", NUM_CHANNELS, "H", "W"), (torch.uint8, *_checks.FLOATS))
     _checks.tensor("normalize", "mean", mean, (NUM_CHANNELS,), _checks.FLOATS, like=image)
     _checks.tensor("normalize", "scale", scale, (NUM_CHANNELS,), (mean.dtype,), like=image)
-    if image.device.type != "cpu" or mean.dtype.itemsize == 2 or torch.compiler.is_compiling():
+    bytes_on_cpu = image.dtype == torch.uint8 and image.device.type == "cpu"
+    if not bytes_on_cpu or mean.dtype.itemsize == 2 or torch.compiler.is_compiling():
         return reference.normalize(image, mean, scale)
     return _backend.choose("normalize", image.device, mean.dtype)(image, mean, scale)
 
