@@ -202,6 +202,8 @@ def choose_device(name: str, key: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"{key} must be auto, cpu, cuda or cuda:N; got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{key} must be auto, cpu, cuda or cuda:N; got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{key}={name}: PyTorch sees no CUDA device here; take cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -166,7 +166,8 @@ class Loader:
         self.windows = self._windows(stride)
         if shuffle and len(self) < 1:
             frames = f"{len(self.chosen)} frames" if dataset.window == 1 else f"{len(self.windows)} windows"
-            raise DataError(f"{frames} do not fill one batch of {batch_size} x {world_size}; take smaller batches")
+            remedy = "take a smaller train.batch_size, or more frames (data.limit)"
+            raise DataError(f"{frames} do not fill one batch of {batch_size} x {world_size}; {remedy}")
         self._pool: Workers | None = None  # the processes live from the first epoch on
         self.epoch = self.first_batch = 0
 

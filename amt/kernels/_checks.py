@@ -24,6 +24,8 @@ def tensor(
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got a nested one; call torch.nested.to_padded_tensor()")
     if value.layout is not torch.strided:
         raise TypeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}; call to_dense()")
     if value.dtype not in dtypes:

@@ -12,6 +12,8 @@ HEAD_DIM = 64  # what the attention kernels take
 PRECISIONS = ("float32", "bf16", "fp8", "te", "torchao")  # of training and inference
 BLOCKS = ("auto", "stock", "fused", "fused_gelu", "fused_tanh")  # how a block is computed: amt.kernels.block.choice
 DINOV2_PATCH = 14
+HYBRID_PATCH = 16
+MAX_REFINE_STEPS = 62  # what the op refine takes
 DINOV2_NAMES = {
     "dinov2-small": "facebook/dinov2-with-registers-small",
     "dinov2-base": "facebook/dinov2-with-registers-base",
@@ -129,15 +131,17 @@ class ModelConfig:
             raise ConfigError(f"model.drop_path must be at least 0 and below 1; got {self.drop_path}")
         if not 0 <= self.feature_noise < float("inf"):
             raise ConfigError(f"model.feature_noise must be finite and not negative; got {self.feature_noise}")
-        if not self.refine_step_size_m > 0:
-            raise ConfigError(f"model.refine_step_size_m must be above 0; got {self.refine_step_size_m}")
+        if not 0 < self.refine_step_size_m < float("inf"):
+            raise ConfigError(f"model.refine_step_size_m must be above 0 and finite; got {self.refine_step_size_m}")
+        if self.refine_steps > MAX_REFINE_STEPS:
+            raise ConfigError(f"model.refine_steps must be at most {MAX_REFINE_STEPS}; got {self.refine_steps}")
         if not 0 <= self.backbone.frozen_layers <= self.backbone.depth:
             raise ConfigError(
                 f"model.backbone.frozen_layers must be 0 to {self.backbone.depth}; got {self.backbone.frozen_layers}"
             )
         if self.hidden % HEAD_DIM:
             raise ConfigError(f"model.hidden must be a multiple of {HEAD_DIM}; got {self.hidden}")
-        patch = 16 if self.backbone.name == "hybrid" else DINOV2_PATCH
+        patch = HYBRID_PATCH if self.backbone.name == "hybrid" else DINOV2_PATCH
         if self.crop_size % patch:
             raise ConfigError(
                 f"model.crop_size must be a multiple of {patch} for the backbone {self.backbone.name}; "

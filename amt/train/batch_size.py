@@ -49,7 +49,7 @@ def sized(config: Config, size: int) -> Config:
 
 
 def find(config: Config, new_trainer: Callable[[Config], Trainer]) -> int:
-    """The largest batch of 512 images or fewer that fits: the smallest possible one, doubled again and again.
+    """The largest batch of 512 images (``data.limit``) or fewer that fits: the smallest possible one, doubled again and again.
 
     On a CPU by the estimate of a step's memory. On a GPU the estimate is where trials begin: a step that runs out of memory
     halves the batch.
@@ -62,8 +62,8 @@ def find(config: Config, new_trainer: Callable[[Config], Trainer]) -> int:
     del trainer
     an_image = memory.activations / memory.images
     room = share * free - (memory.total - memory.activations)
-    size = least
-    while size * 2 <= MOST and size * 2 // config.train.accumulate * an_image <= room:
+    size, most = least, MOST if config.data.limit is None else min(MOST, config.data.limit)
+    while size * 2 <= most and size * 2 // config.train.accumulate * an_image <= room:
         size *= 2
     if not cuda:
         if least // config.train.accumulate * an_image > room:

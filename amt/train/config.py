@@ -11,7 +11,7 @@ from typing import Any
 from amt.config import PATHS, START_FROM, KernelsConfig, Program, check_crop_size
 from amt.data.config import DataConfig
 from amt.hand.skeleton import SHIPPED_HAND
-from amt.model.config import BLOCKS, PRECISIONS, ConfigError, ModelConfig
+from amt.model.config import BLOCKS, HYBRID_PATCH, PRECISIONS, ConfigError, ModelConfig
 from amt.train.locator_config import LocatorTraining
 
 MAY_DIFFER = {  # between a run and its continuation, because it does not change what is learned
@@ -46,6 +46,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
 
 LOGGERS = ("auto", "none", "tensorboard", "wandb", "trackio")
 AUTO = "auto"  # train.batch_size before it is found
+SEEDS = 2**43  # a step's seed, a million times as large, still fits 64 bits
 ROTATIONS = ("geodesic", "matrix")
 CONTACT_FORMS = ("balanced", "focal")
 LossSchedule = dict[str, list[list[float]]]  # weights over the steps by term: [[step, weight], ...]
@@ -204,6 +205,11 @@ class TrainConfig:
         for name in ("lr", "muon_lr", "pretrained_lr", "head_lr", "clip_norm"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} must be above 0; got {getattr(self, name)}")
+        for name in ("lr", "muon_lr", "pretrained_lr", "head_lr", "min_lr", "weight_decay", "agc"):
+            if getattr(self, name) == float("inf"):
+                raise ConfigError(f"train.{name} must be finite; got {getattr(self, name)}")
+        if self.seed >= SEEDS:
+            raise ConfigError(f"train.seed must be below {SEEDS}; got {self.seed}")
         for name in (
             "min_lr",
             "warmup_steps",
@@ -266,6 +272,7 @@ class Config:
     def __post_init__(self):
         check_crop_size(self.model, self.data.crop.size)
         self._check_freeze()
+        self._check_batch_norm()
         if self._weighs("smoothness") and self.data.window < 3:
             raise ConfigError("train.loss.smoothness needs windows of three frames or more: data.window=3")
         if self.train.batch_size != AUTO and self.train.batch_size // self.train.accumulate % self.data.window:
@@ -280,6 +287,16 @@ class Config:
         """Whether a term has a weight at some step."""
         scheduled = any(weight > 0 for _, weight in self.train.loss_schedule.get(term, []))
         return getattr(self.train.loss, term) > 0 or scheduled
+
+    def _check_batch_norm(self) -> None:
+        train, cells = self.train, (self.model.crop_size // HYBRID_PATCH) ** 2
+        if self.model.backbone.name != "hybrid" or train.batch_size == AUTO:
+            return
+        if cells * (train.batch_size // train.accumulate) < 2:
+            raise ConfigError(
+                f"train.batch_size={train.batch_size} with train.accumulate={train.accumulate} and model.crop_size="
+                f"{self.model.crop_size} leave a batch norm one value a channel: take larger batches or crops"
+            )
 
     def _check_freeze(self) -> None:
         backbone, key = self.model.backbone, "train.freeze"

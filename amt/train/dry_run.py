@@ -71,6 +71,8 @@ def shrunk(config: Config, folder: Path) -> Config:
     frames = frames if data.limit is None else min(frames, data.limit)
     short = {"output": str(folder / "run"), "checkpoint": None, "steps": DRY_STEPS, "minutes": None, "resume": "same"}
     seldom = {"save_every": DRY_STEPS, "log_every": 1, "collapse_checks": 0, "logger": "none", "profile": None}
+    if train.locator.steps:
+        short["locator"] = replace(train.locator, steps=DRY_STEPS, frames=min(train.locator.frames, frames))
     rendered = {"render_sequences": 1, "render_frames": 1} if data.root is None else {}
     data = replace(data, limit=frames, cache=str(folder / "cache"), **rendered)
     return replace(config, data=data, train=replace(train, **short, **seldom))

@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
-from amt.files import recover
+from amt.files import check_writable, recover
 from amt.model.checkpoint import check_free, read_record
 from amt.train.config import Config, differences, identity
 from amt.train.states import StateError
@@ -43,10 +43,12 @@ def check_same_data(config: Config, before: str | None, now: str) -> str:
 
 
 def check_checkpoint(config: Config) -> None:
-    """Raises CheckpointError or StateError where the result's folder holds other files, or the model of another run."""
+    """Raises CheckpointError, StateError or UsageError: the result's folder holds other files or another run's model, or
+    cannot be written."""
     folder = config.checkpoint_folder()
     recover(folder)
     check_free(folder)
+    check_writable(folder.absolute().parent)  # where the checkpoint is written before it takes its place
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     saved, now = identity(read_record(folder)), identity(asdict(config))

@@ -64,3 +64,9 @@ def test_triton_and_python():
     if missing is None:
         assert frames_kernels.SMALLEST_SIZE.value == torch.ops.amt.hand_frames_constants()[6]
     assert pointnet_kernels.PER_UNIT.value * pointnet.UNIT == 1.0
+
+
+def test_the_model_takes_as_many_steps_as_refine():
+    from amt.model.config import MAX_REFINE_STEPS
+
+    assert importlib.import_module("amt.kernels.refine").MAX_STEPS == MAX_REFINE_STEPS

@@ -37,6 +37,13 @@ def wrong_cases() -> dict[str, tuple[str, type[Exception], Case]]:
 
     no_hidden = (w1[:, :0], b1[..., :0], w2[..., :0], b2)
     return {
+        "sparse joints": ("joints must be a dense tensor", TypeError, replace(case, joints=case.joints.to_sparse())),
+        "sparse intrinsics": (
+            "intrinsics must be a dense tensor",
+            TypeError,
+            replace(case, intrinsics=case.intrinsics.to_sparse()),
+        ),
+        "sparse weights": ("w1 must be a dense tensor", TypeError, weights(w1.to_sparse(), b1, w2, b2)),
         "joints of 2": (
             r"joints must have the shape \[B, J, 3\], got \[2, 5, 2\]",
             ValueError,

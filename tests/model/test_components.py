@@ -210,7 +210,7 @@ def test_the_latent_is_its_mean_in_evaluation_and_kl_is_zero_at_the_prior():
         ({"size": "small", "crop_size": 230}, "model.crop_size must be a multiple of 14 .* take 224"),
         ({"refine_steps": -1}, "model.refine_steps must be at least 0; got -1"),
         ({"refine_steps": 1.5}, "model.refine_steps must be a whole number; got 1.5"),
-        ({"refine_step_size_m": 0}, "model.refine_step_size_m must be above 0; got 0"),
+        ({"refine_step_size_m": 0}, "model.refine_step_size_m must be above 0 and finite; got 0"),
         ({"hand_frames": "no"}, "model.hand_frames must be true or false; got 'no'"),
         ({"contact_tokens": 0}, "model.contact_tokens must be true or false; got 0"),
         ({"map_size": 15}, "model.map_size must be even; got 15"),

@@ -1,5 +1,6 @@
 """train.batch_size=auto: by the estimate on a CPU, by trial on a GPU, once for a run."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,12 @@ def free(monkeypatch):
 def test_on_a_cpu_half_of_the_free_memory_is_filled(make_small, free, megabytes, options, expected):
     free(megabytes * MB)
     assert find(make_small("auto", batch_size="auto", **options), Measured) == expected
+
+
+def test_a_batch_is_not_larger_than_the_set_that_was_asked_for(make_small, free):
+    free(200_000 * MB)
+    config = make_small("auto", batch_size="auto")
+    assert find(replace(config, data=replace(config.data, limit=40)), Measured) == 32
 
 
 def test_windows_stay_whole(free):

@@ -97,6 +97,12 @@ def test_what_the_real_run_would_refuse_is_refused(full_tree, dry):
     assert left == []
 
 
+def test_the_rehearsal_shortens_the_locator_s_phase_too(tmp_path, full_tree):
+    words = ["experiment=dexycb", f"data.root={full_tree}", "train.locator.steps=3000"]
+    locator = shrunk(Config(**compose(PROGRAM, words)), tmp_path).train.locator
+    assert (locator.steps, locator.frames) == (3, 128)
+
+
 def test_the_rehearsal_differs_in_length_and_place_alone(tmp_path, full_tree):
     config = Config(
         **compose(PROGRAM, ["experiment=dexycb", f"data.root={full_tree}", "data.window=2", "data.stride=3"])

@@ -24,8 +24,8 @@ def normalize(image: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     Args:
         image: uint8 [B, 3, H, W], grey levels; any strides, also those of pixels [B, H, W, 3] seen through ``permute``. Grey
             levels in floating point, which somebody changed, take the reference.
-        mean: [3], grey levels; float16, bfloat16, float32 or float64. A constant: the native op has no gradient.
-        scale: [3], of the same dtype: one over the standard deviation, per grey level. A constant.
+        mean: [3], grey levels; float16, bfloat16, float32 or float64. One that requires a gradient takes the reference.
+        scale: [3], of the same dtype: one over the standard deviation, per grey level.
 
     Returns:
         [B, 3, H, W] in the dtype of ``mean``, contiguous.
@@ -37,7 +37,8 @@ def normalize(image: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     _checks.tensor("normalize", "mean", mean, (NUM_CHANNELS,), _checks.FLOATS, like=image)
     _checks.tensor("normalize", "scale", scale, (NUM_CHANNELS,), (mean.dtype,), like=image)
     bytes_on_cpu = image.dtype == torch.uint8 and image.device.type == "cpu"
-    if not bytes_on_cpu or mean.dtype.itemsize == 2 or torch.compiler.is_compiling():
+    constant = not (mean.requires_grad or scale.requires_grad)
+    if not (bytes_on_cpu and constant) or mean.dtype.itemsize == 2 or torch.compiler.is_compiling():
         return reference.normalize(image, mean, scale)
     return _backend.choose("normalize", image.device, mean.dtype)(image, mean, scale)
 

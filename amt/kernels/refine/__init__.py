@@ -91,6 +91,8 @@ def _is_valid(joints, intrinsics, maps: tuple, weights, image_size) -> bool:
     try:
         w1, b1, w2, b2 = weights
         height, width = image_size
+        if joints.layout is not torch.strided or intrinsics.layout is not torch.strided:
+            return False
         batch, num_joints, three = joints.shape
         steps, hidden, inputs = w1.shape
         dtype, map_dtype, device = joints.dtype, maps[0].dtype, joints.device
@@ -109,7 +111,9 @@ def _is_valid(joints, intrinsics, maps: tuple, weights, image_size) -> bool:
                 return False
             channels += map_channels
         for weight in weights:
-            if weight.device != device or (weight.dtype is not dtype and weight.dtype is not map_dtype):
+            if weight.layout is not torch.strided or weight.device != device:
+                return False
+            if weight.dtype is not dtype and weight.dtype is not map_dtype:
                 return False
         return (
             type(height) is int
@@ -129,7 +133,7 @@ def _is_valid(joints, intrinsics, maps: tuple, weights, image_size) -> bool:
             and b2.shape == (steps, 3)
             and map_dtype in _MAP_DTYPES[dtype]
         )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False
 
 
