@@ -154,7 +154,8 @@ def _resolve(op: str, device: torch.device, dtype: torch.dtype, transformed: boo
                     f"amt.kernels.{op}: {_choice!r} cannot run on {device.type} in {dtype}: {reason}"
                 )
         raise BackendUnavailable(
-            f"amt.kernels.{op} has no implementation {_choice!r}; it has {', '.join(i.name for i in candidates)}"
+            f"amt.kernels.{op} has no implementation {_choice!r}; it has {', '.join(i.name for i in candidates)}: "
+            "take one of these, or auto (amt.kernels.use, AMT_KERNELS, kernels.use)"
         )
     passed_over = []
     for implementation in candidates:

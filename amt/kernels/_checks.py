@@ -24,13 +24,16 @@ def tensor(
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
-    if value.is_nested:
-        raise TypeError(f"{op}: {name} must be a dense tensor, got a nested one; call torch.nested.to_padded_tensor()")
     if value.layout is not torch.strided:
         raise TypeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}; call to_dense()")
     if value.dtype not in dtypes:
         raise TypeError(f"{op}: {name} must be {' or '.join(str(d) for d in dtypes)}, got {value.dtype}")
-    if not _fits(value.shape, shape):
+    try:
+        found = value.shape
+    except RuntimeError:  # a nested tensor has none; asking first would cost every call
+        message = f"{op}: {name} must be a dense tensor, got a nested one; call torch.nested.to_padded_tensor()"
+        raise TypeError(message) from None
+    if not _fits(found, shape):
         expected = ", ".join(str(s) for s in shape)
         raise ValueError(f"{op}: {name} must have the shape [{expected}], got {list(value.shape)}")
     if like is not None and value.device != like.device:

@@ -260,6 +260,8 @@ def test_wrong_arguments_are_named():
         hand_frames([1])
     with pytest.raises(TypeError, match=r"joints must be a dense tensor, got layout torch\.sparse_coo; call to_dense"):
         hand_frames(good.to_sparse())
+    with pytest.raises(TypeError, match=r"joints must be a dense tensor, got a nested one; call torch\.nested"):
+        hand_frames(torch.nested.nested_tensor([good[0], good[0]]))
     with pytest.raises(TypeError, match=r"joints must be torch\.float32 or torch\.float64, got torch\.float16"):
         hand_frames(good.half())
     with pytest.raises(ValueError, match=r"joints must have the shape \[B, 21, 3\], got \[2, 20, 3\]"):
