@@ -1,5 +1,6 @@
 """The ops of a transformer block: the error rule in the interpreter (small) or on a GPU, and their code for sm_90."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -218,3 +219,22 @@ def test_what_they_do_not_take():
         linear_gelu(x, torch.ones(4, 8).double(), torch.ones(4))
     with pytest.raises(ValueError, match=r"gelu_quantize: bias must have the shape \[8\]"):
         gelu_quantize(x, torch.ones(7))
+
+
+@pytest.mark.parametrize("wrong", [None, np.zeros((2, 3), np.float32)])
+def test_what_is_no_tensor_is_named(wrong):
+    with pytest.raises(TypeError, match="add_norm: x must be a tensor"):
+        add_norm(wrong, None, None, torch.ones(3), torch.zeros(3))
+    with pytest.raises(TypeError, match="linear_gelu: x must be a tensor"):
+        linear_gelu(wrong, torch.ones(4, 3), torch.zeros(4))
+    with pytest.raises(TypeError, match="gelu_quantize: product must be a tensor"):
+        gelu_quantize(wrong, None)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 0)])
+def test_rows_without_a_channel_are_refused(shape):
+    empty = torch.zeros(shape)
+    with pytest.raises(ValueError, match="linear_gelu: x must have at least one channel"):
+        linear_gelu(empty, torch.ones(4, 0), torch.zeros(4))
+    with pytest.raises(ValueError, match="gelu_quantize: product must have at least one channel"):
+        gelu_quantize(empty, None)

@@ -312,3 +312,11 @@ def test_the_public_function_takes_triton(implementation):
     case = make().to(implementation.device)
     arguments = (case.joints, case.intrinsics, case.maps, *case.weights, IMAGE_SIZE, 1.0, True)
     assert torch.equal(public(*arguments, name="triton"), triton.refine(*arguments))
+
+
+def test_what_is_no_sequence_is_named():
+    case = make()
+    with pytest.raises(TypeError, match="maps must be a sequence of tensors, got NoneType"):
+        refine(case.joints, case.intrinsics, None, RefineWeights(*case.weights), image_size=IMAGE_SIZE)
+    with pytest.raises(TypeError, match=r"weights must be RefineWeights\(w1, b1, w2, b2\), got NoneType"):
+        refine(case.joints, case.intrinsics, case.maps, None, image_size=IMAGE_SIZE)

@@ -56,9 +56,7 @@ def add_norm(
     Raises:
         TypeError, ValueError: an argument of a wrong dtype, shape or device; the message names it.
     """
-    _checks.tensor("add_norm", "x", x, ("...",) * x.dim(), _checks.FLOATS)
-    if x.dim() == 0 or x.shape[-1] == 0:
-        raise ValueError(f"add_norm: x must have at least one channel in its last dimension, got {list(x.shape)}")
+    _check_rows("add_norm", "x", x)
     if branch is not None:
         _checks.tensor("add_norm", "branch", branch, tuple(x.shape), _checks.FLOATS, like=x)
     for name, value in (("scale", scale), ("weight", weight), ("bias", bias)):
@@ -83,7 +81,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: an argument of a wrong dtype, shape or device; the message names it.
     """
-    _checks.tensor("linear_gelu", "x", x, ("...",) * x.dim(), _checks.FLOATS)
+    _check_rows("linear_gelu", "x", x)
     _checks.tensor("linear_gelu", "weight", weight, ("N", x.shape[-1]), (x.dtype,), like=x)
     _checks.tensor("linear_gelu", "bias", bias, (weight.shape[0],), (x.dtype,), like=x)
     return _backend.choose("linear_gelu", x.device, x.dtype)(x, weight, bias)
@@ -99,11 +97,19 @@ def gelu_quantize(product: Tensor, bias: Tensor | None) -> Operand:
     Raises:
         TypeError, ValueError: an argument of a wrong dtype, shape or device; the message names it.
     """
-    _checks.tensor("gelu_quantize", "product", product, ("...",) * product.dim(), _checks.FLOATS)
+    _check_rows("gelu_quantize", "product", product)
     if bias is not None:
         _checks.tensor("gelu_quantize", "bias", bias, (product.shape[-1],), _checks.FLOATS, like=product)
     active, quantized = _backend.choose("gelu_quantize", product.device, product.dtype)(product, bias)
     return Operand(active, *quantized)
+
+
+def _check_rows(op: str, name: str, value: Tensor) -> None:
+    """Raises TypeError or ValueError unless ``value`` is a floating tensor whose rows hold a channel or more."""
+    dimensions = value.dim() if isinstance(value, Tensor) else 1
+    _checks.tensor(op, name, value, ("...",) * dimensions, _checks.FLOATS)
+    if dimensions == 0 or value.shape[-1] == 0:
+        raise ValueError(f"{op}: {name} must have at least one channel in its last dimension, got {list(value.shape)}")
 
 
 def _triton_functions():

@@ -9,7 +9,7 @@ Step k, for every joint j of every image::
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -75,6 +75,8 @@ def refine(
     if type(maps) is not tuple:
         if isinstance(maps, Tensor):
             raise TypeError("refine: maps must be a sequence of tensors, got one tensor: pass [maps]")
+        if not isinstance(maps, Iterable):
+            raise TypeError(f"refine: maps must be a sequence of tensors, got {type(maps).__name__}")
         maps = tuple(maps)
     if not _is_valid(joints, intrinsics, maps, weights, image_size):
         _check(joints, intrinsics, maps, weights, image_size)
@@ -159,8 +161,9 @@ def _check(joints, intrinsics, maps: tuple, weights, image_size) -> None:
                 f"{feature_map.stride()}: make it so where it is produced, e.g. with .contiguous(); a map [B, C, H, W] first "
                 "with .permute(0, 2, 3, 1)"
             )
-    if len(weights) != 4:
-        raise TypeError(f"refine: weights must be RefineWeights(w1, b1, w2, b2), got {len(weights)} values")
+    if not isinstance(weights, Sequence) or len(weights) != 4:
+        what = f"{len(weights)} values" if isinstance(weights, Sequence) else type(weights).__name__
+        raise TypeError(f"refine: weights must be RefineWeights(w1, b1, w2, b2), got {what}")
     channels = sum(feature_map.shape[3] for feature_map in maps)
     dtypes = (maps[0].dtype, joints.dtype)
     w1, b1, w2, b2 = weights
