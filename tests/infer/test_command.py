@@ -127,7 +127,7 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         ([*LENS, "--object", "teapot"], "object: 'teapot' is neither a mesh file nor a YCB object"),
         ([*LENS, "--mano", "/nowhere"], "MANO_RIGHT.pkl: no such file"),
         ([*LENS, "--device", "toaster"], "--device must be auto, cpu, cuda or cuda:N; got 'toaster'"),
-        ([*LENS, "--device", "meta"], "--device meta: cannot be used"),
+        ([*LENS, "--device", "meta"], "--device must be auto, cpu, cuda or cuda:N; got 'meta'"),
         ([*LENS, "--box", "-inf,1,2"], "--box: expected cx,cy,side in px, got '-inf,1,2'"),
         ([*LENS, ""], "one of the words is empty"),
         ([*LENS, "--models", "/nowhere"], "--models /nowhere: no such folder"),
