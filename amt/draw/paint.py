@@ -7,9 +7,9 @@ convention, the centre of the top-left pixel is (0, 0).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,23 +39,17 @@ JOINT_COLOURS: tuple[Colour, ...] = tuple(
 )
 
 
-@dataclass
 class Layer:
-    """A transparent sheet over a picture of ``height`` x ``width`` px. Draw on it, then :meth:`over` blends it."""
+    """A transparent sheet over a picture of ``height`` x ``width`` px. Draw on it, then :meth:`over` blends it.
 
-    height: int
-    width: int
-    # uint8 [2H, 2W, 4]: RGB, black where nothing is drawn, and cover, 255 where something is: one call draws both
-    sheet: np.ndarray = field(init=False, repr=False)
+    Shapes wait until the layer is blended, so that only the part of the sheet that they need is made.
+    """
 
-    def __post_init__(self):
-        self.sheet = np.zeros((self.height * SUPERSAMPLING, self.width * SUPERSAMPLING, 4), np.uint8)
+    def __init__(self, height: int, width: int):
+        self.height, self.width = height, width
+        # each draws its shapes on a part of the sheet, whose corner (x, y) it is given in px of the sheet
+        self._shapes: list[Callable[[np.ndarray, np.ndarray], None]] = []
         self._low, self._high = np.full(2, np.inf), np.full(2, -np.inf)  # x, y on the sheet: around all that is drawn
-
-    @property
-    def cover(self) -> np.ndarray:
-        """uint8 [2H, 2W], a view: 255 where something is drawn."""
-        return self.sheet[..., 3]
 
     def lines(self, ends: np.ndarray, colours: Sequence[Colour], width: float = 1.0) -> None:
         """Straight strokes [N, 2, 2] (px) in the order given, each in its colour; ``width`` in px of the picture."""
@@ -63,8 +57,12 @@ class Layer:
 
         thickness = max(1, round(width * SUPERSAMPLING))
         fixed, colours = self._placed(ends, colours, thickness)
-        for (start, end), colour in zip(fixed.tolist(), colours):
-            cv2.line(self.sheet, start, end, (*colour, 255), thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+        def draw(sheet: np.ndarray, corner: np.ndarray) -> None:
+            for (start, end), colour in zip((fixed - (corner << _SUBPIXEL_BITS)).tolist(), colours.tolist()):
+                cv2.line(sheet, start, end, colour, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+        self._shapes.append(draw)
 
     def dots(self, centres: np.ndarray, colours: Sequence[Colour], radius: float) -> None:
         """Filled circles around pixels [N, 2] in the order given, each in its colour; ``radius`` in px of the picture."""
@@ -72,15 +70,24 @@ class Layer:
 
         r = max(1, round(radius * SUPERSAMPLING * (1 << _SUBPIXEL_BITS)))
         fixed, colours = self._placed(np.asarray(centres)[:, None], colours, radius * SUPERSAMPLING)
-        for (centre,), colour in zip(fixed.tolist(), colours):
-            cv2.circle(self.sheet, centre, r, (*colour, 255), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+        def draw(sheet: np.ndarray, corner: np.ndarray) -> None:
+            for (centre,), colour in zip((fixed - (corner << _SUBPIXEL_BITS)).tolist(), colours.tolist()):
+                cv2.circle(sheet, centre, r, colour, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+        self._shapes.append(draw)
 
     def polygons(self, corners: np.ndarray, colours: np.ndarray) -> None:
         """Convex polygons [N, K, 2] (px) filled in the order given, each in its colour [N, 3]."""
         import cv2
 
-        for polygon, colour in zip(*self._placed(corners, np.asarray(colours).tolist(), 0)):
-            cv2.fillConvexPoly(self.sheet, polygon, (*colour, 255), cv2.LINE_8, _SUBPIXEL_BITS)
+        fixed, colours = self._placed(corners, colours, 0)
+
+        def draw(sheet: np.ndarray, corner: np.ndarray) -> None:
+            for polygon, *colour in zip(fixed - (corner << _SUBPIXEL_BITS), *colours.T.tolist()):
+                cv2.fillConvexPoly(sheet, polygon, colour, cv2.LINE_8, _SUBPIXEL_BITS)
+
+        self._shapes.append(draw)
 
     def outline(self, colour: Colour, width: float) -> Layer:
         """A new layer that holds the contour of all that this one covers, holes included."""
@@ -88,13 +95,16 @@ class Layer:
 
         result = Layer(self.height, self.width)
         thickness = max(1, round(width * SUPERSAMPLING))
-        low, high = self._bounds()
-        part = np.s_[low[1] : high[1], low[0] : high[0]]
-        covered = (self.cover[part] > 127).astype(np.uint8)
+        covered = (self._sheet[..., 3] > 127).astype(np.uint8)
         if covered.any():
-            corner = (int(low[0]), int(low[1]))
-            edges, _ = cv2.findContours(covered, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=corner)
-            cv2.polylines(result.sheet, edges, True, (*colour, 255), thickness, cv2.LINE_AA)
+            low, _ = self._bounds()
+            edges, _ = cv2.findContours(covered, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=low.tolist())
+
+            def draw(sheet: np.ndarray, corner: np.ndarray) -> None:
+                moved = [edge - corner.astype(np.int32) for edge in edges]
+                cv2.polylines(sheet, moved, True, (*colour, 255), thickness, cv2.LINE_AA)
+
+            result._shapes.append(draw)
             result._low, result._high = self._low - thickness, self._high + thickness
         return result
 
@@ -105,28 +115,43 @@ class Layer:
         (left, top), (right, bottom) = (bound // SUPERSAMPLING for bound in self._bounds())
         if left >= right or top >= bottom:
             return
-        part = np.s_[top * SUPERSAMPLING : bottom * SUPERSAMPLING, left * SUPERSAMPLING : right * SUPERSAMPLING]
-        size = (int(right - left), int(bottom - top))
         # Black where nothing is drawn: the reduced colour is premultiplied by the reduced cover.
-        reduced = cv2.resize(self.sheet[part], size, interpolation=cv2.INTER_AREA).astype(np.float32)
-        colour, cover = reduced[..., :3], reduced[..., 3:] / 255
+        reduced = cv2.resize(self._sheet, (int(right - left), int(bottom - top)), interpolation=cv2.INTER_AREA)
+        reduced = reduced.astype(np.float32)
+        reduced *= opacity
         under = picture[top:bottom, left:right]
-        under[:] = np.clip(under * (1 - opacity * cover) + opacity * colour + 0.5, 0, 255).astype(np.uint8)
+        blended = under * (1 - reduced[..., 3:] / 255)
+        blended += reduced[..., :3]
+        blended += 0.5
+        under[:] = blended.astype(np.uint8)
 
-    def _placed(self, points: np.ndarray, colours: Sequence, reach: float) -> tuple[np.ndarray, list]:
-        """Shapes [N, K, 2] (px) in fixed point, and their colours; those that cannot be drawn are left out.
+    @cached_property
+    def _sheet(self) -> np.ndarray:
+        """uint8 [h, w, 4], the part in :meth:`_bounds`: RGB, black where nothing is drawn, and cover, 255 where something is."""
+        low, high = self._bounds()
+        sheet = np.zeros((*(high - low)[::-1], 4), np.uint8)
+        if sheet.size:
+            for draw in self._shapes:
+                draw(sheet, low)
+        return sheet
+
+    def _placed(
+        self, points: np.ndarray, colours: Sequence | np.ndarray, reach: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Shapes [N, K, 2] (px) in fixed point, and their colours [N, 4]; those that cannot be drawn are left out.
 
         ``reach`` is how far a shape goes beyond its points, px of the sheet.
         """
         fixed = _fixed(points)
+        painted = np.full((len(fixed), 4), 255.0)
+        painted[:, :3] = np.asarray(colours, np.float64).reshape(-1, 3)
         drawable = _drawable(fixed)
-        if not drawable.all():
-            fixed, colours = fixed[drawable], [colours[k] for k in np.flatnonzero(drawable)]
+        fixed, painted = fixed[drawable], painted[drawable]
         if len(fixed):
             places = fixed.reshape(-1, 2) / (1 << _SUBPIXEL_BITS)
             self._low = np.minimum(self._low, places.min(0) - reach)
             self._high = np.maximum(self._high, places.max(0) + reach)
-        return fixed, colours
+        return fixed, painted
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Even corners x, y of the part of the sheet that holds all that is drawn, int [2] each; equal ones: nothing is."""
@@ -157,18 +182,39 @@ def paint_mesh(layer: Layer, pixels: np.ndarray, seen: np.ndarray, faces: np.nda
     smooth /= np.linalg.norm(smooth, axis=1, keepdims=True) + 1e-12
     shade = 0.66 + 0.42 * np.clip(smooth @ _LIGHT, -0.6, 1)
     painted = np.clip(np.asarray(colours, np.float64) * shade[:, None], 0, 255)
+    # What shows the viewer its back lies behind something, once the opening at the wrist is closed.
+    closed = np.concatenate((faces, _lids(faces.tobytes(), faces.dtype.str)))
+    values = np.concatenate((pixels, seen[:, 2:], painted), axis=1)[closed]
+    area = _area(values[..., :2])
+    values, area = values[area < 0], -area[area < 0]
     # A triangle that shows large in four, with colours of its own: as smooth to the eye as shading pixel by pixel.
-    values = np.concatenate((pixels, seen[:, 2:], painted), axis=1)[faces]
-    large = _area(values[..., :2]) > SMOOTH_AREA
+    large = area > SMOOTH_AREA
     values = np.concatenate((values[~large], _quarter(values[large])))
     values = values[np.argsort(-values[..., 2].mean(1))]
     layer.polygons(values[..., :2], values[..., 3:].mean(1))
 
 
+@lru_cache(maxsize=4)
+def _lids(faces: bytes, dtype: str) -> np.ndarray:
+    """int [L, 3]: triangles that close the openings of a mesh, as fans around one corner of each."""
+    triangles = np.frombuffer(faces, dtype).reshape(-1, 3)
+    edges = {(int(t[k]), int(t[(k + 1) % 3])) for t in triangles for k in range(3)}
+    following = {b: a for a, b in edges if (b, a) not in edges}  # along the rim, so that a lid looks outwards
+    lids = []
+    while following:
+        first, second = following.popitem()
+        while second in following:
+            third = following.pop(second)
+            if third != first:
+                lids.append((first, second, third))
+            second = third
+    return np.array(lids, dtype).reshape(-1, 3)
+
+
 def _area(corners: np.ndarray) -> np.ndarray:
-    """Areas of triangles [F, 3, 2], px²: [F]."""
+    """Areas of triangles [F, 3, 2], px²: [F]; below 0 where the corners go counter-clockwise to the eye, for y points down."""
     (ax, ay), (bx, by) = (corners[:, k].T - corners[:, 0].T for k in (1, 2))
-    return np.abs(ax * by - ay * bx) / 2
+    return (ax * by - ay * bx) / 2
 
 
 def _quarter(corners: np.ndarray) -> np.ndarray:
@@ -219,11 +265,26 @@ def write(
     anchor: str = "la",
 ) -> None:
     """Writes one line of text into ``picture`` (uint8 [H, W, 3]) in place; ``anchor`` as in Pillow, "la" = left, top."""
+    cover, (left, top) = _letters(text, size, bold, anchor)
+    left, top = place[0] + left, place[1] + top
+    x, y = max(left, 0), max(top, 0)
+    under = picture[y : max(top + cover.shape[0], 0), x : max(left + cover.shape[1], 0)]
+    if under.size:
+        share = cover[y - top :, x - left :][: under.shape[0], : under.shape[1], None]
+        under[:] = (under + share * (np.asarray(colour, np.float32) - under) + 0.5).astype(np.uint8)
+
+
+@lru_cache(maxsize=256)
+def _letters(text: str, size: int, bold: bool, anchor: str) -> tuple[np.ndarray, tuple[int, int]]:
+    """float32 [h, w], 0-1: the cover of a line of text, and where its corner x, y lies from the anchor, px."""
     from PIL import Image, ImageDraw
 
-    sheet = Image.fromarray(picture)
-    ImageDraw.Draw(sheet).text(place, text, fill=colour, font=_font(size, bold), anchor=anchor)
-    picture[:] = np.asarray(sheet)
+    font = _font(size, bold)
+    left, top, right, bottom = font.getbbox(text, anchor=anchor)
+    left, top = math.floor(left) - 1, math.floor(top) - 1
+    sheet = Image.new("L", (math.ceil(right) + 1 - left, math.ceil(bottom) + 1 - top))
+    ImageDraw.Draw(sheet).text((-left, -top), text, fill=255, font=font, anchor=anchor)
+    return np.asarray(sheet, np.float32) / 255, (left, top)
 
 
 def text_width(text: str, size: int = 16, bold: bool = False) -> float:

@@ -174,22 +174,30 @@ def sheet(panels: Sequence[np.ndarray], columns: int = 1, gap: int = 16) -> np.n
 
 def _draw_grid(picture: np.ndarray, middle: np.ndarray, span: float, size: int) -> None:
     """Lines every 5 cm, and the distance from the camera along the lower edge."""
-    lines = Layer(size, size)
-    labels = []
-    for axis, horizontal in ((2, True), (1, False)):
+    labels, ruled = [], []
+    for axis in (2, 1):
         first, last = (np.array((-0.5, 0.5)) * span + middle[axis]) / GRID_STEP
-        for k in range(int(np.ceil(first)), int(np.floor(last)) + 1):
-            at = (k * GRID_STEP - middle[axis]) * size / span + (size - 1) / 2
-            ends = np.array(((at, 0), (at, size)) if horizontal else ((0, at), (size, at)))
-            lines.lines(ends[None], [GRID], 1.0)
-            if horizontal:
-                labels.append((at, k * GRID_STEP))
-    lines.over(picture)
+        steps = np.arange(int(np.ceil(first)), int(np.floor(last)) + 1)
+        places = (steps * GRID_STEP - middle[axis]) * size / span + (size - 1) / 2
+        ruled.append(_ruled(places, size))
+        if axis == 2:
+            labels = list(zip(places, steps * GRID_STEP))
+    columns, rows = ruled
+    np.minimum(columns[None], rows[:, None], out=picture)
     write(picture, "◂ camera", (size - 8, size // 60 + 4), GREY, max(11, size // 36), anchor="ra")
     every = max(1, -(-len(labels) // 5))
     for at, depth in labels[::every]:
         if 24 < at < size - 30:
             write(picture, f"{100 * depth:.0f} cm", (int(at), size - 6), GREY, max(11, size // 36), anchor="ms")
+
+
+def _ruled(places: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [size, 3]: a row of white pixels with a line of 1 px at each place."""
+    row, lines = np.full((1, size, 3), PAPER, np.uint8), Layer(1, size)
+    ends = np.stack((np.stack((places, places), 1), np.tile((-1.0, 2.0), (len(places), 1))), 2)
+    lines.lines(ends, [GRID] * len(places), 1.0)
+    lines.over(row)
+    return row[0]
 
 
 def _enlarge(image: np.ndarray, warp: np.ndarray, size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from amt.infer.checks import InputError
 from amt.infer.command import Command, read_command
-from amt.infer.inputs import open_source
+from amt.infer.inputs import Images, open_source
 from amt.startup import run_program, tell
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def _main(arguments: list[str]) -> int:
     command = read_command(arguments)
     options = command.options
     source = None if options.bench else open_source(command.inputs, options.video, options.every)
+    if options.live and isinstance(source, Images) and source.rate is None:
+        raise InputError("--live: expected camera:0, a video, or pictures with --video FPS")
     # Imported late: what is wrong with the words is told before PyTorch loads.
     import torch
 
@@ -51,7 +53,13 @@ def _main(arguments: list[str]) -> int:
 
                 benchmark(job, source, options.batch, command.settings["infer"].precision)
                 return 0
-            return _run(job, source)
+            if not options.live:
+                return _run(job, source)
+            from amt.infer.live import LiveView
+
+            with LiveView(options.port) as job.live:
+                print(f"live at {job.live.url}, until Ctrl-C", flush=True)
+                return _run(job, source)
     except BackendUnavailable as error:
         raise InputError(f"kernels.use: {error}") from error
     except (MemoryError, RuntimeError) as error:
@@ -90,9 +98,10 @@ def _job(command: Command, checkpoint: str | Path, device, locator: str | None =
         print(f"infer.blocks={infer.blocks}: {blocks}", file=sys.stderr)
     if infer.precision == "bf16" and bfloat16_is_slow(device):
         print("infer.precision=bf16: this CPU has no bfloat16 arithmetic; float32 is faster", file=sys.stderr)
+    unwritten = options.benchmark or options.bench or (options.live and options.out is None)
     return Job(
         predictor=predictor,
-        out=None if options.benchmark or options.bench else OutputFolder(command.out, options.overwrite),
+        out=None if unwritten else OutputFolder(command.out, options.overwrite),
         camera=command.camera,
         lens=command.lens,
         fov=options.fov,
@@ -116,7 +125,7 @@ def _run(job: Job, source) -> int:
     start = time.perf_counter()
     frames, failed = run(job, source)
     seconds = time.perf_counter() - start
-    written = job.out.written
+    written = [] if job.out is None else job.out.written
     for path in written if len(written) <= 8 else [*written[:3], "...", *written[-3:]]:
         print(path)
     if frames:

@@ -6,13 +6,13 @@ import argparse
 import math
 import re
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from amt.config import KernelsConfig, compose, help_text
+from amt.draw.recording import check_recording
 from amt.hand.skeleton import SHIPPED_HAND
 from amt.infer.cameras import Camera, read_calibration
 from amt.infer.checks import InputError, check_fov
@@ -98,6 +98,13 @@ def parser() -> argparse.ArgumentParser:
         "--every", type=int, default=1, metavar="N", help="take every Nth image or frame (default %(default)s)"
     )
     p.add_argument("--csv", action="store_true", help="write predictions.csv, too: a line a hand, joints in m and px")
+    p.add_argument(
+        "--live",
+        action="store_true",
+        help="show a camera, or a video in its place, on a page of this machine (its address is printed) until Ctrl-C; pictures "
+        "that come too soon are left out, and nothing is written unless --out says where",
+    )
+    p.add_argument("--port", type=int, default=8765, help="of --live's page (default %(default)s; 0: a free one)")
     p.add_argument(
         "--rerun", metavar="FILE.rrd", help="write a recording for the Rerun viewer, too; pip install amt[rerun]"
     )
@@ -203,15 +210,6 @@ def _finders(given: str | None) -> list[str]:
     return names
 
 
-def _check_rerun(path: Path, overwrite: bool) -> None:
-    if find_spec("rerun") is None:
-        raise InputError("--rerun: the package rerun-sdk is not installed; pip install amt[rerun]")
-    if path.suffix != ".rrd" or not path.parent.is_dir():
-        raise InputError(f"--rerun: expected the name of an .rrd file in a folder that exists, got {path}")
-    if path.exists() and not overwrite:
-        raise InputError(f"--rerun: {path} exists; give another name or add --overwrite")
-
-
 _NUMBERS = ("--intrinsics", "--distortion", "--fov", "--box", "--video", "--batch", "--every")
 
 
@@ -249,7 +247,15 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.every < 1:
         raise InputError(f"--every: expected at least 1, got {options.every}")
     if options.rerun is not None:
-        _check_rerun(Path(options.rerun), options.overwrite)
+        check_recording(Path(options.rerun), overwrite=options.overwrite)
+    if not 0 <= options.port < 65536:
+        raise InputError(f"--port: expected 0 to 65535, got {options.port}")
+    if options.live:
+        for other in ("benchmark", "bench", "no_draw"):
+            if getattr(options, other):
+                raise InputError(f"--live: does not go with --{other.replace('_', '-')}; leave one of the two out")
+        if options.csv and options.out is None:
+            raise InputError("--csv: with --live nothing is written unless --out names a folder; add it")
     if options.video is not None and not 0 < options.video <= 1000:
         raise InputError(f"--video: expected a rate above 0 and up to 1000 frames/s, got {options.video:g}")
     if options.models is not None and not Path(options.models).is_dir():

@@ -24,6 +24,7 @@ from amt.infer.hands import LOCATED
 from amt.infer.inputs import Picture
 from amt.infer.known import held_object, true_box, truth
 from amt.infer.lens import Lens, as_lens
+from amt.infer.live import LiveView
 from amt.infer.objects import HeldObject, resolve_object
 from amt.infer.output import OutputFolder
 from amt.infer.predictor import Predictor
@@ -48,6 +49,7 @@ class Question:
     request: Request
     truth: HandObject | None
     sources: dict[str, str]  # where K and the box come from
+    taken_s: float | None = None  # time.monotonic() when a live camera gave the picture
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Job:
 
     predictor: Predictor
     out: OutputFolder | None  # None where nothing is written
+    live: LiveView | None = None  # shows what is drawn; a picture that comes too soon is then left out
     camera: Camera | None = None
     lens: Lens | None = None  # the distortion, where it was given beside the camera
     fov: float | None = None  # degrees, horizontal

@@ -14,16 +14,18 @@ import numpy as np
 from amt.data.errors import DataError
 from amt.draw.hand_object import HandObject, errors
 from amt.draw.pictures import film, panel, sheet
+from amt.draw.recording import Recording
 from amt.infer.checks import InputError
-from amt.infer.export import Csv, Recording
+from amt.infer.export import Csv
 from amt.infer.film import open_film
 from amt.infer.follow import Follower
 from amt.infer.hands import no_hand, predict_hands
 from amt.infer.inputs import Images
 from amt.infer.job import Job, Question
+from amt.infer.live import as_taken
 from amt.infer.output import Records
 from amt.infer.result import Result
-from amt.infer.stages import background
+from amt.infer.stages import DEPTH, background
 from amt.infer.video import LiveCamera, Video
 
 SHEET_FRAMES = 8  # pictures that the overview of a run over images shows at most
@@ -95,17 +97,23 @@ def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tu
             for a in answers:
                 yield replace(a, drawn=film(a.question.picture.image, a.results, a.question.truth))
 
-    written, last = 0, 0.0
-    sound = source.path if isinstance(source, Video) else None
+    written, last, live = 0, 0.0, job.live
+    sound, depth = source.path if isinstance(source, Video) else None, DEPTH
+    questions = _asked(job, source)
+    if live is not None:  # the newest picture, at once
+        questions, depth = as_taken(questions, wait=not isinstance(source, LiveCamera)), 1
     with _writers(job) as writers, tqdm(total=len(source) or None, unit="frame") as bar, ExitStack() as stack:
-        shown = stack.enter_context(open_film(job.out, "overlay.mp4", rate, sound, job.say)) if job.draw else None
-        answers = background(_followed(job, background(_asked(job, source))))
-        finished = stack.enter_context(closing(background(draw(answers)) if job.draw else answers))
+        filmed = job.draw and job.out is not None
+        shown = stack.enter_context(open_film(job.out, "overlay.mp4", rate, sound, job.say)) if filmed else None
+        answers = background(_followed(job, background(questions, depth, newest=live is not None)), depth)
+        finished = stack.enter_context(closing(background(draw(answers), depth) if job.draw else answers))
         for a in finished:
             last = a.question.picture.time_s
             if shown is not None:
                 shown.add(a.drawn, last)
-            _write(writers, job, a)
+            records = _write(writers, job, a)
+            if live is not None:
+                live.show(a.drawn, records, a.question.taken_s)
             written += 1
             bar.update()
     if not isinstance(source, Images) and source.ends_early(last):
@@ -162,24 +170,24 @@ class _writers(ExitStack):
 
     def __init__(self, job: Job):
         super().__init__()
-        self.records = self.enter_context(Records(job.out))
-        self.others = []
-        if job.csv:
-            self.others.append(self.enter_context(Csv(job.out)))
-        if job.rerun is not None:
-            self.others.append(self.enter_context(Recording(job.rerun)))
+        self.records = None if job.out is None else self.enter_context(Records(job.out))
+        self.csv = self.enter_context(Csv(job.out)) if job.csv else None
+        self.recording = None if job.rerun is None else self.enter_context(Recording(job.rerun))
 
 
-def _write(writers: _writers, job: Job, answer: Answer) -> None:
-    question = answer.question
-    for k, (result, number) in enumerate(zip(answer.results, answer.numbers)):
-        result = job.finished(question.picture, result)
+def _write(writers: _writers, job: Job, answer: Answer) -> list[dict]:
+    """Writes an answer to all files; the records of its hands."""
+    question, records = answer.question, []
+    picture, results = question.picture, [job.finished(question.picture, result) for result in answer.results]
+    for result, number in zip(results, answer.numbers):
         known = question if _is_of(result, answer, question.truth) else replace(question, truth=None)
-        record = record_of(known, result, number)
-        writers.records.add(record)
-        for writer in writers.others:
-            if k == 0 or not isinstance(writer, Recording):  # a recording shows one hand a picture
-                writer.add(record, question.picture, result)
+        records.append(record_of(known, result, number))
+        for file in (writers.records, writers.csv):
+            if file is not None:
+                file.add(records[-1])
+    if writers.recording is not None:
+        writers.recording.add(picture.image, results, answer.numbers, question.truth, picture.frame, picture.time_s)
+    return records
 
 
 def _is_of(result: Result, answer: Answer, truth: HandObject | None) -> bool:

@@ -156,3 +156,37 @@ def test_errors_are_millimetres(result):
     assert errors(shifted, result)["object_centre_mm"] == pytest.approx(5, abs=1e-3)
     assert 0 < errors(shifted, result)["object_adds_mm"] <= 5
     assert "object_adds_mm" not in errors(replace(result, object_points=None), result)
+
+
+def test_letters_are_those_of_pillow(photo):
+    """Written from the cache of letters, at the borders too, or by Pillow itself: the same picture up to rounding."""
+    from PIL import Image, ImageDraw
+
+    from amt.draw.paint import _font, write
+
+    for place, anchor in (((40, 50), "la"), ((160, 239), "ms"), ((319, 3), "ra"), ((-9, -4), "la"), ((900, 900), "la")):
+        expected = Image.fromarray(photo)
+        ImageDraw.Draw(expected).text(place, "◂ 65 cm", fill=(20, 200, 90), font=_font(18, True), anchor=anchor)
+        for _ in range(2):
+            picture = photo.copy()
+            write(picture, "◂ 65 cm", place, (20, 200, 90), 18, bold=True, anchor=anchor)
+            assert np.abs(picture.astype(int) - np.asarray(expected)).max() <= 2
+
+
+def test_an_opening_is_closed_by_a_lid_that_looks_outwards():
+    """A box without its upper side: the lid is that side, and the opposite faces of the box are no lid."""
+    from amt.draw.paint import _lids
+
+    corners = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4)]  # all but z = 1
+    faces = np.array([(q[0], q[k], q[k + 1]) for q in quads for k in (1, 2)])
+    lids = _lids(faces.tobytes(), faces.dtype.str)
+    assert {int(v) for v in lids.ravel()} == {1, 3, 5, 7}
+    a, b, c = (corners[lids[:, k]] for k in range(3))
+    normals = np.cross(b - a, c - a)
+    outwards = np.cross(*(corners[faces[0, k]] - corners[faces[0, 0]] for k in (1, 2)))[0] < 0  # of the side x = 0
+    assert outwards
+    assert (normals[:, 2] > 0).all()
+    assert np.abs(normals).sum() == 2
+    whole = np.concatenate((faces, lids))
+    assert not len(_lids(whole.tobytes(), whole.dtype.str))
