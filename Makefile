@@ -9,7 +9,7 @@ NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py
 # The first import of a module writes its bytecode, which the installation leaves out.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench profile clean
+.PHONY: demo test lint bench notebook profile clean
 
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "amt needs Python >= 3.11: make PYTHON=python3.11")'
@@ -64,6 +64,11 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest benchmarks
+
+# docs/train_amt.html: the notebook as it runs from top to bottom, ten minutes on two cores
+notebook: $(INSTALLED)
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt ipykernel nbclient nbconvert
+	$(BIN)/python -m tools.notebook
 
 # KERNEL=refine also profiles the kernels with that in their names; WORDS="model=small" goes to the run
 profile: $(INSTALLED)

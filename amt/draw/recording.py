@@ -35,7 +35,8 @@ class Recording:
     A context manager. Each picture is written when it is added, so that a run that is killed leaves what came before.
 
     The entities are ``camera`` (K) and ``camera/image``; a hand's ``hands/N/joints`` (m), ``hands/N/mesh``, ``hands/N/object``
-    and ``camera/image/hands/N`` (px), where N is its number; and the same for ``truth`` in place of ``hands/N``.
+    and ``camera/image/hands/N`` (px), where N is its number; and the same for ``truth`` in place of ``hands/N``. What touches is
+    red, on the mesh and among the object's points.
     """
 
     def __init__(self, path: Path):
@@ -101,7 +102,7 @@ class Recording:
         self._shown = set(shown)
 
     def _log(self, name: str, scene: HandObject) -> None:
-        from amt.draw.scene import GREY, camera_view
+        from amt.draw.scene import GREY, OBJECT, camera_view, point_colours, vertex_colours
 
         rerun, log = self.rerun, self.stream.log
         colours = [GREY] * len(JOINT_COLOURS) if name == TRUTH else JOINT_COLOURS
@@ -112,9 +113,12 @@ class Recording:
         log(f"{name}/bones", rerun.LineStrips3D(scene.joints[bones], colors=of_bones, radii=0.002))
         log(f"camera/image/{name}", rerun.LineStrips2D(pixels[bones], colors=of_bones, radii=1.5))
         if scene.vertices is not None:
-            log(f"{name}/mesh", rerun.Mesh3D(vertex_positions=scene.vertices, triangle_indices=scene.faces))
+            mesh = {"vertex_positions": scene.vertices, "triangle_indices": scene.faces}
+            skin = vertex_colours(scene, *([GREY] if name == TRUTH else [])).astype(np.uint8)
+            log(f"{name}/mesh", rerun.Mesh3D(**mesh, vertex_colors=skin))
         if scene.has_object:
-            log(f"{name}/object", rerun.Points3D(scene.in_camera(scene.object_points), radii=0.002))
+            points, dots = scene.in_camera(scene.object_points), point_colours(scene, GREY if name == TRUTH else OBJECT)
+            log(f"{name}/object", rerun.Points3D(points, colors=dots, radii=0.002))
 
     def __exit__(self, *_) -> None:
         self.stream.flush()

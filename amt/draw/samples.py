@@ -27,6 +27,19 @@ def predicted_scene(sample: Batch, prediction: Any, faces: np.ndarray, *, full: 
     return _scene(sample, faces, scene, full)
 
 
+def answered_scene(sample: Batch, answer: Any, faces: np.ndarray, *, full: bool = False) -> HandObject:
+    """What an answer that is scored says of a batch of one: :class:`amt.evaluate.collect.Answer`, contact as booleans."""
+    a = answer
+    scene = {"joints": a.joints, "hand_contact": a.hand_contact.float()}
+    if a.vertices is not None:
+        scene["vertices"] = a.vertices
+    if sample.targets.object_valid[0]:
+        scene |= {"object_rotation": a.object_rotation, "object_translation": a.object_translation}
+        if a.object_contact is not None:
+            scene["object_contact"] = a.object_contact.float()
+    return _scene(sample, faces, scene, full)
+
+
 def true_scene(sample: Batch, faces: np.ndarray, *, full: bool = False) -> HandObject:
     """What the labels say of a batch of one; without the mesh where it is another hand's than ``faces`` belong to."""
     t = sample.targets

@@ -46,7 +46,7 @@ def draw_scene(picture: np.ndarray, scene: HandObject, view: View, scale: float,
         pixels, seen = view(scene.vertices)
         if np.isfinite(pixels).all():
             mesh = layer()
-            paint_mesh(mesh, pixels, seen, scene.faces, _vertex_colours(scene))
+            paint_mesh(mesh, pixels, seen, scene.faces, vertex_colours(scene))
             mesh.over(picture, 0.62)
             mesh.outline(outline, 1.0 * scale).over(picture, 0.9)
 
@@ -102,12 +102,20 @@ def _draw_object_points(
     layer.over(picture, 0.9 if touching else 0.7)
 
 
-def _vertex_colours(scene: HandObject) -> np.ndarray:
-    """[V, 3]: skin, running into red where the hand touches the object."""
+def vertex_colours(scene: HandObject, skin: Colour = SKIN) -> np.ndarray:
+    """[V, 3], RGB: the hand's, running into red where it touches the object."""
     if scene.hand_contact is None:
-        return np.tile(np.array(SKIN, float), (len(scene.vertices), 1))
+        return np.tile(np.array(skin, float), (len(scene.vertices), 1))
     weight = np.clip((np.asarray(scene.hand_contact, float) - 0.25) / 0.5, 0, 1)[:, None]
-    return (1 - weight) * np.array(SKIN, float) + weight * np.array(TOUCHING, float)
+    return (1 - weight) * np.array(skin, float) + weight * np.array(TOUCHING, float)
+
+
+def point_colours(scene: HandObject, colour: Colour = OBJECT) -> np.ndarray:
+    """uint8 [P, 3], RGB: the object's points, red where they touch the hand."""
+    colours = np.tile(np.uint8(colour), (len(scene.object_points), 1))
+    if scene.object_contact is not None:
+        colours[np.asarray(scene.object_contact) > CONTACT_THRESHOLD] = TOUCHING
+    return colours
 
 
 def extent_points(scene: HandObject) -> np.ndarray:

@@ -23,6 +23,7 @@ class EvaluateConfig:
     output: str | None = None  # the file of the figures; None: metrics.json in the checkpoint's folder
     report: str | None = None  # the page; None: report.html beside the figures; off: none
     write: str | None = None  # a folder for result files in the forms of other evaluators
+    rerun: str | None = None  # a recording of every scored frame for the Rerun viewer, FILE.rrd; needs amt[rerun]
     results: str | None = None  # anybody's result file, which is scored in place of a checkpoint
     physics: bool = False  # also depth, volume, contact and hold of every grasp beside the labels'; needs amt[physics]
     device: str = "auto"  # auto, cpu, cuda or cuda:N

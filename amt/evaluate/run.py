@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from tqdm import tqdm
 
 from amt.config import choose_device, set_threads
 from amt.data.loader import make_loader, open_reader
+from amt.draw.recording import check_recording
 from amt.errors import UsageError
 from amt.evaluate.boxes import LocatedBatches, find_locator
 from amt.evaluate.collect import Answer, collect
 from amt.evaluate.config import NO_REPORT
 from amt.evaluate.places import places, symmetries
+from amt.evaluate.recorded import RecordedFrames
 from amt.evaluate.report import look, page
 from amt.evaluate.results import ResultWriter
 from amt.evaluate.samples import write_samples
@@ -45,6 +48,8 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     for place in (path, path.with_name(SAMPLES), page_path, chosen.write and Path(chosen.write)):
         if place:
             check_writable(place)  # before any work
+    if chosen.rerun:
+        check_recording(Path(chosen.rerun), "evaluate.rerun", overwrite=True)
     for name in PACKAGES if chosen.physics else ():
         package(name)  # before any work
     model, _ = load_checkpoint(checkpoint, hand=settings["model"].hand)
@@ -68,13 +73,17 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     writer = ResultWriter(reader, mean_pose.joints.double().numpy()) if chosen.write else None
     judging = Judging(reader) if chosen.physics else None
 
+    recording = RecordedFrames(Path(chosen.rerun), reader, model.mano.faces.cpu().numpy()) if chosen.rerun else None
+
     def told(answer: Answer, batch: Batch) -> None:
+        if recording is not None:
+            recording.take(answer, batch)
         if writer is not None:
             writer.take(answer, batch)
         if judging is not None:
             judging.take(answer.vertices, answer.object_rotation, answer.object_translation, batch)
 
-    with use(settings["kernels"].use):
+    with use(settings["kernels"].use), recording or nullcontext():
         start = time.perf_counter()
         bar = tqdm(batches, desc="predicting", unit="batch")
         samples, beliefs = collect(model, bar, mean_pose, device, symmetries(reader), missed, told)
@@ -92,7 +101,7 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     }
     if judging is not None:
         figures["physics"] = judging.figures()
-    written = [path, path.with_name(SAMPLES)]
+    written = [path, path.with_name(SAMPLES), *([recording.path] if recording else [])]
     write_json(path, figures)
     write_samples(written[1], samples, where)
     if page_path is not None:

@@ -213,7 +213,7 @@ def test_a_set_with_another_hand_is_scored_by_joints_and_objects(model, batches)
     assert not {"contact_f1", "f5", "absolute_mpvpe_mm", "touching_f1"} & set(figures)
     assert "contact_ece" not in figures["calibration"]
     looks = look(model, other, samples, reader_with_pictures(), ["mug"] * len(samples))
-    assert "truth" not in looks.scenes[0]
+    assert "truth" not in looks.scenes[0].points()
 
 
 def test_the_table_and_the_file(collected, tmp_path):
@@ -383,3 +383,39 @@ def test_one_clear_line_and_status_2(words, message, tmp_path, capsys):
     assert message in error
     assert error.count("\n") == 1
     assert not (folder / "metrics.json").exists()
+
+
+def test_a_recording_shows_every_frame_with_its_truth(collected, model, batches, monkeypatch, tmp_path):
+    """Through a stand-in for Rerun's stream: what is added of each frame, missed hands and frames without labels among them."""
+    from amt.evaluate.recorded import RecordedFrames
+
+    added = []
+    monkeypatch.setattr(RecordedFrames, "add", lambda self, *given, **more: added.append((given, more)))
+    reader = reader_with_pictures()
+    recording = RecordedFrames(tmp_path / "r.rrd", reader, model.mano.faces.numpy())
+    collect(model, batches, MeanPose.of(batches), told=recording.take)
+    indices = [int(index) for batch in batches for index in batch.index]
+    assert [more["picture"] for _, more in added] == indices
+    true = torch.cat([batch.targets.joints for batch in batches])
+    known = torch.cat([batch.targets.hand_valid for batch in batches]).tolist()
+    frames = torch.cat([batch.inputs.frame_intrinsics for batch in batches]).numpy()
+    for ((image, (scene,)), more), row in zip(added, range(len(indices))):
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(scene.intrinsics, frames[row])
+        assert scene.hand_found
+        assert scene.vertices.shape == (model.mano.num_vertices, 3)
+        truth = more["truth"]
+        assert (truth is not None) == known[row]
+        if truth is not None:
+            np.testing.assert_array_equal(truth.joints, true[row].numpy())
+
+
+def test_a_missed_hand_is_not_recorded(model, batches, monkeypatch, tmp_path):
+    from amt.evaluate.recorded import RecordedFrames
+
+    shown = []
+    monkeypatch.setattr(RecordedFrames, "add", lambda self, image, scenes, **more: shown.append(scenes[0].hand_found))
+    recording = RecordedFrames(tmp_path / "r.rrd", reader_with_pictures(), model.mano.faces.numpy())
+    missed = {int(batches[0].index[1])}
+    collect(model, batches[:1], MeanPose.of(batches), missed=missed, told=recording.take)
+    assert shown == [True, False, True, True, True]

@@ -16,6 +16,7 @@ from amt.data.loader import Loader
 from amt.data.reader import Reader
 from amt.draw.pictures import panel
 from amt.draw.samples import predicted_scene, true_scene
+from amt.draw.viewer import Shown
 from amt.evaluate.boxes import LocatedBatches
 from amt.evaluate.collect import Samples, joined
 from amt.hand.batch import Batch
@@ -27,8 +28,6 @@ SWEPT = 256  # samples that a wrong K is tried on
 FACTORS = (0.9, 0.95, 1.0, 1.05, 1.1)  # of both focal lengths
 TILE = 300  # px
 QUALITY = 80  # of JPEG, 0-100
-TENTHS = 10_000  # of a millimetre in a metre
-MOST = 32_767  # what 16 bits hold
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ class Looks:
     """What pictures and sweeps a report shows."""
 
     pictures: list[tuple[str, str]]  # title, JPEG in base64
-    scenes: list[dict[str, str]]  # title, and the points of hands and objects in base64, int16, tenths of a millimetre
-    faces: str  # uint16 [F, 3] in base64
+    scenes: list[Shown]  # for the viewer
     rest: list[tuple[float, float]]  # where the joints of a flat hand lie, x right and y down
     wrong_k: dict[str, list[float]]  # by figure: mean errors, mm, for FACTORS; empty where there is no sample
 
@@ -57,13 +55,15 @@ def look(model: AMT, batches: Iterable[Batch], samples: Samples, reader: Reader,
         prediction = model(sample.inputs.to(device)).map(lambda tensor: tensor.float().cpu())
         error = float(samples.model.aligned_mm[place].mean())
         title = f"{kind}: frame {int(sample.index[0])}, {names[place]}, {error:.1f} mm wrist-aligned"
-        pictures.append((title, _picture(sample, prediction, faces, reader, title)))
-        scenes.append({"title": title} | _scene(sample, prediction))
+        shown = Shown(
+            title, predicted_scene(sample, prediction, faces, full=True), true_scene(sample, faces, full=True)
+        )
+        pictures.append((title, _picture(sample, shown, reader)))
+        scenes.append(shown)
     joints = rest_hand(model.mano)[1].cpu()
     return Looks(
         pictures=pictures,
         scenes=scenes,
-        faces=_base64(faces.astype("<u2")),
         rest=[(float(x), float(y)) for x, y in zip(-joints[:, 2], joints[:, 0])],
         wrong_k=_sweep(model, batches, samples, device),
     )
@@ -127,36 +127,14 @@ def _sweep(model: AMT, batches: Iterable[Batch], samples: Samples, device: torch
     return figures
 
 
-def _picture(sample: Batch, prediction, faces: np.ndarray, reader: Reader, title: str) -> str:
+def _picture(sample: Batch, shown: Shown, reader: Reader) -> str:
     """A strip with prediction, truth and the view from the side, over the full picture."""
     import cv2
 
-    scenes = predicted_scene(sample, prediction, faces, full=True), true_scene(sample, faces, full=True)
     try:
         image = np.ascontiguousarray(reader.frame_at(int(sample.index[0])).image())
     except BrokenFrame:
         return ""
-    strip = panel(image, *scenes, title=title.partition(":")[0], size=TILE)
+    strip = panel(image, shown.scene, shown.truth, title=shown.title.partition(":")[0], size=TILE)
     encoded = cv2.imencode(".jpg", np.ascontiguousarray(strip[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
     return base64.b64encode(encoded.tobytes()).decode()
-
-
-def _scene(sample: Batch, prediction) -> dict[str, str]:
-    """Points around the middle of the true joints; no true hand where it has another mesh."""
-    t, inputs = sample.targets, sample.inputs
-    middle = t.joints[0].mean(dim=0)
-    points = {"predicted": prediction.vertices[0]}
-    if t.vertices.shape == prediction.vertices.shape:
-        points["truth"] = t.vertices[0]
-    if t.object_valid[0]:
-        own = inputs.object_points[0]
-        points["predictedObject"] = own @ prediction.object_rotation[0].mT + prediction.object_translation[0]
-        points["trueObject"] = own @ t.object_rotation[0].mT + t.object_translation[0]
-    return {
-        name: _base64(((x - middle) * TENTHS).nan_to_num(0).clamp(-MOST, MOST).round().numpy().astype("<i2"))
-        for name, x in points.items()
-    }
-
-
-def _base64(array: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

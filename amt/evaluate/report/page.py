@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from amt import metrics
+from amt.draw.viewer import View
 from amt.evaluate.collect import Beliefs, Samples
 from amt.evaluate.report import charts
 from amt.evaluate.report.looks import FACTORS, Looks
@@ -54,6 +54,7 @@ def page(figures: Mapping[str, Any], samples: Samples, beliefs: Beliefs, looks: 
     """The whole of report.html."""
     title = f"{figures['split']} {figures['subset']}, protocol {figures['protocol']}, {figures['box']} box"
     chosen = samples.hand_valid & ~samples.missed
+    view = View(looks.scenes) if looks.scenes else None
     sections = [_head(figures), _table(figures)]
     if chosen.any():
         s = samples[chosen]
@@ -63,12 +64,11 @@ def page(figures: Mapping[str, Any], samples: Samples, beliefs: Beliefs, looks: 
         _beliefs(beliefs),
         *(_group(figures, name) for name in GROUPS),
         _pictures(looks),
-        _viewer(looks),
+        _viewer(view),
     ]
     counted = f"{figures['frames']} frames, {figures['hands']} labelled hands"
     subtitle = f"{counted}, {figures['data']} pictures. {figures['checkpoint']}"
     assets = files("amt.evaluate.report").joinpath("assets")
-    scenes = json.dumps({"faces": looks.faces, "scenes": looks.scenes}).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -77,7 +77,7 @@ def page(figures: Mapping[str, Any], samples: Samples, beliefs: Beliefs, looks: 
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <link rel="icon" href="data:,">
 <title>AMT: {escape(title)}</title>
-<style>{assets.joinpath("page.css").read_text()}</style>
+<style>{assets.joinpath("page.css").read_text()}{View.style()}</style>
 </head>
 <body>
 <main>
@@ -85,8 +85,7 @@ def page(figures: Mapping[str, Any], samples: Samples, beliefs: Beliefs, looks: 
 <p class="sub">{escape(subtitle)}</p>
 {"".join(part for part in sections if part)}
 </main>
-<script type="application/json" id="scenes">{scenes}</script>
-<script>{assets.joinpath("viewer.js").read_text()}</script>
+{view.script() if view else ""}
 </body>
 </html>
 """
@@ -243,24 +242,5 @@ def _pictures(looks: Looks) -> str:
     return _section("Best, median and worst", f'<div class="pictures">{"".join(parts)}</div>') if parts else ""
 
 
-def _viewer(looks: Looks) -> str:
-    if not looks.scenes:
-        return ""
-    titles = [f"{k}: {scene['title'].partition(':')[0]}" for k, scene in enumerate(looks.scenes, 1)]
-    buttons = "".join(
-        f'<button type="button" data-scene="{k}" aria-pressed="false">{escape(title)}</button>'
-        for k, title in enumerate(titles)
-    )
-    parts = (
-        ("predicted", "predicted hand"),
-        ("truth", "true hand"),
-        ("predictedObject", "predicted object"),
-        ("trueObject", "true object"),
-    )
-    boxes = "".join(f'<label><input type="checkbox" data-part="{key}" checked> {text}</label>' for key, text in parts)
-    return _section(
-        "In three dimensions",
-        f'<div class="tools">{buttons}</div><div class="tools">{boxes}</div><p class="note" id="said"></p>',
-        '<canvas id="viewer" tabindex="0" aria-label="hands and objects; drag or press arrow keys to turn"></canvas>',
-        note="Blue: predicted hand; grey: true hand; red and green: predicted and true object. Drag to turn, wheel to zoom.",
-    )
+def _viewer(view: View | None) -> str:
+    return "" if view is None else _section("In three dimensions", view.controls())
