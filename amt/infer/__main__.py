@@ -47,7 +47,7 @@ def _main(arguments: list[str]) -> int:
         with use(command.settings["kernels"].use):
             if options.bench:
                 return _bench(command, device)
-            job = _job(command, command.checkpoint, device)
+            job = job_of(command, command.checkpoint, device)
             if options.benchmark:
                 from amt.infer.benchmark import benchmark
 
@@ -68,7 +68,7 @@ def _main(arguments: list[str]) -> int:
         raise InputError(f"--batch {options.batch}: the memory of {device} is used up; take a smaller one") from error
 
 
-def _job(command: Command, checkpoint: str | Path, device, locator: str | None = None) -> Job:
+def job_of(command: Command, checkpoint: str | Path, device, locator: str | None = None) -> Job:
     """The settings of a run with one checkpoint; ``locator`` stands over that of the command line."""
     from amt.infer.engine import bfloat16_is_slow
     from amt.infer.job import Job
@@ -145,7 +145,7 @@ def _bench(command: Command, device) -> int:
         _complain("MediaPipe is not installed: no answer is compared with its joints")
     for checkpoint in (command.checkpoint, *command.options.others):
         for finder in command.options.finders or [None]:
-            job = _job(command, checkpoint, device, finder)
+            job = job_of(command, checkpoint, device, finder)
             name = str(checkpoint) if finder is None else f"{checkpoint}, {finder}"
             rows[name] = measure(job, clips, landmarks, _complain).row()
     print(table(rows))

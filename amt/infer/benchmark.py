@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +26,7 @@ from amt.infer.follow import Follower
 from amt.infer.inputs import Images, Picture
 from amt.infer.job import Job, Question
 from amt.infer.output import OutputFolder, Records
-from amt.infer.predictor import Predictor
+from amt.infer.predictor import Predictor, no_clock
 from amt.infer.result import Result
 from amt.infer.run import record_of, run
 from amt.infer.video import LiveCamera, Video
@@ -34,6 +34,7 @@ from amt.kernels import use
 from amt.locate import Located
 
 STAGES = ("decode", "locate", "crop", "model", "unpack", "draw", "write")
+ANSWER = ("locate", "crop", "model", "unpack")  # from a picture in memory to its answer
 WARM_UP = 5  # pictures before the clock counts
 PICTURES = 100  # that are timed
 PERCENTILES = (50, 90, 99)
@@ -45,7 +46,9 @@ SCOPE = """scope, one picture after the other on one thread of Python, nothing o
   unpack   NumPy arrays of the answer, projection, confidence
   draw     the overlay and the view from the side, in memory
   write    a line of JSON, and the picture into overlay.mp4
-batch 1 follows the hand through the pictures; batch N is given N pictures and their boxes at once, times a picture"""
+batch 1 follows the hand through the pictures; batch N is given N pictures and their boxes at once, times a picture
+"picture to answer" is locate, crop, model and unpack of batch 1; "end to end" is the whole run, with stages that overlap, over the
+pictures a second of the same work in plain PyTorch, one stage after the other"""
 
 
 class StageClock:
@@ -79,7 +82,28 @@ class StageClock:
             row[name] /= count
 
 
-def benchmark(job: Job, source: Images | Video | LiveCamera, batch: int, precision: str) -> None:
+@dataclass(frozen=True)
+class Figures:
+    """What :func:`benchmark` found; ``plain_*`` is of the same network in plain PyTorch with the reference ops alone."""
+
+    model_s: float  # median of the stage "model" at batch 1; plain_model_s
+    plain_model_s: float
+    many_s: float  # the same a picture of a batch
+    plain_many_s: float
+    answer_s: float  # mean of locate, crop, model and unpack at batch 1
+    plain_answer_s: float
+    total_s: float  # mean of all stages at batch 1, one after the other
+    plain_total_s: float
+    named: float  # 0-1: share of the total that the stages add up to, the least of four tables
+    run_fps: float  # pictures/s of the run as it is, over the whole input; NaN of a camera
+
+    @property
+    def end_to_end(self) -> float:
+        """The run as it is over plain PyTorch, one stage after the other."""
+        return self.run_fps * self.plain_total_s
+
+
+def benchmark(job: Job, source: Images | Video | LiveCamera, batch: int, precision: str) -> Figures:
     """Prints the tables for a job as it is, and for its network in plain PyTorch, at batch 1 and ``batch``."""
     predictor = job.predictor
     say(
@@ -93,7 +117,8 @@ def benchmark(job: Job, source: Images | Video | LiveCamera, batch: int, precisi
     if predictor.finder is not None:
         predictor.finder = _Timed(predictor)
     ours, plain = predictor.engine, Engine(predictor.model, predictor.device, "eager", False, batch)
-    found: dict[str, list[float]] = {}
+    ours.hurry()
+    found: dict[str, list[list[dict]]] = {}
     for name, engine, implementation in (("AMT", ours, None), ("plain PyTorch", plain, "reference")):
         predictor.engine = engine
         with use(implementation) if implementation else nullcontext():
@@ -101,23 +126,41 @@ def benchmark(job: Job, source: Images | Video | LiveCamera, batch: int, precisi
             _print(f"{name}, batch 1", rows)
             many = _at_once(job, known, batch)
             _print(f"{name}, batch {batch}", many)
-        found[name] = [_median(rows, "model"), _median(many, "model"), _mean(rows, "total")]
+        found[name] = [rows, many]
         say(f"memory: {_resident():.0f} MB resident now, {_peak():.0f} MB at most so far")
-    predictor.engine = ours
-    (one, many, total), (plain_one, plain_many, plain_total) = found["AMT"], found["plain PyTorch"]
-    say(
-        f"AMT beside plain PyTorch: network {plain_one / one:.2f} x at batch 1, {plain_many / many:.2f} x at batch {batch}; "
-        f"end to end {plain_total / total:.2f} x"
+    predictor.engine, predictor.stage = ours, no_clock
+    (one, many), (plain_one, plain_many) = found["AMT"], found["plain PyTorch"]
+    figures = Figures(
+        model_s=_median(one, "model"),
+        plain_model_s=_median(plain_one, "model"),
+        many_s=_median(many, "model"),
+        plain_many_s=_median(plain_many, "model"),
+        answer_s=sum(_mean(one, stage) for stage in ANSWER),
+        plain_answer_s=sum(_mean(plain_one, stage) for stage in ANSWER),
+        total_s=_mean(one, "total"),
+        plain_total_s=_mean(plain_one, "total"),
+        named=min(_named(rows) for rows in (one, many, plain_one, plain_many)),
+        run_fps=float("nan") if isinstance(source, LiveCamera) else run_fps(job, source),
     )
-    if isinstance(source, LiveCamera):
-        return
+    say(
+        f"AMT beside plain PyTorch: network {figures.plain_model_s / figures.model_s:.2f} x at batch 1, "
+        f"{figures.plain_many_s / figures.many_s:.2f} x at batch {batch}; picture to answer "
+        f"{figures.plain_answer_s / figures.answer_s:.2f} x; all stages one after the other "
+        f"{figures.plain_total_s / figures.total_s:.2f} x"
+    )
+    if not isinstance(source, LiveCamera):
+        say(
+            f"the run as it is, over the whole input: {figures.run_fps:.1f} frames/s; end to end {figures.end_to_end:.2f} x"
+        )
+    return figures
+
+
+def run_fps(job: Job, source: Images | Video) -> float:
+    """Pictures/s of a run as it is, over the whole input, with all that it writes."""
     with TemporaryDirectory() as folder:
         job.out, start = OutputFolder(folder), time.perf_counter()
         done, _ = run(job, source)
-        seconds = time.perf_counter() - start
-    say(
-        f"the run as it is, with stages that overlap, over the whole input: {done} pictures, {done / seconds:.1f} frames/s"
-    )
+        return done / (time.perf_counter() - start)
 
 
 class _Timed:
@@ -208,8 +251,11 @@ def _print(title: str, rows: list[dict]) -> None:
         if values.any():
             cells = "".join(f"{value:9.2f}" for value in (*np.percentile(values, PERCENTILES), values.mean()))
             say(f"  {stage:<26}{cells}{values.mean() / total / 10:7.1f}%")
-    named = sum(_mean(rows, stage) for stage in STAGES)
-    say(f"  the stages add up to {100 * named / total:.1f} % of the total; {1 / total:.1f} pictures/s")
+    say(f"  the stages add up to {100 * _named(rows):.1f} % of the total; {1 / total:.1f} pictures/s")
+
+
+def _named(rows: list[dict]) -> float:
+    return sum(_mean(rows, stage) for stage in STAGES) / _mean(rows, "total")
 
 
 def _mean(rows: list[dict], stage: str) -> float:

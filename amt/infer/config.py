@@ -9,7 +9,7 @@ from amt.model.config import BLOCKS, PRECISIONS, ConfigError
 
 MAX_SPREAD = 0.08  # amt.infer.locate says how it was measured
 
-ENGINES = ("eager", "compile")
+ENGINES = ("auto", "eager", "trace", "compile")
 LOCATORS = ("model", "mediapipe", "window")
 
 
@@ -27,7 +27,8 @@ class InferConfig:
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
     # te and torchao: FP8 by these packages
     precision: str = "float32"  # bf16: autocast; fp8: e4m3 products in the blocks' QKV and MLPs, emulated if need be
-    engine: str = "eager"  # compile: torch.compile, in batches of fixed size
+    # auto: a small model on a CPU is traced in a long run; trace: at once; compile: torch.compile, in batches of fixed size
+    engine: str = "auto"
     blocks: str = "auto"  # how blocks are computed: stock, fused, fused_gelu, fused_tanh; auto: by the card's table
 
     def __post_init__(self):
@@ -40,7 +41,7 @@ class InferConfig:
         if self.locator not in LOCATORS:
             raise ConfigError(f"infer.locator must be one of {', '.join(LOCATORS)}; got {self.locator!r}")
         if self.engine not in ENGINES:
-            raise ConfigError(f"infer.engine must be {' or '.join(ENGINES)}; got {self.engine!r}")
+            raise ConfigError(f"infer.engine must be one of {', '.join(ENGINES)}; got {self.engine!r}")
         if self.threads < 0:
             raise ConfigError(f"infer.threads must not be negative; got {self.threads}")
 

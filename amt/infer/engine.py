@@ -1,4 +1,4 @@
-"""How the network is run: eager or compiled, in float32 or bfloat16, and what happens where memory does not suffice."""
+"""How the network is run: eager, traced or compiled, in float32 or bfloat16, and what happens where memory does not suffice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from amt.hand.batch import Inputs
 from amt.infer.checks import InputError
 from amt.infer.config import ENGINES
+from amt.infer.traced import LARGEST, PATIENCE, Tracer
 from amt.model.amt import AMT
 from amt.model.outputs import Prediction
 
@@ -24,8 +25,9 @@ class Engine:
     Args:
         model: in evaluation mode, on ``device``.
         device: where it lies.
-        name: "eager", or "compile": ``torch.compile`` for batches of two sizes, 1 and ``batch_size``. The first batch of each
-            size is compiled, which takes some minutes.
+        name: "eager"; "trace": recorded for each size of batch (:mod:`amt.infer.traced`), at its first one; "auto": on a CPU,
+            in float32, a small model is traced from the 31st batch of a size on, anything else is eager; "compile":
+            ``torch.compile`` for batches of two sizes, 1 and ``batch_size``, whose first batch takes some minutes.
         bfloat16: run under autocast; coordinates stay float32.
         batch_size: crops at once, at most. What does not fit into memory is tried once in halves.
     """
@@ -34,10 +36,15 @@ class Engine:
         self, model: AMT, device: torch.device, name: str = "eager", bfloat16: bool = False, batch_size: int = 16
     ):
         if name not in ENGINES:
-            raise InputError(f"engine: expected {' or '.join(ENGINES)}, got {name!r}")
+            raise InputError(f"engine: expected one of {', '.join(ENGINES)}; got {name!r}")
         self.model, self.device, self.name, self.bfloat16, self.batch_size = model, device, name, bfloat16, batch_size
         self.halved = False
         self._forward: Callable[[Inputs], Prediction] = model
+        if name == "auto":
+            gains = device.type == "cpu" and not bfloat16 and sum(p.numel() for p in model.parameters()) <= LARGEST
+            self._forward = Tracer(model, PATIENCE) if gains else model
+        if name == "trace":
+            self._forward = Tracer(model)
         if name == "compile":
             self._forward = torch.compile(model, dynamic=False)
 
@@ -49,10 +56,15 @@ class Engine:
             found = self._forward(self._padded(inputs).to(self.device)).to("cpu")
         return found if found.joints.shape[0] == count else found[:count]
 
+    def hurry(self) -> None:
+        """Traces at the next batch of each size, where it would trace at all: for a benchmark."""
+        if isinstance(self._forward, Tracer):
+            self._forward.patience = 0
+
     def _padded(self, inputs: Inputs) -> Inputs:
         """The same crops, the last one repeated up to a size that was compiled."""
         count = inputs.batch_size
-        if self.name == "eager" or count in (1, self.batch_size):
+        if self.name != "compile" or count in (1, self.batch_size):
             return inputs
         return inputs[torch.arange(self.batch_size).clamp(max=count - 1)]
 

@@ -85,9 +85,7 @@ class Predictor:
         self.engine = Engine(self.model, self.device, engine, bfloat16, batch_size)
         self.record, self.models, self.max_spread, self.finder = record or {}, models, max_spread, finder
         self.why_windows = why_windows
-        self.stage: Callable[[str], AbstractContextManager] = lambda name: (
-            nullcontext()
-        )  # a benchmark puts a clock here
+        self.stage: Callable[[str], AbstractContextManager] = no_clock  # a benchmark puts a clock here
         trained = crop_config(self.record)
         self.num_points, self.box_scale = trained.num_points, trained.box_scale
 
@@ -329,6 +327,11 @@ class Predictor:
         """Triangles of both hands: the network's left hand is its right one mirrored, which reverses their order."""
         right = self.model.mano.faces.cpu().numpy()
         return {"right": right, "left": np.ascontiguousarray(right[:, ::-1])}
+
+
+def no_clock(stage: str) -> AbstractContextManager:
+    """Times nothing."""
+    return nullcontext()
 
 
 _POINTS = ("joints", "vertices", "mano_joints", "mano_vertices", "steps", "coarse_joints")

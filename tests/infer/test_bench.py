@@ -35,7 +35,8 @@ def test_the_stages_add_up_to_the_total(checkpoint, photo, tmp_path, capsys, mon
         assert f"{title}, ms a picture" in said
     assert re.search(r"p50 +p90 +p99 +mean +share", said)
     assert re.search(r"AMT beside plain PyTorch: network [\d.]+ x at batch 1, [\d.]+ x at batch 2", said)
-    assert re.search(r"4 pictures, [\d.]+ frames/s", said)
+    assert re.search(r"picture to answer [\d.]+ x; all stages one after the other [\d.]+ x", said)
+    assert re.search(r"over the whole input: [\d.]+ frames/s; end to end [\d.]+ x", said)
     assert "scope, one picture after the other" in said
     assert not (tmp_path / "out").exists()
 
@@ -65,7 +66,7 @@ def test_bfloat16_moves_joints_a_little(predictor, photo):
     assert narrow.joints.dtype == np.float32
     assert isinstance(bfloat16_is_slow(predictor.device), bool)
     assert not bfloat16_is_slow(SimpleNamespace(type="cuda"))
-    with pytest.raises(InputError, match="engine: expected eager or compile, got 'fast'"):
+    with pytest.raises(InputError, match="engine: expected one of auto, eager, trace, compile; got 'fast'"):
         Predictor(predictor.model, predictor.record, "cpu", engine="fast")
 
 

@@ -167,7 +167,7 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         (["--intrinsics", "nowhere.yml"], "nowhere.yml: cannot be read"),
         ([*LENS, "--distortion", "0.1,0.2"], "distortion: expected k1, k2, p1, p2"),
         ([*LENS, "--every", "0"], "--every: expected at least 1, got 0"),
-        ([*LENS, "infer.engine=tensorrt"], "infer.engine must be eager or compile; got 'tensorrt'"),
+        ([*LENS, "infer.engine=tensorrt"], "infer.engine must be one of auto, eager, trace, compile; got 'tensorrt'"),
     ],
 )
 def test_a_wrong_option_costs_one_line(checkpoint, picture, arguments, message, tmp_path, capsys):
