@@ -47,8 +47,8 @@ SCOPE = """scope, one picture after the other on one thread of Python, nothing o
   draw     the overlay and the view from the side, in memory
   write    a line of JSON, and the picture into overlay.mp4
 batch 1 follows the hand through the pictures; batch N is given N pictures and their boxes at once, times a picture
-"picture to answer" is locate, crop, model and unpack of batch 1; "end to end" is the whole run, with stages that overlap, over the
-pictures a second of the same work in plain PyTorch, one stage after the other"""
+"picture to answer" is locate, crop, model and unpack of batch 1; "end to end" is the whole run, with stages that overlap, over
+the pictures a second of the same work in plain PyTorch, one stage after the other"""
 
 
 class StageClock:

@@ -39,5 +39,5 @@ def test_goals_are_bounds_from_below_or_above():
 
 def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
-    with pytest.raises(RuntimeError, match="the fresh process failed: .*no such"):
+    with pytest.raises(RuntimeError, match=r"the fresh process failed: .*no such"):
         video.main([str(tmp_path / "ck"), str(tmp_path / "a.png"), "--frames", "2"])
