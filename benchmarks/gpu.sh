@@ -13,7 +13,8 @@
 #   model      encoder and whole model at S, B, L, batch 1 and 16
 #   train      a training step at S, B, L
 #   attention  only by name: every attention back end on this card, into the table that attention chooses by; then the goals' shapes
-#   launch     only by name: ops with backward, with autograd's worker thread and without, single calls and graphs
+#   launch     only by name: ops with backward, with autograd's worker thread and without, single calls and graphs; then, into
+#              $OUT/launch-plans.json, the same with kernels compiled ahead of time and launched by the native library
 #   encoder    only by name: every form of a block and FP8 products, into the table that blocks choose by; then the encoder, L
 #   data       only by name: crops a second from files and from the crop cache (DATA=FOLDER of a set, or one is rendered first)
 #
@@ -249,7 +250,14 @@ part_attention() {
   if [[ -z $dry ]]; then measure "$(($1 / 3))" attention; fi # a rehearsal of ops has it
 }
 
-part_launch() { measure "$1" launch; }
+part_launch() {
+  local XDG_CACHE_HOME=$logs/cache ops=(refine frame_pointnet) # no cubins of the user's
+  export XDG_CACHE_HOME
+  if [[ -n $dry ]]; then ops=(hand_frames); fi
+  measure "$(($1 / 3))" launch || return
+  timeout -k 5 "$(($1 / 3))" "$python" -m amt.kernels.aot "${ops[@]}" --architecture sm_90 || return
+  results=$logs/launch-plans.json measure "$(($1 / 3))" launch
+}
 
 part_encoder() {
   tune "$(($1 / 2))" amt/kernels/block/tables amt.model.tune_blocks && measure "$(($1 / 2))" encoder

@@ -55,6 +55,7 @@ def _show() -> None:
         print(f"GPU: {torch.cuda.get_device_name()}")
     else:
         print("GPU: none that PyTorch can use")
+    print(f"Triton's calls as plans, with kernels compiled ahead of time: {_plans(devices[-1])}")
     print("other attention libraries: " + ", ".join(f"{r.name} {r.version or '-'}" for r in rivals.installed()))
     for device in devices:
         for dtype in (torch.float32, torch.bfloat16):
@@ -86,6 +87,16 @@ def _library() -> str:
     sets = ("baseline", "AVX2", "AVX-512", "AVX-512 with AMX")
     cuda = "with" if torch.ops.amt.built_with_cuda() else "without"
     return f"built {cuda} CUDA kernels, vector instructions here: {sets[torch.ops.amt.cpu_isa()]}"
+
+
+def _plans(device: torch.device) -> str:
+    from amt.kernels import _triton
+
+    if _triton.INSTALLED:
+        from amt.kernels._plans import state
+
+        return state(device)
+    return "off: Triton is not installed"
 
 
 def _choice_of(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:

@@ -58,6 +58,15 @@ def missing(op: str, device_type: str) -> str | None:
     return None
 
 
+def missing_op(op: str) -> str | None:
+    """Why the library has no op of that name that runs on any device; ``None`` where it has."""
+    if _reason is not None:
+        return _reason
+    if f"amt::{op}" not in _kernels:
+        return f"the native library holds no {op}: rebuild it with `pip install -e . --no-build-isolation`"
+    return None
+
+
 def reason_on(op: str, device_type: str) -> Callable[[torch.device, torch.dtype], str | None]:
     """The ``reason`` of a registered implementation that is ``op``'s native kernel for one device type."""
 

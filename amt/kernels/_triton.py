@@ -6,8 +6,10 @@ all its arguments, which costs the host several times the launch. The inputs of 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -80,43 +82,70 @@ class Launch(NamedTuple):
     warps: int
     stages: int
     registers: int | None
+    grid: tuple[int, ...] = (1, 1, 1)
 
 
 class _Recorder:
     """In a launcher's place, for :func:`recorded`."""
 
-    def __init__(self, launches: list[Launch]) -> None:
+    def __init__(self, launches: list, multiprocessors: int) -> None:
         self._launches = launches
+        self.multiprocessors = multiprocessors
 
     def __call__(self, kernel, grid, /, *positional, warps, stages=1, registers=None, slot=(), **named) -> None:
         # a kernel's constants are in capitals, and come last
         constants = {name: value for name, value in named.items() if name.isupper()}
         arguments = (*positional, *(value for name, value in named.items() if not name.isupper()))
         assert kernel.arg_names[len(positional) :] == list(named), "arguments must be in the kernel's order"
-        self._launches.append(Launch(kernel, arguments, constants, warps, stages, registers))
+        grid = (*grid, 1, 1)[:3]
+        self._launches.append(Launch(kernel, arguments, constants, warps, stages, registers, grid))
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """A block in which kernels are not launched: yields the list that their launches go to. Tensors may be on meta."""
-    global _recorder
-    launches: list[Launch] = []
-    _recorder = _Recorder(launches)
+def recorded(launches: list | None = None, multiprocessors: int = 132) -> Iterator[list]:
+    """A block in which this thread's kernels are not launched: yields the list that their launches go to. Tensors may be on meta.
+
+    Args:
+        launches: the list, a new one by default.
+        multiprocessors: of the card that the launches are for; Hopper's number by default.
+    """
+    launches = [] if launches is None else launches
+    _recording.recorder = _Recorder(launches, multiprocessors)
     try:
         yield launches
     finally:
-        _recorder = None
+        _recording.recorder = None
+
+
+def recording() -> bool:
+    """Whether this thread's launches are recorded."""
+    return _recording.recorder is not None
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Of the card that a call's kernels run on; of the one that is recorded for."""
+    recorder = _recording.recorder
+    return _multiprocessors(device) if recorder is None else recorder.multiprocessors
+
+
+@functools.lru_cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+class _Recording(threading.local):
+    recorder: _Recorder | None = None
 
 
 MOST_LAUNCHERS = 512
 _launchers: dict[tuple, Launcher] = {}
-_recorder: _Recorder | None = None
+_recording = _Recording()
 
 
 def launcher(key: tuple) -> Launcher | _Recorder:
     """The launcher of all calls with this ``key``: the op's name, the inputs' signatures, and what else enters the arguments."""
-    if _recorder is not None:
-        return _recorder
+    if _recording.recorder is not None:
+        return _recording.recorder
     found = _launchers.get(key)
     if found is None:
         if len(_launchers) >= MOST_LAUNCHERS:

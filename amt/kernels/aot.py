@@ -1,8 +1,9 @@
 """``python -m amt.kernels.aot``: compiles every Triton kernel ahead of time for sm_90 and sm_80, without a GPU.
 
-It writes a cubin for each kernel, shape and architecture, and manifest.json with what became of it: registers, spills, shared
-memory, matrix instructions, and how it is launched. The launches are those that the ops make for these shapes, recorded with
-tensors that hold no numbers. Which shapes is said in :mod:`amt.kernels.aot_shapes`.
+It writes a cubin for each kernel, specialisation and architecture, and manifest.json with what became of it: registers, spills,
+shared memory, matrix instructions, and how it is launched. The launches are those that the ops make for the shapes of
+:mod:`amt.kernels.aot_shapes`, recorded with tensors that hold no numbers. In the default folder they serve the calls of this
+machine's card, see :mod:`amt.kernels._plans`.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amt.errors import UsageError
 from amt.files import write_text
+from amt.kernels._cubins import ARCHITECTURES, MANIFEST, SCHEMA, folder, specialise
 from amt.startup import Parser, run_program
 
 if TYPE_CHECKING:
     from amt.kernels._triton import Launch
 
-ARCHITECTURES = {"sm_90": 90, "sm_80": 80}
 MATRIX = ("HGMMA", "QGMMA", "HMMA", "QMMA")  # Hopper's own for 16 bits and for FP8; the older ones, a warp's
 
 
@@ -34,6 +36,7 @@ class Code:
     """What a kernel became.
 
     Attributes:
+        name: of the kernel in the cubin.
         stack: bytes a thread keeps in local memory.
         shared: bytes a block keeps in shared memory.
         instructions: opcodes of the machine code; of PTX where there is no disassembler.
@@ -41,6 +44,7 @@ class Code:
     """
 
     cubin: bytes
+    name: str
     registers: int
     stack: int
     shared: int
@@ -61,23 +65,38 @@ def compile_launch(launch: Launch, capability: int = 90) -> Code:
     import triton
     from triton.backends.compiler import GPUTarget
 
-    kernel, names = launch.kernel, launch.kernel.arg_names
-    attributes, values = {}, {}
-    signature = {
-        name: _describe(x, (i,), attributes, values) for i, (name, x) in enumerate(zip(names, launch.arguments))
-    }
-    for name, value in launch.constants.items():
-        signature[name] = "constexpr"
-        values[names.index(name),] = value
-    source = triton.compiler.ASTSource(kernel, signature=signature, constexprs=values, attrs=attributes)
+    signature, attributes, values = specialise(launch)
+    source = triton.compiler.ASTSource(launch.kernel, signature=signature, constexprs=values, attrs=attributes)
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     if launch.registers is not None:
         options["maxnreg"] = launch.registers
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return _read(compiled.asm["cubin"], compiled.asm["ptx"], compiled.metadata.shared)
+    return _read(compiled.asm["cubin"], compiled.metadata.name, compiled.metadata.shared)
 
 
-def _read(cubin: bytes, ptx: str, shared: int) -> Code:
+def parameters(cubin: bytes, name: str) -> list[tuple[int, int]]:
+    """(offset, bytes) of each parameter of a kernel, as the cubin's section .nv.info says them."""
+    (sections,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQ", cubin, sections + i * size) for i in range(count)]
+    for header in headers:
+        begin = headers[names][4] + header[0]
+        if cubin[begin : cubin.index(0, begin)].decode() == f".nv.info.{name}":
+            return sorted(_parameters(cubin[header[4] : header[4] + header[5]]))
+    raise ValueError(f"the cubin says nothing of {name}")
+
+
+def _parameters(info: bytes) -> Iterator[tuple[int, int]]:
+    at, sized, parameter = 0, 4, 0x17  # EIFMT_SVAL, EIATTR_KPARAM_INFO
+    while at < len(info):
+        form, attribute, size = struct.unpack_from("<BBH", info, at)
+        if (form, attribute) == (sized, parameter):
+            _, _, offset, flags = struct.unpack_from("<IHHI", info, at + 4)
+            yield offset, flags >> 18
+        at += 4 + (size if form == sized else 0)
+
+
+def _read(cubin: bytes, name: str, shared: int) -> Code:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -89,42 +108,7 @@ def _read(cubin: bytes, ptx: str, shared: int) -> Code:
     assert "EXIT" in opcodes, "the disassembly was not understood"
     registers, stack = (int(re.search(rf"{what}:(\d+)", resources)[1]) for what in ("REG", "STACK"))
     found = frozenset(opcodes)
-    return Code(cubin, registers, stack, shared, found, stack > 0 or bool(found & {"LDL", "STL"}))
-
-
-def _describe(x, path: tuple[int, ...], attributes: dict, values: dict):
-    """Triton's type of an argument; what it specialises by goes to ``attributes`` and ``values``."""
-    import torch
-
-    if isinstance(x, tuple):
-        return tuple(_describe(y, (*path, i), attributes, values) for i, y in enumerate(x))
-    if isinstance(x, torch.Tensor):
-        if x.storage_offset() * x.element_size() % 16 == 0:
-            attributes[path] = [["tt.divisibility", 16]]
-        return _pointers()[x.dtype]
-    if isinstance(x, float):
-        return "fp32"
-    if x == 1:
-        values[path] = 1
-        return "constexpr"
-    if x % 16 == 0:
-        attributes[path] = [["tt.divisibility", 16]]
-    return "i32" if abs(x) < 2**31 else "i64"
-
-
-def _pointers() -> dict:
-    import torch
-
-    return {
-        torch.float16: "*fp16",
-        torch.bfloat16: "*bf16",
-        torch.float32: "*fp32",
-        torch.float64: "*fp64",
-        torch.int32: "*i32",
-        torch.int64: "*i64",
-        torch.bool: "*i1",
-        torch.float8_e4m3fn: "*fp8e4nv",
-    }
+    return Code(cubin, name, registers, stack, shared, found, stack > 0 or bool(found & {"LDL", "STL"}))
 
 
 def _output(tool: str, *arguments: str) -> str | None:
@@ -146,8 +130,10 @@ def build(folder: Path, architectures: Sequence[str], ops: Sequence[str], say=pr
     from amt.kernels import aot_shapes
 
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     before = json.loads(path.read_text()) if path.is_file() else {}
+    if (before.get("schema"), before.get("triton")) != (SCHEMA, triton.__version__):
+        before = {}
     kernels = []
     for op in ops:
         for shape, launch in aot_shapes.launches(op):
@@ -160,18 +146,18 @@ def build(folder: Path, architectures: Sequence[str], ops: Sequence[str], say=pr
                     + (", SPILLS" if entry["spills"] else "")
                 )
                 say(f"{architecture} {op} {shape} {entry['kernel']}: {said}")
-        others = before.get("kernels", []) if before.get("triton") == triton.__version__ else []
         made = {(entry["op"], entry["architecture"]) for entry in kernels}
-        kept = [entry for entry in others if (entry["op"], entry["architecture"]) not in made]
+        kept = [entry for entry in before.get("kernels", []) if (entry["op"], entry["architecture"]) not in made]
         write_text(
-            path, json.dumps({"schema": 1, "triton": triton.__version__, "kernels": kept + kernels}, indent=1) + "\n"
+            path,
+            json.dumps({"schema": SCHEMA, "triton": triton.__version__, "kernels": kept + kernels}, indent=1) + "\n",
         )
     return kernels
 
 
 def _compiled(launch: Launch, capability: int, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
     how = {"warps": launch.warps, "stages": launch.stages, "most_registers": launch.registers}
-    how["constants"] = launch.constants
+    how |= {"source": launch.kernel.cache_key, "specialisation": specialise(launch).text(launch)}
     if capability < 89 and _reads_e4m3(launch):
         return {**how, "left_out": "e4m3 products came with sm_89"}
     code = compile_launch(launch, capability)
@@ -180,6 +166,8 @@ def _compiled(launch: Launch, capability: int, folder: Path, entry: dict[str, An
     (folder / name).write_bytes(code.cubin)
     return {
         **how,
+        "name": code.name,
+        "parameters": max(sum(parameter) for parameter in parameters(code.cubin, code.name)),
         "registers": code.registers,
         "stack": code.stack,
         "spills": code.spills,
@@ -207,7 +195,7 @@ def _main(arguments: Sequence[str]) -> int:
 
     parser = Parser(prog="python -m amt.kernels.aot", description=__doc__.split("\n\n")[0])
     parser.add_argument("op", nargs="*", help=f"{', '.join(OPS)}; all of them by default")
-    parser.add_argument("--output", type=Path, default=Path("build/aot"), help="the folder (%(default)s)")
+    parser.add_argument("--output", type=Path, help=f"the folder ({folder()}, which calls read)")
     parser.add_argument("--architecture", choices=ARCHITECTURES, action="append", help="sm_90 and sm_80 by default")
     options = parser.parse_args(arguments)
     unknown = [op for op in options.op if op not in OPS]
@@ -217,9 +205,10 @@ def _main(arguments: Sequence[str]) -> int:
         raise UsageError("Triton is not installed: `pip install triton`")
     if _triton.INTERPRETED:
         raise UsageError("TRITON_INTERPRET=1 is set: the interpreter compiles nothing; unset it")
-    kernels = build(options.output, options.architecture or list(ARCHITECTURES), options.op or list(OPS))
+    output = options.output or folder()
+    kernels = build(output, options.architecture or list(ARCHITECTURES), options.op or list(OPS))
     spilled = [entry for entry in kernels if entry.get("spills")]
-    print(f"{len(kernels)} kernels: {options.output / 'manifest.json'}")
+    print(f"{len(kernels)} kernels: {output / MANIFEST}")
     if spilled:
         print(f"{len(spilled)} of them spill registers", file=sys.stderr)
     return 1 if spilled else 0

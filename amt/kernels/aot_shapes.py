@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from amt.kernels._cubins import specialise
 from amt.kernels._triton import Launch, recorded
 
 BF16, FLOAT32 = torch.bfloat16, torch.float32
 
 
 def launches(op: str) -> Iterator[tuple[str, Launch]]:
-    """What ``op`` launches, each kernel once for each shape, with the shape's name. Nothing is computed."""
+    """What ``op`` launches, each specialisation of a kernel once, with the name of the first shape. Nothing is computed."""
+    seen = set()
     for shape, call in OPS[op]():
         with recorded() as found:
             call()
-        seen = set()
         for launch in found:
-            if launch.kernel.fn.__name__ not in seen:  # steps of refine launch the same kernels again
-                seen.add(launch.kernel.fn.__name__)
+            key = launch.kernel.cache_key, specialise(launch).text(launch)
+            if key not in seen:
+                seen.add(key)
                 yield shape, launch
 
 

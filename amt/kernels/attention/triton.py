@@ -5,13 +5,12 @@ Any number of rows and keys, any strides. The result lies in memory as [B, N, H,
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 from torch import Tensor
 
 from amt.kernels import _torch_private, _triton
+from amt.kernels._plans import planned
 from amt.kernels.attention import reference
 from amt.kernels.attention.triton_kernels.backward import backward_kernel
 from amt.kernels.attention.triton_kernels.forward import forward_kernel
@@ -95,11 +94,6 @@ def splits(heads: int, rows: int, multiprocessors: int) -> int:
     return min(tiles, 1 if heads >= multiprocessors else -(-2 * multiprocessors // heads))
 
 
-@functools.lru_cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
-
-
 def readable(tensor: Tensor) -> Tensor:
     """Channels side by side, and a head's rows within reach of 32-bit offsets; a copy where that is not so."""
     near = (tensor.shape[2] + ROWS) * tensor.stride(2) < 2**31
@@ -123,7 +117,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, save: bool) -> tuple[
         return out.zero_(), log_totals.zero_()
     q, k, v = readable(q), readable(k), readable(v)
     tiles = blocks(rows, keys, size)
-    programs = splits(batch * heads, rows, _multiprocessors(q.device))
+    programs = splits(batch * heads, rows, _triton.multiprocessors(q.device))
     inputs = (q, k, v)
     launch = _triton.launcher(("attention", save, scale > 0, *map(_triton.signature, inputs)))
     with torch.cuda.device_of(q):
@@ -184,8 +178,9 @@ def backward(grad_out, q, k, v, out, log_totals, scale: float) -> tuple[Tensor, 
     return grad_q, grad_k, grad_v
 
 
-torch.library.impl(_OP, "CompositeExplicitAutograd", forward)
-torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", backward)
+_forward, _backward = planned("attention")(forward), planned("attention backward")(backward)
+torch.library.impl(_OP, "CompositeExplicitAutograd", _forward)
+torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", _backward)
 
 
 @torch.library.register_fake(_OP)

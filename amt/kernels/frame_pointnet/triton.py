@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from amt.kernels import _torch_private, _triton
+from amt.kernels._plans import planned
 from amt.kernels.frame_pointnet import autograd, triton_kernels
 
 MAX_HIDDEN = 512  # all hidden units of a block of points are held at once
@@ -146,7 +147,7 @@ def backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2,
     grad_rotations = new(num_blocks, batch, num_frames, 3, 3)
     grad_w1 = new(num_blocks, batch, hidden, 3)
     grad_b1 = new(num_blocks, batch, num_frames, hidden)
-    grad_w2 = new(batch, features, hidden)
+    grad_w2, grad_b2 = new(batch, features, hidden), new(batch, features)
     if batch and features and hidden:
         grad_features = grad_features.contiguous()
         inputs = (grad_features, points, *(t.contiguous() for t in (origins, rotations, w1, b1, w2)))
@@ -166,6 +167,7 @@ def backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2,
                 grad_w1,
                 grad_b1,
                 grad_w2,
+                grad_b2,
                 batch,
                 num_frames,
                 warps=warps,
@@ -196,10 +198,11 @@ def backward(grad_features, winners, points, origins, rotations, w1, b1, w2, b2,
         grad_w1.sum((0, 1)).to(w1.dtype),
         grad_b1.sum((0, 1)).to(b1.dtype),
         grad_w2.sum(0).to(w2.dtype),
-        torch.where(winners >= 0, grad_features, 0.0).sum((0, 1)).to(b2.dtype),
+        (grad_b2.sum(0) if hidden else torch.where(winners >= 0, grad_features, 0.0).sum((0, 1))).to(b2.dtype),
     )
 
 
-torch.library.impl(_OP, "CompositeExplicitAutograd", forward)
-torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", backward)
+_forward, _backward = planned("frame_pointnet")(forward), planned("frame_pointnet backward")(backward)
+torch.library.impl(_OP, "CompositeExplicitAutograd", _forward)
+torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", _backward)
 autograd.register(_OP, _BACKWARD, needs_points=True)

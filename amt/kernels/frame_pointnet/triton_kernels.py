@@ -278,6 +278,7 @@ def backward_kernel(
     grad_w1,  # [D2 blocks, B, D1, 3]
     grad_b1,  # [D2 blocks, B, F, D1]
     grad_w2,  # [B, D2, D1]
+    grad_b2,  # [B, D2]
     batch,
     num_frames,
     D1: tl.constexpr,
@@ -301,6 +302,7 @@ def backward_kernel(
     grad_wx = tl.zeros([PADDED_D1], tl.float32)
     grad_wy = tl.zeros([PADDED_D1], tl.float32)
     grad_wz = tl.zeros([PADDED_D1], tl.float32)
+    grad_bias = tl.zeros([BLOCK_D2], tl.float32)
     points += image * image_stride
     for frame in range(0, num_frames):
         pair = image * num_frames + frame
@@ -313,6 +315,7 @@ def backward_kernel(
         grad = tl.load(grad_features + pair * D2 + feature, mask=won, other=0.0)
         x, y, z = load_offsets(points, axis_stride, origins + pair * 3, winner.to(tl.int64) * point_stride, won)
         h = hidden_units(x, y, z, ax, ay, az, bias)
+        grad_bias += grad
         grad_weights += tl.where(won[:, None], grad[:, None] * h, 0.0)
         grad_hidden = tl.where((h == 0.0) | (won[:, None] == 0), 0.0, grad[:, None] * weights)
 
@@ -340,6 +343,7 @@ def backward_kernel(
         store_products(at_rotation + 6, grad_az, wx, wy, wz)
 
     tl.store(grad_w2 + image * D2 * D1 + at_weights, grad_weights, mask=in_weights)
+    tl.store(grad_b2 + image * D2 + feature, grad_bias, mask=in_features)
     at_w1 = grad_w1 + ((block * batch + image) * D1 + unit) * 3
     tl.store(at_w1, grad_wx, mask=in_units)
     tl.store(at_w1 + 1, grad_wy, mask=in_units)

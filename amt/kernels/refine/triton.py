@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from amt.kernels._plans import planned
 from amt.kernels.refine import autograd
 from amt.kernels.refine.triton_backward import backward
 from amt.kernels.refine.triton_kernels.forward import mlp_kernel, single_kernel
@@ -126,16 +127,20 @@ torch.library.define(
 )
 
 
+_planned_forward = planned("refine", rebuild=lambda results: results[0])(forward)
+_planned_backward = planned("refine backward", rebuild=lambda r: (r[0], r[1], r[2:-4], *r[-4:]))(backward)
+
+
 @torch.library.impl(_FORWARD, "CompositeExplicitAutograd")
 def _forward(joints, *arguments):
     with torch.cuda.device_of(joints):
-        return forward(joints, *arguments)
+        return _planned_forward(joints, *arguments)
 
 
 @torch.library.impl(_BACKWARD, "CompositeExplicitAutograd")
 def _backward(grad_steps, *arguments):
     with torch.cuda.device_of(grad_steps):
-        return backward(grad_steps, *arguments)
+        return _planned_backward(grad_steps, *arguments)
 
 
 @torch.library.register_fake(_FORWARD)
