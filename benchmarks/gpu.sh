@@ -256,7 +256,7 @@ part_launch() {
   if [[ -n $dry ]]; then ops=(hand_frames); fi
   measure "$(($1 / 3))" launch || return
   timeout -k 5 "$(($1 / 3))" "$python" -m amt.kernels.aot "${ops[@]}" --architecture sm_90 || return
-  results=$logs/launch-plans.json measure "$(($1 / 3))" launch
+  if [[ -z $dry ]]; then results=$logs/launch-plans.json measure "$(($1 / 3))" launch; fi
 }
 
 part_encoder() {
