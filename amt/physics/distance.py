@@ -8,8 +8,8 @@ import numpy as np
 
 from amt.physics.solids import Solid
 
-LONGEST_EDGE = 0.002  # m: longer edges are divided, so that few triangles lie near a point
-NEIGHBOURS = 24  # triangles by their centres that are looked at for every point
+LONGEST_EDGE = 0.005  # m: longer edges are divided, so that few triangles lie near a point
+NEIGHBOURS = 6  # triangles by their centres that are looked at for every point
 CHUNK = 1000  # points whose other triangles are looked at together
 
 
@@ -29,7 +29,8 @@ class Surface:
         self.faces = np.array(fine.tri_verts, np.int64)
         self.corners = self.vertices[self.faces]  # [F, 3, 3]
         centres = self.corners.mean(1)
-        self.radius = float(np.linalg.norm(self.corners - centres[:, None], axis=2).max())
+        self.centres, self.radii = centres, np.linalg.norm(self.corners - centres[:, None], axis=2).max(1)
+        self.radius = float(self.radii.max())
         self.tree = cKDTree(centres)
 
     def distances(self, points: np.ndarray) -> np.ndarray:
@@ -55,19 +56,27 @@ class Surface:
         """float64 [N], m: quickly, numbers that the distances of points [N, 3] do not exceed."""
         return self.tree.query(points)[0]
 
-    def farthest(self, points: np.ndarray) -> float:
-        """m: the largest distance of points [N, 3]; 0 of none."""
-        return max(0.0, self._largest(points, self.distances))
+    def at_most(self, points: np.ndarray) -> np.ndarray:
+        """float64 [N], m: less quickly, closer ones: distances of points [N, 3] to the nearest of a few triangles."""
+        return self._nearest_of_few(points)[0][0]
+
+    def farthest(self, points: np.ndarray, at_most: np.ndarray | None = None, best: float = 0.0) -> float:
+        """m: the largest distance of points [N, 3], or ``best`` where that is larger.
+
+        Args:
+            at_most: [N], m: numbers that the distances do not exceed; None: :meth:`bounds`.
+        """
+        return self._largest(points, self.distances, at_most, best)
 
     def farthest_outside(self, points: np.ndarray) -> float:
         """m: the largest distance of a point outside; NaN where none is outside."""
         best = self._largest(np.asarray(points, np.float64), self.signed)
         return best if best > 0 else float("nan")
 
-    def _largest(self, points: np.ndarray, measure) -> float:
-        """The largest of ``measure(points)``, 0 at least: in the order of a bound from above, until no other can be larger."""
-        bounds, best = self.bounds(points), 0.0
-        for some in np.array_split(np.argsort(-bounds), max(1, len(points) // 64)):
+    def _largest(self, points: np.ndarray, measure, at_most: np.ndarray | None = None, best: float = 0.0) -> float:
+        """The largest of ``measure(points)``, ``best`` at least: in the order of a bound, until no other can be larger."""
+        bounds = self.bounds(points) if at_most is None else at_most
+        for some in np.array_split(np.argsort(-bounds, kind="stable"), max(1, len(points) // 64)):
             if not len(some) or best >= bounds[some[0]]:
                 break
             best = max(best, float(measure(points[some]).max()))
@@ -75,20 +84,23 @@ class Surface:
 
     def _nearest(self, points: np.ndarray):
         """Distance [N], offset from the nearest place [N, 3], its triangle [N], and the place's barycentric weights [N, 3]."""
+        found, far = self._nearest_of_few(points)
+        # a triangle whose centre is farther than these may still be nearer at a corner
+        unsure = np.flatnonzero(far < found[0] + self.radius)
+        for some in np.array_split(unsure, len(unsure) // CHUNK + 1):
+            self._among(points, some, found)
+        return found
+
+    def _nearest_of_few(self, points: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """What :meth:`_nearest` gives, of the triangles with the nearest centres; the distances of the next centres [N]."""
         count = min(NEIGHBOURS, len(self.faces))
         far, face = self.tree.query(points, k=count)
         far, face = far.reshape(-1, count), face.reshape(-1, count)
         distance, offset, weights = self._to(np.repeat(points, count, axis=0), face.ravel())
-        distance = distance.reshape(-1, count)
-        best = distance.argmin(1)
+        best = distance.reshape(-1, count).argmin(1)
         at = np.arange(len(points)) * count + best
-        found = distance.ravel()[at], offset[at], face.ravel()[at], weights[at]
-        # a triangle whose centre is farther than these may still be nearer at a corner
-        if count < len(self.faces):
-            unsure = np.flatnonzero(far[:, -1] < found[0] + self.radius)
-            for some in np.array_split(unsure, len(unsure) // CHUNK + 1):
-                self._among(points, some, found)
-        return found
+        rest = far[:, -1] if count < len(self.faces) else np.full(len(points), np.inf)
+        return (distance[at], offset[at], face.ravel()[at], weights[at]), rest
 
     def _among(self, points: np.ndarray, some: np.ndarray, found: tuple[np.ndarray, ...]) -> None:
         """Looks at every triangle that may be nearer to some points than what was found, and puts the nearest in its place."""
@@ -97,10 +109,15 @@ class Surface:
         if not counts.sum():
             return
         face, owner = np.concatenate(near).astype(np.int64), np.repeat(some, counts)
+        away = np.linalg.norm(points[owner] - self.centres[face], axis=1)
+        may = away - self.radii[face] <= found[0][owner] + 1e-12
+        face, owner = face[may], owner[may]
         distance, offset, weights = self._to(points[owner], face)
-        best = np.lexsort((distance, owner))[np.cumsum(counts) - counts]
+        order = np.lexsort((distance, owner))
+        first = order[np.flatnonzero(np.diff(owner[order], prepend=-1))]
+        better = first[distance[first] < found[0][owner[first]]]
         for array, value in zip(found, (distance, offset, face, weights)):
-            array[some] = value[best]
+            array[owner[better]] = value[better]
 
     def _to(self, points: np.ndarray, face: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Distance [N], offset [N, 3] and weights [N, 3] of the nearest place of one triangle for each point."""

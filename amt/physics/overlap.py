@@ -61,11 +61,11 @@ def deepest(surface: Surface, corners: np.ndarray) -> float:
     while len(corners):
         centres = corners.mean(1)
         reach = np.linalg.norm(corners - centres[:, None], axis=2).max(1)
-        near = surface.bounds(centres) + reach > best + TOLERANCE
-        corners, centres, reach = corners[near], centres[near], reach[near]
-        distance = surface.distances(centres)
-        best = max(best, float(distance.max(initial=0.0)))
-        corners = corners[distance + reach > best + TOLERANCE]
+        may = surface.bounds(centres) + reach > best + TOLERANCE
+        corners, centres, reach = corners[may], centres[may], reach[may]
+        at_most = surface.at_most(centres)
+        best = surface.farthest(centres, at_most, best)
+        corners = corners[at_most + reach > best + TOLERANCE]
         if 4 * len(corners) > MOST_TRIANGLES:
             break
         corners = _quartered(corners)

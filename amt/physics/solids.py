@@ -28,12 +28,16 @@ class Solid:
     @cached_property
     def manifold(self):
         """The same as manifold3d's Manifold, with an identity that its triangles keep through every operation."""
-        return _manifold(self.vertices, self.faces).as_original()
+        return self._whole.as_original()
 
     @property
     def is_closed(self) -> bool:
         """Whether the triangles are a closed surface; the rest of this class needs that."""
-        return _manifold(self.vertices, self.faces) is not None
+        return self._whole is not None
+
+    @cached_property
+    def _whole(self):
+        return _manifold(self.vertices, self.faces)
 
     @property
     def volume(self) -> float:

@@ -16,7 +16,7 @@ from amt.data.meshes import box_mesh
 from amt.hand.shipped import shipped_hand
 from amt.physics.bodies import PARTS
 from amt.physics.distance import Surface
-from amt.physics.overlap import overlap
+from amt.physics.overlap import TOLERANCE, deepest, overlap
 from amt.physics.solids import closed
 
 BALL = 0.02  # m
@@ -126,6 +126,23 @@ def test_depths_differ_where_one_body_is_pierced():
     swapped = overlap(cube, rod)
     assert swapped.volume == pytest.approx(found.volume, abs=1e-12)
     assert (swapped.first_depth, swapped.second_depth) == pytest.approx((found.second_depth, found.first_depth))
+
+
+def test_the_deepest_place_is_that_of_a_fine_grid():
+    """A ball that is pierced by a tilted slab: branch and bound against every place of a grid on its triangles."""
+    ball = trimesh.creation.icosphere(3, 0.03)
+    surface = Surface(closed(ball.vertices, ball.faces))
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(-0.015, 0.015, (40, 1, 3)) + rng.uniform(-0.004, 0.004, (40, 3, 3))
+    steps = np.linspace(0, 1, 15)
+    weights = np.array([(a, b, 1 - a - b) for a in steps for b in steps if a + b <= 1 + 1e-9])
+    grid = np.einsum("pk,nkc->npc", weights, corners).reshape(-1, 3)
+    expected = float(surface.distances(grid).max())
+    found = deepest(surface, corners)
+    assert expected - 1e-12 <= found + TOLERANCE
+    assert found <= expected + 0.008 / 14  # the grid's own step
+    many = np.concatenate([corners] * 50)  # ties everywhere
+    assert deepest(surface, many) == pytest.approx(found, abs=TOLERANCE)
 
 
 def test_signed_distances_are_those_of_a_box(cache):
