@@ -23,11 +23,12 @@ from amt.data.index.__main__ import main
 from amt.data.layout import SYNTHETIC_RECORD
 from amt.data.loader import make_loader
 from amt.data.lookup import Lookup
+from amt.evaluate.__main__ import main as evaluation
 from amt.hand.camera import project
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
+from amt.model import AMT, ModelConfig, save_checkpoint
 from amt.train.config import PROGRAM
-from tools import ho3d_predictions
 
 K = np.array([[617.3, 0, 312.4], [0, 616.1, 241.4], [0, 0, 1]])
 # The set's own table, from its joints to thumb, index, middle, ring, little.
@@ -321,55 +322,82 @@ def test_a_layout_needs_its_own_split_and_a_folder(tmp_path):
         DataConfig(layout="coco")
 
 
-class Oracle:
-    """A predictor that knows the truth of the evaluation set, and what it was asked."""
-
-    box_scale, models = 1.5, None
+class Oracle(AMT):
+    """A model that knows the truth of the evaluation set, and what it was asked."""
 
     def __init__(self):
+        super().__init__(ModelConfig(decoder_depth=1, backbone={"depth": 1}))
         self.asked = []
 
-    def predict_many(self, requests):
-        self.asked += requests
-        numbers = [int(request.image[5, 5].mean() > 60) * 7 for request in requests]  # blue tells the frames apart
-        return [self.truth(number) for number in numbers]
-
-    @staticmethod
-    def truth(number):
-        found = annotation(number)
-        joints, vertices = opengl_to_camera(found["handJoints3D"][ORDER]), opengl_to_camera(found["vertices"])
-        return SimpleNamespace(joints=joints, vertices=vertices)
+    def forward(self, inputs):
+        self.asked.append(inputs)
+        numbers = [int(x) * 7 for x in inputs.image[:, 0].float().mean((1, 2)) > 20]  # red tells the frames apart
+        found = [annotation(number) for number in numbers]
+        joints = torch.from_numpy(np.stack([opengl_to_camera(a["handJoints3D"][ORDER]) for a in found]))
+        return SimpleNamespace(
+            joints=joints, vertices=torch.from_numpy(opengl_to_camera([a["vertices"] for a in found]))
+        )
 
 
-def test_predictions_of_the_evaluation_set_have_the_form_of_its_challenge(ho3d, tmp_path, monkeypatch):
+@pytest.fixture
+def evaluate(ho3d, monkeypatch, tmp_path):
+    """``evaluate(*words) -> status``, of a model that says the truth."""
+    oracle = Oracle()
+    save_checkpoint(tmp_path / "checkpoint", oracle)
+    monkeypatch.setattr("amt.evaluate.run.load_checkpoint", lambda *_, **__: (oracle, {}))
+    words = [str(tmp_path / "checkpoint"), f"data.root={ho3d}", "data.layout=ho3d", "data.split=official"]
+
+    def run(*more):
+        return evaluation([*words, "evaluate.device=cpu", f"evaluate.write={tmp_path / 'out'}", *more]), oracle
+
+    return run
+
+
+def test_the_file_of_the_evaluation_set_has_the_form_of_its_challenge(ho3d, evaluate, tmp_path, capsys):
     """What is predicted in our frame comes out as the set's own joints and vertices, frame by frame."""
-    monkeypatch.setattr(ho3d_predictions, "VERTICES", shipped_hand("right").num_vertices)
-    predictor, told = Oracle(), []
-    reader = HO3D(ho3d, subset="test")
-    out = tmp_path / "pred.zip"
-    assert ho3d_predictions.write(out, ho3d_predictions.predict(predictor, reader, told.append)) == 2
-    with zipfile.ZipFile(out) as archive:
-        joints, vertices = json.loads(archive.read("pred.json"))
+    status, oracle = evaluate("evaluate.batch_size=1")
+    assert status == 0
+    joints, vertices = json.loads((tmp_path / "out" / "pred.json").read_text())
     for k, (_, number) in enumerate(FRAMES["evaluation"]):
         np.testing.assert_allclose(joints[k], annotation(number)["handJoints3D"], atol=1e-6)
         np.testing.assert_allclose(vertices[k], annotation(number)["vertices"], atol=1e-6)
-    assert told == [2]
-    assert [request.box.tolist() for request in predictor.asked] == [[300, 200, 300]] * 2
-    np.testing.assert_allclose(predictor.asked[0].intrinsics, K, rtol=1e-6)
+    with zipfile.ZipFile(tmp_path / "out" / "pred.zip") as archive:
+        assert archive.read("pred.json") == (tmp_path / "out" / "pred.json").read_bytes()
+    assert len(oracle.asked) == 2
+    assert oracle.asked[0].box.tolist() == [[300, 200, 300]]
+    np.testing.assert_allclose(oracle.asked[0].frame_intrinsics[0], K, rtol=1e-6)
+    assert oracle.asked[0].object_class.tolist() == [5]
+    np.testing.assert_allclose(oracle.asked[0].object_points[0].mean(), CLOUD.mean(), atol=5e-3)
+    assert "vertices, and the challenge compares MANO's 778" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoint" / "metrics.json").exists()
 
 
-def test_a_broken_evaluation_frame_is_zeros_and_counted_and_another_hand_is_refused(ho3d):
+def test_the_file_is_scored_where_the_labels_are_published(ho3d, evaluate, tmp_path):
+    """Against another hand: what is scored is the file, frame by frame, in the set's own frame and order."""
+    truth = [annotation(number) for _, number in FRAMES["evaluation"]]
+    shifted = [a["handJoints3D"] + [0.01, 0, 0] for a in truth]
+    (ho3d / "evaluation_xyz.json").write_text(json.dumps([x.tolist() for x in shifted]))
+    (ho3d / "evaluation_verts.json").write_text(json.dumps([a["vertices"].tolist() for a in truth]))
+    assert evaluate(f"evaluate.output={tmp_path / 'm.json'}")[0] == 0
+    figures = json.loads((tmp_path / "m.json").read_text())
+    assert (figures["challenge"], figures["frames"]) == ("HO-3D", 2)
+    assert figures["absolute_mpjpe_mm"] == pytest.approx(10, abs=1e-3)
+    assert figures["absolute_mpvpe_mm"] == pytest.approx(0, abs=1e-3)
+    assert figures["procrustes_mpjpe_mm"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_broken_evaluation_frame_is_zeros_and_counted(ho3d, evaluate, tmp_path, capsys):
     (ho3d / "evaluation" / "SM1" / "rgb" / "0000.jpg").write_bytes(b"")
-    reader = HO3D(ho3d, subset="test")
-    with pytest.raises(DataError, match=r"hand has \d+ vertices, and the challenge compares MANO's 778"):
-        list(ho3d_predictions.predict(Oracle(), reader, lambda count: None))
-    reader = HO3D(ho3d, subset="test")
-    joints, vertices = next(ho3d_predictions.predict(Oracle(), reader, lambda count: None))
-    assert not joints.any()
-    assert vertices.shape == (778, 3)
-    assert "1 skipped: the file is empty" in reader.report()
+    assert evaluate()[0] == 0
+    joints, vertices = json.loads((tmp_path / "out" / "pred.json").read_text())
+    assert not np.any(joints[0])
+    assert np.any(joints[1])
+    assert len(vertices[0]) == len(vertices[1])
+    assert "1 skipped: the file is empty" in capsys.readouterr().err
 
 
-def test_the_command_names_what_is_missing(tmp_path, capsys):
-    assert ho3d_predictions.main([str(tmp_path / "checkpoint"), str(tmp_path / "set"), "--mano", str(tmp_path)]) == 2
-    assert re.fullmatch(r"tools.ho3d_predictions: .*/set: no such folder; .*\n", capsys.readouterr().err)
+def test_the_file_is_of_the_whole_evaluation_set(evaluate, capsys):
+    assert evaluate("evaluate.subset=train")[0] == 2
+    assert "HO-3D's pred.json is of its evaluation set; take evaluate.subset=test" in capsys.readouterr().err
+    assert evaluate("data.limit=1")[0] == 2
+    assert "evaluate.write needs a whole subset; leave data.limit out" in capsys.readouterr().err
