@@ -14,7 +14,8 @@ def load(checkpoint, device=None, hand=None, locator="model", mediapipe=None):
         device: "cpu", "cuda" or "cuda:N"; None takes the GPU where there is one.
         hand: path of MANO_RIGHT.pkl on this machine, for a model that was trained with MANO; None takes the path of training.
 
-        locator: what finds hands where no boxes are given: "model" (the checkpoint's own), "mediapipe" or "window".
+        locator: what finds hands where no boxes are given: "model" (the checkpoint's own or the one that
+            ships), "mediapipe" or "window".
         mediapipe: the wheel of mediapipe 0.10.21, or a folder with its .tflite files.
 
     Raises:

@@ -26,7 +26,9 @@ from amt.data.threads import ahead
 
 WIDTH, HEIGHT = 320, 240  # px: in which frames are kept
 OBJECT, HAND = 1, 2  # in WholeFrames.marks
-EMPTY, TWO = 0.2, 0.3  # shares of samples without a hand and with two
+EMPTY, TWO = 0.2, 0.3  # shares of samples without a hand and with two or more
+MORE, MOST = 0.4, 4  # the share of these that get one more hand, and again; hands a picture
+FAR = 0.3  # share of frames that are zoomed in and out by much
 SHOWN, IGNORED = 0.5, 0.1  # shares of joints in sight: a hand from the first on, neither hand nor none between the two
 HIDDEN = 0.02  # of the box's area is the hand's at least, else the object hides it: neither hand nor none
 NOISE = 1 << 20
@@ -78,10 +80,10 @@ def read_whole_frames(reader: Reader, most: int, backgrounds: str | None = None)
     if not rows:
         raise DataError(f"{reader.root}: no frame of {reader.split} {reader.subset} shows a labelled hand")
     images, marks, joints, right = (np.stack(column) for column in zip(*rows))
-    return WholeFrames(images, marks, joints, right, _backgrounds(backgrounds))
+    return WholeFrames(images, marks, joints, right, read_background_frames(backgrounds))
 
 
-def _backgrounds(source: str | None) -> np.ndarray:
+def read_background_frames(source: str | None = None) -> np.ndarray:
     """Made pictures, and those of the user's folder or scikit-image's photographs."""
     made = read_backgrounds(None, WIDTH).numpy()
     try:
@@ -142,6 +144,9 @@ def compose(
         canvas.without_hand(first)
     elif kind < empty + TWO:
         canvas.with_two(first, int(rng.integers(len(frames))))
+        while not plain and len(canvas.hands) < MOST and rng.random() < MORE:
+            if not canvas.add(int(rng.integers(len(frames))), by_mask=True):
+                break
     else:
         canvas.with_one(first)
     return canvas.sample()
@@ -162,35 +167,37 @@ class _Canvas:
 
     def with_two(self, k: int, other: int) -> None:
         self.with_one(k)
-        by_mask = self.rng.random() < 0.4 and (self.frames.marks[other] == HAND).any()
-        first = self._box(self.hands[0][0])
+        self.add(other, by_mask=bool(self.rng.random() < 0.4))
+
+    def add(self, k: int, by_mask: bool) -> bool:
+        """Another hand, cut out along its segmentation or beyond a seam; False where there is no room for it."""
+        by_mask = by_mask and (self.frames.marks[k] == HAND).any()
+        boxes = [self._box(joints) for joints, _, _ in self.hands]
+        least = -0.3 if by_mask else 0.0
         for _ in range(8):
-            image, warp, mirrored = self._frame(other, anywhere=True)
-            joints = _moved(self.frames.joints[other], warp)
-            second = self._box(joints)
-            apart = np.maximum(
-                second[:2] - first[2:], first[:2] - second[2:]
-            ).max()  # px between the boxes, along an axis
-            if apart > (-0.3 * (first[2:] - first[:2]).max() if by_mask else 4):
+            image, warp, mirrored = self._frame(k, anywhere=True)
+            box = self._box(_moved(self.frames.joints[k], warp))
+            apart = [np.maximum(box[:2] - b[2:], b[:2] - box[2:]).max() for b in boxes]  # px, along an axis
+            if all(gap > least * (b[2:] - b[:2]).max() + (not by_mask) * 4 for gap, b in zip(apart, boxes)):
                 break
         else:
-            return
-        marks = self.frames.marks[other]
-        cover = self._warped(marks > 0, warp) > 127 if by_mask else self._beyond_seam(first, second)
+            return False
+        marks = self.frames.marks[k]
+        cover = self._warped(marks > 0, warp) > 127 if by_mask else self._beyond_seam(boxes[0], box)
         self.image = np.where(cover[..., None], image, self.image)
         self.skin = np.where(cover, self._warped(marks == HAND, warp), self.skin)
-        before = self.hands[0]
-        self.hands[0] = (*before[:2], before[2] & ~self._at(cover, before[0]))
-        self._add(other, warp, mirrored)
-        joints, right, seen = self.hands[1]
-        self.hands[1] = (joints, right, seen & (by_mask | self._at(cover, joints)))
+        self.hands = [(joints, right, seen & ~self._at(cover, joints)) for joints, right, seen in self.hands]
+        self._add(k, warp, mirrored)
+        joints, right, seen = self.hands[-1]
+        self.hands[-1] = (joints, right, seen & (by_mask | self._at(cover, joints)))
+        return True
 
     def without_hand(self, k: int) -> None:
         kind = self.rng.random()
         if kind < 0.2:
             self.image = self._background()
         elif kind < 0.6 and not self.plain and (self.frames.marks[k] == HAND).any():
-            self.image, _, _ = self._frame(k, self._painted_over(k))
+            self.image, _, _ = self._frame(k, painted_over(self.frames.images[k], self.frames.marks[k], self.rng))
         else:
             self.image, warp, mirrored = self._frame(k, outside=True)
             self.skin = self._warped(self.frames.marks[k] == HAND, warp)
@@ -205,7 +212,7 @@ class _Canvas:
                 right.append(is_right)
             elif share >= IGNORED:
                 ignored.append(self._box(joints))
-        image = self.image if self.plain else _as_a_camera(self.image, self.rng)
+        image = self.image if self.plain else as_a_camera(self.image, self.rng)
         return Sample(image, np.reshape(boxes, (-1, 4)), np.array(right, bool), np.reshape(ignored, (-1, 4)), self.skin)
 
     def _frame(self, k: int, image: np.ndarray | None = None, anywhere: bool = False, outside: bool = False):
@@ -217,7 +224,8 @@ class _Canvas:
         joints = frames.joints[k]
         middle, reach = (joints.min(0) + joints.max(0)) / 2, float((joints.max(0) - joints.min(0)).max())
         mirrored = bool(rng.random() < 0.5)
-        zoom, angle = fit * 2 ** rng.uniform(-0.2, 0.4), np.radians(rng.uniform(-10, 10))
+        far = (-1.3, 1.3) if rng.random() < FAR else (-0.2, 0.4)
+        zoom, angle = fit * 2 ** rng.uniform(*far), np.radians(rng.uniform(-15, 15))
         place = rng.uniform(-0.02, 1.02, 2) * self.size
         if self.plain:
             zoom, angle = fit * 2 ** rng.uniform(-0.2, 0.2), 0.0
@@ -260,25 +268,6 @@ class _Canvas:
         part = picture[top : top + part[1], left : left + part[0]]
         return cv2.resize(part[:, ::-1] if rng.random() < 0.5 else part, self.size.tolist())
 
-    def _painted_over(self, k: int) -> np.ndarray:
-        """Frame k with smooth colour of the surroundings where its hand was, and now and then its object."""
-        import cv2
-
-        image, marks = self.frames.images[k], self.frames.marks[k]
-        hidden = (marks == HAND) if self.rng.random() < 0.5 else marks > 0
-        hidden = cv2.dilate(hidden.astype(np.uint8), np.ones((7, 7), np.uint8))
-        kept = (1 - hidden).astype(np.float32)
-        small = (WIDTH // 4, HEIGHT // 4)
-        weight = cv2.resize(kept, small, interpolation=cv2.INTER_AREA)
-        colour = cv2.resize(image * kept[..., None], small, interpolation=cv2.INTER_AREA)
-        filled, total = np.zeros_like(colour), np.zeros_like(weight)
-        for sigma, share in ((2, 1.0), (5, 0.05), (15, 0.002)):  # from near where there is something near
-            filled += share * cv2.GaussianBlur(colour, (0, 0), sigma)
-            total += share * cv2.GaussianBlur(weight, (0, 0), sigma)
-        filled = cv2.resize(filled / np.maximum(total, 1e-6)[..., None], (WIDTH, HEIGHT))
-        soft = cv2.GaussianBlur(hidden.astype(np.float32), (0, 0), 1.0)[..., None]
-        return np.clip(image + soft * (filled - image), 0, 255).astype(np.uint8)
-
     def _warped(self, mask: np.ndarray, warp: np.ndarray) -> np.ndarray:
         """uint8 [height, width]: 255 where a warp puts the True pixels of a frame."""
         import cv2
@@ -312,7 +301,26 @@ def _moved(joints: np.ndarray, warp: np.ndarray) -> np.ndarray:
     return joints @ warp[:, :2].T + warp[:, 2]
 
 
-def _as_a_camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def painted_over(image: np.ndarray, marks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A frame with smooth colour of the surroundings where its hand was, and in half of them its object."""
+    import cv2
+
+    hidden = (marks == HAND) if rng.random() < 0.5 else marks > 0
+    hidden = cv2.dilate(hidden.astype(np.uint8), np.ones((7, 7), np.uint8))
+    kept = (1 - hidden).astype(np.float32)
+    small = (WIDTH // 4, HEIGHT // 4)
+    weight = cv2.resize(kept, small, interpolation=cv2.INTER_AREA)
+    colour = cv2.resize(image * kept[..., None], small, interpolation=cv2.INTER_AREA)
+    filled, total = np.zeros_like(colour), np.zeros_like(weight)
+    for sigma, share in ((2, 1.0), (5, 0.05), (15, 0.002)):  # from near where there is something near
+        filled += share * cv2.GaussianBlur(colour, (0, 0), sigma)
+        total += share * cv2.GaussianBlur(weight, (0, 0), sigma)
+    filled = cv2.resize(filled / np.maximum(total, 1e-6)[..., None], (WIDTH, HEIGHT))
+    soft = cv2.GaussianBlur(hidden.astype(np.float32), (0, 0), 1.0)[..., None]
+    return np.clip(image + soft * (filled - image), 0, 255).astype(np.uint8)
+
+
+def as_a_camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, white balance, blur, noise and lost colour of another camera."""
     import cv2
 

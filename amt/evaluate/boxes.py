@@ -12,7 +12,6 @@ import torch
 
 from amt.data.crops import cut
 from amt.data.reader import Reader
-from amt.errors import UsageError
 from amt.hand.batch import Batch
 from amt.hand.camera import crop_camera
 from amt.locate import open_locator
@@ -35,18 +34,12 @@ class Locator(Protocol):
 
 
 def find_locator(checkpoint: Path, box_scale: float, device: torch.device | str = "cpu") -> Locator:
-    """The locator that belongs to a checkpoint. Raises UsageError where there is none.
+    """The checkpoint's own locator where it has a good one, else the one that ships.
 
     Args:
         box_scale: side of the square over the longest side of the joints' tight box, as the model's crops were cut.
     """
-    found = open_locator("model", checkpoint, box_scale=box_scale, device=device)
-    if found is None:
-        raise UsageError(
-            f"evaluate.box=located: {checkpoint} has no locator; python -m amt.train.locator {checkpoint} adds one, or take "
-            "evaluate.box=truth, the true boxes that papers crop with"
-        )
-    return found
+    return open_locator("model", checkpoint, box_scale=box_scale, device=device)
 
 
 class LocatedBatches:

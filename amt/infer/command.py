@@ -75,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--locator",
         choices=LOCATORS,
-        help="what finds hands where no box is given: model (the checkpoint's own, the default), mediapipe (see "
-        "infer.mediapipe), or window (one hand, some eighty crops); infer.locator=NAME means the same",
+        help="what finds hands where no box is given: model (the checkpoint's own or the one that ships; the default), "
+        "mediapipe (see infer.mediapipe), or window (one hand, some eighty crops); infer.locator=NAME means the same",
     )
     p.add_argument("--locators", metavar="NAME,NAME", help="with --bench: compare these, each with every checkpoint")
     p.add_argument("--side", choices=("right", "left"), help="which hand (default right; a data set says it)")

@@ -18,9 +18,7 @@ class InferConfig:
     """How pictures are looked at."""
 
     max_spread: float = MAX_SPREAD  # 0-1: share of the crop that a joint's map may cover; above it no hand is found
-    locator: str = (
-        "model"  # what finds hands: model (the checkpoint's), mediapipe, or window (one hand, some eighty crops)
-    )
+    locator: str = "model"  # what finds hands: model (the checkpoint's, or the one that ships), mediapipe, or window
     mediapipe: str | None = None  # the wheel of mediapipe 0.10.21, or a folder with its .tflite files
     smooth: bool = True  # whether hands that a locator finds in a video are smoothed over its frames
     fit: bool = False  # whether the exported MANO parameters are fitted to the refined joints

@@ -74,6 +74,7 @@ class HandsTracker:
         def predict(tracks: list[Track]) -> list[Result]:
             asked = [replace(request, box=track.box, near=None, side=track.side) for track in tracks]
             results = self.predictor.predict_many(asked)
+            results = [as_located(r) if t.confirmed else r for r, t in zip(results, tracks)]
             return [replace(r, box_source=LOCATED if not t.seen else "tracked") for r, t in zip(results, tracks)]
 
         return predict

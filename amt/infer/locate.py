@@ -1,6 +1,6 @@
 """Where to look: the square that a crop is cut from, given, found, or followed from frame to frame.
 
-This is the search by windows, for checkpoints without a locator (``amt.locate``). It puts overlapping windows of three sizes
+This is the search by windows (``--locator window``). It puts overlapping windows of three sizes
 through the model, about seventy crops. It follows the windows with the lowest entropy of the keypoint maps: each square is
 drawn again around the projected joints until it comes to rest. The square with the lowest entropy is the answer. A search
 cannot tell which of two hands is meant, and misses a hand that is much smaller than the smallest window. A given box is

@@ -8,7 +8,6 @@ result.joints      # [21, 3], m, in the camera's frame
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -58,7 +57,6 @@ class Predictor:
             of it in a search (``amt.infer.locate``). 1 finds one everywhere.
         engine, bfloat16: how the network is run (:class:`amt.infer.engine.Engine`).
         finder: finds hands in whole pictures; None searches one hand by windows.
-        why_windows: a line for stderr, once, when windows are searched.
 
     Thread-safe: threads may call one predictor at once, and get what one thread gets.
     """
@@ -74,7 +72,6 @@ class Predictor:
         engine: str = "eager",
         bfloat16: bool = False,
         finder: Finder | None = None,
-        why_windows: str = "",
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -84,7 +81,6 @@ class Predictor:
         self.model = model.eval().to(self.device)
         self.engine = Engine(self.model, self.device, engine, bfloat16, batch_size)
         self.record, self.models, self.max_spread, self.finder = record or {}, models, max_spread, finder
-        self.why_windows = why_windows
         self.stage: Callable[[str], AbstractContextManager] = no_clock  # a benchmark puts a clock here
         trained = crop_config(self.record)
         self.num_points, self.box_scale = trained.num_points, trained.box_scale
@@ -209,9 +205,6 @@ class Predictor:
         for square in (request.box, request.near):
             if square is not None:
                 return [np.asarray(square, np.float64)]
-        if self.why_windows:
-            print(self.why_windows, file=sys.stderr)
-            self.why_windows = ""
         squares = windows(*request.image.shape[:2])
         looked = self._look([(request, square) for square in squares])
         doubt = np.nan_to_num([fields["doubt"] for fields in looked[:-1]], nan=np.inf)
@@ -406,5 +399,5 @@ def load(
     except ValueError as error:
         raise CheckpointError(f"{Path(folder, CONFIG)}: {error}; copy the folder again") from error
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    finder, why_windows = choose_finder(locator, folder, record, crop_config(record).box_scale, place, mediapipe)
-    return Predictor(model, record, device, models, batch_size, max_spread, engine, bfloat16, finder, why_windows)
+    finder = choose_finder(locator, folder, crop_config(record).box_scale, place, mediapipe)
+    return Predictor(model, record, device, models, batch_size, max_spread, engine, bfloat16, finder)

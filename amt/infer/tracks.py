@@ -1,7 +1,8 @@
 """Several hands over the frames of a video: where to look for each, which is which, and which side it is.
 
 A hand is looked for where it was in the frame before, moved on as it moved. The finder looks at the whole picture in the first
-frames of a hand, in every fourth frame, and in any frame in which no hand is followed or one is lost. What it finds belongs to
+frames of a hand, in every fourth frame, and in any frame in which no hand is followed or one is lost. A hand that it sees is
+there, however unsure the model is of its joints; in the other frames the model's word decides. What the finder sees belongs to
 the track that lies there, else to a lost one of that side, which so keeps its number, else to a new track. Its word on the side
 is summed up over time: a single doubtful picture does not change a hand's side.
 """
@@ -36,6 +37,7 @@ class Track:
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # px a frame
     seen: int = 0  # frames in which it was found
     lost: int = 0  # frames since it was found; 0: followed
+    confirmed: bool = False  # the finder sees it in this frame
 
     @property
     def side(self) -> str:
@@ -59,6 +61,8 @@ class HandTracks:
     def look(self, image: np.ndarray) -> list[Track]:
         """The hands to look for in a frame, uint8 [H, W, 3]: followed ones and what the finder adds."""
         self._frame += 1
+        for track in self.tracks:
+            track.confirmed = False
         young = any(track.seen < YOUNG for track in self.tracks)
         lost = any(track.lost for track in self.tracks)
         self._located = not self.tracks or young or lost or self._frame % EVERY == 0
@@ -113,7 +117,7 @@ class HandTracks:
                 away = np.abs(track.box - hand.box).max() > GONE_ASTRAY * hand.box[2]
                 if track.lost or away:
                     track.box, track.velocity, track.lost = hand.box.copy(), np.zeros(2), 0
-            track.odds = self._odds(track, hand)
+            track.odds, track.confirmed = self._odds(track, hand), True
 
     def _nearest(self, free: list[Track], hand: Located) -> Track | None:
         """The track that a found hand belongs to: one that lies there, else the last lost one of its side."""

@@ -1,7 +1,7 @@
 """Finding hands in whole pictures: ``locate(image)`` gives a :class:`Located` for each hand, the surest first.
 
-Two finders share this form: the network that a checkpoint holds (:class:`ModelLocator`), and MediaPipe's models
-(:class:`amt.locate.mediapipe.MediaPipeLocator`), which have seen real hands. Programs choose by :func:`open_locator`.
+Two finders share this form: a network (:class:`ModelLocator`), the checkpoint's own or the one that ships, and MediaPipe's
+models (:class:`amt.locate.mediapipe.MediaPipeLocator`), which have seen real hands. Programs choose by :func:`open_locator`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ import torch
 
 from amt.data.crops import square_around
 from amt.data.letterbox import boxes_in_picture, letterbox
-from amt.model.checkpoint import load_locator
-from amt.model.locator import Locator
+from amt.locate.second_look import verify
+from amt.model.checkpoint import load_locator, read_record
+from amt.model.locator import PROPOSED, FoundHand, Locator
+from amt.model.shipped_locator import shipped_locator
 
+USABLE = 0.9  # recall on validation frames: a checkpoint's locator that finds less is not used
 NAMES = ("model", "mediapipe", "window")  # of finders; the last one needs the whole model, see amt.infer.locate
 
 
@@ -75,22 +78,24 @@ class ModelLocator:
         config = self.network.config
         small = [letterbox(image, config.width, config.height) for image in images]
         pictures = torch.from_numpy(np.stack([picture for picture, _ in small])).to(self.device).permute(0, 3, 1, 2)
-        located = []
-        for hands, (_, scale) in zip(self.network.find(pictures, self.threshold), small):
-            boxes = boxes_in_picture([hand.box for hand in hands], scale)
-            located.append(
-                [
-                    Located(
-                        box=square_around(tight.reshape(2, 2), self.box_scale),
-                        side="right" if hand.right >= 0.5 else "left",
-                        score=hand.score,
-                        side_score=max(hand.right, 1 - hand.right),
-                        tight=tight,
-                    )
-                    for hand, tight in zip(hands, boxes)
-                ]
-            )
-        return located
+        verifier, least = self.network.verifier, config.threshold if self.threshold is None else self.threshold
+        found = self.network.find(pictures, least if verifier is None else PROPOSED)
+        boxes = [boxes_in_picture([hand.box for hand in hands], scale) for hands, (_, scale) in zip(found, small)]
+        if verifier is None:
+            located = [[h._replace(box=tuple(b)) for h, b in zip(*picture)] for picture in zip(found, boxes)]
+        else:
+            located = verify(verifier, images, boxes)
+        return [[self._located(hand) for hand in hands if hand.score >= least] for hands in located]
+
+    def _located(self, hand: FoundHand) -> Located:
+        tight = np.array(hand.box)
+        return Located(
+            box=square_around(tight.reshape(2, 2), self.box_scale),
+            side="right" if hand.right >= 0.5 else "left",
+            score=hand.score,
+            side_score=max(hand.right, 1 - hand.right),
+            tight=tight,
+        )
 
 
 def open_locator(
@@ -101,12 +106,13 @@ def open_locator(
     device: torch.device | str = "cpu",
     threshold: float | None = None,
     mediapipe: str | Path | None = None,
-) -> Finder | None:
-    """The finder of that name; None for "model" where the checkpoint holds no locator.
+) -> Finder:
+    """The finder of that name.
 
     Args:
-        name: "model", or "mediapipe".
-        checkpoint: the folder that holds the model's locator.
+        name: "model": the checkpoint's own locator, or the one that ships where the checkpoint holds none, or one whose recall
+            on validation frames is below :data:`USABLE`; or "mediapipe".
+        checkpoint: the folder that may hold a locator; None takes the one that ships.
         mediapipe: MediaPipe's wheel, or a folder with its .tflite files.
 
     Raises:
@@ -117,8 +123,12 @@ def open_locator(
         from amt.locate.mediapipe import MediaPipeLocator
 
         return MediaPipeLocator(mediapipe, box_scale, 0.5 if threshold is None else threshold)
-    network = load_locator(checkpoint)
-    return None if network is None else ModelLocator(network, box_scale, device, threshold)
+    network = None if checkpoint is None else load_locator(checkpoint)
+    if network is not None:
+        found = read_record(checkpoint)["locator"].get("recall")
+        if isinstance(found, (int, float)) and found < USABLE:
+            network = None
+    return ModelLocator(network or shipped_locator(), box_scale, device, threshold)
 
 
 def boxes_for(finder: Finder, images: Sequence[np.ndarray]) -> list[Located | None]:

@@ -8,6 +8,10 @@
 
 Objectness and side are apart: where the side is doubtful, a hand is found all the same. A hand is a local maximum of the
 objectness above :attr:`LocatorConfig.threshold`, which training calibrates on validation frames.
+
+A locator of two stages has a :class:`amt.model.verifier.Verifier` as well. What the first stage proposes above
+:data:`PROPOSED` is looked at again in crops of the full picture (:mod:`amt.locate.second_look`); the threshold is then of the
+verifier's probability, and the side and the box are its own.
 """
 
 from __future__ import annotations
@@ -19,8 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amt.model.conv import Residual, convolution
+from amt.model.verifier import Verifier
+
 STRIDE = 8
 MOST_HANDS = 8  # in a picture
+PROPOSED = 0.05  # least objectness of what a verifier looks at
 SAME_HAND = 0.3  # boxes that overlap more are one hand
 NEAR = 0.6  # and so are boxes whose middles are nearer than this share of the smaller one's longer side
 
@@ -32,12 +40,15 @@ class LocatorConfig:
     width: int = 192  # px: pictures are shrunk into this size, their shape kept
     height: int = 144
     channels: tuple[int, ...] = (32, 64, 96)  # at strides 4, 8, 16
-    threshold: float = 0.3  # least objectness of a hand
+    threshold: float = 0.3  # least score of a hand
+    verifier: tuple[int, ...] = ()  # channels of the second stage at strides 4, 8, 16; () for one stage
 
     def __post_init__(self):
-        object.__setattr__(self, "channels", tuple(self.channels))
-        if len(self.channels) != 3 or any(c < 1 or c % 8 for c in self.channels):
-            raise ValueError(f"locator.channels must be three multiples of 8; got {list(self.channels)}")
+        for name, counts in (("channels", (3,)), ("verifier", (0, 3))):
+            value = tuple(getattr(self, name))
+            object.__setattr__(self, name, value)
+            if len(value) not in counts or any(c < 1 or c % 8 for c in value):
+                raise ValueError(f"locator.{name} must be three multiples of 8; got {list(value)}")
         for name in ("width", "height"):
             if getattr(self, name) < 32 or getattr(self, name) % 16:
                 raise ValueError(f"locator.{name} must be a multiple of 16 px, at least 32; got {getattr(self, name)}")
@@ -46,7 +57,7 @@ class LocatorConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for config.json."""
-        return asdict(self) | {"channels": list(self.channels)}
+        return asdict(self) | {"channels": list(self.channels), "verifier": list(self.verifier)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LocatorConfig:
@@ -87,11 +98,12 @@ class Locator(nn.Module):
         super().__init__()
         self.config = config or LocatorConfig()
         c4, c8, c16 = self.config.channels
-        self.fine = nn.Sequential(_conv(3, c4, 6, 4, 1), _conv(c4, c8, stride=2), _Residual(c8))
-        self.coarse = nn.Sequential(_conv(c8, c16, stride=2), *(_Residual(c16) for _ in range(3)))
-        self.to_fine, self.join = _conv(c16, c8, 1), _Residual(c8)
+        self.fine = nn.Sequential(convolution(3, c4, 6, 4, 1), convolution(c4, c8, stride=2), Residual(c8))
+        self.coarse = nn.Sequential(convolution(c8, c16, stride=2), *(Residual(c16) for _ in range(3)))
+        self.to_fine, self.join = convolution(c16, c8, 1), Residual(c8)
         self.head = nn.Conv2d(c8, 7, 1)
         nn.init.normal_(self.head.weight, std=0.01)
+        self.verifier = Verifier(self.config.verifier) if self.config.verifier else None
         with torch.no_grad():
             self.head.bias.copy_(torch.tensor((-4.0, 0, 0, 0, 1, 1, -3)))
 
@@ -110,15 +122,19 @@ class Locator(nn.Module):
         Args:
             threshold: in place of the calibrated one.
         """
-        maps = self(images)
+        return self.hands(self(images), self.config.threshold if threshold is None else threshold)
+
+    @staticmethod
+    @torch.no_grad()
+    def hands(maps: LocatorMaps, limit: float) -> list[list[FoundHand]]:
+        """The hands of each picture whose objectness is at least ``limit``, the surest first."""
         scores = maps.objectness.sigmoid()
         peaks = scores * (scores == F.max_pool2d(scores[:, None], 3, 1, 1)[:, 0])
         best, places = peaks.flatten(1).topk(min(2 * MOST_HANDS, peaks[0].numel()))
         rows = torch.arange(len(places), device=places.device)[:, None]
         boxes, right = maps.boxes().flatten(1, 2)[rows, places], maps.side.sigmoid().flatten(1)[rows, places]
-        limit = self.config.threshold if threshold is None else threshold
         return [
-            _apart([FoundHand(tuple(box), score, side) for box, score, side in zip(*picture) if score >= limit])
+            apart([FoundHand(tuple(box), score, side) for box, score, side in zip(*picture) if score >= limit])
             for picture in zip(boxes.tolist(), best.tolist(), right.tolist())
         ]
 
@@ -126,7 +142,7 @@ class Locator(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def _apart(hands: list[FoundHand]) -> list[FoundHand]:
+def apart(hands: list[FoundHand]) -> list[FoundHand]:
     """Without those that are one hand with a surer one."""
     kept: list[FoundHand] = []
     for hand in hands:
@@ -143,17 +159,3 @@ def _is_same(a: tuple, b: tuple) -> bool:
         return True
     far = max(abs(a[k] + a[k + 2] - b[k] - b[k + 2]) / 2 for k in (0, 1))
     return far < NEAR / 2 * min(max(s) for s in sides)
-
-
-def _conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, padding: int | None = None) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2 if padding is None else padding, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
-class _Residual(nn.Module):
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = _conv(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)

@@ -151,7 +151,7 @@ def test_locators_are_compared(checkpoint, photo, tmp_path, capsys, monkeypatch)
             return [self.locate(image) for image in images]
 
     finders = {"model": Sees(Located(np.array(BOX), "left", 0.9)), "mediapipe": Sees()}
-    monkeypatch.setattr(predictors, "choose_finder", lambda name, *_: (finders[name], ""))
+    monkeypatch.setattr(predictors, "choose_finder", lambda name, *_: finders[name])
     for i in range(3):
         write_image(tmp_path / "set" / f"{i}.png", photo)
     words = ["--bench", str(tmp_path / "set"), "--fov", "60", "--locators"]

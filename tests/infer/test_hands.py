@@ -15,6 +15,7 @@ from amt.infer.predictor import Request, load
 from amt.locate import Located, ModelLocator, boxes_for
 from amt.model.checkpoint import CheckpointError, add_locator
 from amt.model.locator import FoundHand, Locator, LocatorConfig
+from amt.model.shipped_locator import shipped_locator
 
 K = np.array([[310.0, 0, 158.0], [0, 305.0, 121.0], [0, 0, 1]])
 HANDS = [
@@ -94,15 +95,11 @@ def test_a_locator_speaks_in_the_pictures_pixels():
     assert boxes_for(ModelLocator(locator_that_sees()), [np.zeros((48, 64, 3), np.uint8)]) == [None]
 
 
-def test_a_checkpoint_without_a_locator_is_said_once_when_windows_are_searched(checkpoint, photo, capsys):
+@pytest.mark.shipped_locator
+def test_a_checkpoint_without_a_locator_has_the_one_that_ships(checkpoint, photo):
     predictor = load(checkpoint, device="cpu")
-    predictor(photo, K, (160, 120, 100))
-    assert capsys.readouterr().err == ""
-    predictor.predict_many([Request(photo, K)] * 2)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert "holds no locator" in lines[0]
-    assert "python -m amt.train.locator" in lines[0]
+    assert predictor.finder.network.config == shipped_locator().config
+    assert predictor(photo, K) == []
 
 
 @pytest.fixture
@@ -113,13 +110,14 @@ def own(checkpoint, tmp_path):
     return shutil.copytree(checkpoint, tmp_path / "own")
 
 
+@pytest.mark.shipped_locator
 @pytest.mark.parametrize(("recall", "used"), [(0.95, True), (0.62, False)])
-def test_a_locator_that_finds_too_little_is_not_used(own, recall, used):
+def test_a_locator_that_finds_too_little_gives_way_to_the_one_that_ships(own, recall, used):
     torch.manual_seed(0)
     add_locator(own, Locator(), {"recall": recall})
-    predictor = load(own, device="cpu")
-    assert (predictor.finder is not None) == used
-    assert ("found 62 % of the validation hands" in predictor.why_windows) != used
+    finder = load(own, device="cpu").finder
+    assert (finder.network.config == LocatorConfig()) == used
+    assert (finder.network.config == shipped_locator().config) != used
     assert load(own, device="cpu", locator="window").finder is None
 
 
@@ -143,7 +141,7 @@ def test_the_command_names_what_is_wrong_with_mediapipes_files(checkpoint, pictu
 
 @pytest.mark.parametrize("hands", [HANDS, []])
 def test_records_have_a_line_for_each_hand(checkpoint, photo, tmp_path, monkeypatch, hands):
-    monkeypatch.setattr("amt.infer.predictor.choose_finder", lambda *_: (Fixed(hands), ""))
+    monkeypatch.setattr("amt.infer.predictor.choose_finder", lambda *_: Fixed(hands))
     paths = [write_image(tmp_path / f"{k}.png", photo) for k in range(2)]
     for name, extra in (("images", []), ("video", ["--video", "12"])):
         out = tmp_path / name
@@ -171,4 +169,15 @@ def test_a_request_with_a_box_is_answered_as_before(seeing, photo):
 
 
 def test_the_window_search_can_be_chosen(checkpoint):
-    assert choose_finder("window", checkpoint, {}, 1.5, "cpu") == (None, "")
+    assert choose_finder("window", checkpoint, 1.5, "cpu") is None
+
+
+def test_a_hand_that_the_finder_sees_is_there_however_unsure_the_model_is(unsure_checkpoint, photo):
+    predictor = load(unsure_checkpoint, device="cpu")
+    predictor.finder = Fixed(HANDS)
+    tracker = HandsTracker(predictor, predictor.finder)
+    frames = [tracker.next(Request(photo, K), k / 30) for k in range(6)]
+    assert [[number for number, _ in hands] for hands in frames] == [[0, 1]] * 6
+    assert all(result.hand_found for hands in frames for _, result in hands)
+    predictor.finder.hands = []
+    assert tracker.next(Request(photo, K), 0.2) == []

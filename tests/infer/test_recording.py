@@ -90,7 +90,7 @@ def test_every_hand_is_logged_without_the_package_too(photo, result, tmp_path, m
 
 def test_the_command_records_both_hands(checkpoint, photo, tmp_path, monkeypatch):
     reader = pytest.importorskip("rerun.chunk").RrdReader
-    monkeypatch.setattr("amt.infer.predictor.choose_finder", lambda *_: (Fixed(HANDS), ""))
+    monkeypatch.setattr("amt.infer.predictor.choose_finder", lambda *_: Fixed(HANDS))
     for k in range(2):
         write_image(tmp_path / f"{k}.png", photo)
     words = [str(checkpoint), *(str(tmp_path / f"{k}.png") for k in range(2)), "--fov", "60", "--no-draw"]

@@ -113,7 +113,14 @@ def locator():
 def test_a_checkpoint_holds_the_locator_beside_the_model(tmp_path, model, locator):
     folder = save_checkpoint(tmp_path / "checkpoint", model, None, None, None, locator, locator={"ap50": 0.9}, steps=3)
     record = json.loads((folder / "config.json").read_text())
-    assert record["locator"] == {"ap50": 0.9, "width": 64, "height": 32, "channels": [8, 8, 8], "threshold": 0.4}
+    assert record["locator"] == {
+        "ap50": 0.9,
+        "width": 64,
+        "height": 32,
+        "channels": [8, 8, 8],
+        "threshold": 0.4,
+        "verifier": [],
+    }
     again = load_locator(folder)
     assert again.config == SMALL
     pictures = torch.randint(0, 256, (2, 3, 32, 64), dtype=torch.uint8)

@@ -200,7 +200,7 @@ def test_a_set_that_teaches_none_costs_a_warning_and_not_the_model(make_small, m
         assert train.locator_beside(
             make_small("run", locator=LocatorTraining(steps=1)), torch.device("cpu"), False
         ) == (None, {})
-    assert "no locator, hands will be searched by windows: the disk is gone" in caplog.text
+    assert "no locator of its own, hands will be found by the one that ships: the disk is gone" in caplog.text
 
 
 def test_the_command_adds_one_to_a_checkpoint(small_set, make_small, tmp_path, capsys):

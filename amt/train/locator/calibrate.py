@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
-from amt.data.letterbox import letterbox
-from amt.data.whole_frames import Sample, WholeFrames, compose
+from amt.data.whole_frames import HEIGHT, WIDTH, Sample, WholeFrames, compose
+from amt.locate import ModelLocator
 from amt.metrics.detections import average_precision, box_iou, false_alarms, matches, recall
 from amt.model.locator import FoundHand, Locator
 
@@ -18,66 +17,72 @@ EMPTY_PICTURES = 500
 BATCH = 64
 
 
-def calibrate(locator: Locator, frames: WholeFrames, seed: int) -> dict[str, Any]:
+def calibrate(locator: Locator, frames: WholeFrames, seed: int, threshold: float | None = None) -> dict[str, Any]:
     """Chooses a threshold and scores it.
 
     The threshold is the one with the best F1 on the frames, of those that find a hand in at most 0.5 % of up to 500 pictures
     without one: background pictures, and the parts of the frames beside their hands.
 
+    Args:
+        threshold: scored as it is; None: chosen.
+
     Returns:
         ``threshold``; ``recall`` and ``ap50`` of joints' boxes at an overlap of 0.5, on the frames as they are; ``side``, the
-        share of found hands whose side is right; ``recall_two``, on pictures that are put together of two frames;
-        ``false_alarms``; ``frames``: how many there were.
+        share of found hands whose side is right; ``false_boxes``, boxes a frame that are at no hand; ``recall_two`` and
+        ``side_two``, on pictures that are put together of two frames; ``false_alarms``; ``frames``: how many there were.
     """
-    width, height = locator.config.width, locator.config.height
-    own = [_as_it_is(frames, k, width, height) for k in range(len(frames))]
+    own = [_as_it_is(frames, k) for k in range(len(frames))]
     empty = [
-        compose(frames, width, height, seed, 1, k, empty=1, plain=True)
+        compose(frames, WIDTH, HEIGHT, seed, 1, k, empty=1, plain=True)
         for k in range(min(EMPTY_PICTURES, 4 * len(frames)))
     ]
-    pairs = [compose(frames, width, height, seed, 2, k, empty=0, plain=True) for k in range(min(len(frames), 256))]
+    pairs = [compose(frames, WIDTH, HEIGHT, seed, 2, k, empty=0, plain=True) for k in range(min(len(frames), 256))]
     pairs = [sample for sample in pairs if len(sample.boxes) == 2]
     in_own, in_empty, in_pairs = (_find(locator, samples) for samples in (own, empty, pairs))
     alarms = [max((hand.score for hand in _free(hands, s)), default=0.0) for hands, s in zip(in_empty, empty)]
-    least = max(LEAST, float(np.quantile(alarms, 1 - MOST_FALSE, method="higher")) + 1e-4)
-    threshold = round(min(max(least, _best_f1(in_own, own)), 0.95), 4)
+    if threshold is None:
+        least = max(LEAST, float(np.quantile(alarms, 1 - MOST_FALSE, method="higher")) + 1e-4)
+        threshold = round(min(max(least, _best_f1(in_own, own)), 0.95), 4)
     sure = [[hand for hand in hands if hand.score >= threshold] for hands in in_own]
-    sides = [
-        (hand.right >= 0.5) == bool(sample.right[match])
-        for hands, sample in zip(sure, own)
-        for hand, match in zip(hands, matches(*_boxes(hands), sample.boxes))
-        if match >= 0
-    ]
+    missed = sum(int((matches(*_boxes(hands), sample.boxes) < 0).sum()) for hands, sample in zip(sure, own))
     return {
         "threshold": threshold,
         "recall": _scored(recall, in_own, own, threshold),
         "ap50": _scored(average_precision, in_own, own, 0.0),
-        "side": float(np.mean(sides)) if sides else float("nan"),
+        "side": _sides(in_own, own, threshold),
+        "false_boxes": missed / len(own),
         "recall_two": _scored(recall, in_pairs, pairs, threshold),
+        "side_two": _sides(in_pairs, pairs, threshold),
         "false_alarms": false_alarms([[a] if a >= threshold else [] for a in alarms]),
         "frames": len(own),
     }
 
 
-def _as_it_is(frames: WholeFrames, k: int, width: int, height: int) -> Sample:
-    image, scale = letterbox(frames.images[k], width, height)
-    joints = (frames.joints[k] + 0.5) * scale - 0.5
-    return Sample(
-        image,
-        np.concatenate([joints.min(0), joints.max(0)])[None],
-        frames.right[k : k + 1],
-        np.zeros((0, 4)),
-        np.zeros((height, width), np.uint8),
-    )
+def _as_it_is(frames: WholeFrames, k: int) -> Sample:
+    joints, nothing = frames.joints[k], np.zeros((HEIGHT, WIDTH), np.uint8)
+    box = np.concatenate([joints.min(0), joints.max(0)])[None]
+    return Sample(frames.images[k], box, frames.right[k : k + 1], np.zeros((0, 4)), nothing)
 
 
 def _find(locator: Locator, samples: list[Sample]) -> list[list[FoundHand]]:
     """Also those that are hardly likely."""
-    device, found = next(locator.parameters()).device, []
+    finder, found = ModelLocator(locator, device=next(locator.parameters()).device, threshold=LEAST), []
     for start in range(0, len(samples), BATCH):
-        images = np.stack([sample.image for sample in samples[start : start + BATCH]])
-        found += locator.find(torch.from_numpy(images).permute(0, 3, 1, 2).to(device), LEAST)
+        for hands in finder.locate_many([sample.image for sample in samples[start : start + BATCH]]):
+            right = [hand.side_score if hand.side == "right" else 1 - hand.side_score for hand in hands]
+            found.append([FoundHand(tuple(hand.tight), hand.score, p) for hand, p in zip(hands, right)])
     return found
+
+
+def _sides(found: list[list[FoundHand]], samples: list[Sample], threshold: float) -> float:
+    """The share of found hands whose side is right; NaN where none is found."""
+    told = []
+    for hands, sample in zip(found, samples):
+        sure = [hand for hand in hands if hand.score >= threshold]
+        for hand, match in zip(sure, matches(*_boxes(sure), sample.boxes)):
+            if match >= 0:
+                told.append((hand.right >= 0.5) == bool(sample.right[match]))
+    return float(np.mean(told)) if told else float("nan")
 
 
 def _free(hands: list[FoundHand], sample: Sample) -> list[FoundHand]:

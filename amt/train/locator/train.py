@@ -83,7 +83,8 @@ def locator_beside(config: Config, device: torch.device, progress: bool) -> tupl
         return train_locator(config.data, training, training.steps, config.train.seed, device, progress)
     except (DataError, OSError, MemoryError) as error:
         log.warning(
-            "no locator, hands will be searched by windows: %s", " ".join(str(error).split()) or type(error).__name__
+            "no locator of its own, hands will be found by the one that ships: %s",
+            " ".join(str(error).split()) or type(error).__name__,
         )
         return None, {}
 

@@ -1,0 +1,64 @@
+"""The second look of a locator of two stages: crops of the full picture around what the first stage proposes.
+
+Each proposal is looked at three times, each time in the square around the box that the look before gave. The first looks bring
+the box to the hand and drop what is unlikely or has become one with another box. The last one, which sees the mirror image as
+well, gives the score and the side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from amt.data.crops import cut, square_around
+from amt.model.locator import FoundHand, apart
+from amt.model.verifier import SCALE, SIZE, Verifier
+
+LOOKS = 3
+UNLIKELY = 0.02  # probability of a hand, below which a proposal is dropped before the last look
+MOST_CROPS = 64  # at once
+
+
+def verify(verifier: Verifier, images: Sequence[np.ndarray], proposals: Sequence[np.ndarray]) -> list[list[FoundHand]]:
+    """The hands of each picture in its own px, the surest first, whatever their scores.
+
+    Args:
+        images: uint8 [H, W, 3], RGB, of any sizes.
+        proposals: float64 [N, 4] of each picture, px: left, top, right, bottom.
+    """
+    found = [[FoundHand(tuple(box), 1.0, 0.5) for box in np.reshape(boxes, (-1, 4)).tolist()] for boxes in proposals]
+    for look in range(LOOKS):
+        last = look == LOOKS - 1
+        which = [picture for picture, hands in enumerate(found) for _ in hands]
+        if not which:
+            break
+        boxes = np.array([hand.box for hands in found for hand in hands])
+        seen: list[list[FoundHand]] = [[] for _ in images]
+        for picture, score, right, box in zip(which, *_look(verifier, images, which, boxes, last)):
+            if last or score >= UNLIKELY:
+                seen[picture].append(FoundHand(tuple(box), score, right))
+        found = [apart(sorted(hands, key=lambda hand: -hand.score)) for hands in seen]
+    return found
+
+
+@torch.inference_mode()
+def _look(verifier: Verifier, images: Sequence[np.ndarray], which: list[int], boxes: np.ndarray, both_ways: bool):
+    """Lists of probabilities of a hand and of a right one, and of boxes (px of the pictures), one an entry of ``which``."""
+    squares = np.stack([square_around(box.reshape(2, 2), SCALE) for box in boxes])
+    scale = squares[:, 2] / SIZE  # px of the picture per px of the crop
+    start = squares[:, :2] - scale[:, None] * (SIZE - 1) / 2  # where the crop's first px lies
+    device, found = next(verifier.parameters()).device, []
+    for first in range(0, len(boxes), MOST_CROPS):
+        rows = range(first, min(first + MOST_CROPS, len(boxes)))
+        crops = np.stack([_crop(images[which[k]], start[k], scale[k]) for k in rows])
+        found.append(verifier.judge(torch.from_numpy(crops).permute(0, 3, 1, 2).to(device), both_ways))
+    hand, right, inside = (torch.cat(parts).double().cpu().numpy() for parts in zip(*found))
+    return hand.tolist(), right.tolist(), (inside * scale[:, None] + np.tile(start, 2)).tolist()
+
+
+def _crop(image: np.ndarray, start: np.ndarray, scale: float) -> np.ndarray:
+    """uint8 [80, 80, 3]; what lies beyond the picture is black."""
+    warp = np.array(((1 / scale, 0, -start[0] / scale), (0, 1 / scale, -start[1] / scale)))
+    return cut(image, warp, SIZE)
