@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from amt.kernels._table import user_folder
-from amt.kernels._triton import Launch
+from amt.kernels._triton import HOPPER, Card, Launch
 
 MANIFEST, SCHEMA = "manifest.json", 2
-ARCHITECTURES = {"sm_90": 90, "sm_80": 80}
+ARCHITECTURES = {"sm_90": HOPPER, "sm_80": Card(8, 108)}
 SCRATCH = 2  # null pointers after a kernel's arguments: global and profiling memory, which no kernel here asks for
 POINTERS = {
     torch.float16: "*fp16",

@@ -158,7 +158,7 @@ def record(function: Callable, values: tuple, cubins: Cubins) -> list[int]:
         for x in values
     ]
     num_inputs = len(trace.slots)
-    with trace, _triton.recorded(trace.steps, _triton.multiprocessors(device)):
+    with trace, _triton.recorded(trace.steps, _triton.card(device)):
         results = function(*outlines)
     buffers = trace.made[num_inputs:]
     words = [num_inputs, len(buffers)]

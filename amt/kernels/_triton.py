@@ -85,12 +85,22 @@ class Launch(NamedTuple):
     grid: tuple[int, ...] = (1, 1, 1)
 
 
+class Card(NamedTuple):
+    """What the host side of an op asks of the card that its kernels run on."""
+
+    major: int  # of the compute capability
+    multiprocessors: int
+
+
+HOPPER = Card(9, 132)
+
+
 class _Recorder:
     """In a launcher's place, for :func:`recorded`."""
 
-    def __init__(self, launches: list, multiprocessors: int) -> None:
+    def __init__(self, launches: list, card: Card) -> None:
         self._launches = launches
-        self.multiprocessors = multiprocessors
+        self.card = card
 
     def __call__(self, kernel, grid, /, *positional, warps, stages=1, registers=None, slot=(), **named) -> None:
         # a kernel's constants are in capitals, and come last
@@ -102,15 +112,15 @@ class _Recorder:
 
 
 @contextmanager
-def recorded(launches: list | None = None, multiprocessors: int = 132) -> Iterator[list]:
+def recorded(launches: list | None = None, card: Card = HOPPER) -> Iterator[list]:
     """A block in which this thread's kernels are not launched: yields the list that their launches go to. Tensors may be on meta.
 
     Args:
         launches: the list, a new one by default.
-        multiprocessors: of the card that the launches are for; Hopper's number by default.
+        card: what the launches are for.
     """
     launches = [] if launches is None else launches
-    _recording.recorder = _Recorder(launches, multiprocessors)
+    _recording.recorder = _Recorder(launches, card)
     try:
         yield launches
     finally:
@@ -122,15 +132,18 @@ def recording() -> bool:
     return _recording.recorder is not None
 
 
-def multiprocessors(device: torch.device) -> int:
-    """Of the card that a call's kernels run on; of the one that is recorded for."""
+def card(device: torch.device) -> Card:
+    """That of a call's tensors; the one that is recorded for; Hopper's numbers in the interpreter."""
     recorder = _recording.recorder
-    return _multiprocessors(device) if recorder is None else recorder.multiprocessors
+    return _card(device) if recorder is None else recorder.card
 
 
 @functools.lru_cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+def _card(device: torch.device) -> Card:
+    if device.type != "cuda":
+        return HOPPER
+    properties = torch.cuda.get_device_properties(device)
+    return Card(properties.major, properties.multi_processor_count)
 
 
 class _Recording(threading.local):

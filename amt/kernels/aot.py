@@ -28,6 +28,7 @@ from amt.startup import Parser, run_program
 if TYPE_CHECKING:
     from amt.kernels._triton import Launch
 
+MOST_SHARED = {"sm_90": 227 * 1024, "sm_80": 163 * 1024}  # bytes that a block may have
 MATRIX = ("HGMMA", "QGMMA", "HMMA", "QMMA")  # Hopper's own for 16 bits and for FP8; the older ones, a warp's
 
 
@@ -136,14 +137,15 @@ def build(folder: Path, architectures: Sequence[str], ops: Sequence[str], say=pr
         before = {}
     kernels = []
     for op in ops:
-        for shape, launch in aot_shapes.launches(op):
-            for architecture in architectures:
+        for architecture in architectures:
+            for shape, launch in aot_shapes.launches(op, ARCHITECTURES[architecture]):
                 entry = {"op": op, "shape": shape, "kernel": launch.kernel.fn.__name__, "architecture": architecture}
-                entry |= _compiled(launch, ARCHITECTURES[architecture], folder, entry)
+                entry |= _compiled(launch, 10 * ARCHITECTURES[architecture].major, folder, entry)
                 kernels.append(entry)
                 said = entry.get("left_out") or (
                     f"{entry['registers']} registers, {entry['shared']} B shared, {' '.join(entry['matrix']) or 'no matrix'}"
                     + (", SPILLS" if entry["spills"] else "")
+                    + (", TOO MUCH SHARED MEMORY" if entry["shared"] > MOST_SHARED[architecture] else "")
                 )
                 say(f"{architecture} {op} {shape} {entry['kernel']}: {said}")
         made = {(entry["op"], entry["architecture"]) for entry in kernels}
@@ -185,7 +187,7 @@ def _reads_e4m3(launch: Launch) -> bool:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Compiles; 0, 1 where a kernel spills, 2 after one line that names what is wrong."""
+    """Compiles; 0, 1 where a kernel spills or needs too much shared memory, 2 after one line that names what is wrong."""
     return run_program("amt.kernels.aot", lambda: _main(arguments))
 
 
@@ -208,10 +210,13 @@ def _main(arguments: Sequence[str]) -> int:
     output = options.output or folder()
     kernels = build(output, options.architecture or list(ARCHITECTURES), options.op or list(OPS))
     spilled = [entry for entry in kernels if entry.get("spills")]
+    large = [entry for entry in kernels if entry.get("shared", 0) > MOST_SHARED[entry["architecture"]]]
     print(f"{len(kernels)} kernels: {output / MANIFEST}")
     if spilled:
         print(f"{len(spilled)} of them spill registers", file=sys.stderr)
-    return 1 if spilled else 0
+    if large:
+        print(f"{len(large)} of them need more shared memory than the architecture grants a block", file=sys.stderr)
+    return 1 if spilled or large else 0
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from amt.kernels._cubins import specialise
-from amt.kernels._triton import Launch, recorded
+from amt.kernels._triton import HOPPER, Card, Launch, recorded
 
 BF16, FLOAT32 = torch.bfloat16, torch.float32
 
 
-def launches(op: str) -> Iterator[tuple[str, Launch]]:
+def launches(op: str, card: Card = HOPPER) -> Iterator[tuple[str, Launch]]:
     """What ``op`` launches, each specialisation of a kernel once, with the name of the first shape. Nothing is computed."""
     seen = set()
     for shape, call in OPS[op]():
-        with recorded() as found:
+        with recorded(card=card) as found:
             call()
         for launch in found:
             key = launch.kernel.cache_key, specialise(launch).text(launch)

@@ -8,6 +8,7 @@ import torch
 from helpers import compiled
 
 from amt.kernels import _triton, aot, aot_shapes
+from amt.kernels._cubins import ARCHITECTURES
 from amt.kernels._triton import Launch, recorded
 
 
@@ -38,9 +39,27 @@ def test_block_on_sm_90(shape):
 
 
 @compiled
+def test_cards_before_hopper_have_tiles_of_their_own():
+    """sm_80 has no HGMMA: a product's operands lie in registers, and Hopper's tiles would spill."""
+    found = {(said, x.kernel.fn.__name__): x for said, x in aot_shapes.launches("attention", ARCHITECTURES["sm_80"])}
+    for key in (("577 tokens, heads of 64", "forward_kernel"), ("257 tokens, heads of 128", "backward_kernel")):
+        code = aot.compile_launch(found[key], 80)
+        assert not code.spills, key
+        assert code.matrix == ("HMMA",)
+        assert code.shared <= aot.MOST_SHARED["sm_80"]
+
+
+@compiled
+def test_a_kernel_that_needs_too_much_shared_memory_is_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(aot.MOST_SHARED, "sm_90", -1)
+    assert aot.main(["hand_frames", "--architecture", "sm_90", "--output", str(tmp_path)]) == 1
+    assert "2 of them need more shared memory" in capsys.readouterr().err
+
+
+@compiled
 def test_a_kernel_that_spills_is_an_error(tmp_path, monkeypatch, capsys):
     ((_, launch), *_) = aot_shapes.launches("hand_frames")
-    monkeypatch.setattr(aot_shapes, "launches", lambda op: [("B 512", launch._replace(warps=1, registers=32))])
+    monkeypatch.setattr(aot_shapes, "launches", lambda op, card: [("B 512", launch._replace(warps=1, registers=32))])
     assert aot.main(["hand_frames", "--architecture", "sm_90", "--output", str(tmp_path)]) == 1
     assert "1 of them spill registers" in capsys.readouterr().err
     assert json.loads((tmp_path / "manifest.json").read_text())["kernels"][0]["spills"]

@@ -5,6 +5,8 @@ Any number of rows and keys, any strides. The result lies in memory as [B, N, H,
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 from torch import Tensor
@@ -19,8 +21,20 @@ HEAD_SIZES = (64, 128)
 DTYPES = (torch.float16, torch.bfloat16)
 LOG2_E = 1.4426950408889634
 SMALLEST = 16  # rows or keys that the tensor cores take
-ROWS, KEYS, WARPS, STAGES = 128, 64, 8, 2
-BACKWARD_ROWS, BACKWARD_KEYS, BACKWARD_WARPS = 64, {64: 128, 128: 64}, 8
+ROWS, WARPS, STAGES = 128, 8, 2
+
+
+class Tiles(NamedTuple):
+    """Rows and keys of a tile: of the backward, and the keys of the forward, whose tiles have 128 rows."""
+
+    keys: int
+    backward_rows: int
+    backward_keys: int
+
+
+# By head size. Hopper's products read operands from shared memory; on older cards they lie in registers, and these would spill.
+TILES = {64: Tiles(64, 64, 128), 128: Tiles(64, 64, 64)}
+OLDER_TILES = {64: Tiles(64, 64, 64), 128: Tiles(32, 16, 64)}
 
 _OP, _BACKWARD = "amt::attention_triton", "amt::attention_triton_backward"
 torch.library.define(_OP, "(Tensor q, Tensor k, Tensor v, float scale, bool save) -> (Tensor, Tensor)")
@@ -58,26 +72,32 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # [B, H
         return torch.ops.amt.attention_triton.default(q, k, v, scale, False)[0]
 
 
-def blocks(rows: int, keys: int, size: int) -> dict[str, int]:
-    """The forward's tiles, from the shape alone."""
-    return {"ROWS": ROWS, "TAIL_ROWS": tail(rows, ROWS), "KEYS": KEYS, "TAIL_KEYS": tail(keys, KEYS), "SIZE": size}
+def tiles_for(size: int, major: int) -> Tiles:
+    """Of heads of ``size``, on cards of compute capability ``major``.x."""
+    return (TILES if major >= 9 else OLDER_TILES)[size]
 
 
-def registers(tiles: dict[str, int]) -> int | None:
+def blocks(rows: int, keys: int, size: int, major: int = 9) -> dict[str, int]:
+    """The forward's tiles, from the shape and the architecture alone."""
+    wide = tiles_for(size, major).keys
+    return {"ROWS": ROWS, "TAIL_ROWS": tail(rows, ROWS), "KEYS": wide, "TAIL_KEYS": tail(keys, wide), "SIZE": size}
+
+
+def registers(tiles: dict[str, int], major: int = 9) -> int | None:
     """The forward's limit a thread: with 128, two programs share a multiprocessor, and one computes its softmax while the other
-    multiplies. Heads of 128 and a masked tile of 64 keys would spill under it.
+    multiplies. Heads of 128, a masked tile of 64 keys, and cards before Hopper would spill under it.
     """
-    return 128 if tiles["SIZE"] == 64 and tiles["TAIL_KEYS"] < 64 else None
+    return 128 if major >= 9 and tiles["SIZE"] == 64 and tiles["TAIL_KEYS"] < 64 else None
 
 
-def backward_blocks(rows: int, keys: int, size: int) -> dict[str, int]:
+def backward_blocks(rows: int, keys: int, size: int, major: int = 9) -> dict[str, int]:
     """The backward's tiles. Tails larger than these limits are taken in two: one tile would spill."""
-    wide = BACKWARD_KEYS[size]
+    tiles = tiles_for(size, major)
     return {
-        "ROWS": BACKWARD_ROWS,
-        "TAIL_ROWS": min(32, tail(rows, BACKWARD_ROWS)),
-        "KEYS": wide,
-        "TAIL_KEYS": min(32 if size == 128 else 64, tail(keys, wide)),
+        "ROWS": tiles.backward_rows,
+        "TAIL_ROWS": min(32, tail(rows, tiles.backward_rows)),
+        "KEYS": tiles.backward_keys,
+        "TAIL_KEYS": min(32 if size == 128 else 64, tail(keys, tiles.backward_keys)),
         "SIZE": size,
     }
 
@@ -116,8 +136,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, save: bool) -> tuple[
     if out.numel() == 0 or keys == 0:
         return out.zero_(), log_totals.zero_()
     q, k, v = readable(q), readable(k), readable(v)
-    tiles = blocks(rows, keys, size)
-    programs = splits(batch * heads, rows, _triton.multiprocessors(q.device))
+    card = _triton.card(q.device)
+    tiles = blocks(rows, keys, size, card.major)
+    programs = splits(batch * heads, rows, card.multiprocessors)
     inputs = (q, k, v)
     launch = _triton.launcher(("attention", save, scale > 0, *map(_triton.signature, inputs)))
     with torch.cuda.device_of(q):
@@ -135,7 +156,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, save: bool) -> tuple[
             programs,
             warps=WARPS,
             stages=STAGES,
-            registers=registers(tiles),
+            registers=registers(tiles, card.major),
             ROW_STRIDES=_row_strides(*inputs, out),
             **tiles,
             POSITIVE=scale > 0,
@@ -152,9 +173,9 @@ def backward(grad_out, q, k, v, out, log_totals, scale: float) -> tuple[Tensor, 
     if min(batch, heads, rows, keys) == 0:
         return grad_q.zero_(), grad_k.zero_(), grad_v.zero_()
     tensors = (*map(readable, (q, k, v, out, grad_out)), grad_q, grad_k, grad_v)
-    tiles = backward_blocks(rows, keys, size)
+    tiles = backward_blocks(rows, keys, size, _triton.card(q.device).major)
     deltas = torch.empty_like(log_totals)
-    padded = -(-rows // BACKWARD_ROWS) * BACKWARD_ROWS
+    padded = -(-rows // tiles["ROWS"]) * tiles["ROWS"]
     sums = log_totals.new_empty(batch * heads, padded, size)
     launch = _triton.launcher(("attention_backward", *map(_triton.signature, tensors)))
     with torch.cuda.device_of(q):
@@ -170,7 +191,7 @@ def backward(grad_out, q, k, v, out, log_totals, scale: float) -> tuple[Tensor, 
             rows,
             keys,
             scale,
-            warps=BACKWARD_WARPS,
+            warps=WARPS,
             ROW_STRIDES=_row_strides(*tensors),
             **tiles,
             UPCAST=_triton.INTERPRETED,

@@ -112,13 +112,15 @@ def norm_forward(x, branch, scale, weight, bias, eps, dtype, plain, fp8, save):
     x, branch, scale, weight, bias = (None if t is None else t.contiguous() for t in (x, branch, scale, weight, bias))
     inputs = tuple(x if t is None else t for t in (x, branch, scale, weight, bias))
     flags = (branch is not None, scale is not None, plain, fp8, save)
+    total, normed, values, *rest = results
+    written = (total, normed, values if fp8 else total, *rest)  # a card without e4m3 does not know the type
     launch = _triton.launcher(("add_norm", dtype, flags, *map(_triton.signature, inputs)))
     with torch.cuda.device_of(x):
         launch(
             add_norm_kernel,
             (rows,),
             *inputs,
-            *results,
+            *written,
             eps,
             warps=warps(width),
             WIDTH=width,

@@ -48,13 +48,16 @@ def padded_hidden(hidden: int) -> int:
     return max(16, triton.next_power_of_2(hidden))
 
 
-def blocks(hidden: int, features: int, dtype: torch.dtype, winners: bool) -> tuple[dict[str, int], int]:
-    """The forward's blocks and warps, from shape and dtype alone; tests/kernels/test_frames_triton.py checks that sm_90 holds
-    them. Small blocks leave room for a second and third program on a multiprocessor."""
+def blocks(hidden: int, features: int, dtype: torch.dtype, winners: bool, major: int = 9) -> tuple[dict[str, int], int]:
+    """The forward's blocks and warps, from shape, dtype and architecture alone; tests/kernels/test_frames_triton.py checks that
+    sm_90 holds them. Small blocks leave room for a second and third program on a multiprocessor; before Hopper the operands
+    of a product take registers, too."""
     padded, wide = padded_hidden(hidden), dtype == torch.float32
     parts = {"COLUMNS": 32, "PARTS": 3} if wide else {"COLUMNS": 16, "PARTS": 2}
     if padded <= 64:
         points, width, warps = 64, 64 if wide or winners else 128, 4
+        if wide and winners and major < 9:
+            width = 32
     else:
         points, width, warps = 64, 64, 8
     width = min(width, max(16, triton.next_power_of_2(features)))
@@ -74,7 +77,7 @@ def forward(points, origins, rotations, w1, b1, w2, b2, mask, need_winners):
     winners = points.new_empty(out.shape if need_winners else (0,), dtype=torch.int32)
     if out.numel() == 0:
         return out, winners
-    block, warps = blocks(hidden, features, w2.dtype, need_winners)
+    block, warps = blocks(hidden, features, w2.dtype, need_winners, _triton.card(points.device).major)
     size = block["BLOCK_POINTS"]
     rows = max(1, -(-num_points // size)) * size
     origins, rotations, w1, b1, w2, b2 = (t.contiguous() for t in (origins, rotations, w1, b1, w2, b2))

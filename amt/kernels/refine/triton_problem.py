@@ -56,6 +56,12 @@ TABLE = {
     },
 }
 
+# Before Hopper operands of a product lie in registers, and a block has less shared memory: these tiles are smaller there.
+BEFORE_HOPPER = {
+    2: TABLE[2] | {"single": Blocks(16, 256, 128, warps=8, stages=2)},
+    4: TABLE[4] | {"mlp": Blocks(64, 32, 32, warps=8, stages=2), "mlp_backward": Blocks(32, 64, 32, warps=8, stages=2)},
+}
+
 
 def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
@@ -126,7 +132,8 @@ class Problem:
             tuple(m.shape for m in maps), tuple(m.stride() for m in maps), w1.dtype, w1.shape, height, width
         )
         self.dtype = w1.dtype
-        self.table = TABLE[self.dtype.itemsize]
+        tables = TABLE if _triton.card(joints.device).major >= 9 else BEFORE_HOPPER
+        self.table = tables[self.dtype.itemsize]
         self.batch, self.num_joints = joints.shape[:2]
         self.rows = self.batch * self.num_joints
         self.joints, self.intrinsics = joints.contiguous(), intrinsics.contiguous()
