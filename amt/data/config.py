@@ -118,7 +118,9 @@ class DataConfig:
     split: str = (
         "s1"  # s0 (seen subjects), s1 (unseen subjects), s2 (unseen cameras), s3 (unseen objects); ho3d: official
     )
-    protocol: str | None = None  # T, V, R or F: only the frames that it scores; None: every frame with a labelled hand
+    protocol: str | None = (
+        None  # T, V, R, F or X: only the frames that it scores; None: every frame with a labelled hand
+    )
     mano: str | None = None  # folder of MANO's files, for sets that need them
     cache: str | None = None  # where crops go; None: the user's cache folder
     crop: CropConfig = field(default_factory=CropConfig)

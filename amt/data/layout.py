@@ -73,7 +73,7 @@ LABEL_SHAPES = {
 
 SPLITS = ("s0", "s1", "s2", "s3")
 SUBSETS = ("train", "val", "test")
-PROTOCOL_NAMES = ("T", "V", "R", "F")  # see amt.data.protocols
+PROTOCOL_NAMES = ("T", "V", "R", "F", "X")  # see amt.data.protocols
 
 
 def color_name(frame: int) -> str:

@@ -15,7 +15,9 @@ from amt.data.errors import DataError
 from amt.data.layout import PROTOCOL_NAMES
 from amt.data.meshes import read_mesh
 from amt.data.objects import ObjectModels, mesh_file
+from amt.data.windows import find_windows, tile
 
+WINDOW = 16  # frames that protocol X scores together, as HaWoR and HaPTIC do
 CONTACT_MM = (
     50.0  # protocol R: from the nearest joint to the nearest vertex of the object (ArtiBoost's public configuration)
 )
@@ -29,23 +31,33 @@ class Protocol:
         name: its letter.
         split: the only split that it is defined on; None: any.
         scores: what it scores, in words.
-        admits: bool [N] of the columns of N frames: "hand", "object" (labelled), "right", and "distance" (mm, nearest joint to
-            nearest vertex of the object in the hand).
+        admits: bool [N] of the columns of N frames: "hand", "object" (labelled), "right", "distance" (mm, nearest joint to
+            nearest vertex of the object in the hand), "run" (equal for the frames of one sequence and camera) and "number" (of
+            the frame in its sequence).
     """
 
     name: str
     split: str | None
     scores: str
-    admits: Callable[[Mapping[str, np.ndarray] | np.ndarray], np.ndarray]
+    admits: Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
-def _labelled(frames: np.ndarray) -> np.ndarray:
+def _labelled(frames: Mapping[str, np.ndarray]) -> np.ndarray:
     return frames["hand"]
 
 
-def _held_right(frames: np.ndarray) -> np.ndarray:
+def _held_right(frames: Mapping[str, np.ndarray]) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # nan: the distance is not known
         return frames["hand"] & frames["right"] & frames["object"] & (frames["distance"] <= CONTACT_MM)
+
+
+def _in_windows(frames: Mapping[str, np.ndarray]) -> np.ndarray:
+    hands = np.flatnonzero(frames["hand"])
+    found = np.zeros(len(frames["hand"]), bool)
+    if len(hands):
+        run, number = frames["run"][hands], frames["number"][hands]
+        found[hands[tile(find_windows(run, number, WINDOW, 1), len(hands)).ravel()]] = True
+    return found
 
 
 PROTOCOLS = {
@@ -55,6 +67,9 @@ PROTOCOLS = {
         Protocol("V", "s0", "all labelled hands, left ones mirrored; wrist-aligned, true joint box x 1.5", _labelled),
         Protocol("R", "s0", f"right hands within {CONTACT_MM:g} mm of the object in the hand", _held_right),
         Protocol("F", "s0", "all labelled hands, left and right, with the object (dexycb_full)", _labelled),
+        Protocol(
+            "X", "s0", f"labelled hands in whole windows of {WINDOW} frames that share none; true boxes", _in_windows
+        ),
     )
 }
 
@@ -116,7 +131,8 @@ def admitted_rows(name: str, split: str, rows: Mapping[str, np.ndarray], objects
     """int64: which rows of a crop cache a protocol scores.
 
     Args:
-        rows: the cache: "hand_valid", "object_valid", "right", "object_class", "joints" and the object's pose of each frame.
+        rows: the cache: "hand_valid", "object_valid", "right", "object_class", "joints", the object's pose, "run" and "number"
+            of each frame.
 
     Raises:
         DataError: the protocol is not defined on the split, it takes models that the set lacks, or it admits no row.
@@ -124,6 +140,7 @@ def admitted_rows(name: str, split: str, rows: Mapping[str, np.ndarray], objects
     protocol = find_protocol(name, split)
     held = np.array(rows["object_valid"])
     columns = {"hand": np.array(rows["hand_valid"]), "object": held, "right": np.array(rows["right"])}
+    columns |= {"run": np.array(rows["run"]), "number": np.array(rows["number"])}
     columns["distance"] = np.full(len(held), np.nan, np.float32)
     if name == "R":
         distances, classes = ObjectDistances(objects), np.array(rows["object_class"])

@@ -17,7 +17,7 @@ class EvaluateConfig:
     """Which frames are scored, and where the figures go."""
 
     subset: str = "test"  # train, val or test
-    protocol: str | None = None  # T, V, R or F: only the frames that it scores; None: data.protocol
+    protocol: str | None = None  # T, V, R, F or X: only the frames that it scores; None: data.protocol
     box: str = "truth"  # truth: crops of the true boxes, as in papers; located: of the boxes that a locator finds
     batch_size: int = 64  # crops that go through the model at once
     output: str | None = None  # the file of the figures; None: metrics.json in the checkpoint's folder

@@ -15,6 +15,7 @@ from amt.data.index import Index, build_index
 from amt.data.index.__main__ import main
 from amt.data.layout import SERIALS
 from amt.data.loader import make_loader
+from amt.data.protocols import PROTOCOLS
 
 
 def frames_of(sequence: int) -> int:
@@ -86,10 +87,44 @@ def test_protocols_are_filters_over_the_sample_ids(full_index):
     assert len(full_index.ids("s2", "val", "T"))
     with pytest.raises(DataError, match="protocol V is defined on split s0; got s1"):
         full_index.ids("s1", "test", "V")
-    with pytest.raises(DataError, match="protocol must be one of T, V, R, F; got 'X'"):
-        full_index.ids("s0", "test", "X")
+    with pytest.raises(DataError, match="protocol must be one of T, V, R, F, X; got 'Z'"):
+        full_index.ids("s0", "test", "Z")
     with pytest.raises(DataError, match="split must be one of"):
         full_index.ids("s9", "test")
+
+
+def test_protocol_x_takes_whole_windows_that_share_no_frame():
+    """Two cameras in turn: 40 frames with a gap at 20 (one window before it, one after), and 15 (none)."""
+    run = np.array([1] * 40 + [2] * 15)
+    number = np.array([*range(40), *range(15)])
+    hand = np.ones(55, bool)
+    hand[20] = False
+    columns = {"hand": hand, "run": run, "number": number}
+    expected = [*range(16), *range(21, 37)]
+    assert np.flatnonzero(PROTOCOLS["X"].admits(columns)).tolist() == expected
+    mixed = np.random.default_rng(0).permutation(55)
+    shuffled = PROTOCOLS["X"].admits({name: column[mixed] for name, column in columns.items()})
+    assert shuffled.sum() == 32
+    found = mixed[shuffled]
+    for k in (0, 1):
+        part = np.sort(found[(found > 20) == bool(k)])
+        assert (len(part), np.ptp(part)) == (16, 15)
+    assert not PROTOCOLS["X"].admits({"hand": hand & False, "run": run, "number": number}).any()
+
+
+def test_protocol_x_of_an_index_is_that_of_its_runs(full_index):
+    frames = full_index.frames[full_index.rows("s0", "test")]
+    ids = full_index.ids("s0", "test", "X")
+    assert frames["hand"][ids].all()
+    runs = {}
+    for subject, sequence, camera, frame in frames[ids][["subject", "sequence", "camera", "frame"]].tolist():
+        runs.setdefault((subject, sequence, camera), []).append(frame)
+    for numbers in runs.values():
+        assert len(numbers) % 16 == 0
+        for window in np.array(numbers).reshape(-1, 16):
+            assert np.diff(window).tolist() == [1] * 15
+    with pytest.raises(DataError, match="protocol X is defined on split s0; got s1"):
+        full_index.ids("s1", "test", "X")
 
 
 def test_a_loader_shows_the_frames_of_a_protocol(own_set, tmp_path):
@@ -111,8 +146,8 @@ def test_a_loader_shows_the_frames_of_a_protocol(own_set, tmp_path):
         assert set(np.concatenate([batch.index for batch in mixed])) <= set(shown)
     with pytest.raises(DataError, match="protocol R is defined on split s0; got s2"):
         make_loader(DataConfig(**given | {"split": "s2"}, protocol="R"), "train", 8, progress=False)
-    with pytest.raises(DataError, match=r"data\.protocol must be one of T, V, R, F, or null; got 'X'"):
-        DataConfig(protocol="X")
+    with pytest.raises(DataError, match=r"data\.protocol must be one of T, V, R, F, X, or null; got 'Z'"):
+        DataConfig(protocol="Z")
 
 
 def test_an_index_is_kept_whole(full_index, tmp_path):

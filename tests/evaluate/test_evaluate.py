@@ -367,7 +367,7 @@ def test_the_overlap_of_squares():
         (["{checkpoint}", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
         (["{checkpoint}", "data.split=s7"], "data.split must be one of s0, s1, s2, s3; got 's7'"),
         (["{checkpoint}", "val"], "cannot read 'val': expected key=value"),
-        (["{checkpoint}", "evaluate.protocol=W"], "evaluate.protocol must be one of T, V, R, F, or null; got 'W'"),
+        (["{checkpoint}", "evaluate.protocol=W"], "evaluate.protocol must be one of T, V, R, F, X, or null; got 'W'"),
         (
             ["{checkpoint}", "evaluate.protocol=V", "data.protocol=F"],
             "evaluate.protocol=V contradicts data.protocol=F: give one of them",

@@ -88,7 +88,7 @@ class Index:
                 f"{self.root}: protocol R takes the distance of hand and object, and {unknown.sum()} frames' objects have no "
                 "model; put the set's models folder in place and index it again"
             )
-        return np.flatnonzero(chosen.admits(frames))
+        return np.flatnonzero(chosen.admits(_columns(frames)))
 
     def counts(self) -> list[list[str]]:
         """Rows of the table that the program prints: the counts of each subset beside the official ones."""
@@ -96,6 +96,7 @@ class Index:
         for split in LAYOUTS[self.layout]:
             for subset in SUBSETS if self.layout == "dexycb" else PARTS:
                 frames = self.frames[self.rows(split, subset)]
+                columns = _columns(frames)
                 usable = frames["picture"] & frames["labels"] & frames["calibrated"] & frames["hand"]
                 line = [f"{split} {subset}"]
                 for count, official in zip(
@@ -105,7 +106,7 @@ class Index:
                 line.append(f"{usable.sum():,}")
                 for protocol in PROTOCOLS.values():
                     defined = protocol.split in (None, split)
-                    line.append(f"{protocol.admits(frames).sum():,}" if defined else "-")
+                    line.append(f"{protocol.admits(columns).sum():,}" if defined else "-")
                 table.append(line)
         return table
 
@@ -174,6 +175,16 @@ def build_index(root: str | Path, decode: bool = False, workers: int = 1, progre
         held = np.unique(frames["grasped"])
         problems += _model_problems(scanner.files, {GRASPED_CLASSES[k] for k in held if k >= 0})
     return Index(root, frames, problems, incomplete, layout)
+
+
+def _columns(frames: np.ndarray) -> dict[str, np.ndarray]:
+    """What a protocol asks of frames (:class:`amt.data.protocols.Protocol`)."""
+    subject, sequence, camera = (frames[name].astype(np.int64) + 1 for name in ("subject", "sequence", "camera"))
+    return {
+        **{name: frames[name] for name in ("hand", "object", "right", "distance")},
+        "run": subject << 40 | sequence << 16 | camera,
+        "number": frames["frame"],
+    }
 
 
 def _scans(
