@@ -72,6 +72,13 @@ def test_error_rule(runs, shape, dtype):
 
 
 @over
+@pytest.mark.parametrize("size", [64, 128])
+def test_tiles_of_cards_before_hopper(runs, size, monkeypatch):
+    monkeypatch.setattr(_triton, "card", lambda device: _triton.Card(8, 108))
+    check(runs, draw((1, 1, 73, 87, size), DTYPES[-1], runs.device), size**-0.5)
+
+
+@over
 @pytest.mark.parametrize("scale", [-0.3, 0.0, 2.0])
 def test_any_scale(runs, scale):
     check(runs, draw((1, 1, 70, 80, 64), DTYPES[-1], runs.device), scale)
