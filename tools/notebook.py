@@ -30,7 +30,7 @@ main { max-width: 1000px; margin: 0 auto; padding: 16px; background: #fff; overf
 h1 { font-size: 26px; } h2 { font-size: 20px; margin: 28px 0 6px; } .anchor-link { display: none; }
 pre { font: 12.5px/1.45 ui-monospace, monospace; overflow-x: auto; margin: 0; padding: 8px 10px; overflow-wrap: normal; }
 .highlight { background: #f6f8fa; border: 1px solid #dfe2e7; border-radius: 6px; margin: 8px 0; }
-.output_subarea pre { max-height: 420px; overflow-y: auto; border-left: 3px solid #c5cad2; margin: 4px 0; }
+.output_subarea pre { white-space: pre-wrap; max-height: 420px; overflow-y: auto; border-left: 3px solid #c5cad2; margin: 4px 0; }
 .prompt { display: none; } img { max-width: 100%; height: auto; display: block; margin: 6px 0; }
 .note { color: #596069; font-size: 13px; }
 @media (max-width: 500px) { main { padding: 10px; } pre { font-size: 11px; } }
@@ -116,7 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
         folder = (options.folder or Path(temporary) / "train_amt").resolve()
         notebook, seconds = execute(NOTEBOOK, folder)
     shorten(notebook, folder)
-    text = page(notebook, f"{NOTEBOOK.relative_to(ROOT)} as it ran, from top to bottom, on the CPU of one machine.")
+    chosen = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("AMT_NOTEBOOK_")]
+    about = f"{NOTEBOOK.relative_to(ROOT)} as it ran, from top to bottom, on the CPU of one machine"
+    text = page(notebook, f"{about}{', with ' if chosen else ''}{' '.join(chosen)}.")
     if len(text.encode()) > MOST:
         print(
             f"tools.notebook: the page has {len(text.encode()):,} bytes, at most {MOST:,} are allowed", file=sys.stderr

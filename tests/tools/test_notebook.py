@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "train_amt.ipynb"
+NOTEBOOK, PAGE = ROOT / "notebooks" / "train_amt.ipynb", ROOT / "docs" / "train_amt.html"
 SIZES = {"SCENES": 8, "FRAMES": 1, "STEPS": 3, "BATCH": 4, "GRASPS": 1, "SECONDS": 0.02}
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 
@@ -86,6 +87,29 @@ class Fetched(HTMLParser):
         self.found += [values["href"]] if tag == "link" else []
         if tag == "iframe":
             self.frames.append(values["srcdoc"])
+
+
+def test_the_rendered_page_is_small_and_fetches_nothing():
+    text = PAGE.read_text(encoding="utf-8")
+    assert len(text.encode()) <= 1_500_000
+    page = Fetched(text)
+    assert len(page.frames) == 2  # the views in three dimensions
+    for one in (page, *map(Fetched, page.frames)):
+        assert all(source.startswith("data:") for source in one.found)
+    assert "/root/" not in text
+    assert "/tmp/" not in text
+
+
+def test_the_page_shows_the_notebook_as_it_is():
+    """`make notebook` renders it anew after a change."""
+
+    def plain(text):
+        return re.sub(r"\s+", "", re.sub(r"<[^>]+>", "", text))
+
+    shown = plain(html.unescape(re.sub(r"<iframe.*?</iframe>", "", PAGE.read_text(encoding="utf-8"), flags=re.S)))
+    for cell in CELLS:
+        if cell["cell_type"] == "code":
+            assert plain(re.sub(r"<[^>]+>", "", "".join(cell["source"]))) in shown
 
 
 def test_a_page_is_made_of_an_executed_notebook(tmp_path, monkeypatch):
