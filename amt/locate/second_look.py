@@ -1,8 +1,8 @@
 """The second look of a locator of two stages: crops of the full picture around what the first stage proposes.
 
 Each proposal is looked at three times, each time in the square around the box that the look before gave. The first looks bring
-the box to the hand and drop what is unlikely or has become one with another box. The last one, which sees the mirror image as
-well, gives the score and the side.
+the box to the hand and drop what is unlikely or has become one with another box. The last one sees two squares, a smaller and
+a larger one, and the mirror image of each; the mean of all four gives the score, the side and the box.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from amt.model.verifier import SCALE, SIZE, Verifier
 
 LOOKS = 3
 UNLIKELY = 0.02  # probability of a hand, below which a proposal is dropped before the last look
+ZOOMS = (0.85, 1.2)  # of the last look's squares
 MOST_CROPS = 64  # at once
 
 
@@ -44,18 +45,22 @@ def verify(verifier: Verifier, images: Sequence[np.ndarray], proposals: Sequence
 
 
 @torch.inference_mode()
-def _look(verifier: Verifier, images: Sequence[np.ndarray], which: list[int], boxes: np.ndarray, both_ways: bool):
+def _look(verifier: Verifier, images: Sequence[np.ndarray], which: list[int], boxes: np.ndarray, last: bool):
     """Lists of probabilities of a hand and of a right one, and of boxes (px of the pictures), one an entry of ``which``."""
     squares = np.stack([square_around(box.reshape(2, 2), SCALE) for box in boxes])
-    scale = squares[:, 2] / SIZE  # px of the picture per px of the crop
-    start = squares[:, :2] - scale[:, None] * (SIZE - 1) / 2  # where the crop's first px lies
-    device, found = next(verifier.parameters()).device, []
-    for first in range(0, len(boxes), MOST_CROPS):
-        rows = range(first, min(first + MOST_CROPS, len(boxes)))
-        crops = np.stack([_crop(images[which[k]], start[k], scale[k]) for k in rows])
-        found.append(verifier.judge(torch.from_numpy(crops).permute(0, 3, 1, 2).to(device), both_ways))
-    hand, right, inside = (torch.cat(parts).double().cpu().numpy() for parts in zip(*found))
-    return hand.tolist(), right.tolist(), (inside * scale[:, None] + np.tile(start, 2)).tolist()
+    device, said = next(verifier.parameters()).device, []
+    for zoom in ZOOMS if last else (1.0,):
+        scale = zoom * squares[:, 2] / SIZE  # px of the picture per px of the crop
+        start = squares[:, :2] - scale[:, None] * (SIZE - 1) / 2  # where the crop's first px lies
+        found = []
+        for first in range(0, len(boxes), MOST_CROPS):
+            rows = range(first, min(first + MOST_CROPS, len(boxes)))
+            crops = np.stack([_crop(images[which[k]], start[k], scale[k]) for k in rows])
+            found.append(verifier.judge(torch.from_numpy(crops).permute(0, 3, 1, 2).to(device), last))
+        hand, right, inside = (torch.cat(parts).double().cpu() for parts in zip(*found))
+        said.append((hand.logit(1e-6), right.logit(1e-6), inside.numpy() * scale[:, None] + np.tile(start, 2)))
+    hand, right = (torch.stack([one[k] for one in said]).mean(0).sigmoid().tolist() for k in (0, 1))
+    return hand, right, np.mean([boxes for _, _, boxes in said], 0).tolist()
 
 
 def _crop(image: np.ndarray, start: np.ndarray, scale: float) -> np.ndarray:
