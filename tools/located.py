@@ -52,8 +52,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace) -> int:
     predictor = load(options.checkpoint, device="cpu", locator=options.locator, mediapipe=options.mediapipe)
-    if predictor.finder is None:
-        raise UsageError(predictor.why_windows)
     data = DataConfig(root=str(options.data), split="s1", limit=options.frames)
     say_frames(predictor.finder, data)
     if options.locator == "model":

@@ -141,10 +141,3 @@ def test_a_perfect_finder_meets_every_goal(tmp_path, capsys, monkeypatch):
     assert "recall, 8 test frames" in said
     assert said.count(": met") == 3
     assert "side right, of the hands found" in said
-
-
-def test_a_checkpoint_without_a_locator_is_one_line(tmp_path, capsys):
-    torch.manual_seed(0)
-    save_checkpoint(tmp_path / "ck", AMT(ModelConfig(size="tiny", crop_size=32)), data={"crop": {"num_points": 64}})
-    assert located.main([str(tmp_path / "ck"), str(tmp_path)]) == 2
-    assert "holds no locator" in capsys.readouterr().err
