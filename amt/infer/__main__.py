@@ -29,6 +29,8 @@ def _main(arguments: list[str]) -> int:
     source = None if options.bench else open_source(command.inputs, options.video, options.every)
     if options.live and isinstance(source, Images) and source.rate is None:
         raise InputError("--live: expected camera:0, a video, or pictures with --video FPS")
+    if "lerobot" in command.exports and isinstance(source, Images) and source.rate is None:
+        raise InputError("--export lerobot: expected a video, or pictures with --video FPS")
     # Imported late: what is wrong with the words is told before PyTorch loads.
     import torch
 
@@ -111,7 +113,9 @@ def job_of(command: Command, checkpoint: str | Path, device, locator: str | None
         object=options.object,
         mano=command.mano,
         draw=not options.no_draw,
-        csv=options.csv,
+        exports=command.exports,
+        robot=command.robot,
+        world=command.world,
         rerun=None if options.rerun is None else Path(options.rerun),
         fit=infer.fit,
         smooth=infer.smooth,

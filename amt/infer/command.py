@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +19,12 @@ from amt.infer.checks import InputError, check_fov
 from amt.infer.config import LOCATORS, PROGRAM, InferConfig
 from amt.infer.inputs import CAMERA
 from amt.infer.lens import Lens, as_lens
+from amt.infer.writers import FORMATS, read_formats
 from amt.model.checkpoint import read_record
 from amt.startup import Parser
+
+if TYPE_CHECKING:
+    from amt.robot import RobotHand
 
 DEFAULT_OUT = Path("outputs", "infer")
 DESCRIPTION = "Hand, object and contact of images or a video, as pictures and JSON lines."
@@ -97,7 +101,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--every", type=int, default=1, metavar="N", help="take every Nth image or frame (default %(default)s)"
     )
-    p.add_argument("--csv", action="store_true", help="write predictions.csv, too: a line a hand, joints in m and px")
+    p.add_argument(
+        "--export",
+        metavar="FORMAT[,FORMAT...]",
+        help=f"write these beside predictions.jsonl: {', '.join(FORMATS)}; docs/robots.md says what each holds",
+    )
+    p.add_argument(
+        "--retarget",
+        metavar="shadow|adroit|FILE.xml",
+        help="a robot's hand that follows every hand: joint angles in the exports, the hand in the film; pip install amt[robot]",
+    )
+    p.add_argument(
+        "--world",
+        metavar="FILE",
+        help="with --retarget: 4 x 4 numbers that take the camera's frame (m) to the robot's fixed one; .txt, .npy or .json",
+    )
+    p.add_argument("--csv", action="store_true", help="the same as --export csv")
     p.add_argument(
         "--live",
         action="store_true",
@@ -141,6 +160,9 @@ class Command:
     camera: Camera | None  # where K was given
     lens: Lens | None  # where the distortion was given
     box: np.ndarray | None
+    exports: tuple[str, ...]  # formats of amt.infer.writers
+    robot: RobotHand | None  # of --retarget
+    world: np.ndarray | None  # [4, 4], of --world
 
     @property
     def out(self) -> Path:
@@ -188,6 +210,7 @@ def read_command(arguments: list[str]) -> Command:
             raise InputError(f"{right}: no such file; --mano names the folder of MANO_RIGHT.pkl and MANO_LEFT.pkl")
         if hand is None and record["model"]["hand"] != SHIPPED_HAND:
             hand = str(right)
+    robot, world = _robot(options)
     return Command(
         options=options,
         checkpoint=Path(paths[0]),
@@ -198,6 +221,9 @@ def read_command(arguments: list[str]) -> Command:
         camera=_camera(options),
         lens=as_lens(options.distortion),
         box=_box(options),
+        exports=_exports(options),
+        robot=robot,
+        world=world,
     )
 
 
@@ -254,8 +280,9 @@ def _check_options(options: argparse.Namespace) -> None:
         for other in ("benchmark", "bench", "no_draw"):
             if getattr(options, other):
                 raise InputError(f"--live: does not go with --{other.replace('_', '-')}; leave one of the two out")
-        if options.csv and options.out is None:
-            raise InputError("--csv: with --live nothing is written unless --out names a folder; add it")
+        for name in ("csv", "export"):
+            if getattr(options, name) and options.out is None:
+                raise InputError(f"--{name}: with --live nothing is written unless --out names a folder; add it")
     if options.video is not None and not 0 < options.video <= 1000:
         raise InputError(f"--video: expected a rate above 0 and up to 1000 frames/s, got {options.video:g}")
     if options.models is not None and not Path(options.models).is_dir():
@@ -264,6 +291,24 @@ def _check_options(options: argparse.Namespace) -> None:
         if options.intrinsics is not None:
             raise InputError("--fov: stands in for --intrinsics; give one of the two")
         check_fov(options.fov, "--fov")
+
+
+def _exports(options: argparse.Namespace) -> tuple[str, ...]:
+    """The formats of --export, --csv and --rerun, each once."""
+    named = (*read_formats(options.export), *("csv",) * options.csv, *("rerun",) * (options.rerun is not None))
+    return tuple(dict.fromkeys(named))
+
+
+def _robot(options: argparse.Namespace) -> tuple[RobotHand | None, np.ndarray | None]:
+    """The hand of --retarget and the transform of --world."""
+    if options.retarget is None:
+        if options.world is not None:
+            raise InputError("--world: goes with --retarget, whose palm it moves; add it, or leave --world out")
+        return None, None
+    from amt.infer.robots import read_world
+    from amt.robot import load_hand
+
+    return load_hand(options.retarget), None if options.world is None else read_world(options.world)
 
 
 def _camera(options: argparse.Namespace) -> Camera | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from amt.infer.output import OutputFolder
 from amt.infer.predictor import Predictor
 from amt.infer.request import Request
 from amt.infer.result import Result
+
+if TYPE_CHECKING:
+    from amt.robot import RobotHand
 
 TOLD = 3  # lines about each reason for leaving out pictures
 
@@ -68,8 +72,10 @@ class Job:
     object: str | None = None
     mano: str | Path | None = None  # folder of MANO's files, for the true hands of recorded sets
     draw: bool = True
-    csv: bool = False  # write predictions.csv, too
-    rerun: Path | None = None  # the recording to write, too
+    exports: tuple[str, ...] = ()  # formats of amt.infer.writers, beside predictions.jsonl
+    rerun: Path | None = None  # where the recording goes; None: into the folder of the results
+    robot: RobotHand | None = None  # follows every hand
+    world: np.ndarray | None = None  # [4, 4]: from the camera's frame to the one that the robot's palm is told in
     smooth: bool = True  # hands that a finder follows through a video
     fit: bool = False  # fit the MANO parameters to the refined joints
     tell: Callable[[object], None] = print  # takes each line about what could not be used

@@ -8,25 +8,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from amt.data.errors import DataError
 from amt.draw.hand_object import HandObject, errors
 from amt.draw.pictures import film, panel, sheet
-from amt.draw.recording import Recording
+from amt.draw.robot import robot_column
 from amt.infer.checks import InputError
-from amt.infer.export import Csv
 from amt.infer.film import open_film
 from amt.infer.follow import Follower
 from amt.infer.hands import no_hand, predict_hands
 from amt.infer.inputs import Images
 from amt.infer.job import Job, Question
 from amt.infer.live import as_taken
-from amt.infer.output import Records
 from amt.infer.result import Result
 from amt.infer.stages import DEPTH, background
 from amt.infer.video import LiveCamera, Video
+from amt.infer.writers import Entry, Setup, Writers
+from amt.infer.writers.entry import about
+
+if TYPE_CHECKING:
+    from amt.infer.robots import Robots
+    from amt.robot import HandMotion
 
 SHEET_FRAMES = 8  # pictures that the overview of a run over images shows at most
 
@@ -40,6 +46,7 @@ class Answer:
     results: tuple[Result, ...]  # one for each hand, at least one: hand_found is False where there is none
     numbers: tuple[int | None, ...] = (None,)  # of the hands in a video, which they keep
     drawn: np.ndarray | None = None
+    robots: tuple[HandMotion | None, ...] = ()  # that follow the hands
 
 
 def run(job: Job, source: Images | Video | LiveCamera) -> tuple[int, int]:
@@ -71,8 +78,9 @@ def _run_images(job: Job, source: Images) -> tuple[int, int]:
                 ]
                 yield replace(a, drawn=panels[0] if len(panels) == 1 else sheet(_of_one_width(panels)))
 
-    with _writers(job) as writers, tqdm(total=len(source), unit="image", disable=len(source) < 2) as bar:
-        answers = background(_in_batches(job, background(_asked(job, source))))
+    with _writers(job, None) as writers, tqdm(total=len(source), unit="image", disable=len(source) < 2) as bar:
+        robots = _robots(job, None)
+        answers = _retargeted(robots, background(_in_batches(job, background(_asked(job, source)))))
         with closing(background(draw(answers)) if job.draw else answers) as finished:
             for a in finished:
                 if a.drawn is not None:
@@ -84,7 +92,7 @@ def _run_images(job: Job, source: Images) -> tuple[int, int]:
                 bar.update()
     if len(shown) > 1:
         job.out.picture("overview.png", sheet(shown, columns=1 if len(shown) < 3 else 2))
-    job.close()
+    _close(job, robots)
     return written, job.failed.total()
 
 
@@ -95,17 +103,24 @@ def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tu
     def draw(answers: Iterator[Answer]) -> Iterator[Answer]:
         with closing(answers):
             for a in answers:
-                yield replace(a, drawn=film(a.question.picture.image, a.results, a.question.truth))
+                picture = a.question.picture
+                drawn = film(picture.image, a.results, a.question.truth)
+                if robots is not None:
+                    column = picture.image, a.results, robots.meshes(a.robots), len(drawn), picture.time_s or 0.0
+                    drawn = np.concatenate((drawn, robot_column(*column)), axis=1)
+                yield replace(a, drawn=drawn)
 
-    written, last, live = 0, 0.0, job.live
+    written, last, live, steady = 0, 0.0, job.live, rate / source.every
+    robots = _robots(job, steady)
     sound, depth = source.path if isinstance(source, Video) else None, DEPTH
     questions = _asked(job, source)
     if live is not None:  # the newest picture, at once
         questions, depth = as_taken(questions, wait=not isinstance(source, LiveCamera)), 1
-    with _writers(job) as writers, tqdm(total=len(source) or None, unit="frame") as bar, ExitStack() as stack:
+    with _writers(job, steady) as writers, tqdm(total=len(source) or None, unit="frame") as bar, ExitStack() as stack:
         filmed = job.draw and job.out is not None
         shown = stack.enter_context(open_film(job.out, "overlay.mp4", rate, sound, job.say)) if filmed else None
         answers = background(_followed(job, background(questions, depth, newest=live is not None)), depth)
+        answers = _retargeted(robots, answers)
         finished = stack.enter_context(closing(background(draw(answers), depth) if job.draw else answers))
         for a in finished:
             last = a.question.picture.time_s
@@ -120,7 +135,7 @@ def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tu
         job.say(
             f"{source.path}: the video ends after {last:.1f} s of the {source.seconds:.1f} s that it claims to have"
         )
-    job.close()
+    _close(job, robots)
     return written, job.failed.total()
 
 
@@ -165,28 +180,55 @@ def _followed(job: Job, questions: Iterator[tuple[int, Question]]) -> Iterator[A
             yield Answer(i, question, *follower.next(question.request, i / 30 if time is None else time))
 
 
-class _writers(ExitStack):
-    """The files that get a line for each hand; a context manager. What was added stays on an error."""
+def _robots(job: Job, rate: float | None) -> Robots | None:
+    """What follows the hands, where a robot is asked for."""
+    if job.robot is None:
+        return None
+    from amt.infer.robots import Robots
 
-    def __init__(self, job: Job):
-        super().__init__()
-        self.records = None if job.out is None else self.enter_context(Records(job.out))
-        self.csv = self.enter_context(Csv(job.out)) if job.csv else None
-        self.recording = None if job.rerun is None else self.enter_context(Recording(job.rerun))
+    return Robots(job.robot, job.world, rate)
 
 
-def _write(writers: _writers, job: Job, answer: Answer) -> list[dict]:
+def _retargeted(robots: Robots | None, answers: Iterator[Answer]) -> Iterator[Answer]:
+    """The answers with the robot's hands."""
+    with closing(answers):
+        for a in answers:
+            yield a if robots is None else replace(a, robots=robots.follow(a.index, a.results, a.numbers))
+
+
+def _close(job: Job, robots: Robots | None) -> None:
+    """Tells what there is to tell at the end."""
+    for line in () if robots is None else robots.lines():
+        print(line)
+    job.close()
+
+
+def _writers(job: Job, rate: float | None) -> Writers:
+    """The files of a run; ``rate`` (frames/s) is that of the frames that are taken of a video."""
+    model = job.predictor.model
+    faces = model.mano.faces.cpu().numpy()
+    vertices = len(model.mano.v_template)
+    setup = Setup(
+        out=job.out,
+        rate=rate,
+        num_vertices=vertices,
+        num_points=job.predictor.num_points,
+        rerun=job.rerun,
+        say=job.say,
+        robot=job.robot,
+        about=about(Path(model.config.hand).name, vertices, faces, job.robot),
+    )
+    return Writers(job.exports, setup)
+
+
+def _write(writers: Writers, job: Job, answer: Answer) -> list[dict]:
     """Writes an answer to all files; the records of its hands."""
     question, records = answer.question, []
-    picture, results = question.picture, [job.finished(question.picture, result) for result in answer.results]
+    picture, results = question.picture, tuple(job.finished(question.picture, result) for result in answer.results)
     for result, number in zip(results, answer.numbers):
         known = question if _is_of(result, answer, question.truth) else replace(question, truth=None)
         records.append(record_of(known, result, number))
-        for file in (writers.records, writers.csv):
-            if file is not None:
-                file.add(records[-1])
-    if writers.recording is not None:
-        writers.recording.add(picture.image, results, answer.numbers, question.truth, picture.frame, picture.time_s)
+    writers.add(Entry(answer.index, picture, results, answer.numbers, tuple(records), question.truth, answer.robots))
     return records
 
 

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from amt.data import bop_csv
 from amt.evaluate.results import bop, hand_mesh, hand_pose
 from amt.evaluate.results.checks import ResultError
 from amt.evaluate.results.truth import HandTruth
@@ -32,7 +33,9 @@ def hands(joints):
 
 
 def objects():
-    return (bop.HEADER + "\n" + "".join(bop.line(0, i, 3, np.eye(3), (0, 0, 0.8)) for i in range(FRAMES))).encode()
+    return (
+        bop_csv.HEADER + "\n" + "".join(bop_csv.line(0, i, 3, np.eye(3), (0, 0, 0.8)) for i in range(FRAMES))
+    ).encode()
 
 
 def meshes(joints):
@@ -107,7 +110,7 @@ HOSTILE = {
     "an index of 10^18": ("a.txt", lambda p: p.write_text("9" * 18 + ",1" * 63)),
     "an index of 10^400": ("a.txt", lambda p: p.write_text("9" * 400 + ",1" * 63)),
     "one endless line": ("a.csv", lambda p: p.write_bytes(b"1," * 10**6)),
-    "a million empty lines": ("a.csv", lambda p: p.write_text(bop.HEADER + "\n" * 10**5)),
+    "a million empty lines": ("a.csv", lambda p: p.write_text(bop_csv.HEADER + "\n" * 10**5)),
     "nested a million deep": ("a.json", lambda p: p.write_text("[" * 10**5)),
     "a number of a million digits": ("a.json", lambda p: p.write_text("[" + "1" * 10**5 + ",2]")),
     "objects in objects": ("a.json", lambda p: p.write_text('{"a":' * 5000 + "1" + "}" * 5000)),

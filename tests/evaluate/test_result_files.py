@@ -10,6 +10,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
+from amt.data import bop_csv
 from amt.data.dexycb import DexYCB
 from amt.evaluate.__main__ import main
 from amt.evaluate.collect import Answer
@@ -110,7 +111,7 @@ def test_a_hand_pose_file_by_hand(frames, score, tmp_path):
 
 
 def bop_file(path, rows):
-    path.write_text(bop.HEADER + "\n" + "".join(rows))
+    path.write_text(bop_csv.HEADER + "\n" + "".join(rows))
     return path
 
 
@@ -121,7 +122,7 @@ def posed(frames, turn=0.0, shift=0.0):
     for frame in (f for f in frames if f.number % 4 == 0):
         scene = 2 * (frame.sequence.subject - 7) + frame.camera
         for kind, pose in zip(IDS, frame.object_poses.astype(np.float64)):
-            rows.append(bop.line(scene, frame.number, kind, pose[:, :3] @ extra, pose[:, 3] + (shift, 0, 0)))
+            rows.append(bop_csv.line(scene, frame.number, kind, pose[:, :3] @ extra, pose[:, 3] + (shift, 0, 0)))
     return rows
 
 
@@ -378,7 +379,7 @@ def test_an_image_without_a_label_may_be_there(frames, score, tmp_path):
 
 def fields(row, **changed):
     """A line with other fields."""
-    names = bop.HEADER.split(",")
+    names = bop_csv.HEADER.split(",")
     values = dict(zip(names, row.rstrip("\n").split(","))) | changed
     return ",".join(values[name] for name in names) + "\n"
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from amt import metrics
+from amt.data.bop_csv import HEADER
 from amt.data.parts import is_rigid
 from amt.data.reader import Reader
 from amt.data.set_folder import Frame
@@ -25,7 +26,6 @@ from amt.evaluate.results.checks import ResultError, check_unit, lines, numbers,
 from amt.files import write_text
 
 NAME = "bop.csv"
-HEADER = "scene_id,im_id,obj_id,score,R,t,time"
 EVERY = 4  # frames: the toolkit's subset of frames
 MOST_A_FRAME = 100  # estimates
 DELTA = 0.015  # m
@@ -199,15 +199,6 @@ def check(path: Path, found: dict, wanted: list[tuple[tuple[int, int, int], Targ
         )
     estimated, true = (np.stack([x.translation for x in side]) for side in zip(*pairs))
     check_unit(path, estimated * 1000, true * 1000, "millimetres")
-
-
-def line(
-    scene_id: int, im_id: int, obj_id: int, rotation: np.ndarray, translation: np.ndarray, score: float = 1.0
-) -> str:
-    """A line of the file; translation in metres."""
-    moved = 1000 * np.asarray(translation, np.float64)
-    r, t = (" ".join(f"{x:.8g}" for x in np.asarray(v, np.float64).ravel()) for v in (rotation, moved))
-    return f"{scene_id},{im_id},{obj_id},{score:.4f},{r},{t},-1\n"
 
 
 def write(path: Path, rows: list[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from amt.data import bop_csv
 from amt.data.reader import Reader
 from amt.evaluate.collect import Answer
 from amt.evaluate.results import bop, hand_mesh, hand_pose
@@ -50,7 +51,7 @@ class ResultWriter:
                 joints.append(hand_mesh.text(hand))
                 meshes.append(mesh)
             if found is not None and frame.number % bop.EVERY == 0 and frame.sequence.class_id:
-                objects.append(bop.line(*scenes[frame], frame.sequence.class_id, found[2], found[3]))
+                objects.append(bop_csv.line(*scenes[frame], frame.sequence.class_id, found[2], found[3]))
         size = next(mesh.shape for mesh in meshes if mesh is not None)
         away = np.broadcast_to(AWAY, size)
         vertices = [hand_mesh.text(away if mesh is None or not np.isfinite(mesh).all() else mesh) for mesh in meshes]
