@@ -27,8 +27,8 @@ from amt.infer.live import as_taken
 from amt.infer.result import Result
 from amt.infer.stages import DEPTH, background
 from amt.infer.video import LiveCamera, Video
-from amt.infer.writers import Entry, Setup, Writers
-from amt.infer.writers.entry import about
+from amt.infer.writers import Writers
+from amt.infer.writers.entry import Entry, Setup, about
 
 if TYPE_CHECKING:
     from amt.infer.robots import Robots

@@ -21,8 +21,8 @@ from amt.infer.checks import InputError
 from amt.infer.inputs import Picture
 from amt.infer.output import OutputError, OutputFolder
 from amt.infer.run import record_of
-from amt.infer.writers import FORMATS, Entry, Setup, Writers, read_formats
-from amt.infer.writers.entry import about
+from amt.infer.writers import FORMATS, Writers, read_formats
+from amt.infer.writers.entry import Entry, Setup, about
 from amt.infer.writers.lerobot import CAMERA, counters, episode_rows, next_of_each, split_into_episodes, stats
 from amt.infer.writers.rows import GrowingArray
 

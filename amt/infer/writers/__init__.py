@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from amt.infer.checks import InputError
-from amt.infer.writers.entry import Entry, Setup, Writer
+
+if TYPE_CHECKING:  # what these import loads PyTorch, and wrong words are told before that
+    from amt.infer.writers.entry import Entry, Setup, Writer
 
 
 class Format(NamedTuple):
@@ -79,4 +81,3 @@ class Writers(ExitStack):
 
 
 _JSON_LINES = "amt.infer.writers.table:JsonLines"
-__all__ = ["FORMATS", "Entry", "Setup", "Writer", "Writers", "read_formats"]
