@@ -1,6 +1,7 @@
 # `make demo` shows the whole job on a fresh machine, `make test` checks it; both make .venv on first use.
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= dev
 DEMO ?= demo
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -9,7 +10,7 @@ NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py
 # The first import of a module writes its bytecode, which the installation leaves out.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench notebook profile clean
+.PHONY: install demo test lint bench notebook profile clean
 
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "amt needs Python >= 3.11: make PYTHON=python3.11")'
@@ -17,8 +18,10 @@ $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	@# Build without isolation: the PyTorch that was just installed is the one to build against, no second copy is fetched.
 	@# Without compiling: the bytecode of all that is installed takes a minute, of what is imported a few seconds, once.
 	$(BIN)/python -m pip install -q --no-compile -c constraints.txt torch setuptools cmake ninja
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q --no-compile -c constraints.txt --no-build-isolation -e ".[dev]"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q --no-compile -c constraints.txt --no-build-isolation -e ".[$(EXTRAS)]"
 	@touch $@
+
+install: $(INSTALLED)
 
 # Training sees every grasp, person, object pose, camera, light and background once: eight cameras and nearly equal frames of one
 # grasp teach little that is new. Validation and test people are seen by eight cameras, as people are in DexYCB.
@@ -55,6 +58,8 @@ test: $(INSTALLED) lint
 	done
 	@echo "== Triton's kernels in its interpreter"
 	TRITON_INTERPRET=1 $(PYTEST) -m interpreted tests/kernels
+	@echo "== the steps of docker/cpu.Dockerfile; what is installed already stays"
+	VENV=$(VENV) bash docker/steps.sh
 	$(BIN)/python -m benchmarks.report --check
 
 lint: $(INSTALLED)

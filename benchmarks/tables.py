@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import demo, registers
+from benchmarks import demo, exports, registers
 from benchmarks.compare import like_with_like
 from benchmarks.goals import BOTH, GOALS, PYRAMID
 
@@ -15,7 +15,7 @@ OPS = {
     "model": ("encoder", "encoder fp8", "model"),
     "train": ("training step",),
 }
-NAMES = ("demo", "registers", "headline", "goals", "goals-gpu", "goals-cpu", "machines", *OPS)
+NAMES = ("demo", "exports", "registers", "headline", "goals", "goals-gpu", "goals-cpu", "machines", *OPS)
 # What the README shows: a record's device, op, pass, dtype and sizes. Each is looked up in the newest file that holds it.
 HEADLINE = (
     ("cuda", "refine", "forward", "bfloat16", PYRAMID | {"B": 512}),
@@ -31,6 +31,8 @@ def render(name: str, files: list[dict]) -> str:
     """The block of that name from the results files. Raises KeyError for a name that is none of :data:`NAMES`."""
     if name == "demo":
         return demo.table()
+    if name == "exports":
+        return exports.table()
     if name == "registers":
         return registers.table()
     if name == "headline":

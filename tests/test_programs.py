@@ -23,6 +23,7 @@ PROGRAMS = (
     "amt.hand.bake",
     "amt.physics",
     "amt.debug",
+    "amt.export",
 )
 HEAVY = ("torch", "hydra", "cv2", "scipy", "matplotlib", "PIL")  # each takes more than the rest together
 
@@ -89,6 +90,12 @@ def test_help_loads_nothing_heavy(tmp_path, module):
         ("amt.physics", [".", "--limit", "0"], "--limit must be at least 1; got 0"),
         ("amt.debug", [], "expected the folder of a checkpoint; see python -m amt.debug --help"),
         ("amt.debug", ["/nowhere"], "/nowhere: no such checkpoint folder"),
+        (
+            "amt.export",
+            [],
+            "the following arguments are required: CHECKPOINT, --to, --out; see python -m amt.export --help",
+        ),
+        ("amt.export", ["/nowhere", "--to", "aoti", "--out", "set"], "/nowhere: no such checkpoint folder"),
     ],
 )
 def test_a_wrong_word_is_one_line_before_anything_heavy(tmp_path, module, words, message):

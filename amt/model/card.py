@@ -29,20 +29,23 @@ result.joints  # [21, 3] metres in the camera frame: x right, y down, z forward
 ```"""
 
 
-def model_card(title: str, record: dict[str, Any], metrics: dict[str, Any] | None = None) -> str:
+def model_card(
+    title: str, record: dict[str, Any], metrics: dict[str, Any] | None = None, use: str | None = None
+) -> str:
     """The card's text.
 
     Args:
         title: the name on the hub, or the folder's.
         record: config.json's content.
         metrics: what ``amt.evaluate`` found, metrics.json's content; None where nobody evaluated.
+        use: how it is used, in Markdown; None: by ``amt.load``.
     """
     model, data, train = (record.get(name) or {} for name in ("model", "data", "train"))
     parts = [
         HEAD + f"\n# {title}",
         "AMT looks at one RGB image of a hand that holds an object, and says in metres where the hand is (21 joints and a mesh), "
         "where the object is (6-DoF), and where they touch.",
-        USE.format(source=title),
+        USE.format(source=title) if use is None else use,
         "## Model and training",
         _list(
             size=model.get("size"),

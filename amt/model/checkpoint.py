@@ -159,8 +159,10 @@ def load_model(
 
 
 def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What is the model's own of a checkpoint's tensors."""
-    return {name: value for name, value in state.items() if not name.startswith((MEAN_POSE, LOCATOR))}
+    """What is the model's own of a checkpoint's tensors. Raises RuntimeError for FP8 weights without their scales."""
+    from amt.model.fp8_weights import unpack
+
+    return unpack({name: value for name, value in state.items() if not name.startswith((MEAN_POSE, LOCATOR))})
 
 
 def load_mean_pose(folder: str | Path) -> MeanPose | None:

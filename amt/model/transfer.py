@@ -42,15 +42,15 @@ def begin_from(config: ModelConfig, source: str | Path) -> AMT:
     folder = local_folder(source)
     record = read_record(folder)
     try:
-        saved = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
+        saved = own_weights(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} cannot be loaded: {error}; copy the folder again") from error
     config = deepcopy(config)
     config.backbone.weights, config.backbone.require_pretrained = "none", False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*starts at random")  # not for long
         model = AMT(config)
-    reasons = take_over(model, own_weights(saved), same_hand=record.get(HAND) == model.mano.digest)
+    reasons = take_over(model, saved, same_hand=record.get(HAND) == model.mano.digest)
     lines = describe(model, reasons)
     if len(reasons) == len(model.state_dict()):
         raise CheckpointError(f"{folder}: nothing of it fits this model; take its own settings (leave model=… out)")

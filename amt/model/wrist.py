@@ -40,7 +40,7 @@ class WristSolver(nn.Module):
         direction = guess[:, :2] / guess[:, 2:].clamp(min=MIN_DEPTH)
         u = torch.cat((joints.rays, direction[:, None]), dim=1)
         r = torch.cat((joints.points, torch.zeros_like(joints.points[:, :1])), dim=1)
-        weights = torch.cat((joints.trust * precision[JOINT], precision[DIRECTION].expand(len(u), 1)), dim=1)
+        weights = torch.cat((joints.trust * precision[JOINT], precision[DIRECTION].expand(u.shape[0], 1)), dim=1)
         u_mean, wanted_mean, spread, product = _regression(r / unit[:, None], u, weights)
         if corners is not None:
             corner_fit = _regression(corners.points / unit[:, None], corners.rays, corners.trust * precision[CORNER])

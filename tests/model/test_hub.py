@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import create_autospec
 
 import huggingface_hub
 import pytest
@@ -99,9 +100,16 @@ class Hub:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    made = Hub(tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda **_: made)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    """Calls that the client's own functions would not take are errors."""
+    made, real = Hub(tmp_path / "hub"), huggingface_hub.HfApi
+
+    class Api:
+        create_repo = create_autospec(real.create_repo, side_effect=lambda _, *a, **k: made.create_repo(*a, **k))
+        upload_folder = create_autospec(real.upload_folder, side_effect=lambda _, *a, **k: made.upload_folder(*a, **k))
+
+    download = create_autospec(huggingface_hub.snapshot_download, side_effect=made.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda **_: Api())
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     return made
 
 
