@@ -52,7 +52,7 @@ class CropCache:
             kinds = {name: _dtype(description) for name, description in self.info["files"].items()}
             self.shards = shards.Shards(self.folder, kinds, self.info["shards"])
             self.class_points = np.load(self.folder / "class_points.npy")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError) as error:
+        except Exception as error:  # what a damaged file holds can raise almost anything
             if self._use is not None:
                 self._use.close()
             raise DataError(f"{self.folder}: is no whole crop cache ({error})") from error
@@ -198,8 +198,8 @@ def _fill(reader: Reader, config: CropConfig, part: Path, final: Path, progress:
     """Makes the shards that are missing, and the cache's description."""
     from tqdm import tqdm
 
-    ranges = shards.shard_ranges(len(reader), config)
-    missing = {k: frames for k, frames in enumerate(ranges) if shards.finished(part, k, frames) is None}
+    ranges, kinds = shards.shard_ranges(len(reader), config), shards.layout(config, reader.num_vertices)
+    missing = {k: frames for k, frames in enumerate(ranges) if shards.finished(part, k, frames, kinds) is None}
     to_cut = sum(len(frames) for frames in missing.values())
     need, free = disk_need(to_cut, config, reader.num_vertices), shutil.disk_usage(part).free
     if need > free:
@@ -215,7 +215,7 @@ def _fill(reader: Reader, config: CropConfig, part: Path, final: Path, progress:
         total=len(reader), initial=len(reader) - to_cut, unit="frame", desc=description, disable=not progress
     ) as bar:
         cut_shards(reader, config, part, missing, bar.update)
-    records = [shards.finished(part, k, frames) for k, frames in enumerate(ranges)]
+    records = [shards.finished(part, k, frames, kinds) for k, frames in enumerate(ranges)]
     left_out = Counter()
     for record in records:
         left_out.update(record["left_out"])
@@ -235,7 +235,7 @@ def _fill(reader: Reader, config: CropConfig, part: Path, final: Path, progress:
         "of": len(reader),
         "left_out": dict(left_out),
         "broken": {reason: [len(paths), str(next(iter(paths)))] for reason, paths in reader.broken.items()},
-        "files": {name: _description(dtype) for name, dtype in shards.layout(config, reader.num_vertices).items()},
+        "files": {name: _description(dtype) for name, dtype in kinds.items()},
         "shards": [record["rows"] for record in records],
     }
     files.write_text(part / INFO, json.dumps(info, indent=1))

@@ -83,6 +83,8 @@ def cut_frame(reader: Reader, config: CropConfig, index: int) -> dict | BrokenFr
     """One row without its meshes; why it is left out where its labels say so; the error where it cannot be read."""
     try:
         frame = reader[index]
+        if frame.hand_fault:
+            return BrokenFrame(frame.labels_path, frame.hand_fault)
         if not frame.hand_valid:
             return NO_HAND
         box = joint_box(frame.joints_2d, config.box_scale)

@@ -81,7 +81,9 @@ def parse_yaml(path: Path, data: bytes) -> dict:
     except FileError:
         raise
     except Exception as error:  # what a damaged file holds can raise almost anything
-        raise FileError(path, f"is not YAML ({type(error).__name__})") from error
+        mark = getattr(error, "problem_mark", None)
+        remedy = "copy it anew" if mark is None else f"mend line {mark.line + 1}, or copy it anew"
+        raise FileError(path, f"is not YAML ({type(error).__name__})", remedy) from error
     if not isinstance(content, dict):
         raise FileError(path, "is empty or no mapping")
     return content
@@ -126,12 +128,33 @@ def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
+def npz_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array of an .npz file; the array itself is not unpacked. Raises BrokenFrame."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(read_file(path))) as archive, archive.open(f"{name}.npy") as member:
+            major = np.lib.format.read_magic(member)[0]
+            read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            with _one_header:
+                shape, _, dtype = read(member)
+            return shape, dtype
+    except KeyError as error:
+        raise BrokenFrame(path, f"lacks a field of {name}") from error
+    except Exception as error:  # what a damaged file holds can raise almost anything
+        raise BrokenFrame(path, "is cut short or no .npz file") from error
+
+
+def fit_float32(values: np.ndarray) -> bool:
+    """Whether all values are finite numbers, also as float32, which labels and calibration become."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.asarray(values, np.float64).astype(np.float32)).all())
+
+
 def numbers(path: Path, found: object, count: int, what: str) -> np.ndarray:
-    """float64 [count] of a YAML list."""
+    """float64 [count] of a YAML list; float32 can hold each of them."""
     try:
         numbers = np.array(found, np.float64)
     except (TypeError, ValueError, OverflowError):
         numbers = np.empty(0)
-    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+    if numbers.shape != (count,) or not fit_float32(numbers):
         raise FileError(path, f"lacks {what}", "put the set's calibration back")
     return numbers

@@ -23,13 +23,13 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from amt.data.errors import BrokenFrame, DataError, EmptySubset, FileError
-from amt.data.files import read_file
+from amt.data.files import fit_float32, read_file
 from amt.data.layout import CLASS_NAMES
 from amt.data.parts import SetParts, is_rigid
 from amt.data.reader import Reader
 from amt.data.root import HO3D_PARTS as PARTS
 from amt.data.sequences import SequenceInfo
-from amt.data.set_folder import Frame, Labels, frame_image
+from amt.data.set_folder import Frame, Labels, frame_image, too_large
 from amt.hand.array_pickle import Shell, unpickle
 from amt.hand.skeleton import MANO_TO_SKELETON
 
@@ -61,6 +61,10 @@ class Ho3dFrame(Frame):
     @property
     def image_path(self) -> Path:
         return self.folder / "rgb" / f"{self.number:04d}.jpg"
+
+    @property
+    def labels_path(self) -> Path:
+        return meta_path(self.folder, self.number)
 
     def depth(self) -> np.ndarray:
         """float32 [480, 640], m; 0 where the sensor saw nothing. Raises BrokenFrame."""
@@ -213,14 +217,21 @@ def _numbers(path: Path, meta: dict, name: str, counts: tuple[int, ...]) -> np.n
 
 
 def labelled_joints(meta: dict[str, Any]) -> np.ndarray | None:
-    """float64 [21, 3], m: the joints in our camera frame and order; None where the hand is not labelled in full."""
+    """float64 [21, 3], m: the joints in our camera frame and order; None where no such hand is labelled in full."""
     joints, parts = meta["handJoints3D"], [meta[name] for name in _HAND]
     if joints is None or joints.size != 63 or any(part is None for part in parts):
         return None
     joints = joints.reshape(21, 3)[list(MANO_TO_SKELETON)] @ _OPENGL
-    if not all(np.isfinite(array).all() for array in (joints, *parts)) or (joints[:, 2] <= 0).any():
-        return None
-    return joints
+    return None if hand_fault(meta) or (joints[:, 2] <= 0).any() else joints
+
+
+def hand_fault(meta: dict[str, Any]) -> str:
+    """What cannot be in the labels of a hand; "" if nothing."""
+    for name in ("handJoints3D", *_HAND):
+        if meta[name] is not None and not fit_float32(meta[name]):
+            return f"{name} holds a number that is not finite"
+    joints = meta["handJoints3D"]
+    return too_large("handJoints3D", joints.reshape(21, 3)) if joints is not None and joints.size == 63 else ""
 
 
 def labels_of(meta: dict[str, Any], path: Path) -> Labels:
@@ -234,6 +245,7 @@ def labels_of(meta: dict[str, Any], path: Path) -> Labels:
         joints_2d=(joints_2d if known else np.zeros((21, 2))).astype(np.float32),
         hand_code=np.zeros(51, np.float32),
         hand_valid=known,
+        hand_fault=hand_fault(meta),
         **object_fields(meta, class_of(meta)),
     )
 
@@ -259,7 +271,7 @@ def camera_of(meta: dict[str, Any], path: Path) -> np.ndarray:
     if meta["camMat"] is None:
         raise BrokenFrame(path, "has no camMat")
     intrinsics = meta["camMat"].reshape(3, 3)
-    if not (np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
+    if not (fit_float32(intrinsics) and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
         raise BrokenFrame(path, "its camMat is no camera's")
     return intrinsics
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.errors import DataError, FileError
+from amt.data.files import read_ends, read_file
 
 LONGEST = 1.0  # m: no object that a hand holds is longer; a mesh in millimetres is
+MOST_BYTES = 1 << 30  # of a mesh's file
 _REMEDY = "export a triangle mesh as .obj, .ply or .stl"
 
 
@@ -75,7 +77,7 @@ def _vertex(number: int, so_far: int) -> int:
 def _obj_lines(path: Path):
     """(number, words) of a Wavefront file's lines that hold anything."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, MOST_BYTES)
     except OSError as error:
         raise FileError(path, f"cannot be read ({error.strerror})", "check the path") from error
     utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -99,11 +101,17 @@ def _read_other(path: Path) -> tuple[np.ndarray, np.ndarray]:
         remedy = "pip install trimesh, or convert it to .obj"
         raise FileError(path, f"reading {path.suffix} takes trimesh, which is not installed", remedy) from error
     try:
+        read_ends(path)  # trimesh would wait for a fifo's writer
         # process=False: trimesh would drop vertices that are not finite without a word.
         mesh = trimesh.load(path, force="mesh", process=False)
         return np.asarray(mesh.vertices, np.float64).reshape(-1, 3), np.asarray(mesh.faces, np.int64).reshape(-1, 3)
+    except OSError as error:
+        raise FileError(path, f"cannot be read ({error.strerror or error})", "check the path") from error
     except Exception as error:  # its readers raise whatever a damaged file leads to
-        raise FileError(path, f"cannot be read ({' '.join(str(error).split())})", _REMEDY) from error
+        # A damaged .stl is taken for text, whose encoding trimesh asks a package for that need not be there.
+        lacking = isinstance(error, ImportError) and path.suffix.lower() in (".stl", ".ply")
+        why = "it is damaged" if lacking else " ".join(str(error).split())
+        raise FileError(path, f"cannot be read ({why})", _REMEDY) from error
 
 
 def check_extent(cloud: np.ndarray, name: str) -> None:

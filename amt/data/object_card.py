@@ -66,18 +66,29 @@ def read_card(path: Path) -> ObjectCard:
     if name is not None and not (
         isinstance(name, str) and name and name == Path(name).name and name not in (".", "..")
     ):
-        raise FileError(path, f"name is {name!r}", "give the name of a folder")
+        quoted = f'give the name of a folder, in quotes: name: "{name}"'  # YAML reads 12 and yes as other things
+        remedy = "give the name of a folder" if isinstance(name, str) else quoted
+        raise FileError(path, f"name is {name!r}", remedy)
     symmetry = content.get("symmetry")
     if symmetry is not None:
         if not isinstance(symmetry, dict) or not set(symmetry) <= set("xyz"):
             raise FileError(path, f"symmetry is {symmetry!r}", "give degrees by axis, as {z: 180}, or {} for none")
-        symmetry = tuple((axis, _number(path, f"symmetry.{axis}", angle, 0, 180)) for axis, angle in symmetry.items())
+        symmetry = tuple((axis, _angle(path, axis, angle)) for axis, angle in symmetry.items())
     return ObjectCard(
         name,
         _number(path, "scale", content["scale"], 1e-6, 1e3) if "scale" in content else UNITS[unit],
         _number(path, "mass", content["mass"], 1e-4, 100) if content.get("mass") is not None else None,
         symmetry,
     )
+
+
+def _angle(path: Path, axis: str, value: object) -> float:
+    """An object that looks the same after 170 degrees does so after 10, too: only parts of a whole rotation are angles."""
+    angle = _number(path, f"symmetry.{axis}", value, 0, 180)
+    if angle and abs(360 / angle - round(360 / angle)) > 1e-3:
+        remedy = "give degrees that divide 360, as 180, 120 or 90, or 0 for any rotation"
+        raise FileError(path, f"symmetry.{axis} is {value!r}", remedy)
+    return angle
 
 
 def _number(path: Path, name: str, value: object, low: float, high: float) -> float:

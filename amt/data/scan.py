@@ -12,13 +12,14 @@ import numpy as np
 
 from amt.data.dexycb import grasped_objects
 from amt.data.errors import BrokenFrame, DataError, FileError, ImageError
-from amt.data.files import load_npz
+from amt.data.files import load_npz, npz_header
 from amt.data.images import glance
-from amt.data.layout import SERIALS, color_name, depth_name, labels_name
+from amt.data.layout import FRAME_HEIGHT, FRAME_WIDTH, SERIALS, color_name, depth_name, labels_name
 from amt.data.protocols import ObjectDistances
 from amt.data.sequences import SequenceInfo, find_sequences
-from amt.data.set_folder import SetFolder, check_size, frame_depth, frame_image, frame_segment
+from amt.data.set_folder import SEGMENT_FAULT, Labels, SetFolder, check_size, frame_depth, frame_image, frame_segment
 
+MOST_AWAY = 5.0  # px: from joint_2d to the projection of joint_3d
 FRAME = np.dtype(
     [
         ("subset", np.int8),  # index into SUBSETS where a list says it (HO-3D); -1: the split's rule says it
@@ -111,16 +112,31 @@ class Scanner:
 
             frame["picture"] = usable(color_name(number), self._check_picture)
             frame["depth"] = usable(depth_name(number), self._check_depth)
-            frame["labels"] = usable(labels_name(number), lambda _, n=number, f=frame: self._labels(info, camera, n, f))
+            frame["labels"] = usable(
+                labels_name(number), lambda path, n=number, f=frame: self._labels(info, camera, n, path, f, found)
+            )
 
-    def _labels(self, info: SequenceInfo, camera: int, number: int, frame: np.void) -> None:
+    def _labels(self, info: SequenceInfo, camera: int, number: int, path: Path, frame: np.void, found: Scan) -> None:
         labels = self.files.labels(info, camera, number)
-        if self.decode:
-            frame_segment(info.folder / SERIALS[camera] / labels_name(number))
         frame["hand"], frame["object"] = labels.hand_valid, labels.object_valid
+        faults = [labels.hand_fault, labels.object_fault, self._segment_fault(path)]
+        if labels.hand_valid and frame["calibrated"] and not self.files.distortion(camera):
+            faults.append(_camera_fault(labels, self.files.intrinsics(camera)))
+        found.problems += [(path, fault) for fault in faults if fault]
         if labels.hand_valid and labels.object_valid:
             pose = (labels.joints, labels.object_rotation, labels.object_translation)
             frame["distance"] = self.distances.nearest(info.class_id, *pose)
+
+    def _segment_fault(self, path: Path) -> str:
+        """What is wrong with a segmentation; training uses the frame without it."""
+        try:
+            if self.decode:
+                frame_segment(path)
+                return ""
+            found = npz_header(path, "seg")
+        except BrokenFrame as error:
+            return error.reason
+        return "" if found == ((FRAME_HEIGHT, FRAME_WIDTH), np.uint8) else SEGMENT_FAULT
 
     def _check_picture(self, path: Path) -> None:
         if self.decode:
@@ -156,6 +172,20 @@ class Scanner:
         except DataError:  # told once for the whole set, by the index
             return False
         return True
+
+
+def _camera_fault(labels: Labels, intrinsics: np.ndarray) -> str:
+    """Whether the two labels of the joints contradict the calibration: it may be another camera's, or another size's."""
+    joints = labels.joints.astype(np.float64)
+    if not (joints[:, 2] > 0).all():
+        return "joint_3d lies behind the camera"
+    seen = joints @ intrinsics.astype(np.float64).T
+    away = np.linalg.norm(seen[:, :2] / seen[:, 2:] - labels.joints_2d, axis=1)
+    return (
+        ""
+        if away.max() <= MOST_AWAY
+        else f"joint_2d is not where the calibration puts joint_3d (over {MOST_AWAY:g} px)"
+    )
 
 
 def look_at(path: Path) -> None:

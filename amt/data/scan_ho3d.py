@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.errors import EmptySubset, FileError
-from amt.data.ho3d import PARTS, class_of, labelled_joints, meta_path, object_fields, read_list, read_meta
+from amt.data.ho3d import (
+    PARTS,
+    camera_of,
+    class_of,
+    hand_fault,
+    labelled_joints,
+    meta_path,
+    object_fields,
+    read_list,
+    read_meta,
+)
 from amt.data.layout import GRASPED_CLASSES, SUBSETS
 from amt.data.parts import SetParts
 from amt.data.protocols import ObjectDistances
@@ -52,14 +62,17 @@ class Ho3dScanner:
             frame["frame"] = number
             frame["picture"] = _usable(found, self.check, folder / "rgb" / f"{number:04d}.jpg")
             frame["depth"] = _usable(found, self.check, folder / "depth" / f"{number:04d}.png")
-            frame["labels"] = _usable(found, lambda path, f=frame: self._labels(path, f), meta_path(folder, number))
+            path = meta_path(folder, number)
+            frame["labels"] = _usable(found, lambda path, f=frame: self._labels(path, f, found), path)
         return found
 
-    def _labels(self, path: Path, frame: np.void) -> None:
+    def _labels(self, path: Path, frame: np.void, found: Scan) -> None:
         meta = read_meta(path)
         joints, class_id = labelled_joints(meta), class_of(meta)
         held = object_fields(meta, class_id)
-        frame["calibrated"] = meta["camMat"] is not None
+        frame["calibrated"] = _usable(found, lambda path: camera_of(meta, path), path)
+        if fault := hand_fault(meta):
+            found.problems.append((path, fault))
         frame["hand"], frame["object"] = joints is not None, held["object_valid"]
         frame["grasped"] = GRASPED_CLASSES.index(class_id) if class_id in GRASPED_CLASSES else -1
         if frame["hand"] and frame["object"]:

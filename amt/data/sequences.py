@@ -133,7 +133,7 @@ def _is_name(value: object) -> bool:
 
 _META = {  # what each field of meta.yml must be
     "num_frames": lambda v: _is_int(v) and 0 <= v <= MOST_FRAMES,
-    "serials": lambda v: isinstance(v, list) and all(_is_name(serial) for serial in v),
+    "serials": lambda v: isinstance(v, list) and all(str(serial) in SERIALS for serial in v),
     "ycb_ids": lambda v: isinstance(v, list) and all(_is_int(c) and c in CLASS_NAMES for c in v),
     "ycb_grasp_ind": _is_int,
     "mano_sides": lambda v: isinstance(v, list) and v[:1] in (["right"], ["left"]),

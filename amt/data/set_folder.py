@@ -5,7 +5,7 @@ Nothing is read before it is asked for, and a part that is missing or broken doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 
 from amt.data.distortion import pinhole_maps
 from amt.data.errors import BrokenFrame, FileError, ImageError
-from amt.data.files import load_npz, numbers, read_yaml
+from amt.data.files import fit_float32, load_npz, numbers, read_yaml
 from amt.data.images import read_depth, read_image
 from amt.data.layout import (
     FRAME_HEIGHT,
@@ -29,6 +29,8 @@ from amt.data.parts import SetParts, is_rigid
 from amt.data.sequences import SequenceInfo
 from amt.hand.skeleton import NUM_JOINTS
 
+LARGEST_HAND = 0.5  # m: from the wrist to any joint; a hand in millimetres is larger
+SEGMENT_FAULT = "seg has a wrong shape or type"
 CONTACT = "contact.npz"  # beside meta.yml of a rendered sequence
 
 
@@ -44,6 +46,9 @@ class Labels:
     object_translation: np.ndarray  # float32 [3], m
     object_valid: bool
     object_poses: np.ndarray  # float32 [O, 3, 4], m: all objects of the scene; zeros where missing
+    # What is written there and cannot be: of the hand, and of the objects. "" where all is right, or said to be missing.
+    hand_fault: str = field(default="", kw_only=True)
+    object_fault: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,10 @@ class Frame(Labels):
     def image_path(self) -> Path:
         return self.folder / color_name(self.number)
 
+    @property
+    def labels_path(self) -> Path:
+        return self.folder / labels_name(self.number)
+
     def image(self, rows: int | None = None) -> np.ndarray:
         """uint8 [480, 640, 3], RGB. Raises BrokenFrame, also where the size is not the calibration's.
 
@@ -84,12 +93,12 @@ class Frame(Labels):
 
     def segment(self) -> np.ndarray:
         """uint8 [480, 640]: 0 background, 1-21 object, 255 hand. Raises BrokenFrame."""
-        return self._pinhole(frame_segment(self.folder / labels_name(self.number)), nearest=True)
+        return self._pinhole(frame_segment(self.labels_path), nearest=True)
 
     def joint_visible(self) -> np.ndarray | None:
         """bool [21]: the joints that the camera sees, where the labels say it, as those of a rendered set; else None."""
         try:
-            found = load_npz(self.folder / labels_name(self.number), ("joint_visible",))["joint_visible"]
+            found = load_npz(self.labels_path, ("joint_visible",))["joint_visible"]
         except BrokenFrame:
             return None
         return found[0] if found.dtype == bool and found.shape == (1, NUM_JOINTS) else None
@@ -127,7 +136,7 @@ def frame_segment(path: Path) -> np.ndarray:
     """uint8 [480, 640]: the segmentation in a labels file. Raises BrokenFrame."""
     segment = load_npz(path, ("seg",))["seg"]
     if segment.dtype != np.uint8 or segment.shape != (FRAME_HEIGHT, FRAME_WIDTH):
-        raise BrokenFrame(path, "seg has a wrong shape or type")
+        raise BrokenFrame(path, SEGMENT_FAULT)
     return segment
 
 
@@ -177,10 +186,10 @@ class SetFolder(SetParts):
         code, joints, joints_2d = (found[name][0] for name in ("pose_m", "joint_3d", "joint_2d"))
         poses = found["pose_y"]
         grasped = poses[sequence.grasp] if len(poses) else np.zeros((3, 4), np.float32)
-        finite = all(np.isfinite(array).all() for array in (code, joints, joints_2d))
         unmarked = (joints == -1).all(1).any() or (joints_2d == -1).all()  # -1 is how the set says "not labelled"
-        hand_valid = bool(finite and code.any() and not unmarked)
-        object_valid = is_rigid(grasped)
+        labelled = bool(code.any() and not unmarked)
+        hand_fault = _hand_fault({name: found[name] for name in ("pose_m", "joint_3d", "joint_2d")}) if labelled else ""
+        hand_valid, object_valid = labelled and not hand_fault, is_rigid(grasped)
         if not hand_valid:
             code, joints, joints_2d = (np.zeros_like(array) for array in (code, joints, joints_2d))
         if not object_valid:
@@ -194,6 +203,8 @@ class SetFolder(SetParts):
             object_translation=grasped[:, 3].copy(),
             object_valid=object_valid,
             object_poses=poses,
+            hand_fault=hand_fault,
+            object_fault=_object_fault(poses),
         )
 
     def frame(self, sequence: SequenceInfo, camera: int, number: int, index: int = -1) -> Frame:
@@ -255,8 +266,8 @@ class SetFolder(SetParts):
             fx, fy, cx, cy = (float(lens[k]) for k in ("fx", "fy", "ppx", "ppy"))
         except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise FileError(path, "has no color fx, fy, ppx, ppy", "put the set's calibration back") from error
-        if not (fx > 0 and fy > 0 and np.isfinite([fx, fy, cx, cy]).all()):
-            wrong = f"focal lengths must be positive, got fx {fx}, fy {fy}"
+        if not (fx > 0 and fy > 0 and fit_float32([fx, fy, cx, cy])):
+            wrong = f"focal lengths must be positive and all numbers finite, got fx {fx}, fy {fy}, ppx {cx}, ppy {cy}"
             raise FileError(path, wrong, "put the set's calibration back")
         return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32)
 
@@ -280,6 +291,28 @@ class SetFolder(SetParts):
             if array.dtype != bool or array.ndim != 2:
                 raise BrokenFrame(path, f"{name} has a wrong shape or type")
         return found["hand"], found["object"]
+
+
+def _hand_fault(arrays: dict[str, np.ndarray]) -> str:
+    """What cannot be in the labels of a hand; "" if nothing."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            return f"{name} holds a number that is not finite"
+    return too_large("joint_3d", arrays["joint_3d"][0])
+
+
+def too_large(name: str, joints: np.ndarray) -> str:
+    """That joints [21, 3], of which the first is the wrist, cannot be a hand's in metres; "" if they can."""
+    if np.linalg.norm(joints.astype(np.float64) - joints[0], axis=1).max() <= LARGEST_HAND:
+        return ""
+    return f"{name} is larger than a hand in metres ({LARGEST_HAND:g} m from the wrist)"
+
+
+def _object_fault(poses: np.ndarray) -> str:
+    """What cannot be among the poses [O, 3, 4] of objects, of which those that are missing are zeros; "" if nothing."""
+    if not np.isfinite(poses).all():
+        return "pose_y holds a number that is not finite"
+    return "" if all(is_rigid(pose) for pose in poses if pose.any()) else "pose_y holds what is no rotation"
 
 
 def check_size(size: tuple[int, int], path: Path, remedy: str = "put the original picture back") -> None:

@@ -44,13 +44,21 @@ def row_bytes(config: CropConfig, num_vertices: int) -> int:
     return sum(dtype.itemsize for dtype in layout(config, num_vertices).values())
 
 
-def finished(folder: Path, number: int, frames: range) -> dict | None:
-    """What is known of a shard that is whole: its rows, what was left out and what was broken."""
+def finished(folder: Path, number: int, frames: range, kinds: dict[str, np.dtype]) -> dict | None:
+    """What is known of a shard that is whole: its rows, what was left out and what was broken. None for any other."""
     try:
         record = json.loads((folder / f"{number:05d}.json").read_bytes())
-    except (OSError, ValueError):
+        rows, left_out = record["rows"], sum(record["left_out"].values())
+        sizes = [(folder / f"{number:05d}.{name}.bin").stat().st_size for name in kinds]
+        whole = (
+            record["frames"] == [frames.start, frames.stop]
+            and 0 <= left_out <= len(frames) - rows
+            and all(isinstance(paths, list) for paths in record["broken"].values())
+            and sizes == [rows * dtype.itemsize for dtype in kinds.values()]
+        )
+    except Exception:  # what a damaged file holds can raise almost anything
         return None
-    return record if record["frames"] == [frames.start, frames.stop] else None
+    return record if whole else None
 
 
 def write_shard(

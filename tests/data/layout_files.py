@@ -11,6 +11,7 @@ import numpy as np
 from amt.data.layout import CLASS_NAMES, GRASPED_CLASSES, SERIALS, SUBJECTS, SYNTHETIC_RECORD
 from amt.hand.shipped import shipped_hand
 
+LENS = {"fx": 613.076, "fy": 611.999, "ppx": 313.028, "ppy": 245.009}
 KINDS = ("near", "far", "no hand", "no object")
 
 
@@ -27,7 +28,7 @@ def labels(kind: str) -> dict[str, np.ndarray]:
         "pose_y": pose[None],
         "pose_m": np.full((1, 51), 0.1, np.float32),
         "joint_3d": joints[None],
-        "joint_2d": np.full((1, 21, 2), 200, np.float32),
+        "joint_2d": _seen(joints)[None],
         "seg": np.zeros((480, 640), np.uint8),
     }
     if kind == "no hand":
@@ -39,6 +40,12 @@ def labels(kind: str) -> dict[str, np.ndarray]:
     if kind == "no object":
         found["pose_y"] = pose[None] * 0
     return found
+
+
+def _seen(joints: np.ndarray) -> np.ndarray:
+    """float32 [21, 2], px: where the trees' camera sees joints [21, 3]."""
+    pixels = joints[:, :2] / joints[:, 2:] * [LENS["fx"], LENS["fy"]] + [LENS["ppx"], LENS["ppy"]]
+    return pixels.astype(np.float32)
 
 
 def write_tree(root: Path, subjects: int, sequences: int, frames_of: Callable[[int], int]) -> Path:
@@ -59,8 +66,7 @@ def write_tree(root: Path, subjects: int, sequences: int, frames_of: Callable[[i
         poses = {"pose_y": np.zeros((frames, 1, 7), np.float32), "pose_m": np.zeros((frames, 1, 51), np.float32)}
         np.savez_compressed(once / f"pose{frames}.npz", **poses)
     for serial in SERIALS:
-        lens = {"fx": 613.076, "fy": 611.999, "ppx": 313.028, "ppy": 245.009}
-        _put(root / "calibration" / "intrinsics" / f"{serial}_640x480.yml", {"color": lens})
+        _put(root / "calibration" / "intrinsics" / f"{serial}_640x480.yml", {"color": LENS})
     placed = {serial: [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0] for serial in SERIALS}
     _put(root / "calibration" / "extrinsics_e" / "extrinsics.yml", {"extrinsics": placed})
     _put(root / "calibration" / "mano_m" / "mano.yml", {"betas": [0.0] * 10})

@@ -15,8 +15,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from amt.config import compose
-from amt.data.config import DataConfig
-from amt.data.errors import BrokenFrame, DataError, EmptySubset, MissingHand
+from amt.data.config import CropConfig, DataConfig
+from amt.data.errors import BrokenFrame, DataError, EmptySubset, MissingHand, TooManyBroken
 from amt.data.ho3d import HO3D, read_meta
 from amt.data.index import Index, build_index
 from amt.data.index.__main__ import main
@@ -162,6 +162,28 @@ def test_missing_parts_are_flags(ho3d):
         path.write_bytes(pickle.dumps(whole | change))
         with pytest.raises(BrokenFrame, match=rf"0000\.pkl: .*{next(iter(change))}"):
             HO3D(ho3d)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "hand"),
+    [
+        ({"handJoints3D": np.full((21, 3), np.nan)}, "handJoints3D holds a number that is not finite", False),
+        ({"handTrans": np.full(3, 1e300)}, "handTrans holds a number that is not finite", False),
+        ({"handJoints3D": annotation(0)["handJoints3D"] * 1000}, "handJoints3D is larger than a hand in metres", False),
+        ({"camMat": K * 1e300}, "its camMat is no camera's", True),
+        ({"camMat": None}, "has no camMat", True),
+    ],
+)
+def test_what_labels_cannot_say_is_a_problem_and_no_frame_to_train_on(ho3d, tmp_path, change, reason, hand):
+    path = ho3d / "train" / "ABF10" / "meta" / "0000.pkl"
+    path.write_bytes(pickle.dumps(annotation(0) | change))
+    index = build_index(ho3d, progress=False)
+    assert [found for found, _ in index.problems] == [path]
+    assert index.problems[0][1].startswith(reason)
+    assert (bool(index.frames["hand"][0]), bool(index.frames["calibrated"][0])) == (hand, not hand)
+    config = DataConfig(root=str(ho3d), layout="ho3d", split="official", cache=str(tmp_path), crop=CropConfig(size=16))
+    with pytest.raises(TooManyBroken, match=r"1 of 4 frames of official train \(25\.0%\) cannot be read"):
+        make_loader(config, "train", 2, progress=False)
 
 
 class Trap:

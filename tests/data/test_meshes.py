@@ -1,5 +1,7 @@
 """Mesh files: all that exporters write is read, and what cannot be used is one line that names it."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,22 @@ def test_nan_in_other_formats_is_named(tmp_path):
     (tmp_path / "a.ply").write_text(head + "0 0 0\nnan 0 0\n0 1 0\n3 0 1 2\n")
     with pytest.raises(FileError, match=r"a\.ply: vertex 2 is not finite \(nan, 0, 0\)"):
         read_mesh(tmp_path / "a.ply")
+
+
+@pytest.mark.parametrize("suffix", ["obj", "ply", "stl"])
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path, suffix):
+    path = tmp_path / f"pipe.{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(FileError, match=r"cannot be read \(is a fifo, not a file\); check the path"):
+        read_mesh(path)
+
+
+def test_a_damaged_stl_does_not_ask_for_a_package(tmp_path):
+    path = tmp_path / "a.stl"
+    path.write_bytes(np.random.default_rng(0).bytes(3000))
+    with pytest.raises(FileError) as error:
+        read_mesh(path)
+    assert "No module" not in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -226,6 +226,7 @@ def test_a_broken_yml_is_one_line_that_names_it(own_set, file, content):
         {"num_frames": float("inf")},
         {"num_frames": 10**9},
         {"serials": 3},
+        {"serials": ["836212060125", "83621206012"]},
         {"extrinsics": "../../elsewhere"},
         {"mano_calib": []},
     ],
@@ -305,6 +306,21 @@ def test_a_bad_focal_length_is_named(own_set):
     content["color"]["fx"] = 0.0
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(DataError, match=f"{path.name}: focal lengths must be positive"):
+        DexYCB(own_set)[0]
+
+
+@pytest.mark.parametrize("word", ["fx", "ppx", "coeffs", "betas"])
+def test_calibration_that_float32_cannot_hold_is_named(own_set, word):
+    info = DexYCB(own_set).sequences[0]
+    if word == "betas":
+        path = own_set / "calibration" / f"mano_{info.mano_calib}" / "mano.yml"
+        path.write_text("betas: [1.0e+300, 0, 0, 0, 0, 0, 0, 0, 0, 0]")
+    else:
+        path = own_set / "calibration" / "intrinsics" / f"{SERIALS[0]}_640x480.yml"
+        lens = yaml.safe_load(path.read_text())
+        lens["color"][word] = [1e300, 0, 0, 0, 0] if word == "coeffs" else 1e300
+        path.write_text(yaml.safe_dump(lens))
+    with pytest.raises(DataError, match=f"{path.name}: (lacks|focal lengths must be positive and all numbers finite)"):
         DexYCB(own_set)[0]
 
 

@@ -48,6 +48,25 @@ def test_interrupted_rendering_continues_and_a_whole_set_is_reused(own_set):
     assert all(p.stat().st_mtime_ns == times[p] for p in untouched)
 
 
+def test_a_sequence_that_lost_a_file_is_rendered_again_and_no_other(own_set):
+    before = digests(own_set)
+    one, other = (sequence_folder(own_set, TINY.specs()[number]) for number in (1, 2))
+    times = {p: p.stat().st_mtime_ns for p in own_set.rglob("*.jpg") if not {one, other} & set(p.parents)}
+    next(one.glob("*/labels_000002.npz")).unlink()
+    (other / "grasp.json").write_text("")  # as a machine that lost power leaves it
+    write_set(own_set, TINY, workers=1, progress=False)
+    assert digests(own_set) == before
+    assert all(p.stat().st_mtime_ns == time_ for p, time_ in times.items())
+
+
+@pytest.mark.parametrize("name", ["none/sheet.jpg", "sheet.txt", "sheet", "."])
+def test_a_sheet_that_cannot_be_written_is_told_before_the_rendering(tmp_path, capsys, name):
+    assert main([str(tmp_path / "set"), "--independent", "1", "--quiet", "--sheet", str(tmp_path / name)]) == 2
+    told = f"--sheet: {tmp_path / name} cannot be written; name a .jpg or .png file in a folder that exists"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_second_process_waits_for_the_one_that_renders_and_reuses_its_set(own_set, capfd):
     """As two trainings do that begin together: the one that comes second says so, touches nothing and finds the set whole."""
     lost = sequence_folder(own_set, TINY.specs()[2])

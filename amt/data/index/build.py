@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -215,11 +216,13 @@ def _scan(task: tuple) -> Scan:
 
 def _shared_problems(files: SetFolder, sequences: list[SequenceInfo]) -> list[tuple[Path, str]]:
     """What is wrong with calibration and models of a set in DexYCB's layout, which many sequences share."""
+    subjects = [files.root / name for name in SUBJECTS]
+    strange = [(path, "is no folder") for path in subjects if os.path.lexists(path) and not path.is_dir()]
     whole = [info for info in sequences if info.fault is None]
     reads = [lambda c=camera: files.intrinsics(c) for camera in range(len(SERIALS))]
     reads += [lambda i=info: files.extrinsics(i, 0) for info in {i.extrinsics: i for i in whole}.values()]
     reads += [lambda i=info: files.betas(i) for info in {i.mano_calib: i for i in whole}.values()]
-    return _problems(reads, files) + _model_problems(files, {c for info in whole for c in info.class_ids})
+    return strange + _problems(reads, files) + _model_problems(files, {c for info in whole for c in info.class_ids})
 
 
 def _model_problems(files: SetParts, classes: set[int]) -> list[tuple[Path, str]]:

@@ -126,6 +126,10 @@ def _main(arguments: list[str] | None) -> int:
         camera=CameraConfig(distorted=a.distorted).changed(a.camera),
     )
     check_folder(Path(a.out), config)
+    if a.sheet is not None:
+        from amt.data.synthetic.sheet import check_sheet
+
+        check_sheet(Path(a.sheet))
     from amt.data.synthetic.write import count_types, write_set  # loads PyTorch: only once the words are known good
 
     if a.match is not None:

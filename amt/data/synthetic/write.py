@@ -33,6 +33,7 @@ from amt.data.layout import (
     labels_name,
 )
 from amt.data.object_card import CARD
+from amt.data.set_folder import CONTACT
 from amt.data.synthetic import appearance, scene
 from amt.data.synthetic.config import LOCK, SequenceSpec, SetConfig, check_folder, sequence_folder
 from amt.data.synthetic.grasp_types import TYPES
@@ -76,7 +77,7 @@ def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progr
                 (out / SUBJECTS[subject]).mkdir(exist_ok=True)
             _write_models(out, shapes)
             _write_calibration(out, config)
-            tasks = [spec for spec in config.specs() if not sequence_folder(out, spec).is_dir()]
+            tasks = [spec for spec in config.specs() if not _is_whole(sequence_folder(out, spec), spec)]
             _run(out, config, tasks, workers, progress)
     except OSError as error:
         raise DataError(
@@ -248,6 +249,27 @@ def _run(out: Path, config: SetConfig, tasks: list, workers: int, progress: bool
                 raise
 
 
+def _serials(spec: SequenceSpec) -> tuple[str, ...]:
+    """The cameras of a sequence: an independent scene has one."""
+    return SERIALS if spec.scene is None else (SERIALS[scene.scene_camera(spec.seed, spec.scene)],)
+
+
+def _is_whole(folder: Path, spec: SequenceSpec) -> bool:
+    """Whether every file of a sequence is there and none is empty, as a machine that loses power leaves them."""
+    frames = [name(frame) for frame in range(spec.frames) for name in (color_name, depth_name, labels_name)]
+    wanted = {folder: ["meta.yml", "pose.npz", CONTACT, GRASP_RECORD]}
+    wanted |= {folder / serial: frames for serial in _serials(spec)}
+    try:
+        for place, names in wanted.items():
+            with os.scandir(place) as entries:
+                sizes = {entry.name: entry.stat().st_size for entry in entries}
+            if not all(sizes.get(name) for name in names):
+                return False
+    except OSError:
+        return False
+    return True
+
+
 def _start_worker() -> None:
     import cv2
 
@@ -265,9 +287,8 @@ def _write_sequence(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
     """Renders one sequence into a hidden folder, which gets its name when all is there."""
     shapes, hands = _worker_state(config)
     side = scene.sequence_side(spec.seed, spec.subject, spec.sequence)
-    rig, serials = scene.rig(spec.seed, spec.person, config.camera), SERIALS
+    rig, serials = scene.rig(spec.seed, spec.person, config.camera), _serials(spec)
     if spec.scene is not None:
-        serials = (SERIALS[scene.scene_camera(spec.seed, spec.scene)],)
         _calibrate(out, config, spec)
     numbers = tuple(SERIALS.index(serial) for serial in serials)
     cameras, pictures = [rig[number] for number in numbers], config.pictures()
@@ -283,6 +304,8 @@ def _write_sequence(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
         found = {k: v[frame] for k, v in labels[index].items()}
         found |= {"joint_visible": seen.joints[None], "vertex_visible": seen.vertices[None]}
         _write_frame(folder / serials[index], frame, picture, found)
+    if final.exists():  # it lacks files
+        shutil.rmtree(final)
     os.replace(folder, final)
 
 
@@ -306,7 +329,7 @@ def _write_meta(folder: Path, sequence: Sequence, side: str, serials: tuple[str,
     poses = _compose(world, sequence.object_poses)
     np.savez_compressed(folder / "pose.npz", pose_y=_quaternion_poses(poses), pose_m=_hand_in(sequence, world)[:, None])
     np.savez_compressed(
-        folder / "contact.npz",
+        folder / CONTACT,
         hand=sequence.hand_contact,
         object=sequence.object_contact,
         hand_distance=sequence.hand_distance,
