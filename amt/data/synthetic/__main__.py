@@ -130,7 +130,11 @@ def _main(arguments: list[str] | None) -> int:
         from amt.data.synthetic.sheet import check_sheet
 
         check_sheet(Path(a.sheet))
-    from amt.data.synthetic.write import count_types, write_set  # loads PyTorch: only once the words are known good
+    from amt.data.synthetic.write import (
+        count_types,
+        serials_of,
+        write_set,
+    )  # loads PyTorch: only once the words are known good
 
     if a.match is not None:
         from amt.data.synthetic.match import match
@@ -142,7 +146,9 @@ def _main(arguments: list[str] | None) -> int:
         from amt.data.synthetic.sheet import write_sheet
 
         write_sheet(Path(a.out), Path(a.sheet))
-    print(f"{a.out}: {config.num_pictures} frames, {config.num_grasps} grasps, {config.num_people} people, 8 cameras")
+    cameras = len({serial for spec in config.specs() for serial in serials_of(spec)})
+    counts = f"{config.num_grasps} grasps, {config.num_people} people, {cameras} cameras"
+    print(f"{a.out}: {config.num_pictures} frames, {counts}")
     print("grasps by type: " + ", ".join(f"{name} {count}" for name, count in types.items()))
     return 0
 

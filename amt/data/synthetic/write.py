@@ -249,7 +249,7 @@ def _run(out: Path, config: SetConfig, tasks: list, workers: int, progress: bool
                 raise
 
 
-def _serials(spec: SequenceSpec) -> tuple[str, ...]:
+def serials_of(spec: SequenceSpec) -> tuple[str, ...]:
     """The cameras of a sequence: an independent scene has one."""
     return SERIALS if spec.scene is None else (SERIALS[scene.scene_camera(spec.seed, spec.scene)],)
 
@@ -258,7 +258,7 @@ def _is_whole(folder: Path, spec: SequenceSpec) -> bool:
     """Whether every file of a sequence is there and none is empty, as a machine that loses power leaves them."""
     frames = [name(frame) for frame in range(spec.frames) for name in (color_name, depth_name, labels_name)]
     wanted = {folder: ["meta.yml", "pose.npz", CONTACT, GRASP_RECORD]}
-    wanted |= {folder / serial: frames for serial in _serials(spec)}
+    wanted |= {folder / serial: frames for serial in serials_of(spec)}
     try:
         for place, names in wanted.items():
             with os.scandir(place) as entries:
@@ -287,7 +287,7 @@ def _write_sequence(out: Path, config: SetConfig, spec: SequenceSpec) -> None:
     """Renders one sequence into a hidden folder, which gets its name when all is there."""
     shapes, hands = _worker_state(config)
     side = scene.sequence_side(spec.seed, spec.subject, spec.sequence)
-    rig, serials = scene.rig(spec.seed, spec.person, config.camera), _serials(spec)
+    rig, serials = scene.rig(spec.seed, spec.person, config.camera), serials_of(spec)
     if spec.scene is not None:
         _calibrate(out, config, spec)
     numbers = tuple(SERIALS.index(serial) for serial in serials)
