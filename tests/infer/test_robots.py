@@ -41,6 +41,28 @@ def test_one_command_from_a_video_to_joint_angles(checkpoint, photo, tmp_path, c
     assert shown[:, 560:].std() > 5
 
 
+def test_the_state_of_a_data_set_is_the_robots(checkpoint, photo, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    clip = write_video(tmp_path / "clip.mp4", [photo] * 4)
+    words = [
+        str(checkpoint),
+        str(clip),
+        "--retarget",
+        str(write_hand(tmp_path / "made.xml")),
+        "--no-draw",
+        "--every",
+        "2",
+    ]
+    assert main([*words, "--box", "160,120,120", "--out", str(tmp_path / "out"), "--export", "lerobot"]) == 0
+    root = tmp_path / "out" / "lerobot"
+    info = json.loads((root / "meta" / "info.json").read_text())
+    assert (info["robot_type"], info["fps"], info["total_frames"]) == ("made", 6, 2)
+    names = info["features"]["observation.state"]["names"]
+    assert (names[0], names[-1], len(names)) == ("ffJ3_rad", "palm_qw", 21 + 7)
+    state = np.array(parquet.read_table(root / "data/chunk-000/file-000.parquet")["observation.state"].to_pylist())
+    assert np.allclose(np.linalg.norm(state[:, -4:], axis=1), 1, atol=1e-5)
+
+
 def test_a_hand_that_is_lost_keeps_its_robot(tmp_path, result):
     from dataclasses import replace
 

@@ -254,6 +254,12 @@ def test_unknown_formats_and_missing_packages_are_one_line(monkeypatch):
     assert read_formats("npz,csv,npz") == ("npz", "csv")
 
 
+def test_a_data_set_of_single_pictures_is_refused_before_the_work(checkpoint, picture, capsys):
+    pytest.importorskip("pyarrow")
+    assert main([str(checkpoint), str(picture), "--export", "lerobot"]) == 2
+    assert "--export lerobot: expected a video, or pictures with --video FPS" in capsys.readouterr().err
+
+
 def test_the_command_exports_a_video(checkpoint, photo, tmp_path, capsys):
     clip = write_video(tmp_path / "clip.mp4", [photo] * 3)
     names = [name for name in FORMATS if FORMATS[name].package is None]
