@@ -135,6 +135,47 @@ def test_mcap_is_read_back_with_the_schemas_that_foxglove_knows(tmp_path, photo,
     assert [time for _, topic, time, _ in found if topic == "/hands"][1] == round(1e9 / RATE)
 
 
+def test_mcap_messages_are_made_without_the_package_too(tmp_path, photo, result, monkeypatch):
+    """The same calls into a stand-in for the package, which an ordinary installation lacks."""
+    from types import SimpleNamespace
+
+    told = {"schemas": [], "channels": [], "messages": []}
+
+    class Stub:
+        def __init__(self, file, chunk_size):
+            self.file = file
+
+        def start(self, profile, library):
+            pass
+
+        def add_metadata(self, name, data):
+            assert all(isinstance(value, str) for value in data.values())
+
+        def register_schema(self, name, encoding, data):
+            assert json.loads(data)["type"] == "object"
+            told["schemas"].append((name, encoding))
+            return len(told["schemas"])
+
+        def register_channel(self, topic, encoding, schema):
+            told["channels"].append((topic, told["schemas"][schema - 1][0]))
+            return len(told["channels"])
+
+        def add_message(self, channel, time, data, publish, sequence):
+            told["messages"].append((told["channels"][channel - 1][0], time, json.loads(data)))
+
+        def finish(self):
+            self.file.write(b"end")
+
+    monkeypatch.setitem(sys.modules, "mcap", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "mcap.writer", SimpleNamespace(Writer=Stub))
+    write(["mcap"], tmp_path, photo, result)
+    assert (tmp_path / "predictions.mcap").read_bytes() == b"end"
+    assert ("/hands", "foxglove.SceneUpdate") in told["channels"]
+    assert len(told["messages"]) == 6 * len(NUMBERS)
+    gone = [[d["id"] for d in m["deletions"]] for topic, _, m in told["messages"] if topic == "/hands"]
+    assert gone == [[], [], ["hand 5"], [], ["hand 3", "hand 5"]]
+
+
 def test_episodes_are_runs_of_frames_of_one_hand():
     hand, place = np.array([3, 5, 3, 5, 3, 3, 5]), np.array([0, 0, 1, 1, 2, 3, 3])
     order, episodes = split_into_episodes(hand, place)
