@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     command = read_command(arguments)
     options = command.options
+    if options.engine == "ray":
+        return _collection(command, arguments)
     source = None if options.bench else open_source(command.inputs, options.video, options.every)
     if options.live and isinstance(source, Images) and source.rate is None:
         raise InputError("--live: expected camera:0, a video, or pictures with --video FPS")
@@ -100,7 +102,7 @@ def job_of(command: Command, checkpoint: str | Path, device, locator: str | None
         print(f"infer.blocks={infer.blocks}: {blocks}", file=sys.stderr)
     if infer.precision == "bf16" and bfloat16_is_slow(device):
         print("infer.precision=bf16: this CPU has no bfloat16 arithmetic; float32 is faster", file=sys.stderr)
-    unwritten = options.benchmark or options.bench or (options.live and options.out is None)
+    unwritten = options.benchmark or options.bench or options.engine == "ray" or (options.live and options.out is None)
     return Job(
         predictor=predictor,
         out=None if unwritten else OutputFolder(command.out, options.overwrite),
@@ -121,6 +123,39 @@ def job_of(command: Command, checkpoint: str | Path, device, locator: str | None
         smooth=infer.smooth,
         tell=_complain,
     )
+
+
+def _collection(command: Command, arguments: list[str]) -> int:
+    """``--engine ray``: predicts the parts that are not done yet, by workers, and joins all."""
+    from amt.infer.stores import list_items
+
+    options = command.options
+    items = list_items(command.inputs, options.every)
+    from tqdm import tqdm
+
+    from amt.config import choose_device
+    from amt.infer.collection import digest_of, divide, join, to_do
+    from amt.infer.output import OutputFolder
+    from amt.infer.ray_engine import map_parts
+
+    on_gpu = choose_device(options.device, "--device").type == "cuda"
+    out = OutputFolder(command.out, options.overwrite)
+    parts = divide(items, options.batch, digest_of(command))
+    missing = to_do(parts, out.folder)
+    before = len(items) - sum(len(part.items) for part in missing)
+    start = time.perf_counter()
+    if missing:
+        with tqdm(total=len(items), initial=before, unit="image") as bar:
+            for count in map_parts(arguments, missing, out.folder, options.workers, on_gpu):
+                bar.update(count)
+    used, failed = join(parts, out)
+    for name, reason in failed:
+        _complain(f"{name}: {reason}")
+    print(out.folder / "predictions.jsonl")
+    print(f"{used} image(s), {before} of them done before, in {time.perf_counter() - start:.1f} s")
+    if failed:
+        _complain(f"{len(failed)} of {len(items)} image(s) could not be used (named above)")
+    return 2 if failed else 0
 
 
 def _run(job: Job, source) -> int:

@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from amt.robot import RobotHand
 
 DEFAULT_OUT = Path("outputs", "infer")
+ENGINES_OF_RUN = ("process", "ray")
 DESCRIPTION = "Hand, object and contact of images or a video, as pictures and JSON lines."
 
 
@@ -142,6 +144,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="compare the checkpoints that are named, one or more, on the pictures and videos of a folder, without labels",
     )
+    p.add_argument(
+        "--engine",
+        choices=ENGINES_OF_RUN,
+        default=ENGINES_OF_RUN[0],
+        help="process: this one; ray: workers of Ray Data, for long collections of pictures in folders and object stores "
+        "(s3://, gs://, ...): predictions.jsonl alone, a second run skips what is done; pip install amt[ray]",
+    )
+    p.add_argument("--workers", type=int, metavar="N", help="of --engine ray (default: one a CPU, or one a GPU)")
     p.add_argument("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda or cuda:N")
     p.add_argument("--overwrite", action="store_true", help="replace files that an earlier run did not write, too")
     return p
@@ -236,6 +246,20 @@ def _finders(given: str | None) -> list[str]:
     return names
 
 
+def _check_ray(options: argparse.Namespace) -> None:
+    # what needs one process, or pictures in their order
+    others = ("csv", "export", "retarget", "rerun", "video", "live", "benchmark", "bench")
+    given = next((name for name in others if getattr(options, name) not in (None, False)), None)
+    if given is not None:
+        raise InputError(
+            f"--{given}: does not go with --engine ray, which writes predictions.jsonl; leave one of them out"
+        )
+    if options.workers is not None and options.workers < 1:
+        raise InputError(f"--workers: expected at least 1, got {options.workers}")
+    if find_spec("ray") is None:
+        raise InputError("--engine ray: the package ray is not installed; pip install amt[ray]")
+
+
 _NUMBERS = ("--intrinsics", "--distortion", "--fov", "--box", "--video", "--batch", "--every")
 
 
@@ -283,6 +307,10 @@ def _check_options(options: argparse.Namespace) -> None:
         for name in ("csv", "export"):
             if getattr(options, name) and options.out is None:
                 raise InputError(f"--{name}: with --live nothing is written unless --out names a folder; add it")
+    if options.engine == "ray":
+        _check_ray(options)
+    elif options.workers is not None:
+        raise InputError("--workers: belongs to --engine ray; leave it out")
     if options.video is not None and not 0 < options.video <= 1000:
         raise InputError(f"--video: expected a rate above 0 and up to 1000 frames/s, got {options.video:g}")
     if options.models is not None and not Path(options.models).is_dir():

@@ -5,7 +5,7 @@ Decoding, prediction, and drawing each have a thread; the main thread writes. On
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,6 +139,19 @@ def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tu
     return written, job.failed.total()
 
 
+def answers(job: Job, source: Images, left_out: Callable[[Path, Exception], None]) -> Iterator[Answer]:
+    """What is found in each picture, on this thread; ``left_out`` takes each that cannot be used."""
+
+    def asked() -> Iterator[tuple[int, Question]]:
+        for i in range(len(source)):
+            try:
+                yield i, job.question(source.read(i))
+            except (InputError, DataError) as error:
+                left_out(source.paths[i], error)
+
+    return _in_batches(job, asked())
+
+
 def _asked(job: Job, source: Images | Video | LiveCamera) -> Iterator[tuple[int, Question]]:
     """Decodes each picture, and gives it with its index and what is asked about it. Of a single image, faults are raised."""
     if not isinstance(source, Images):
@@ -155,13 +168,15 @@ def _asked(job: Job, source: Images | Video | LiveCamera) -> Iterator[tuple[int,
 
 
 def _in_batches(job: Job, questions: Iterator[tuple[int, Question]]) -> Iterator[Answer]:
+    """Batches are pictures whose numbers divided by the batch size are alike: one that is left out moves no other."""
     with closing(questions):
         waiting: list[tuple[int, Question]] = []
         for asked in questions:
-            waiting.append(asked)
-            if len(waiting) == job.predictor.batch_size:
+            size = job.predictor.batch_size
+            if waiting and asked[0] // size != waiting[0][0] // size:
                 yield from _answers(job, waiting)
                 waiting = []
+            waiting.append(asked)
         yield from _answers(job, waiting)
 
 
@@ -223,13 +238,22 @@ def _writers(job: Job, rate: float | None) -> Writers:
 
 def _write(writers: Writers, job: Job, answer: Answer) -> list[dict]:
     """Writes an answer to all files; the records of its hands."""
-    question, records = answer.question, []
-    picture, results = question.picture, tuple(job.finished(question.picture, result) for result in answer.results)
-    for result, number in zip(results, answer.numbers):
-        known = question if _is_of(result, answer, question.truth) else replace(question, truth=None)
-        records.append(record_of(known, result, number))
-    writers.add(Entry(answer.index, picture, results, answer.numbers, tuple(records), question.truth, answer.robots))
+    results, records = finished_hands(job, answer)
+    question = answer.question
+    writers.add(
+        Entry(answer.index, question.picture, results, answer.numbers, tuple(records), question.truth, answer.robots)
+    )
     return records
+
+
+def finished_hands(job: Job, answer: Answer) -> tuple[tuple[Result, ...], list[dict]]:
+    """The hands of an answer as they are exported, and the line of predictions.jsonl of each."""
+    question = answer.question
+    results = tuple(job.finished(question.picture, result) for result in answer.results)
+    known = [
+        question if _is_of(result, answer, question.truth) else replace(question, truth=None) for result in results
+    ]
+    return results, [record_of(q, result, number) for q, result, number in zip(known, results, answer.numbers)]
 
 
 def _is_of(result: Result, answer: Answer, truth: HandObject | None) -> bool:
