@@ -431,21 +431,3 @@ def test_wrong_mesh_files(message, score, tmp_path):
     joints, vertices, *_ = challenge(tmp_path / "set", False)
     (tmp_path / "pred.json").write_text(json.dumps(WRONG_MESHES[message](joints, vertices)))
     assert message in score(tmp_path / "pred.json", tmp_path / "set")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["evaluate.results=/nowhere.txt"], "evaluate.results=/nowhere.txt: no such file"),
-        (["evaluate.results={file}"], "expected a file *.txt, *.csv, *.json, *.zip"),
-        (["evaluate.results={text}", "data.root={root}", "evaluate.protocol=V"], "protocol T; leave it out"),
-        (["evaluate.results={text}"], "data.root: name the folder of the set that the result file is about"),
-        (["evaluate.results={text}", "data.root={root}", "data.limit=3", "data.split=s1"], "leave data.limit out"),
-    ],
-)
-def test_wrong_words(words, message, root, tmp_path, capsys):
-    for name in ("a.pdf", "a.txt"):
-        (tmp_path / name).write_text("x")
-    words = [word.format(file=tmp_path / "a.pdf", text=tmp_path / "a.txt", root=root) for word in words]
-    assert main(words) == 2
-    assert message in capsys.readouterr().err
