@@ -263,6 +263,28 @@ def test_the_thumb_is_as_long_as_peoples():
     assert sum(segments).mean() == pytest.approx(0.605, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("finger", "shares"),
+    [
+        ("index", (0.486, 0.274, 0.240)),
+        ("middle", (0.483, 0.286, 0.231)),
+        ("ring", (0.469, 0.290, 0.241)),
+        ("little", (0.464, 0.257, 0.279)),
+    ],
+)
+def test_the_phalanges_have_the_shares_of_peoples(finger, shares):
+    """Of a finger from knuckle to skin: Buryanov and Kotiuk, "Proportions of hand segments", Int. J. Morphol. 28 (2010)."""
+    model, vertices, joints = shapes(200)
+    chain = [
+        *(joints[:, joint] for joint in MANO_FINGER_JOINTS[finger]),
+        vertices[:, model.tip_vertices[FINGERS.index(finger)]],
+    ]
+    segments = np.array([np.linalg.norm(b - a, axis=1) for a, b in pairwise(chain)])
+    found = segments / segments.sum(0)
+    np.testing.assert_allclose(found.mean(1), shares, atol=0.005)
+    assert np.abs(found - np.array(shares)[:, None]).max() < 0.05, "of every person"
+
+
 def posed(flexion):
     """Vertices [V, 3] with flexions [5, 3] (deg)."""
     pose = articulate(torch.tensor(flexion, dtype=torch.float64)[None] * (np.pi / 180))

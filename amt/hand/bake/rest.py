@@ -2,13 +2,14 @@
 
 MakeHuman's rig puts the bases of the four fingers at their webs. The knuckles lie farther toward the wrist (Buryanov and Kotiuk,
 "Proportions of hand segments", Int. J. Morphol. 28, 2010: a proximal phalanx of the index finger is 40 mm long, MakeHuman's
-25 mm). The joints are moved there, and the weights follow. MakeHuman's little finger is 11 mm shorter than people's; it is
-stretched.
+25 mm). The joints are moved there, and the weights follow. MakeHuman's little finger is 11 mm shorter than people's, and the last
+phalanges of index, middle and ring finger are 12 to 28 % longer, nails and all: all bones are stretched to that table's shares.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,14 @@ WRIST = np.array((0.095, 0.006, 0.006))  # m: MANO's origin lies in the palm
 CUT = 0.018  # m from the wrist toward the elbow: where the hand ends
 KNUCKLE_SHIFT = 0.015  # m toward the wrist, on the average hand
 THUMB_SHIFT = 0.014  # m, of the thumb's base, along its metacarpal
-LITTLE_STRETCH = (1.12, 1.35, 1.15)  # of the little finger's bones beyond the web
-MEAN_LITTLE = 0.0355  # m: the little finger's first bone on the average hand
+LITTLE_STRETCH = 1.191  # of the little finger beyond its web
+# Shares of a finger from knuckle to skin, three bones and the soft tissue: means of 66 adults, Buryanov and Kotiuk.
+PHALANGES = {
+    "index": (0.486, 0.274, 0.240),
+    "middle": (0.483, 0.286, 0.231),
+    "ring": (0.469, 0.290, 0.241),
+    "little": (0.464, 0.257, 0.279),
+}
 THUMB_RADIUS, THENAR = 0.012, 0.050  # m from the thumb's metacarpal: what follows it wholly, and not at all
 BLEND = 0.012  # m to either side of a knuckle within which its weight rises
 
@@ -50,6 +57,10 @@ def rest_hands(arms: Arms) -> RestHands:
     weights, forearm = _weights(arms, vertices[0], joints[0], tips[0])
     for i in range(len(vertices)):
         vertices[i], joints[i], tips[i] = _straighten(vertices[i], joints[i], tips[i], weights)
+    stretches = {finger: _stretch_of(vertices[0], joints[0], weights, finger) for finger in PHALANGES}
+    for i in range(len(vertices)):
+        for finger, stretch in stretches.items():
+            vertices[i], joints[i], tips[i] = _stretched(vertices[i], joints[i], tips[i], weights, finger, stretch)
     return RestHands(vertices, joints, tips, weights, forearm)
 
 
@@ -152,17 +163,37 @@ def _straighten(vertices, joints, tips, weights):
             rotations[number] = shortest_rotation(bone / length, along)
             places[number], place = place, place + length * along
         new_tips[i] = place
-    vertices = dual_quaternions(vertices, weights, joints, rotations, places)
-    return _stretch(vertices, places, new_tips, weights, "little", LITTLE_STRETCH)
+    return dual_quaternions(vertices, weights, joints, rotations, places), places, new_tips
 
 
-def _stretch(vertices, joints, tips, weights, finger: str, factors: tuple[float, ...]):
-    """One hand with the bones of a straight finger lengthened by these factors, the first of them beyond the web alone."""
+class _Stretch(NamedTuple):
+    """How a straight finger's bones are lengthened."""
+
+    web: float  # share of the first bone that lies in the palm, and stays
+    factors: np.ndarray  # float64 [3], of the bones
+
+
+def _stretch_of(vertices, joints, weights, finger: str) -> _Stretch:
+    """What gives the average hand's straight finger the lengths of its bones."""
+    numbers = list(MANO_FINGER_JOINTS[finger])
+    start = joints[numbers[0]]
+    along = joints[numbers[2]] - start
+    along /= np.linalg.norm(along)
+    skin = ((vertices[weights[:, numbers[2]] > 0.5] - start) @ along).max()
+    ends = np.array((KNUCKLE_SHIFT, *(joints[numbers[1:]] - start) @ along, skin))
+    whole = KNUCKLE_SHIFT + (skin - KNUCKLE_SHIFT) * (LITTLE_STRETCH if finger == "little" else 1.0)
+    wanted = np.array((KNUCKLE_SHIFT, *whole * np.cumsum(PHALANGES[finger])))
+    return _Stretch(KNUCKLE_SHIFT / ends[1], np.diff(wanted) / np.diff(ends))
+
+
+def _stretched(vertices, joints, tips, weights, finger: str, stretch: _Stretch):
+    """One hand with the bones of a straight finger lengthened."""
     i, numbers = FINGERS.index(finger), list(MANO_FINGER_JOINTS[finger])
     start = joints[numbers[0]]
     along = (tips[i] - start) / np.linalg.norm(tips[i] - start)
     ends = np.array([(point - start) @ along for point in (*joints[numbers[1:]], tips[i])])
-    bends = np.concatenate(([KNUCKLE_SHIFT * ends[0] / MEAN_LITTLE], ends))  # the web, and where the bones end
+    bends = np.concatenate(([stretch.web * ends[0]], ends))  # the web, and where the bones end
+    factors = stretch.factors
     places = np.concatenate((bends[:1], bends[0] + np.cumsum(np.diff(bends) * factors)))
 
     def moved(s: np.ndarray) -> np.ndarray:
