@@ -21,6 +21,7 @@ from amt.data.synthetic.grasps import Grasp, find_grasp
 from amt.data.synthetic.objects import Shape, load_shapes
 from amt.data.synthetic.person_hand import Hand
 from amt.data.synthetic.piercing import piercing_depths
+from amt.data.synthetic.touch import nearest_on_mesh
 from amt.hand.rotations import axis_angle_to_matrix
 
 SURFACE = 50_000  # points that stand for an object's surface
@@ -36,6 +37,7 @@ class Quality:
     fingers: int  # with contact
     contacts: int  # vertices
     depth: float  # m, of the hand's deepest vertex in the object
+    back: float  # m, of the object's deepest point in the hand
     piercing: float  # m, of the hand by itself
     excess: float  # deg, of the joint that is farthest outside its limits, closed or open
     seconds: float  # of CPU time to find it
@@ -52,12 +54,14 @@ def measure(hand: Hand, grasp: Grasp, shape: Shape, surface, seconds: float) -> 
     plane = ((vertices - tree.data[nearest]) * normals[nearest]).sum(1)
     gap = np.where(length < 0.002, plane, np.where(shape.inside(vertices), -length, length))
     touch = gap < CONTACT
+    near = tree.data[((tree.data > vertices.min(0)) & (tree.data < vertices.max(0))).all(1)]
     return Quality(
         grasp.kind,
         grasp.good,
         len(set(hand.finger_of[touch]) - {-1}),
         int(touch.sum()),
         max(0.0, -float(gap.min())),
+        max(0.0, -float(nearest_on_mesh(near, vertices, hand.model.f).signed.min(initial=0.0))),
         float(piercing_depths(own, hand.model.f).max(initial=0)),
         float(np.degrees(hand.excess(rotations).max())),
         seconds,
@@ -95,8 +99,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = grasps(arguments.count, arguments.seed)
-    names = ("good", "fingers", "contacts", "depth", "piercing", "excess", "seconds")
-    good, fingers, contacts, depth, piercing, excess, seconds = (
+    names = ("good", "fingers", "contacts", "depth", "back", "piercing", "excess", "seconds")
+    good, fingers, contacts, depth, back, piercing, excess, seconds = (
         np.array([getattr(q, name) for q in found], float) for name in names
     )
     kinds = Counter(q.kind for q in found)
@@ -107,7 +111,9 @@ def main() -> None:
         f"meet every demand {good.mean():.3f}; power grasps on three or more fingers {(fingers[power] >= 3).mean():.3f}"
     )
     print(f"contacts {contacts.mean():.0f} vertices (fewest {contacts.min():.0f})")
-    print(f"deepest vertex in the object {1e3 * depth.mean():.2f} mm mean, {1e3 * depth.max():.2f} mm at most")
+    both = np.maximum(depth, back)
+    for name, depths in (("hand in object", depth), ("object in hand", back), ("the deeper of both", both)):
+        print(f"{name}: {1e3 * depths.mean():.2f} mm mean, {1e3 * depths.max():.2f} mm at most")
     print(
         f"hand pierces itself by 2 mm at most {(piercing <= 0.002).mean():.3f}, {1e3 * piercing.max():.2f} mm at most"
     )

@@ -18,12 +18,13 @@ from tools.grasps import grasps
 pytest.importorskip("embreex")
 
 
-def test_grasps_touch_with_fingers_and_do_not_sink_in():
-    found = grasps(10, seed=5)  # of ten classes
+def test_grasps_touch_with_fingers_and_neither_sinks_into_the_other():
+    """The object's depth in the hand tells of thin walls and edges, which no vertex of the hand is deep in."""
+    found = grasps(10, seed=5)  # of ten classes, a bowl and a pitcher among them
     assert np.mean([q.fingers >= 3 for q in found if q.kind == "power"]) >= 0.9
     assert all(q.fingers >= 2 for q in found)
-    assert np.mean([q.depth for q in found]) <= 0.002
-    assert max(q.depth for q in found) <= 0.005
+    assert np.mean([max(q.depth, q.back) for q in found]) <= 0.0015
+    assert max(max(q.depth, q.back) for q in found) <= 0.003
     assert max(q.piercing for q in found) <= 0.002
     assert min(q.contacts for q in found) >= 15
     assert max(q.excess for q in found) <= 1

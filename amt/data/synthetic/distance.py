@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,14 @@ MOST_CELLS = 2_000_000
 MARGIN = 0.03  # m of air around the object that the grid covers
 SAMPLES = 40_000  # of the surface
 NEAR = 0.008  # m
-SURE = 0.0015  # m: farther away the cells' sign is right
+SURE, SURE_OF_PARTS = (
+    0.0015,
+    0.0006,
+)  # m: farther away the cells' sign counts; a part's triangles go on inside of other parts
+NEAREST, TIED = 8, 2e-5  # samples whose triangles are looked at, and m between triangles that are equally near
+SPACING, EDGE_SPACING = 0.004, 0.002  # m
+THIN, THIN_SHARE = 0.006, 0.25  # m, and of the surface that such walls have
+SHARP = 0.5  # rad: an edge whose faces turn by more cuts deep between the vertices of a hand
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,14 @@ class SignedDistance:
     values: torch.Tensor  # float32 [1, 1, Z, Y, X], m
     origin: torch.Tensor  # float32 [3], m: centre of cell (0, 0, 0)
     cell: float  # m
-    surface: object  # scipy's k-d tree of points of the surface
-    normals: np.ndarray  # float64 [SAMPLES, 3], at these points
-    corners: np.ndarray  # float64 [SAMPLES, 3, 3], m: of the triangles that they lie on
+    surface: (
+        object  # scipy's k-d tree of N points of the surface; those of sharp edges come twice, once for each triangle
+    )
+    normals: np.ndarray  # float64 [N, 3], at these points
+    corners: np.ndarray  # float64 [N, 3, 3], m: of the triangles that they lie on
+    outline: np.ndarray  # float64 [M, 3], m: places of the surface, SPACING apart, along edges EDGE_SPACING
+    sure: float  # m: SURE or SURE_OF_PARTS
+    thin: bool  # whether it has walls of THIN or less
 
     @classmethod
     def of(cls, shape: Shape) -> SignedDistance:
@@ -57,7 +69,22 @@ class SignedDistance:
         spacing = np.sqrt(np.prod(np.sort(shape.extent)[1:]) * 6 / len(surface))
         distance[near] = np.where(length < 2 * spacing, plane, np.copysign(length, plane))
         values = torch.from_numpy(distance.reshape(counts).astype(np.float32).T.copy())
-        return cls(values[None, None], torch.from_numpy(origin.astype(np.float32)), cell, tree, normals, corners)
+        start = torch.from_numpy(origin.astype(np.float32))
+        edges = _sharp_edges(shape)
+        _, chosen = np.unique(np.floor(surface / SPACING).astype(np.int64), axis=0, return_index=True)
+        solid = cls(
+            values[None, None],
+            start,
+            cell,
+            cKDTree(np.concatenate((surface, edges[0])), balanced_tree=False),
+            np.concatenate((normals, edges[1])),
+            np.concatenate((corners, edges[2])),
+            np.concatenate((surface[chosen], edges[0][: len(edges[0]) // 2])),
+            SURE if len(shape.parts) == 1 else SURE_OF_PARTS,
+            False,
+        )
+        some = slice(0, SAMPLES, 10)
+        return replace(solid, thin=bool((solid(surface[some] - THIN * normals[some]) > 0).mean() > THIN_SHARE))
 
     def exact(self, points: np.ndarray) -> np.ndarray:
         """float32 [...], m: as :meth:`at`; nearer than :data:`NEAR`, the distance to the triangles of the nearest samples."""
@@ -65,12 +92,15 @@ class SignedDistance:
         near = np.abs(found) < NEAR
         if near.any():
             place = np.asarray(points[near], np.float64)
-            _, which = self.surface.query(place, 4)
+            _, which = self.surface.query(place, NEAREST)
             offset = place[:, None] - nearest_places(place[:, None], *np.moveaxis(self.corners[which], 2, 0))
             square = np.einsum("nkc,nkc->nk", offset, offset)
             rows, best = np.arange(len(place)), square.argmin(1)
-            side = np.einsum("nc,nc->n", offset[rows, best], self.normals[which[rows, best]])
-            side = np.where(np.abs(found[near]) > SURE, found[near], side)
+            # At an edge two triangles are equally near, and the one that the point lies more above or below tells the side.
+            sides = np.einsum("nkc,nkc->nk", offset, self.normals[which])
+            tied = np.sqrt(square) < np.sqrt(square[rows, best])[:, None] + TIED
+            side = sides[rows, np.where(tied, np.abs(sides), -1).argmax(1)]
+            side = np.where(np.abs(found[near]) > self.sure, found[near], side)
             found[near] = np.copysign(np.sqrt(square[rows, best]), side)
         return found
 
@@ -102,3 +132,27 @@ class SignedDistance:
         step = self.cell / 2 * torch.eye(3)
         around = self.near(points[..., None, None, :] + torch.stack([step, -step]))
         return torch.nn.functional.normalize(around[..., 0, :] - around[..., 1, :], dim=-1)
+
+
+def _sharp_edges(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places along convex sharp edges, float64 [2 E, 3] (m), with normals and corners of the triangle on the one side, then of
+    that on the other."""
+    import trimesh
+
+    places, sides = [], ([], [])
+    for number, part in enumerate(shape.parts):
+        mesh = trimesh.Trimesh(part.vertices, part.faces, process=False)
+        sharp = (mesh.face_adjacency_angles > SHARP) & mesh.face_adjacency_convex
+        a, b = part.vertices[mesh.face_adjacency_edges[sharp]].transpose(1, 0, 2)
+        pieces = np.ceil(np.linalg.norm(b - a, axis=1) / EDGE_SPACING).astype(int)
+        which = np.repeat(np.arange(len(a)), pieces)
+        share = (np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) / pieces[which]
+        edge = a[which] + share[:, None] * (b - a)[which]
+        outer = ~shape.inside(edge, except_part=number)
+        places.append(edge[outer])
+        for side, faces in zip(sides, mesh.face_adjacency[sharp].T, strict=True):
+            side.append(part.vertices[part.faces[faces[which[outer]]]])
+    corners = np.concatenate([*sides[0], *sides[1]])
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.concatenate(places * 2), normals, corners

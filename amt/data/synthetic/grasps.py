@@ -3,7 +3,7 @@
 A candidate is a wrist pose in front of a random point of the surface, palm toward it. The open hand comes in until it
 almost touches; then each finger bends at all joints together until its first contact, then at the outer two, then at the
 last one. A few hundred of the hand's vertices stand for it. The candidate whose thumb and fingers press most against each
-other through the object is then corrected with all vertices, until none is deeper in the object than soft skin gives way.
+other through the object is then corrected until neither is deeper in the other than soft skin gives way (settle.py).
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ import torch
 from amt.data.synthetic.distance import MARGIN, SignedDistance
 from amt.data.synthetic.grasp_types import POWER, TYPES, GraspType, Postures, choose_type, postures
 from amt.data.synthetic.objects import Shape
-from amt.data.synthetic.person_hand import Hand
+from amt.data.synthetic.person_hand import Hand, Part
 from amt.data.synthetic.piercing import piercing_depths
 from amt.data.synthetic.rests import Rests
+from amt.data.synthetic.settle import SKIN, TOUCH, Candidates, fit, held, moved
 from amt.hand.rotations import matrix_to_axis_angle
 
-TOUCH = 0.004  # m: nearer counts as contact when a grasp is judged
-SKIN = 0.0012  # m: how far soft skin may sink in where a finger stops
-ROUGH = 0.0003  # m: nearer to that is not worth another correction
-MOST_DEPTH = 0.004  # m, of any vertex in the object
+MOST_DEPTH = 0.003  # m, of the hand in the object, and of the object in the hand
 MOST_PIERCING = 0.002  # m, of the hand by itself: thumb and fingers find each other
 CANDIDATES = 24  # a round
 TRIED = 5  # of a round, corrected with all vertices until one is good
-LEVELS = 9  # of bending, between which a contact is interpolated
+STEPS, THIN_STEPS, EAGER = 6, 10, 1.5  # of bending until a contact
+CLOSE = 0.0006  # m: nearer to it is not worth another step
 CLEAR = 0.001  # m of air that the open hand leaves
 WIDEST = 0.075  # m between thumb and fingers of a precision grasp
 FAR, NEAR = 0.14, -0.06  # m from the first point of the surface: where the open hand comes from, and how far it may go
@@ -55,30 +54,13 @@ class Grasp:
     good: bool  # False: no candidate met every demand, this one came nearest
 
 
-@dataclass
-class _Candidates:
-    """C hands and how they are held; vertex = rotations @ v + places."""
-
-    opened: np.ndarray  # float64 [C, 5, 3], rad
-    bent: np.ndarray  # float64 [C, 5, 3], rad
-    closed: np.ndarray  # float64 [C, 5, 3], rad: as far as the fingers may bend
-    opposition: np.ndarray  # float64 [C], rad
-    spread: np.ndarray  # float64 [C, 5], rad
-    rotations: np.ndarray  # float64 [C, 3, 3]
-    places: np.ndarray  # float64 [C, 3], m
-    toward: np.ndarray  # float64 [C, 3], unit: the way of the open hand
-
-    def __getitem__(self, which) -> _Candidates:
-        return _Candidates(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
-
-
 def find_grasp(
     hand: Hand,
     shape: Shape,
     distance: SignedDistance,
     rng: np.random.Generator,
     kind: GraspType | None = None,
-    rounds: int = 6,
+    rounds: int = 8,
     resting: Rests | None = None,
 ) -> Grasp:
     """The first good one of several rounds of candidates, the best of each round first.
@@ -89,7 +71,7 @@ def find_grasp(
 
     Where no grasp is good, the best of all is returned.
     """
-    others: list[tuple[bool, float, _Candidates, GraspType]] = []
+    others: list[tuple[bool, float, Candidates, GraspType]] = []
     kinds = [kind] if kind is not None else [choose_type(shape, rng), POWER]
     if resting is not None and kind is None:
         kinds += TYPES.values()  # a thin thing that lies is not taken by the whole hand
@@ -101,7 +83,7 @@ def find_grasp(
                 if ways is None
                 else _precise(hand, shape, distance, tried, ways, resting, rng)
             )
-            vertices = _held(hand, found)[0]
+            vertices = held(hand, found)[0]
             scores, holds, _ = _judge(hand, distance, vertices, tried)
             if resting is not None:
                 holds = holds & _above_table(hand, found, vertices.numpy(), resting)
@@ -123,10 +105,10 @@ def find_grasp(
     return _grasp(hand, settled, tried)
 
 
-def _above_table(hand: Hand, found: _Candidates, vertices: np.ndarray, resting: Rests) -> np.ndarray:
+def _above_table(hand: Hand, found: Candidates, vertices: np.ndarray, resting: Rests) -> np.ndarray:
     """bool [C]: whether a table under the object, in one of its rests, leaves room for hands, closed [C, V, 3] and open."""
     opened = hand.rotations(found.opened, found.opposition, found.spread)
-    opened = _moved(hand.posed(opened, hand.whole), found.rotations, found.places).numpy()
+    opened = moved(hand.posed(opened, hand.whole), found.rotations, found.places).numpy()
     return resting.allow([vertices, opened], -found.rotations @ hand.along).any(1)
 
 
@@ -134,16 +116,16 @@ def _pierces_itself(hand: Hand, settled: _Settled) -> bool:
     return piercing_depths(settled.vertices.astype(np.float64), hand.model.f).max(initial=0) > MOST_PIERCING
 
 
-def _power(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Generator) -> _Candidates:
+def _power(hand: Hand, shape: Shape, distance: SignedDistance, rng: np.random.Generator) -> Candidates:
     """Hands whose fingers all close."""
     count = CANDIDATES
     opposition = rng.uniform(0.4, 1.45, count)
     spread = rng.uniform(-0.10, 0.10, (count, 5)) * np.array([0, 1, 0.3, 0.6, 1])
     opened = OPEN + rng.uniform(0, 1, (count, 1, 1)) * 0.22 * (CLOSED - OPEN)
-    opened, closed = (_within(hand, np.broadcast_to(a, opened.shape), opposition) for a in (opened, CLOSED))
-    shapes = hand.posed(hand.rotations(opened, opposition, spread), hand.sampled)
+    opened, closed = (hand.within(np.broadcast_to(a, opened.shape), opposition) for a in (opened, CLOSED))
+    shapes = hand.posed(hand.rotations(opened, opposition, spread), _part(hand, distance))
     rotations, places, toward = _wrist_poses(hand, shape, distance, shapes, rng)
-    found = _Candidates(opened, opened.copy(), closed, opposition, spread, rotations, places, toward)
+    found = Candidates(opened, opened.copy(), closed, opposition, spread, rotations, places, toward)
     limits = np.ones((count, 5), bool)
     for stage in range(3):
         found.bent, touched = _close(hand, distance, found, stage, limits)
@@ -165,7 +147,7 @@ def _precise(
     ways: Postures,
     resting: Rests | None,
     rng: np.random.Generator,
-) -> _Candidates:
+) -> Candidates:
     """Hands that take two opposite places of the surface between the thumb and what it presses against."""
     near, normals, far = _opposite_places(shape, rng)
     count, thickness = len(near), np.linalg.norm(far - near, axis=1)
@@ -186,24 +168,21 @@ def _precise(
     bend = holds[:, None] * np.radians([[16, 6, 2]])
     angles = ways.angles[way]
     opened, closed = np.maximum(angles - bend, OPEN), np.minimum(angles + 1.4 * bend, np.maximum(CLOSED, angles))
-    opened, closed = (_within(hand, a, ways.opposition[way]) for a in (opened, closed))
+    opened, closed = (hand.within(a, ways.opposition[way]) for a in (opened, closed))
     spread = np.zeros((count, 5))
-    shapes = hand.posed(hand.rotations(opened, ways.opposition[way], spread), hand.sampled)
+    shapes = hand.posed(hand.rotations(opened, ways.opposition[way], spread), _part(hand, distance))
     places = (near + far) / 2 - np.einsum("bij,bj->bi", rotations, middle)
-    travelled = _advance(distance, _moved(shapes, rotations, places - FAR * toward), toward)
+    travelled = _advance(distance, moved(shapes, rotations, places - FAR * toward), toward)
     places = places + (np.minimum(travelled, FAR) - FAR)[:, None] * toward
-    found = _Candidates(opened, opened.copy(), closed, ways.opposition[way], spread, rotations, places, toward)
+    found = Candidates(opened, opened.copy(), closed, ways.opposition[way], spread, rotations, places, toward)
     found.bent, touched = _close(hand, distance, found, 0, np.broadcast_to(holds, (count, 5)))
     keep = touched[:, holds].all(1)
     return found[keep if keep.any() else slice(0, 1)]
 
 
-def _within(hand: Hand, angles: np.ndarray, opposition: np.ndarray) -> np.ndarray:
-    """Angles [C, 5, 3] with the thumb's base inside its limits; the other joints' ranges lie inside theirs."""
-    low, high = hand.thumb_bends(opposition)
-    angles = angles.copy()
-    angles[:, 0, 0] = np.clip(angles[:, 0, 0], low, high)
-    return angles
+def _part(hand: Hand, distance: SignedDistance) -> Part:
+    """The vertices that stand for a hand."""
+    return hand.fine if distance.thin else hand.sampled
 
 
 def _opposite_places(shape: Shape, rng: np.random.Generator):
@@ -235,7 +214,7 @@ def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: tor
     # Between the palm coming down on the surface and the hand's fork, thumb and fingers, being pushed over it.
     fork = rng.uniform(0, 1, count)
     palm_centre = hand.rest[0] + 0.75 * (hand.rest[[5, 9, 13, 17]].mean(0) - hand.rest[0])
-    finger_of = hand.sampled.finger_of.numpy()
+    finger_of = _part(hand, distance).finger_of.numpy()
     thumb, fingers = (shapes[:, np.isin(finger_of, f)].mean(1).numpy() for f in ([0], [1, 2]))
     centre = palm_centre + fork[:, None] * ((thumb + fingers) / 2 - palm_centre)
     tilt = fork * rng.uniform(0.2, 1.2, count)
@@ -248,7 +227,7 @@ def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: tor
     own = _axes(c * hand.palm + s * flat, c * flat - s * hand.palm)
     rotations = _axes(toward, finger) @ own.transpose(0, 2, 1)
     start = points - np.einsum("bij,bj->bi", rotations, centre)
-    travelled = _advance(distance, _moved(shapes, rotations, start - FAR * toward), toward)
+    travelled = _advance(distance, moved(shapes, rotations, start - FAR * toward), toward)
     offset = travelled - rng.choice([0.0, 0.0, 0.01, 0.025], count)
     return rotations, start + (offset - FAR)[:, None] * toward, toward
 
@@ -256,12 +235,16 @@ def _wrist_poses(hand: Hand, shape: Shape, distance: SignedDistance, shapes: tor
 def _advance(distance: SignedDistance, vertices: torch.Tensor, toward: np.ndarray) -> np.ndarray:
     """How far [C], m, hands [C, N, 3] can go in unit directions [C, 3] until they almost touch.
 
-    The distance to the object is a step that nothing can be hit in (sphere tracing).
+    The distance to the object is a step that nothing can be hit in (sphere tracing). A hand that begins in the object, as on the
+    far side of a bowl, is sent away.
     """
     direction = torch.from_numpy(toward.astype(np.float32))[:, None]
     gone, going = torch.zeros(len(vertices)), torch.arange(len(vertices))
-    for _ in range(12):
+    for number in range(12):
         gap = distance.near(vertices[going] + gone[going, None, None] * direction[going]).amin(1)
+        if number == 0:
+            begins = gap > CLEAR
+            gone[~begins], gap, going = -1.0, gap[begins], going[begins]
         # The grid is MARGIN wider than the object: farther away, that is the only step known to be free.
         gone[going] += (gap - CLEAR).clamp(0, MARGIN)
         going = going[(gap > 1.5 * CLEAR) & (gone[going] < FAR - NEAR)]
@@ -270,45 +253,45 @@ def _advance(distance: SignedDistance, vertices: torch.Tensor, toward: np.ndarra
     return gone.clamp(max=FAR - NEAR).double().numpy()
 
 
-def _close(hand: Hand, distance: SignedDistance, found: _Candidates, stage: int, moving: np.ndarray):
-    """Bends the joints from ``stage`` outward of the fingers until each first touches.
+def _close(hand: Hand, distance: SignedDistance, found: Candidates, stage: int, moving: np.ndarray):
+    """Bends the joints from ``stage`` outward of the fingers until a place that they move sinks in by SKIN.
 
+    The distance to the object is a way on which a place can hit nothing (sphere tracing): no finger passes through a thin wall.
+    Before a solid object the fingers go EAGER times as far, and back where they sink in.
     Returns the angles [C, 5, 3] and whether each finger touched [C, 5]. Only the fingers that ``moving`` [C, 5] names move.
     """
     goal = found.bent.copy()
     goal[..., stage:] = np.maximum(found.closed, found.bent)[..., stage:]
     goal = np.where(moving[..., None], goal, found.bent)
-    share, touched = _first_touch(hand, distance, found, found.bent, goal, hand.sampled)
-    return found.bent + share[..., None] * (goal - found.bent), touched
-
-
-def _first_touch(hand, distance, found: _Candidates, start: np.ndarray, goal: np.ndarray, part):
-    """Share [C, 5] of the way from ``start`` to ``goal`` [C, 5, 3] at which each finger has sunk in by SKIN, and whether."""
-    count, levels = len(start), np.linspace(0, 1, LEVELS)
-    path = start[:, None] + levels[None, :, None, None] * (goal - start)[:, None]
-    repeat = np.repeat(np.arange(count), LEVELS)
-    rotations = hand.rotations(path.reshape(-1, 5, 3), found.opposition[repeat], found.spread[repeat])
-    fingers = part.finger_of >= 0
-    posed = hand.posed(rotations, part).unflatten(0, (count, LEVELS))[:, :, fingers]
-    moved = _moved(posed.flatten(1, 2), found.rotations, found.places).view_as(posed)
-    depth = distance.near(moved)
-    gap = torch.stack([depth[..., part.finger_of[fingers] == k].amin(-1) for k in range(5)], -1).numpy() + SKIN
-    inside = gap < 0  # [C, L, 5]
-    touched = inside.any(1)
-    first = np.where(touched, inside.argmax(1), LEVELS - 1)
-    before = np.clip(first - 1, 0, None)
-    a, b = (np.take_along_axis(gap, k[:, None], 1)[:, 0] for k in (before, first))
-    part_way = np.where(touched, a / np.maximum(a - b, 1e-6), 1.0)
-    share = np.where(first > 0, levels[before] + part_way * (levels[first] - levels[before]), 0.0)
-    return share, touched
+    change = goal - found.bent
+    part = hand.fine_fingers if distance.thin else hand.sampled_fingers
+    share, nearest, going = np.zeros(moving.shape), np.full(moving.shape, np.inf), np.arange(len(moving))
+    mine = [part.finger_of == k for k in range(5)]
+    angles = torch.from_numpy(change.astype(np.float32))
+    lengths = [angles[:, k] @ part.reach[own].T for k, own in enumerate(mine)]  # m of the whole way, at most
+    steps, eager = (THIN_STEPS, 1.0) if distance.thin else (STEPS, EAGER)
+    for _ in range(steps):
+        now = found[going]
+        bent = now.bent + share[going, :, None] * change[going]
+        posed = hand.posed(hand.rotations(bent, now.opposition, now.spread), part)
+        gap = distance.near(moved(posed, now.rotations, now.places)) + SKIN
+        for k, own in enumerate(mine):
+            length, left = lengths[k][going], gap[:, own]
+            nearest[going, k] = torch.where(length > 1e-6, left, torch.inf).amin(1).numpy()
+            share[going, k] += eager * (left / length.clamp(min=1e-9)).amin(1).clamp(-1, 1).numpy()
+        share = np.clip(share, 0, 1)
+        going = going[((share < 1) & (np.abs(nearest) > CLOSE) & moving)[going].any(1)]
+        if not len(going):
+            break
+    return found.bent + share[..., None] * change, nearest < SKIN + CLEAR
 
 
 @dataclass
 class _Settled:
     """One candidate whose fingers and palm have come out of the object, and how good it is."""
 
-    found: _Candidates
-    vertices: np.ndarray  # float32 [V, 3], m, in the object's frame
+    found: Candidates
+    vertices: np.ndarray  # float64 [V, 3], m, in the object's frame
     closed: torch.Tensor  # float32 [16, 3, 3]: rotations of the joints
     opened: torch.Tensor  # float32 [16, 3, 3]
     retreat: np.ndarray  # float64 [3], unit
@@ -316,28 +299,16 @@ class _Settled:
     good: bool
 
 
-def _settled(hand: Hand, distance: SignedDistance, found: _Candidates, kind: GraspType) -> _Settled:
-    """One candidate: with all vertices, fingers and palm come back out until none is deeper than SKIN."""
-    retreat = _unit(-found.rotations[0] @ (hand.palm + 0.35 * hand.along))
-    palm = hand.whole.finger_of < 0
+def _settled(hand: Hand, distance: SignedDistance, found: Candidates, kind: GraspType) -> _Settled:
+    """One candidate after :func:`fit`."""
+    fitted = fit(hand, distance, found)
+    score, holds, _ = _judge(hand, distance, torch.from_numpy(fitted.vertices[None]).float(), kind)
+    good, over = bool(holds[0] and fitted.depth < MOST_DEPTH), max(0.0, fitted.depth - MOST_DEPTH)
     opened = hand.rotations(found.opened, found.opposition, found.spread)
-    unbent = hand.posed(opened, hand.whole)
-    for last in (False, False, True):
-        vertices, closed = _held(hand, found)
-        gap = distance.near(vertices[0])
-        if last or gap.min() > -SKIN - ROUGH:
-            break
-        # What bending does not cause, moving the whole hand has to mend.
-        before = distance.near(_moved(unbent, found.rotations, found.places))
-        depth = -min(float(gap[palm].min()), float(before.min())) - SKIN
-        if depth > 0:
-            found.places = found.places + depth * retreat
-        share, touched = _first_touch(hand, distance, found, found.opened, found.bent, hand.whole)
-        share = np.where(touched, share, 1.0)
-        found.bent = found.opened + share[..., None] * (found.bent - found.opened)
-    score, holds, depth = _judge(hand, distance, vertices, kind)
-    good = bool(holds[0] and depth[0] < MOST_DEPTH)
-    return _Settled(found, vertices[0].numpy(), closed[0], opened[0], retreat, float(score[0]), good)
+    retreat = _unit(-fitted.found.rotations[0] @ (hand.palm + 0.35 * hand.along))
+    return _Settled(
+        fitted.found, fitted.vertices, fitted.closed, opened[0], retreat, float(score[0]) - 500 * over, good
+    )
 
 
 def _grasp(hand: Hand, settled: _Settled, kind: GraspType) -> Grasp:
@@ -356,12 +327,6 @@ def _grasp(hand: Hand, settled: _Settled, kind: GraspType) -> Grasp:
         kind=kind.name,
         good=settled.good,
     )
-
-
-def _held(hand: Hand, found: _Candidates) -> tuple[torch.Tensor, torch.Tensor]:
-    """All vertices [C, V, 3] in the object's frame, and the joints' rotations [C, 16, 3, 3]."""
-    closed = hand.rotations(found.bent, found.opposition, found.spread)
-    return _moved(hand.posed(closed, hand.whole), found.rotations, found.places), closed
 
 
 def _judge(
@@ -401,12 +366,6 @@ def _judge(
 @cache
 def _surface(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     return shape.surface_points(4096)
-
-
-def _moved(vertices: torch.Tensor, rotations: np.ndarray, places: np.ndarray) -> torch.Tensor:
-    """float32 [C, N, 3]: vertices [C, N, 3] rotated and moved."""
-    rotations, places = (torch.from_numpy(a.astype(np.float32)) for a in (rotations, places))
-    return vertices @ rotations.transpose(1, 2) + places[:, None]
 
 
 def _axes(first: np.ndarray, second: np.ndarray) -> np.ndarray:

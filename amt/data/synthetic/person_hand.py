@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amt.hand.limits import JointLimits, finger_frames
+from amt.hand.limits import FLEXION_LIMITS, JointLimits, finger_frames
 from amt.hand.mano import HandModel, ManoLayer
 from amt.hand.mirror import mirror_rotations
 from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS
 
 MOST_OPPOSED = 1.45  # rad
-FINGER_SAMPLES, PALM_SAMPLES = 56, 90  # vertices that stand for a finger and for the palm while a grasp is looked for
+COARSE, FINE = (56, 90), (140, 260)  # vertices that stand for a finger and for the palm while a grasp is looked for
 
 
 _JOINTS = [joint for finger in FINGERS for joint in MANO_FINGER_JOINTS[finger]]  # MANO's, finger by finger
@@ -30,6 +30,7 @@ class Part(NamedTuple):
     shaped: Tensor  # float32 [N, 3], m: at rest, with the person's betas
     posedirs: Tensor  # float32 [135, N * 3]
     weights: Tensor  # float32 [N, 16]
+    reach: Tensor  # float32 [N, 3], m: how far at most a radian of each joint of its finger moves a vertex
 
 
 @lru_cache(maxsize=4)
@@ -57,28 +58,27 @@ def finger_of(model: HandModel) -> np.ndarray:
     return found
 
 
-@lru_cache(maxsize=4)
-def _samples(model: HandModel) -> np.ndarray:
+@lru_cache(maxsize=16)
+def _samples(model: HandModel, finger_samples: int, palm_samples: int) -> np.ndarray:
     """Vertices spread over each finger and the palm: each is the one farthest from those before it."""
     chosen = []
     for finger in range(-1, 5):
         mine = np.flatnonzero(finger_of(model) == finger)
         points, nearest, pick = model.v_template[mine], np.full(len(mine), np.inf), 0
-        for _ in range(min(len(mine), FINGER_SAMPLES if finger >= 0 else PALM_SAMPLES)):
+        for _ in range(min(len(mine), finger_samples if finger >= 0 else palm_samples)):
             chosen.append(mine[pick])
             nearest = np.minimum(nearest, ((points - points[pick]) ** 2).sum(1))
             pick = int(nearest.argmax())
     return np.array(chosen)
 
 
-@lru_cache(maxsize=8)
-def _fixed(model: HandModel, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """What a part of any person's hand has: fingers, pose directions, weights."""
-    layer, fingers = _layer(model), torch.from_numpy(finger_of(model))
-    if whole:
-        return fingers, layer.posedirs.flatten(1), layer.weights
-    chosen = torch.from_numpy(_samples(model))
-    return fingers[chosen], layer.posedirs[:, chosen].flatten(1), layer.weights[chosen]
+@lru_cache(maxsize=16)
+def _fixed(model: HandModel, samples: tuple[int, int] | None) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
+    """What a part of any person's hand has: its vertices, their fingers, pose directions and weights."""
+    layer, fingers = _layer(model), finger_of(model)
+    chosen = np.arange(model.num_vertices) if samples is None else _samples(model, *samples)
+    which = torch.from_numpy(chosen)
+    return chosen, torch.from_numpy(fingers)[which], layer.posedirs[:, which].flatten(1), layer.weights[which]
 
 
 @dataclass
@@ -109,11 +109,11 @@ class Hand:
         axes = np.repeat(finger_frames(self.model)[:, 2:], 3, 1) * (1.0 if self.model.side == "right" else -1.0)
         axes[0, 0] = self._thumb_axis()
         under_palm = self.along * np.sign(np.cross(self.along, -self.across) @ self.palm)
+        self.flexion_axes = axes  # float64 [5, 3, 3], unit, rest frame
         self._flexion_axes = _cross_matrices(axes)  # [5, 3, ...]
         self._base_axes = _cross_matrices(np.stack((under_palm, *[self.palm] * 4)))  # [5, ...]
         self._rest_joints = self.layer.rest_joints(betas)
         self.whole = self._part(None)
-        self.sampled = self._part(_samples(self.model))
 
     def _thumb_axis(self) -> np.ndarray:
         """Unit axis, rest frame, about which the thumb's base bends toward the fingers."""
@@ -123,6 +123,30 @@ class Hand:
         """Least and greatest bend of the thumb's base, rad [...], that its limits allow at an opposition [...], rad."""
         oppositions, low, high = self._thumb_reach
         return np.interp(opposition, oppositions, low), np.interp(opposition, oppositions, high)
+
+    def within(self, angles: np.ndarray, opposition: np.ndarray) -> np.ndarray:
+        """Angles [C, 5, 3] (rad) inside the joints' limits at oppositions [C]."""
+        low, high = np.moveaxis(np.broadcast_to(np.radians(FLEXION_LIMITS), (len(angles), 5, 3, 2)).copy(), -1, 0)
+        low[:, 0, 0], high[:, 0, 0] = self.thumb_bends(opposition)
+        return np.clip(angles, low, high)
+
+    @cached_property
+    def sampled(self) -> Part:
+        """What stands for the hand before an object."""
+        return self._part(COARSE)
+
+    @cached_property
+    def sampled_fingers(self) -> Part:
+        return self._part((COARSE[0], 0))
+
+    @cached_property
+    def fine(self) -> Part:
+        """What stands for it before an object with thin walls, which slip between few vertices."""
+        return self._part(FINE)
+
+    @cached_property
+    def fine_fingers(self) -> Part:
+        return self._part((FINE[0], 0))
 
     @cached_property
     def _thumb_reach(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -136,10 +160,18 @@ class Hand:
         inside = self.excess(rotations)[:, base].reshape(angles.shape[:2]) <= 0
         return oppositions, bends[inside.argmax(1)], bends[len(bends) - 1 - inside[:, ::-1].argmax(1)]
 
-    def _part(self, vertices: np.ndarray | None) -> Part:
-        shaped = torch.from_numpy(self.template.astype(np.float32))
-        fingers, posedirs, weights = _fixed(self.model, vertices is None)
-        return Part(fingers, shaped if vertices is None else shaped[vertices], posedirs, weights)
+    def _part(self, samples: tuple[int, int] | None) -> Part:
+        """All vertices, or so many of each finger and of the palm."""
+        chosen, fingers, posedirs, weights = _fixed(self.model, samples)
+        shaped = self.template[chosen]
+        reach = np.zeros((len(chosen), 3))
+        for k, finger in enumerate(FINGERS):
+            numbers, mine = list(MANO_FINGER_JOINTS[finger]), (fingers == k).numpy()
+            beyond = np.cumsum(self.model.weights[chosen[mine]][:, numbers[::-1]], 1)[:, ::-1]
+            arms = shaped[mine, None] - self._rest_joints[0, numbers].double().numpy()
+            reach[mine] = beyond * np.linalg.norm(arms, axis=-1)
+        shaped, reach = (torch.from_numpy(a.astype(np.float32)) for a in (shaped, reach))
+        return Part(fingers, shaped, posedirs, weights, reach)
 
     def rotations(self, angles: np.ndarray, opposition: np.ndarray, spread: np.ndarray) -> Tensor:
         """Joint rotations float32 [B, 16, 3, 3] (the first is the identity) of flexion angles.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from amt.data.synthetic.skin import vertex_normals
@@ -10,10 +12,19 @@ EXACT = 0.02  # m
 NEAREST = 6  # triangles, by their middles, among which the nearest one is looked for: a hand's are alike in size
 
 
-def distances_to_mesh(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """float32 [N], m: signed distance of points [N, 3] to a mesh of small triangles; negative behind its surface.
+class Nearest(NamedTuple):
+    """The places of a mesh that are nearest to points."""
 
-    Beyond :data:`EXACT` it is the distance to the middle of the nearest triangle. The sign tells on which side of the mesh's
+    signed: np.ndarray  # float64 [N], m: distance, negative behind the surface
+    triangles: np.ndarray  # int64 [N]
+    weights: np.ndarray  # float64 [N, 3]: barycentric
+    normals: np.ndarray  # float64 [N, 3]: the mesh's smooth normals there, outward; not of unit length
+
+
+def nearest_on_mesh(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> Nearest:
+    """The nearest places of a mesh of small triangles to points [N, 3].
+
+    Beyond :data:`EXACT` it is the middle of the nearest triangle. The sign tells on which side of the mesh's
     smooth normal at the nearest place a point lies. A hand is open at the wrist: there it is the side of the rim.
 
     Args:
@@ -23,19 +34,29 @@ def distances_to_mesh(points: np.ndarray, vertices: np.ndarray, faces: np.ndarra
 
     corners, normals = vertices[faces], vertex_normals(vertices, faces)[faces]
     middles = corners.mean(1)
-    length, near = cKDTree(middles, balanced_tree=False).query(points, min(NEAREST, len(faces)))
-    near = near.reshape(len(points), -1)
-    side = np.einsum("nc,nc->n", points - middles[near[:, 0]], normals[near[:, 0]].mean(1))
-    found = np.copysign(length.reshape(near.shape)[:, 0], side)
-    exact = np.flatnonzero(np.abs(found) < EXACT)
+    count = min(NEAREST, len(faces))
+    length, near = cKDTree(middles, balanced_tree=False).query(points, count)
+    near = near.reshape(len(points), count)
+    triangles, weights = near[:, 0].copy(), np.full((len(points), 3), 1 / 3)
+    facing = normals[triangles].mean(1)
+    side = np.einsum("nc,nc->n", points - middles[triangles], facing)
+    signed = np.copysign(length.reshape(near.shape)[:, 0], side)
+    exact = np.flatnonzero(np.abs(signed) < EXACT)
     place, near = points[exact, None], near[exact]
-    weights = closest_weights(place, *np.moveaxis(corners[near], 2, 0))
-    offset = place - np.einsum("nkw,nkwc->nkc", weights, corners[near])
+    shares = closest_weights(place, *np.moveaxis(corners[near], 2, 0))
+    offset = place - np.einsum("nkw,nkwc->nkc", shares, corners[near])
     square = np.einsum("nkc,nkc->nk", offset, offset)
     rows, best = np.arange(len(exact)), square.argmin(1)
-    side = np.einsum("nc,nw,nwc->n", offset[rows, best], weights[rows, best], normals[near[rows, best]])
-    found[exact] = np.copysign(np.sqrt(square[rows, best]), side)
-    return found.astype(np.float32)
+    triangles[exact], weights[exact] = near[rows, best], shares[rows, best]
+    facing[exact] = np.einsum("nw,nwc->nc", weights[exact], normals[triangles[exact]])
+    side = np.einsum("nc,nc->n", offset[rows, best], facing[exact])
+    signed[exact] = np.copysign(np.sqrt(square[rows, best]), side)
+    return Nearest(signed, triangles, weights, facing)
+
+
+def distances_to_mesh(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """float32 [N], m: the signed distances of :func:`nearest_on_mesh`."""
+    return nearest_on_mesh(points, vertices, faces).signed.astype(np.float32)
 
 
 def nearest_places(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
