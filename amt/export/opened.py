@@ -105,9 +105,9 @@ def _torch_export(folder: Path) -> Callable:
 
 
 def _aoti(folder: Path) -> Callable:
-    import torch
+    from amt.kernels._torch_private import aoti_load_package
 
-    return torch._inductor.aoti_load_package(str(folder / "model.pt2"))
+    return aoti_load_package(str(folder / "model.pt2"))
 
 
 def _onnx(folder: Path, threads: int) -> Callable[[Arrays], Arrays]:

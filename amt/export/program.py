@@ -13,6 +13,7 @@ from amt.export.formats import ExportError
 from amt.export.signature import BY_PATH, INPUTS
 from amt.hand.batch import Inputs
 from amt.kernels import use
+from amt.kernels._torch_private import OpOverload
 from amt.model import AMT
 
 
@@ -70,5 +71,5 @@ def custom_ops(program: torch.export.ExportedProgram) -> list[str]:
     """Ops of the program that PyTorch itself does not bring, those of nested graphs too."""
     graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
     targets = {node.target for graph in graphs for node in graph.nodes if node.op == "call_function"}
-    found = {str(t) for t in targets if isinstance(t, torch._ops.OpOverload) and t.namespace not in ("aten", "prims")}
+    found = {str(t) for t in targets if isinstance(t, OpOverload) and t.namespace not in ("aten", "prims")}
     return sorted(found)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from amt.export.formats import ExportError
+from amt.kernels._torch_private import aoti_compile_and_package
 
 
 def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -23,12 +24,10 @@ def write_package(program: torch.export.ExportedProgram, path: Path) -> None:
     Raises:
         ExportError: the compiler is missing or fails.
     """
-    from torch._inductor.exc import InductorError
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
-    except InductorError as error:
+            aoti_compile_and_package(program, str(path))
+    except RuntimeError as error:  # InductorError is one
         reason = " ".join(str(error).split())[:300]
         raise ExportError(f"--to aoti: cannot be compiled ({reason}); install a C++ compiler (g++)") from error

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from amt.kernels import _native, _triton
 from amt.kernels._cubins import ARCHITECTURES, Cubins, arguments, folder
+from amt.kernels._torch_private import TorchDispatchMode
 
 LAUNCH, ZERO, COPY, SUM = range(4)  # kinds of steps, as csrc/plan/plan.h has them
 UNKNOWN, RAN, REFUSED = range(3)  # answers of plan_run

@@ -66,3 +66,15 @@ StorageWeakRef = find("torch.multiprocessing.reductions.StorageWeakRef")
 foreach_lerp_ = find("torch._foreach_lerp_")
 # One call for all gradients that are clipped.
 foreach_mul_ = find("torch._foreach_mul_")
+# An operator of a traced program, as against a Python function.
+OpOverload = find("torch._ops.OpOverload")
+
+
+def aoti_compile_and_package(program: torch.export.ExportedProgram, path: str) -> None:
+    """AOTInductor's package of a program, written to ``path``. Looked up at the call: the compiler takes a second to import."""
+    find("torch._inductor.aoti_compile_and_package")(program, package_path=path)
+
+
+def aoti_load_package(path: str):
+    """What runs a package of AOTInductor."""
+    return find("torch._inductor.aoti_load_package")(path)

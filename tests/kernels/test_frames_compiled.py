@@ -152,7 +152,7 @@ def test_pointnet_backward_on_sm90(dtype):
     out = torch.empty(batch, frames, features, device="meta")
     cloud = torch.empty(batch, points, 3, device="meta")
     winning = torch.empty(batch, frames * features, 16, dtype=torch.bfloat16, device="meta")
-    sums = [winning, *(torch.empty(1024, device="meta") for _ in range(5))]
+    sums = [winning, *(torch.empty(1024, device="meta") for _ in range(6))]
     arguments = (out, out.int(), cloud, *cloud.stride(), *a.tensors()[1:6], *sums, batch, frames)
     blocks, warps = pointnet_triton.backward_blocks(hidden, features, dtype)
     constants = {"D1": hidden, "D2": features, **blocks}
