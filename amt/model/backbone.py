@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from amt.kernels import normalize
 from amt.model.config import ModelConfig
+from amt.model.conv import Residual, convolution
 from amt.model.dinov2 import DinoV2Backbone
 from amt.model.features import Features
 from amt.model.layers import Block, rising
@@ -75,26 +76,11 @@ def _sines(grid: int, width: int) -> Tensor:
     return torch.cat((y, x), dim=2).flatten(0, 1) * 0.5
 
 
-def convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    """A 3 x 3 convolution with batch norm and ReLU."""
-    conv = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
-
-
-class Residual(nn.Module):
-    """``x + convolution(x)``."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.convolution = convolution(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.convolution(x)
-
-
 def _stage(channels_in: int, channels_out: int, deeper: bool) -> nn.Sequential:
     """Halves a map's side."""
-    return nn.Sequential(convolution(channels_in, channels_out, 2), *([Residual(channels_out)] if deeper else []))
+    return nn.Sequential(
+        convolution(channels_in, channels_out, stride=2), *([Residual(channels_out)] if deeper else [])
+    )
 
 
 def build_backbone(config: ModelConfig) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Convolutions with batch norm, of which the locator's two networks are made."""
+"""Convolutions with batch norm, of which the hybrid backbone, the neck and the locator's two networks are made."""
 
 from torch import Tensor, nn
 
@@ -10,11 +10,11 @@ def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1, paddi
 
 
 class Residual(nn.Module):
-    """Adds a convolution's answer to its input."""
+    """``x + convolution(x)``."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = convolution(channels, channels)
+        self.convolution = convolution(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)
+        return x + self.convolution(x)

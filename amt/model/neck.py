@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import nn
 
-from amt.model.backbone import Residual, convolution, resized
+from amt.model.backbone import resized
 from amt.model.config import ModelConfig
+from amt.model.conv import Residual, convolution
 from amt.model.features import Features, Maps
 
 

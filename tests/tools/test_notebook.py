@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -96,8 +97,8 @@ def test_the_rendered_page_is_small_and_fetches_nothing():
     assert len(page.frames) == 2  # the views in three dimensions
     for one in (page, *map(Fetched, page.frames)):
         assert all(source.startswith("data:") for source in one.found)
-    assert "/root/" not in text
-    assert "/tmp/" not in text
+    for folder in (Path.home(), tempfile.gettempdir()):  # of the machine that rendered it
+        assert f"{folder}/" not in text
 
 
 def test_the_page_shows_the_notebook_as_it_is():
