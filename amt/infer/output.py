@@ -9,6 +9,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +25,32 @@ WRITTEN = "written-by-amt-infer.jsonl"
 
 class OutputError(UserError, RuntimeError):
     """A result cannot be written; the message names the file and the remedy, on one line."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block that Ctrl-C interrupts at its end only: the files written in it all hold the same pictures.
+
+    A second Ctrl-C interrupts at once. Outside the main thread, which alone takes signals, the block is as any other.
+    """
+    normal = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not normal:
+        yield
+        return
+    interrupted = False
+
+    def note(*_) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, normal)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, normal)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 class OutputFolder:

@@ -24,6 +24,7 @@ from amt.infer.hands import no_hand, predict_hands
 from amt.infer.inputs import Images
 from amt.infer.job import Job, Question
 from amt.infer.live import as_taken
+from amt.infer.output import together
 from amt.infer.result import Result
 from amt.infer.stages import DEPTH, background
 from amt.infer.video import LiveCamera, Video
@@ -83,11 +84,12 @@ def _run_images(job: Job, source: Images) -> tuple[int, int]:
         answers = _retargeted(robots, background(_in_batches(job, background(_asked(job, source)))))
         with closing(background(draw(answers)) if job.draw else answers) as finished:
             for a in finished:
-                if a.drawn is not None:
-                    job.out.picture(f"{a.question.picture.name}.png", a.drawn)
-                    if a.index in overview:
-                        shown.append(a.drawn)
-                _write(writers, job, a)
+                with together():
+                    if a.drawn is not None:
+                        job.out.picture(f"{a.question.picture.name}.png", a.drawn)
+                        if a.index in overview:
+                            shown.append(a.drawn)
+                    _write(writers, job, a)
                 written += 1
                 bar.update()
     if len(shown) > 1:
@@ -124,9 +126,10 @@ def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tu
         finished = stack.enter_context(closing(background(draw(answers), depth) if job.draw else answers))
         for a in finished:
             last = a.question.picture.time_s
-            if shown is not None:
-                shown.add(a.drawn, last)
-            records = _write(writers, job, a)
+            with together():
+                if shown is not None:
+                    shown.add(a.drawn, last)
+                records = _write(writers, job, a)
             if live is not None:
                 live.show(a.drawn, records, a.question.taken_s)
             written += 1

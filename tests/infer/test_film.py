@@ -22,7 +22,7 @@ from amt.infer import run, video
 from amt.infer.film import TimedFilm, open_film
 from amt.infer.inputs import Picture
 from amt.infer.job import Job
-from amt.infer.output import OutputError, OutputFolder
+from amt.infer.output import OutputError, OutputFolder, together
 from amt.infer.stages import DEPTH
 from amt.infer.video import LiveCamera, Video, VideoFile
 
@@ -172,6 +172,37 @@ def test_pictures_in_memory_do_not_grow_with_the_video(predictor, result, tmp_pa
     assert (done, failed) == (40, 0)
     assert max(most) <= 3 * (DEPTH + 2) + 1  # three stages, with one in hand and one on its way in each
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 40
+
+
+def test_ctrl_c_between_two_files_waits_until_both_have_the_frame(predictor, tmp_path, monkeypatch):
+    add, added = TimedFilm.add, []
+
+    def interrupted(film, picture, time_s) -> None:
+        add(film, picture, time_s)
+        added.append(time_s)
+        if len(added) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TimedFilm, "add", interrupted)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run.run(Job(predictor, OutputFolder(out), fov=60), Video(write_video(tmp_path / "v.mp4", shades(10))))
+    assert len(shown(out / "overlay.mp4")) == len((out / "predictions.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_second_ctrl_c_is_not_held_off():
+    done = []
+
+    def work() -> None:
+        with together():
+            for i in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                done.append(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == [0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
