@@ -14,7 +14,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from amt.draw.hand_object import HandObject
+from amt.draw.hand_object import CONTACT_THRESHOLD, HandObject
 
 TENTHS = 10_000  # of a millimetre in a metre
 MOST = 32_767  # what 16 bits hold
@@ -48,6 +48,18 @@ class Shown:
                 found[held] = one.in_camera(one.object_points)
         middle = (self.truth or self.scene).joints.mean(0)
         return {name: points - middle for name, points in found.items()}
+
+    def touching(self) -> dict[str, np.ndarray]:
+        """By part, bool [N]: the points of the prediction that touch; parts whose contact nobody knows are left out."""
+        if self.scene is None:
+            return {}
+        contacts = {"predicted": self.scene.hand_contact, "predictedObject": self.scene.object_contact}
+        there = self.points()
+        return {
+            name: np.asarray(contact) > CONTACT_THRESHOLD
+            for name, contact in contacts.items()
+            if contact is not None and name in there
+        }
 
 
 class View:
@@ -84,22 +96,19 @@ class View:
         return (
             f'<div class="tools">{buttons}</div><div class="tools">{boxes}</div><p class="note" id="said"></p>'
             '<canvas id="viewer" tabindex="0" aria-label="hands and objects; drag or press arrow keys to turn"></canvas>'
-            '<p class="note">Drag or press arrow keys to turn, wheel to zoom.</p>'
+            '<p class="note">Drag or press arrow keys to turn, wheel or + and - to zoom. Red touches.</p>'
         )
 
     def script(self) -> str:
         """HTML: the points, and what draws them."""
-        scenes = [
-            {"title": shown.title} | {name: _base64(_tenths(points)) for name, points in shown.points().items()}
-            for shown in self.scenes
-        ]
-        data = json.dumps({"faces": _base64(self.faces.astype("<u2")), "scenes": scenes}).replace("<", "\\u003c")
-        return f'<script type="application/json" id="scenes">{data}</script>\n<script>{_asset("viewer.js")}</script>'
+        data = {"faces": faces_data(self.faces), "scenes": [scene_data(shown) for shown in self.scenes]}
+        text = json.dumps(data).replace("<", "\\u003c")
+        return f'<script type="application/json" id="scenes">{text}</script>\n<script>{asset("viewer.js")}</script>'
 
     @staticmethod
     def style() -> str:
         """CSS of what :meth:`controls` makes."""
-        return _asset("viewer.css")
+        return asset("viewer.css")
 
     def html(self) -> str:
         """A page of its own."""
@@ -119,7 +128,20 @@ class View:
         )
 
 
-def _asset(name: str) -> str:
+def scene_data(shown: Shown) -> dict[str, str]:
+    """A scene as viewer.js takes it: the title, and in base64 the points (int16, tenths of a millimetre) and what touches."""
+    points = {name: _base64(_tenths(found)) for name, found in shown.points().items()}
+    touching = {f"{name}Touches": _base64(found.astype(np.uint8)) for name, found in shown.touching().items()}
+    return {"title": shown.title} | points | touching
+
+
+def faces_data(faces: np.ndarray) -> str:
+    """The triangles of the hand, int [F, 3], as viewer.js takes them: base64 of uint16."""
+    return _base64(np.asarray(faces).astype("<u2"))
+
+
+def asset(name: str) -> str:
+    """The text of viewer.js or viewer.css."""
     return files("amt.draw").joinpath("assets", name).read_text(encoding="utf-8")
 
 

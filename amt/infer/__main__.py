@@ -28,7 +28,7 @@ def _main(arguments: list[str]) -> int:
     options = command.options
     if options.engine == "ray":
         return _collection(command, arguments)
-    source = None if options.bench else open_source(command.inputs, options.video, options.every)
+    source = None if options.bench or options.serve else open_source(command.inputs, options.video, options.every)
     if options.live and isinstance(source, Images) and source.rate is None:
         raise InputError("--live: expected camera:0, a video, or pictures with --video FPS")
     if "lerobot" in command.exports and isinstance(source, Images) and source.rate is None:
@@ -52,6 +52,11 @@ def _main(arguments: list[str]) -> int:
             if options.bench:
                 return _bench(command, device)
             job = job_of(command, command.checkpoint, device)
+            if options.serve:
+                from amt.infer.serve.server import serve
+
+                serve(job, str(command.checkpoint), options.host or "127.0.0.1", options.port)
+                return 0
             if options.benchmark:
                 from amt.infer.benchmark import benchmark
 
@@ -102,7 +107,8 @@ def job_of(command: Command, checkpoint: str | Path, device, locator: str | None
         print(f"infer.blocks={infer.blocks}: {blocks}", file=sys.stderr)
     if infer.precision == "bf16" and bfloat16_is_slow(device):
         print("infer.precision=bf16: this CPU has no bfloat16 arithmetic; float32 is faster", file=sys.stderr)
-    unwritten = options.benchmark or options.bench or options.engine == "ray" or (options.live and options.out is None)
+    unwritten = options.benchmark or options.bench or options.serve or options.engine == "ray"
+    unwritten = unwritten or (options.live and options.out is None)
     return Job(
         predictor=predictor,
         out=None if unwritten else OutputFolder(command.out, options.overwrite),

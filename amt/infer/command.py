@@ -125,7 +125,18 @@ def parser() -> argparse.ArgumentParser:
         help="show a camera, or a video in its place, on a page of this machine (its address is printed) until Ctrl-C; pictures "
         "that come too soon are left out, and nothing is written unless --out says where",
     )
-    p.add_argument("--port", type=int, default=8765, help="of --live's page (default %(default)s; 0: a free one)")
+    p.add_argument(
+        "--serve",
+        action="store_true",
+        help="show a page on which a browser gives pictures, clips or its webcam, and turns and downloads what is found, until "
+        "Ctrl-C; takes no INPUT; pip install amt[serve]",
+    )
+    p.add_argument(
+        "--host", metavar="ADDRESS", help="of --serve's page (default 127.0.0.1, which this machine alone reaches)"
+    )
+    p.add_argument(
+        "--port", type=int, default=8765, help="of the page of --live or --serve (default %(default)s; 0: a free one)"
+    )
     p.add_argument(
         "--rerun", metavar="FILE.rrd", help="write a recording for the Rerun viewer, too; pip install amt[rerun]"
     )
@@ -207,7 +218,10 @@ def read_command(arguments: list[str]) -> Command:
         for path in options.others:
             read_record(path)
         paths = [paths[0], options.bench]
-    if len(paths) < 2:
+    if options.serve and len(paths) != 1:
+        got = "no CHECKPOINT" if not paths else f"also {paths[1]}"
+        raise InputError(f"--serve: expected a CHECKPOINT and no INPUT, which the page is given; got {got}")
+    if len(paths) < 2 and not options.serve:
         raise InputError("expected CHECKPOINT and INPUT; see python -m amt.infer --help")
     record = read_record(paths[0])
     settings, hand, mano = _settings(keys, record)
@@ -235,6 +249,30 @@ def read_command(arguments: list[str]) -> Command:
         robot=robot,
         world=world,
     )
+
+
+def _check_serve(options: argparse.Namespace) -> None:
+    # what belongs to a run over inputs
+    others = (
+        "out",
+        "csv",
+        "export",
+        "retarget",
+        "world",
+        "rerun",
+        "video",
+        "live",
+        "benchmark",
+        "bench",
+        "no_draw",
+        "workers",
+    )
+    given = next((name for name in others if getattr(options, name) not in (None, False)), None)
+    given = given or ("every" if options.every != 1 else "engine" if options.engine == "ray" else None)
+    if given is not None:
+        raise InputError(f"--{given.replace('_', '-')}: does not go with --serve; leave one of the two out")
+    if any(find_spec(package) is None for package in ("starlette", "uvicorn")):
+        raise InputError("--serve: the packages starlette and uvicorn are not installed; pip install amt[serve]")
 
 
 def _finders(given: str | None) -> list[str]:
@@ -300,6 +338,10 @@ def _check_options(options: argparse.Namespace) -> None:
         check_recording(Path(options.rerun), overwrite=options.overwrite)
     if not 0 <= options.port < 65536:
         raise InputError(f"--port: expected 0 to 65535, got {options.port}")
+    if options.serve:
+        _check_serve(options)
+    elif options.host is not None:
+        raise InputError("--host: belongs to --serve; leave it out")
     if options.live:
         for other in ("benchmark", "bench", "no_draw"):
             if getattr(options, other):

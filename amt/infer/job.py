@@ -79,6 +79,7 @@ class Job:
     smooth: bool = True  # hands that a finder follows through a video
     fit: bool = False  # fit the MANO parameters to the refined joints
     tell: Callable[[object], None] = print  # takes each line about what could not be used
+    quiet: bool = False  # tell nothing about guesses; the page of --serve shows them
     told: set = field(default_factory=set)
     failed: Counter = field(default_factory=Counter)  # pictures left out, by reason
     empty: int = 0  # pictures without a hand
@@ -95,7 +96,7 @@ class Job:
     def say(self, line: str, about: object = None) -> None:
         """Prints a line, once a run, or once a run ``about`` this."""
         about = line if about is None else about
-        if about not in self.told:
+        if about not in self.told and not self.quiet:
             self.told.add(about)
             with above_progress():
                 print(line, file=sys.stderr)

@@ -79,7 +79,7 @@ def _run_images(job: Job, source: Images) -> tuple[int, int]:
                 ]
                 yield replace(a, drawn=panels[0] if len(panels) == 1 else sheet(_of_one_width(panels)))
 
-    with _writers(job, None) as writers, tqdm(total=len(source), unit="image", disable=len(source) < 2) as bar:
+    with open_writers(job, None) as writers, tqdm(total=len(source), unit="image", disable=len(source) < 2) as bar:
         robots = _robots(job, None)
         answers = _retargeted(robots, background(_in_batches(job, background(_asked(job, source)))))
         with closing(background(draw(answers)) if job.draw else answers) as finished:
@@ -89,7 +89,7 @@ def _run_images(job: Job, source: Images) -> tuple[int, int]:
                         job.out.picture(f"{a.question.picture.name}.png", a.drawn)
                         if a.index in overview:
                             shown.append(a.drawn)
-                    _write(writers, job, a)
+                    write_answer(writers, job, a)
                 written += 1
                 bar.update()
     if len(shown) > 1:
@@ -118,7 +118,11 @@ def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tu
     questions = _asked(job, source)
     if live is not None:  # the newest picture, at once
         questions, depth = as_taken(questions, wait=not isinstance(source, LiveCamera)), 1
-    with _writers(job, steady) as writers, tqdm(total=len(source) or None, unit="frame") as bar, ExitStack() as stack:
+    with (
+        open_writers(job, steady) as writers,
+        tqdm(total=len(source) or None, unit="frame") as bar,
+        ExitStack() as stack,
+    ):
         filmed = job.draw and job.out is not None
         shown = stack.enter_context(open_film(job.out, "overlay.mp4", rate, sound, job.say)) if filmed else None
         answers = background(_followed(job, background(questions, depth, newest=live is not None)), depth)
@@ -129,7 +133,7 @@ def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tu
             with together():
                 if shown is not None:
                     shown.add(a.drawn, last)
-                records = _write(writers, job, a)
+                records = write_answer(writers, job, a)
             if live is not None:
                 live.show(a.drawn, records, a.question.taken_s)
             written += 1
@@ -221,7 +225,7 @@ def _close(job: Job, robots: Robots | None) -> None:
     job.close()
 
 
-def _writers(job: Job, rate: float | None) -> Writers:
+def open_writers(job: Job, rate: float | None) -> Writers:
     """The files of a run; ``rate`` (frames/s) is that of the frames that are taken of a video."""
     model = job.predictor.model
     faces = model.mano.faces.cpu().numpy()
@@ -239,7 +243,7 @@ def _writers(job: Job, rate: float | None) -> Writers:
     return Writers(job.exports, setup)
 
 
-def _write(writers: Writers, job: Job, answer: Answer) -> list[dict]:
+def write_answer(writers: Writers, job: Job, answer: Answer) -> list[dict]:
     """Writes an answer to all files; the records of its hands."""
     results, records = finished_hands(job, answer)
     question = answer.question
