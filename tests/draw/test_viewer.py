@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from amt.draw.hand_object import HandObject
-from amt.draw.viewer import Shown, View
+from amt.draw.viewer import Shown, View, scene_data
 from amt.hand.shipped import shipped_hand
 
 HOSTILE = '</script><script>alert(1)</script>"><img src=x onerror=alert(1)>'
@@ -62,3 +62,14 @@ def test_without_a_mesh_there_is_nothing_to_show():
     joints = HandObject(side="right", intrinsics=np.eye(3), joints=np.zeros((21, 3)))
     with pytest.raises(ValueError, match="the vertices and faces of a hand"):
         View([Shown("joints alone", joints)])
+
+
+def test_what_touches_is_marked_and_nothing_is_where_nobody_knows():
+    hand = a_hand()
+    contact = np.zeros(len(hand.vertices), np.float32)
+    contact[:10] = 0.9
+    marked = scene_data(Shown("a", a_hand(hand_contact=contact)))
+    touching = np.frombuffer(base64.b64decode(marked["predictedTouches"]), np.uint8)
+    np.testing.assert_array_equal(touching, contact > 0.5)
+    assert set(marked) == {"title", "predicted", "predictedTouches"}
+    assert set(scene_data(Shown("a", hand))) == {"title", "predicted"}

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import shutil
 import subprocess
 import time
 import urllib.request
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import pytest
 from infer_files import write_image, write_video
-
-pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
-pytest.importorskip("websockets")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-if CHROMIUM is None:
-    pytest.skip("no Chromium on PATH", allow_module_level=True)
-
 from served import Stub, served
 
+PACKAGES = ("uvicorn", "starlette", "websockets")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
 PATIENCE = 60  # s
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH"),
+    pytest.mark.skipif(any(find_spec(name) is None for name in PACKAGES), reason=f"needs {', '.join(PACKAGES)}"),
+]
 
 
 class Browser:
@@ -68,7 +65,7 @@ class Browser:
 
     def key(self, key: str, code: int = 0) -> None:
         for kind in ("keyDown", "keyUp"):
-            self.do("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            self.do("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
 
     def choose(self, path) -> None:
         root = self.do("DOM.getDocument")["root"]["nodeId"]
@@ -86,7 +83,8 @@ class Browser:
 
 
 STATUS = "document.getElementById('status').textContent"
-PIXELS = """(() => { const c = document.getElementById('viewer'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+PIXELS = """(() => { const c = document.getElementById('viewer');
+  const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
   let n = 0, sum = 0; for (let i = 3; i < d.length; i += 4) if (d[i]) { n++; sum += i % 9973; } return [n, sum]; })()"""
 
 
@@ -100,14 +98,13 @@ def opened(url: str, profile):
         "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--remote-allow-origins=*",
         "--disable-background-networking", "--disable-dev-shm-usage", f"--user-data-dir={profile}", "about:blank",
     ]  # fmt: skip
-    process = subprocess.Popen([CHROMIUM, *options], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen([CHROMIUM, *options], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        for line in process.stderr:
-            if found := re.search(r"ws://127\.0\.0\.1:(\d+)/", line):
-                break
-        else:
-            raise AssertionError("Chromium ended")
-        pages = json.load(urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/json/list", timeout=PATIENCE))
+        port, end = profile / "DevToolsActivePort", time.monotonic() + PATIENCE
+        while not (port.is_file() and "\n" in port.read_text()) and time.monotonic() < end:
+            time.sleep(0.05)
+        address = f"http://127.0.0.1:{port.read_text().splitlines()[0]}/json/list"
+        pages = json.load(urllib.request.urlopen(address, timeout=PATIENCE))
         address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
         with connect(address, max_size=1 << 28, open_timeout=PATIENCE) as socket:
             browser = Browser(socket)
@@ -120,7 +117,6 @@ def opened(url: str, profile):
     finally:
         process.kill()
         process.wait(timeout=30)
-        process.stderr.close()
 
 
 def test_the_page_is_clicked_through(result, photo, tmp_path):

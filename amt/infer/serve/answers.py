@@ -161,7 +161,7 @@ class Answers:
         answer = Answer(0, question, results, (None,) * len(results))
         key, folder = self.results.folder()
         try:
-            job = replace(job, out=OutputFolder(folder), exports=EXPORTS)
+            job.out, job.exports = OutputFolder(folder), EXPORTS
             with open_writers(job, None) as writers:
                 records = write_answer(writers, job, answer)
             drawn = question.picture.image

@@ -103,18 +103,22 @@ class Page:
         self.worker.close()
 
     async def index(self, _: Request) -> Response:
+        """The page."""
         return Response(self._index, media_type="text/html")
 
     async def about(self, _: Request) -> Response:
+        """What the page has to know: triangles, names, limits."""
         return JSONResponse(self._about)
 
     async def asset(self, request: Request) -> Response:
+        """One of :data:`ASSETS`."""
         name = request.path_params["name"]
         if name not in ASSETS:
             return line(404, "no such file; the page is at /")
         return Response(self._assets[name], media_type=ASSETS[name])
 
     async def result(self, request: Request) -> Response:
+        """A file of an answer."""
         key, name = request.path_params["key"], request.path_params["name"]
         path = self.results.find(key, name)
         if path is None or not path.is_file():
@@ -123,6 +127,7 @@ class Page:
         return FileResponse(path, media_type=KINDS[path.suffix], headers=headers)
 
     async def predict(self, request: Request) -> Response:
+        """An answer about the file that is the request's body; its fields are in the query."""
         if not self.places.take():
             return line(503, BUSY.format(self.places.most))
         folder, kept = self.root / f"upload-{secrets.token_hex(8)}", False
