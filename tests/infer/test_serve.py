@@ -31,16 +31,28 @@ def png(image: np.ndarray, kind: str = ".png") -> bytes:
     return cv2.imencode(kind, image[..., ::-1])[1].tobytes()
 
 
-@pytest.fixture
-def stub(result):
+@pytest.fixture(scope="module")
+def one_stub(result):
     return Stub(result)
 
 
-@pytest.fixture
-def asking(stub, tmp_path):
-    with served(stub, tmp_path / "root") as asking:
+@pytest.fixture(scope="module")
+def one_server(one_stub, tmp_path_factory):
+    with served(one_stub, tmp_path_factory.mktemp("serve") / "root") as asking:
         yield asking
-        asking.settle()
+
+
+@pytest.fixture
+def stub(one_stub):
+    one_stub.asked, one_stub.calls = [], []
+    one_stub.go.set()
+    return one_stub
+
+
+@pytest.fixture
+def asking(one_server, stub):
+    yield one_server
+    one_server.settle()
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +165,9 @@ def huge_png() -> bytes:
         (b"\0\0\0\x18ftypheic" + bytes(64), 415, "HEIC and AVIF pictures are not read"),
         (b"\0\0\0\x18ftypmp42" + bytes(64), 400, "clip: not a video that can be decoded"),
         (b"\xff\xd8\xff\xe0" + bytes(64), 400, "the picture's header is damaged"),
+        (b"GIF89a" + bytes(64), 415, "neither a picture"),
+        (b"\xff\xd8\xff\xe0" + b"\xff\xda" * 101, 400, "the JPEG file has more than 100 scans"),
+        (b"II*\0\x08\0\0\0\x01\0" + bytes(12) + b"\x08\0\0\0", 400, "the TIFF file holds more than 100 pictures"),
         (huge_png(), 413, "the picture has 60000 x 60000 px; at most 50 megapixels are taken"),
     ],
 )
@@ -163,11 +178,11 @@ def test_what_is_no_picture_or_clip_is_one_line(asking, stub, body, status, mess
     assert stub.asked == []
 
 
-def test_a_picture_that_is_cut_short_is_told_by_its_name_alone(asking, photo, tmp_path):
+def test_a_picture_that_is_cut_short_is_told_by_its_name_alone(asking, photo):
     status, answer = asking.post(png(photo)[:-200], name="../../a hand.png")
     assert status == 400
     assert answer["error"].startswith("a_hand.png: ")
-    assert str(tmp_path) not in answer["error"]
+    assert str(asking.root) not in answer["error"]
 
 
 def test_too_large_or_without_a_length_is_refused_before_it_is_read(stub, tmp_path, photo):
@@ -211,8 +226,11 @@ def test_no_path_leads_out_of_what_was_published(asking, photo, path):
     assert "error" in content
 
 
-def test_names_of_uploads_are_words_and_no_paths(asking, photo, tmp_path):
-    before = {p for p in tmp_path.rglob("*") if "root" not in p.parts}
+def test_names_of_uploads_are_words_and_no_paths(asking, photo):
+    def outside() -> set:
+        return {p for p in asking.root.parent.rglob("*") if asking.root not in (p, *p.parents)}
+
+    before = outside()
     for name in (
         "../../../escaped.png",
         "/etc/escaped.png",
@@ -227,7 +245,7 @@ def test_names_of_uploads_are_words_and_no_paths(asking, photo, tmp_path):
         line = json.loads(asking.download(answer, "predictions.jsonl"))
         assert "/" not in line["image"]
         assert line["image"] not in ("", ".", "..")
-    assert {p for p in tmp_path.rglob("*") if "root" not in p.parts} == before
+    assert outside() == before
 
 
 def test_a_clip_is_answered_frame_by_frame(real, photo, tmp_path):
@@ -330,7 +348,7 @@ def test_fifty_clients_at_once_get_an_answer_or_one_line(stub, photo, tmp_path):
 
 
 def test_a_webcams_frames_follow_each_other(asking, stub, photo):
-    frame = png(photo, ".jpg")
+    frame, before = png(photo, ".jpg"), set(asking.root.iterdir())
     for _ in range(3):
         status, answer = asking.post(frame, stream="0123456789ab", fov="60")
         assert (status, len(answer["hands"])) == (200, 1)
@@ -338,7 +356,8 @@ def test_a_webcams_frames_follow_each_other(asking, stub, photo):
     assert [request.near is None for request in stub.asked] == [True, False, False]
     asking.post(frame, stream="0123456789ab", fov="50")  # another camera: what was seen does not count
     assert stub.asked[-1].near is None
-    assert list(asking.root.glob("result-*")) == []
+    asking.settle()
+    assert set(asking.root.iterdir()) == before
 
 
 def test_a_clip_is_no_frame_of_a_webcam(asking, photo, tmp_path):
@@ -347,7 +366,7 @@ def test_a_clip_is_no_frame_of_a_webcam(asking, photo, tmp_path):
     assert (status, answer["error"][:36]) == (415, "stream: a webcam's frames are pictur")
 
 
-def test_a_fault_is_one_line_for_whom_it_concerns_and_the_page_goes_on(asking, stub, photo, capsys):
+def test_a_fault_is_one_line_for_whom_it_concerns_and_the_page_goes_on(asking, stub, photo, capsys, monkeypatch):
     predict = stub.predict_many
 
     def broken(requests):
@@ -355,7 +374,7 @@ def test_a_fault_is_one_line_for_whom_it_concerns_and_the_page_goes_on(asking, s
             raise KeyError("a fault of the code")
         return predict(requests)
 
-    stub.predict_many = broken
+    monkeypatch.setattr(stub, "predict_many", broken)
     status, answer = asking.post(png(photo), side="left")
     assert (status, answer["error"]) == (500, "a fault of the server; its terminal says more")
     assert "KeyError: 'a fault of the code'" in capsys.readouterr().err

@@ -18,6 +18,8 @@ from amt.errors import UserError
 PICTURE, CLIP = "picture", "clip"
 HEAD = 512  # bytes that tell the kind
 ENDINGS = {PICTURE: "picture", CLIP: "clip"}  # names without digits: OpenCV takes digits for a series of files
+MOST_SCANS, MOST_PAGES = 100, 100  # of a JPEG and of a TIFF file: each costs time, and takes only a few bytes
+_JPEG, _TIFF = b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
 _ISO_STILLS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 _ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
@@ -71,7 +73,7 @@ def kind_of(head: bytes) -> str:
     Raises:
         Refused: neither a picture nor a clip of a known format.
     """
-    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")):
+    if head.startswith((_JPEG, b"\x89PNG\r\n\x1a\n", *_TIFF)):
         return PICTURE
     if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":
         return PICTURE
@@ -83,7 +85,7 @@ def kind_of(head: bytes) -> str:
         return CLIP
     raise Refused(
         415,
-        "neither a picture (JPEG, PNG, WebP, BMP, GIF, TIFF) nor a clip (MP4, MOV, WebM, MKV, AVI, MPEG) by content",
+        "neither a picture (JPEG, PNG, WebP, BMP, TIFF) nor a clip (MP4, MOV, WebM, MKV, AVI, MPEG) by content",
     )
 
 
@@ -133,7 +135,12 @@ async def receive(body: AsyncIterator[bytes], length: int, folder: Path, name: s
 
 def _pixels(path: Path, limits: Limits) -> int:
     """Pixels of a picture as its header says. Raises Refused for too many, and where the header says nothing."""
-    size = header_size(path.read_bytes())
+    data = path.read_bytes()
+    if data.startswith(_JPEG) and data.count(b"\xff\xda") > MOST_SCANS:
+        raise Refused(400, f"the JPEG file has more than {MOST_SCANS} scans; export it again")
+    if data.startswith(_TIFF) and _many_pages(data):
+        raise Refused(400, f"the TIFF file holds more than {MOST_PAGES} pictures; export one of them")
+    size = header_size(data)
     if size is None or min(size) < 1:
         raise Refused(400, "the picture's header is damaged; export it again")
     if size[0] * size[1] > limits.picture_pixels:
@@ -145,9 +152,21 @@ def _pixels(path: Path, limits: Limits) -> int:
     return size[0] * size[1]
 
 
+def _many_pages(data: bytes) -> bool:
+    """Whether a TIFF file's directories, each of which names the next, are more than may be, or run in a circle."""
+    order = "little" if data.startswith(b"II") else "big"
+    at = int.from_bytes(data[4:8], order)
+    for _ in range(MOST_PAGES):
+        count = int.from_bytes(data[at : at + 2], order)
+        at = int.from_bytes(data[at + 2 + 12 * count : at + 6 + 12 * count], order)
+        if at == 0:  # the last one, or one that lies behind the file's end
+            return False
+    return True
+
+
 def header_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) of a picture by its header; None where no reader finds one. Nothing is decoded."""
-    if data.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+    if data.startswith((_JPEG, b"\x89PNG")):
         return stored_size(data)
     from PIL import Image
 
