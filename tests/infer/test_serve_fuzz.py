@@ -46,8 +46,8 @@ def seeds(photo, tmp_path_factory) -> list[bytes]:
 
 def broken(rng: random.Random, seeds: list[bytes]) -> bytes:
     """A file in which a few things are wrong; one in ten is whole."""
-    weights = [4] * (len(seeds) - 1) + [2]
-    data = bytearray(rng.choices(seeds, weights)[0])
+    clips = 0.015  # each costs a process
+    data = bytearray(seeds[-1] if rng.random() < clips else rng.choice(seeds[:-1]))
     for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 5, 8, 20, 50))):
         what, at = rng.randrange(6), rng.randrange(max(1, len(data)))
         if what == 0 and data:
@@ -111,6 +111,6 @@ def test_the_model_itself_answers_broken_uploads(checkpoint, seeds, tmp_path):
     with served(
         load(checkpoint, device="cpu", locator="window"), tmp_path / "root", box=np.array([20.0, 16, 24])
     ) as asking:
-        statuses = [upload(asking, rng, seeds[:5]) for _ in range(30)]
+        statuses = [upload(asking, rng, seeds) for _ in range(30)]
         asking.settle()
     assert {200, 400} <= set(statuses)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from infer_files import write_video
 
+from amt.infer.checks import InputError
+from amt.infer.serve.clips import DecodedClip
 from amt.infer.serve.jobs import Closed, Places, Replaced, Worker
 from amt.infer.serve.measures import measures
 from amt.infer.serve.results import Results
-from amt.infer.serve.uploads import shown_name
+from amt.infer.serve.uploads import Limits, shown_name
+from amt.infer.video import Video
 
 
 @pytest.fixture
@@ -122,6 +127,54 @@ def test_the_oldest_results_go(tmp_path):
     large = add(500)  # more than may be kept: it stays alone
     assert results.find(large, "a.npz").is_file()
     assert [p.name for p in tmp_path.iterdir()] == [f"result-{large}"]
+
+
+@pytest.fixture
+def clip(photo, tmp_path):
+    """The path of 40 frames, larger together than what a pipe holds."""
+    return write_video(tmp_path / "v.mp4", [photo] * 40, rate=20)
+
+
+def test_a_clip_is_decoded_by_another_process_as_by_this_one(clip):
+    expected = list(Video(clip))
+    decoded = DecodedClip(clip, Limits())
+    try:
+        found = list(decoded)
+        assert (decoded.film_rate, decoded.frames, decoded.broken_off) == (20, 40, False)
+    finally:
+        decoded.close()
+    assert [(p.name, p.frame, p.time_s) for p in found] == [(p.name, p.frame, p.time_s) for p in expected]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(found, expected))
+
+
+def test_a_decoder_that_dies_or_stops_ends_its_clip_alone(clip):
+    decoded = DecodedClip(clip, Limits(patience_s=0.5))
+    try:
+        frames = iter(decoded)
+        next(frames)
+        decoded.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(InputError, match=r"v\.mp4: its decoder takes too long"):
+            list(frames)
+    finally:
+        decoded.close()
+    decoded = DecodedClip(clip, Limits())
+    try:
+        frames = iter(decoded)
+        next(frames)
+        decoded.process.kill()
+        assert len(list(frames)) < 39
+        assert decoded.broken_off
+    finally:
+        decoded.close()
+
+
+def test_a_decoder_that_is_ended_while_it_is_waited_for_is_at_its_end(clip):
+    decoded = DecodedClip(clip, Limits())
+    frames = iter(decoded)
+    next(frames)
+    decoded.process.send_signal(signal.SIGSTOP)
+    threading.Timer(0.2, decoded.close).start()
+    assert len(list(frames)) < 39
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import base64
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,10 +28,10 @@ from amt.infer.job import Job, Question
 from amt.infer.output import OutputError, OutputFolder
 from amt.infer.run import Answer, finished_hands, open_writers, write_answer
 from amt.infer.serve.asked import Asked
+from amt.infer.serve.clips import DecodedClip
 from amt.infer.serve.measures import measures
 from amt.infer.serve.results import Results
 from amt.infer.serve.uploads import Limits, Refused, Upload
-from amt.infer.video import Video
 
 EXPORTS = ("npz", "csv")
 OFFERED = ("overlay.png", "overlay.mp4", "predictions.jsonl", "predictions.npz", "predictions.csv")  # in this order
@@ -119,19 +118,17 @@ class Answers:
         self._streams[asked.stream] = kept
         return kept
 
-    def _job(self, asked: Asked, out: OutputFolder | None = None) -> Job:
+    def _job(self, asked: Asked) -> Job:
         """The settings of one upload. Raises InputError."""
         base = self.base
         camera = base.camera if asked.intrinsics is None else as_camera(asked.intrinsics, base.lens)
         return replace(
             base,
-            out=out,
             camera=None if asked.fov is not None else camera,
             fov=asked.fov if asked.fov is not None else None if camera is not None else base.fov,
             box=base.box if asked.box is None else np.array(asked.box),
             side=asked.side or base.side,
             object=asked.object or base.object,
-            exports=EXPORTS if out is not None else (),
             quiet=True,
             told=set(),
             failed=type(base.failed)(),
@@ -188,27 +185,37 @@ class _Stream:
 
 
 class Clip:
-    """A clip that is worked on frame by frame, as the page takes the answers. All methods are the worker's."""
+    """A clip that is worked on frame by frame, as the page takes the answers.
+
+    :meth:`open` and :meth:`fetch` wait for the decoder, on any thread; :meth:`next` and :meth:`close` are the worker's.
+    """
 
     def __init__(self, answers: Answers, sent: Sent):
-        self.answers, self.sent, self._frames = answers, sent, None
+        self.answers, self.sent, self._frames, self.video, self._picture = answers, sent, None, None, None
         self.key, self.folder = answers.results.folder()
 
     def open(self) -> dict:
         """Looks at the container; what is known of the clip. Raises InputError, Refused."""
         upload, limits = self.sent.upload, self.answers.limits
         try:
-            check_clip(upload.path, limits)
-            self.job = self.answers._job(self.sent.asked, OutputFolder(self.folder))
-            self.video = Video(upload.path)
+            self.job = self.answers._job(self.sent.asked)
+            self.video = DecodedClip(upload.path, limits)
+            self.job.out, self.job.exports = OutputFolder(self.folder), EXPORTS
         except Exception as error:
             raise plain(error, upload) from error
-        self._frames = self._work()
-        count = min(len(self.video) or limits.frames, limits.frames)
-        return {"kind": "clip", "name": upload.name, "frames": count, "rate": round(self.video.film_rate, 3)}
+        self._pictures, self._frames = iter(self.video), self._work()
+        rate = round(self.video.film_rate, 3)
+        return {"kind": "clip", "name": upload.name, "frames": self.video.frames, "rate": rate}
+
+    def fetch(self) -> None:
+        """Waits for the next frame. Raises InputError where the decoder takes too long."""
+        try:
+            self._picture = next(self._pictures, None)
+        except Exception as error:
+            raise plain(error, self.sent.upload) from error
 
     def next(self) -> dict | None:
-        """The next frame's answer, at the end what can be downloaded, and then None."""
+        """The answer about the frame that was fetched, at the end what can be downloaded, and then None."""
         try:
             return next(self._frames, None)
         except Exception as error:
@@ -218,6 +225,8 @@ class Clip:
         """Leaves the clip; an unfinished one leaves nothing behind."""
         if self._frames is not None:
             self._frames.close()
+        if self.video is not None:
+            self.video.close()
         if self.answers.results.find(self.key, "predictions.jsonl") is None:
             self.answers.results.drop(self.key)
 
@@ -227,10 +236,9 @@ class Clip:
         rate, done = self.video.film_rate, 0
         with (
             open_writers(job, rate) as writers,
-            open_film(job.out, "overlay.mp4", rate, self.sent.upload.path, notes.append) as shown,
-            closing(iter(self.video)) as pictures,
+            open_film(job.out, "overlay.mp4", rate, None, notes.append) as shown,
         ):
-            for picture in pictures:
+            while (picture := self._picture) is not None:
                 if done == most:
                     notes.append(f"the clip is longer than {most} frames; the first {most} were taken")
                     break
@@ -242,6 +250,8 @@ class Clip:
                 told = _told(answer, write_answer(writers, job, answer), start)
                 done += 1
                 yield told | {"kind": "frame", "frame": picture.frame, "time_s": picture.time_s, "jpeg": as_jpeg(drawn)}
+        if self.video.broken_off:
+            notes.append(f"the clip cannot be decoded behind its frame {done}")
         files = _offered(self.answers.results.publish(self.key, job.out.written))
         yield {"kind": "end", "frames": done, "notes": notes, "result": self.key, "files": files}
 
@@ -249,22 +259,6 @@ class Clip:
 def _offered(names: Sequence[str]) -> list[str]:
     """The files that the page offers, in its order."""
     return [name for name in OFFERED if name in names]
-
-
-def check_clip(path: Path, limits: Limits) -> None:
-    """Raises Refused where a clip's frames are larger than ``limits.clip_pixels``; others are left to the reader."""
-    import cv2
-
-    from amt.data.images import quiet
-
-    with quiet():
-        capture = cv2.VideoCapture(str(path))
-        width, height = (int(capture.get(which)) for which in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        capture.release()
-    if width * height > limits.clip_pixels:
-        raise Refused(
-            413, f"the clip's frames have {width} x {height} px; at most 4096 x 2304 are taken, make it smaller"
-        )
 
 
 def _question(job: Job, picture: Picture, name: str) -> Question:

@@ -162,7 +162,7 @@ class Page:
             raise Refused(415, "stream: a webcam's frames are pictures; send JPEG or PNG")
         clip = Clip(self.answers, Sent(upload, asked))
         try:
-            head = await asyncio.wrap_future(self.worker.call(clip.open))
+            head = await asyncio.to_thread(clip.open)
         except BaseException:
             self.worker.call(clip.close)
             raise
@@ -180,7 +180,11 @@ class Page:
     async def _lines(self, head: dict, clip: Clip) -> AsyncIterator[str]:
         yield json.dumps(head) + "\n"
         try:
-            while (frame := await asyncio.wrap_future(self.worker.call(clip.next))) is not None:
+            while True:
+                await asyncio.to_thread(clip.fetch)
+                frame = await asyncio.wrap_future(self.worker.call(clip.next))
+                if frame is None:
+                    return
                 yield json.dumps(frame, allow_nan=False) + "\n"
         except Exception as error:
             yield told(error).body.decode() + "\n"
