@@ -186,12 +186,12 @@ def test_a_picture_that_is_cut_short_is_told_by_its_name_alone(asking, photo):
 
 
 def test_too_large_or_without_a_length_is_refused_before_it_is_read(stub, tmp_path, photo):
-    limits = Limits(picture_bytes=1000, clip_bytes=100_000)
+    limits = Limits(picture_bytes=1000, clip_bytes=2 << 20)
     with served(stub, tmp_path / "root", limits) as asking:
         status, answer = asking.post(png(photo))
         assert (status, answer["error"]) == (413, "the file is too large; a picture may have 0 MiB")
-        status, _ = asking.post(bytes(200_000))
-        assert status == 413
+        status, answer = asking.post(bytes(3 << 20))
+        assert (status, answer["error"]) == (413, "the file is too large; a clip may have 2 MiB")
         with socket.create_connection(("127.0.0.1", asking.port), timeout=20) as line:
             line.sendall(
                 b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,6 +40,7 @@ def serve(job: Job, name: str, host: str, port: int) -> None:
             f"ssh -L {port}:localhost:{port} MACHINE is safer",
             file=sys.stderr,
         )
+    warnings.filterwarnings("ignore", module="PIL")  # about what strangers' files hold; each of them has its answer
     with TemporaryDirectory(prefix="amt-serve-", ignore_cleanup_errors=True) as root:
         page = Page(job, Path(root), name, hosts_of(host))
         server = uvicorn.Server(config_of(page))

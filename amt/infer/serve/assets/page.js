@@ -201,6 +201,7 @@
   function show(answer, source) {
     current = answer;
     $("empty").hidden = true;
+    $("numbers").hidden = false;
     $("picture").hidden = source === null;
     $("live").hidden = source !== null;
     if (source !== null) $("picture").src = source;
@@ -244,8 +245,8 @@
     }
     const assumed = current.camera.assumed_deg === null ? "" : `, ${current.camera.assumed_deg}° over the diagonal`;
     shown.push([[fx, fy, cx, cy].map((value) => number(value)).join(", "), `K in px (fx, fy, cx, cy): ${HEADS[current.camera.source] || current.camera.source}${assumed}`]);
-    $("cards").replaceChildren(...shown.map(([value, text]) => {
-      const card = element("div", undefined, { class: "card" });
+    $("cards").replaceChildren(...shown.map(([value, text], k) => {
+      const card = element("div", undefined, { class: k === shown.length - 1 ? "card long" : "card" });
       card.append(element("b", value), element("span", text));
       return card;
     }));
