@@ -22,7 +22,7 @@ def need(*modules: str) -> None:
     """Raises :class:`Unavailable` where the model, or a package that it imports, is not there."""
     import importlib
 
-    for module in ("amt.model", "roma", *modules):
+    for module in ("amt.model", *modules):
         try:
             importlib.import_module(module)
         except ImportError as error:

@@ -31,7 +31,6 @@ OTHERS = (
     "omegaconf",
     "cv2",
     "matplotlib",
-    "roma",
     "trimesh",
     "transformers",
     "safetensors",

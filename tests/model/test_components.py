@@ -82,7 +82,7 @@ def test_corners_of_the_box_around_the_points():
 
 
 def test_orientation_is_procrustes():
-    import roma
+    roma = pytest.importorskip("roma")
 
     torch.manual_seed(0)
     shape = torch.randn(50, 21, 3) * 0.06
