@@ -7,7 +7,8 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 from amt.data.synthetic.cameras import CameraConfig, table
-from amt.data.synthetic.config import LIFT_FRAMES, SetConfig, check_folder
+from amt.data.synthetic.config import LIFT_FRAMES, SetConfig, check_folder, sequence_folder
+from amt.data.synthetic.server import start_server
 from amt.errors import UsageError
 from amt.startup import Parser, run_program
 
@@ -130,6 +131,8 @@ def _main(arguments: list[str] | None) -> int:
         from amt.data.synthetic.sheet import check_sheet
 
         check_sheet(Path(a.sheet))
+    if a.workers > 1 and any(not sequence_folder(Path(a.out), spec).is_dir() for spec in config.specs()):
+        start_server()
     from amt.data.synthetic.write import (
         count_types,
         serials_of,

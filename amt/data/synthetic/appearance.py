@@ -20,7 +20,7 @@ def _lattice() -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _fine_lattice() -> np.ndarray:
+def noise_pool() -> np.ndarray:
     """uint8 [(LATTICE * FINE)**3]: the noise between the lattice's numbers, smoothly interpolated; one look-up a point."""
     at = (np.arange(FINE, dtype=np.float32) + 0.5) / FINE
     share, values = at * at * (3 - 2 * at), _lattice()
@@ -38,7 +38,7 @@ def noise(points: np.ndarray, cell: float) -> np.ndarray:
     """Value noise in [0, 1] at points [N, 3]: smooth over ``cell`` (same unit), in steps of a quarter of it, float32 [N]."""
     side = LATTICE * FINE
     at = np.floor(np.asarray(points, np.float32) * np.float32(FINE / cell)).astype(np.int32) & (side - 1)
-    return _fine_lattice()[(at[:, 0] * side + at[:, 1]) * side + at[:, 2]] * np.float32(1 / 255)
+    return noise_pool().take((at[:, 0] * side + at[:, 1]) * side + at[:, 2]) * np.float32(1 / 255)
 
 
 def blocks(points: np.ndarray, cell: np.ndarray | float) -> np.ndarray:
@@ -109,11 +109,11 @@ def paint(class_id: int, points: np.ndarray, extent: np.ndarray) -> np.ndarray:
     else:  # "ends": two materials along the longest axis
         mix = np.clip((along - 0.1) * 12, 0, 1)
         mix = np.where((along < -0.55) & (np.sin(along * 40) > 0.3), 0.6, mix)
-    mix = np.clip(mix, 0, 1)[:, None].astype(np.float32)
-    colour = base * (1 - mix) + accent * mix
+    mix = np.clip(mix, 0, 1).astype(np.float32)
     # A slow change around the object and fine grain.
-    shade = 1 + 0.18 * unit[:, [(long + 2) % 3]] + 0.12 * (noise(points + 1.0, 0.004)[:, None] - 0.5)
-    return np.clip(colour * shade, 0.01, 1).astype(np.float32)
+    shade = 1 + 0.18 * unit[:, (long + 2) % 3] + 0.12 * (noise(points + 1.0, 0.004) - 0.5)
+    channels = [np.clip((a * (1 - mix) + b * mix) * shade, 0.01, 1) for a, b in zip(base, accent, strict=True)]
+    return np.stack(channels).astype(np.float32).T
 
 
 def sleeve(rng: np.random.Generator) -> np.ndarray:
@@ -266,7 +266,7 @@ def _gamma_table() -> np.ndarray:
 
 def to_srgb(linear: np.ndarray) -> np.ndarray:
     """uint8 sRGB (a plain 2.2 gamma) of linear values; what exceeds [0, 1] is clipped."""
-    return _gamma_table()[(np.clip(linear, 0, 1) * 4095).astype(np.int32)]
+    return _gamma_table().take((np.clip(linear, 0, 1) * 4095).astype(np.int32))
 
 
 def _rgb(hsv) -> np.ndarray:

@@ -62,7 +62,8 @@ class SignedDistance:
         distance = np.where(air.ravel() == air[0, 0, 0], coarse, -coarse)
 
         # Near it, the signed distance to the nearest sample, or closer still to that sample's plane.
-        cells = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)[near]
+        where = np.unravel_index(np.flatnonzero(near), counts)
+        cells = np.stack([along[number] for along, number in zip(axes, where, strict=True)], -1)
         tree = cKDTree(surface, balanced_tree=False)
         length, nearest = tree.query(cells)
         plane = np.einsum("ij,ij->i", cells - surface[nearest], normals[nearest])
@@ -71,7 +72,9 @@ class SignedDistance:
         values = torch.from_numpy(distance.reshape(counts).astype(np.float32).T.copy())
         start = torch.from_numpy(origin.astype(np.float32))
         edges = _sharp_edges(shape)
-        _, chosen = np.unique(np.floor(surface / SPACING).astype(np.int64), axis=0, return_index=True)
+        boxes = np.floor(surface / SPACING).astype(np.int64)
+        boxes -= boxes.min(0)
+        _, chosen = np.unique(np.ravel_multi_index(boxes.T, boxes.max(0) + 1), return_index=True)
         solid = cls(
             values[None, None],
             start,

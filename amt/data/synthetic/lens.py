@@ -142,7 +142,7 @@ def expose(image: np.ndarray, shot: Shot, rng: np.random.Generator) -> np.ndarra
     sigma = np.sqrt(shot.read_noise**2 + shot.shot_noise**2 * np.arange(256) / 255)
     if not sigma.any():
         return image
-    pool = _noise_pool()
+    pool = noise_pool()
     top, left = rng.integers(0, np.array(pool.shape[:2]) - image.shape[:2])
     grain = pool[top : top + image.shape[0], left : left + image.shape[1]]
     scale = cv2.LUT(image, np.minimum(np.round(sigma * 256), 32767).astype(np.int16)[None])
@@ -150,7 +150,7 @@ def expose(image: np.ndarray, shot: Shot, rng: np.random.Generator) -> np.ndarra
 
 
 @lru_cache(maxsize=1)
-def _noise_pool() -> np.ndarray:
+def noise_pool() -> np.ndarray:
     """int16 [R, C, 3]: noise with a standard deviation of 128, larger than a picture so that parts of it differ."""
     pool = np.random.default_rng(7).standard_normal((480 + POOL[0], 640 + POOL[1], 3), np.float32)
     return np.round(128 * pool).astype(np.int16)

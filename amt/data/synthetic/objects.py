@@ -64,7 +64,7 @@ class Shape:
     def surface_samples(self, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """:meth:`surface_points`, and the corners of the triangles that they lie on, float64 [count, 3, 3]."""
         rng = np.random.default_rng([seed, self.class_id])
-        found, normals, corners = [], [], []
+        drawn = []
         areas = [_face_areas(p) for p in self.parts]
         total = sum(a.sum() for a in areas)
         wanted = 4 * count  # parts overlap: what lies inside another part is dropped
@@ -74,15 +74,17 @@ class Shape:
             u, v = rng.random((2, number))
             flip = u + v > 1
             u[flip], v[flip] = 1 - u[flip], 1 - v[flip]
-            a, b, c = (part.vertices[part.faces[face, i]] for i in range(3))
-            points = a + u[:, None] * (b - a) + v[:, None] * (c - a)
-            normal = np.cross(b - a, c - a)
-            outer = ~self.inside(points, except_part=k) if len(self.parts) > 1 else np.ones(number, bool)
-            found.append(points[outer])
-            normals.append((normal / np.linalg.norm(normal, axis=1, keepdims=True))[outer])
-            corners.append(np.stack((a, b, c), 1)[outer])
-        keep = rng.permutation(sum(map(len, found)))[:count]
-        return tuple(np.concatenate(arrays)[keep] for arrays in (found, normals, corners))
+            if len(self.parts) > 1:
+                outer = ~self.inside(_on_triangles(part.vertices[part.faces[face]], u, v), except_part=k)
+                face, u, v = face[outer], u[outer], v[outer]
+            drawn.append((part.faces[face], u, v))
+        starts = np.cumsum([0, *(len(part.vertices) for part in self.parts[:-1])])
+        keep = rng.permutation(sum(len(u) for _, u, _ in drawn))[:count]
+        chosen = np.concatenate([faces + start for (faces, _, _), start in zip(drawn, starts, strict=True)])[keep]
+        corners = np.concatenate([part.vertices for part in self.parts])[chosen]
+        points = _on_triangles(corners, *(np.concatenate([draw[k] for draw in drawn])[keep] for k in (1, 2)))
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        return points, normal / np.linalg.norm(normal, axis=1, keepdims=True), corners
 
 
 def built_in(class_id: int) -> Shape:
@@ -176,6 +178,12 @@ def _centred(class_id: int, name: str, parts) -> Shape:
     vertices = np.concatenate([p.vertices for p in parts])
     centre = (vertices.min(0) + vertices.max(0)) / 2
     return Shape(class_id, name, tuple(p.moved(-centre) for p in parts))
+
+
+def _on_triangles(corners: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """float64 [N, 3]: the points of triangles [N, 3, 3] that lie u and v of the way along the sides from the first corner."""
+    a, b, c = corners.transpose(1, 0, 2)
+    return a + u[:, None] * (b - a) + v[:, None] * (c - a)
 
 
 def _face_areas(part: Part) -> np.ndarray:

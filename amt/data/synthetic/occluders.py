@@ -10,7 +10,7 @@ from amt.data.synthetic.appearance import random_colour
 from amt.data.synthetic.primitives import Part, box, hull
 from amt.data.synthetic.render import Body, Camera
 from amt.data.synthetic.skin import vertex_normals
-from amt.data.synthetic.visible import first_surface
+from amt.data.synthetic.visible import View
 
 CLEAR = 0.05  # m of depth between an occluder and the nearest joint
 NEAREST = 0.12  # m from the camera
@@ -41,7 +41,7 @@ def occluder(camera: Camera, joints: np.ndarray, rng: np.random.Generator) -> Bo
         if depth.min() < NEAREST / 2 or depth.max() > room - CLEAR:
             continue
         body = replace(body, vertices=placed)
-        hidden = (first_surface(camera, middle, body) < 1).mean()
+        hidden = (View(camera, body).first(middle @ camera.rotation.T + camera.translation) < 1).mean()
         if 0 < hidden <= MOST_HIDDEN:
             return body
     return None

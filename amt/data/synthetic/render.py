@@ -16,11 +16,7 @@ from amt.data.distortion import distorted, undistorted
 from amt.data.synthetic import lens
 from amt.data.synthetic.appearance import noise, to_srgb
 from amt.data.synthetic.lens import Shot
-
-TABLE_SPAN = 2.4  # m: side of the square that the table's texture and shadow cover
-SHADOW_CELLS = 160
-LAMP_POINTS = 6  # rays from a cell of the table's shadow to the lamp
-SHADOW_SPAN = 1.2  # m: side of the square in which the hand's shadow is looked for
+from amt.data.synthetic.table import SHADOW_CELLS, SHADOW_SPAN, TABLE_SPAN, cells_of
 
 
 @dataclass(frozen=True)
@@ -86,25 +82,6 @@ class Body:
     painter: object = None  # callable: points [N, 3] of the table's frame, or interpolated ``albedo`` -> albedo [N, 3]
 
 
-@dataclass(frozen=True)
-class Cells:
-    """A square of the table about the origin, of ``count`` x ``count`` cells; x runs along a row."""
-
-    span: float  # m
-    count: int
-
-    def points(self, which: np.ndarray) -> np.ndarray:
-        """float32 [N, 3], m: the middles of cells, by their index in the map."""
-        row, column = np.divmod(which, self.count)
-        plane = (np.stack((column, row, np.zeros_like(row)), 1) + 0.5) / self.count - 0.5
-        plane[:, 2] = 0
-        return (plane * self.span).astype(np.float32)
-
-    def place(self, points: np.ndarray) -> np.ndarray:
-        """float [N, 2]: columns and rows of points [N, 2] (m) of the table."""
-        return (points / self.span + 0.5) * self.count - 0.5
-
-
 class BodyTree:
     """Bodies in an Embree tree."""
 
@@ -117,49 +94,29 @@ class BodyTree:
         for body in bodies:
             vertices = np.ascontiguousarray(body.vertices, np.float32)
             TriangleMesh(scene=self.tree, vertices=vertices, indices=np.ascontiguousarray(body.faces, np.int32))
+        if bodies:
+            starts = np.cumsum([0, *(len(body.vertices) for body in bodies[:-1])])
+            self.first_face = np.cumsum([0, *(len(body.faces) for body in bodies[:-1])])
+            faces = [body.faces + start for body, start in zip(bodies, starts, strict=True)]
+            self.faces = np.concatenate(faces).astype(np.int32)
+            self.normals = np.concatenate([body.normals for body in bodies]).astype(np.float32)
+            self.segments = np.array([body.segment for body in bodies], np.uint8)
 
     def hits(self, origin: np.ndarray, directions: np.ndarray):
         """Embree's record (geomID, primID, u, v, tfar) of the first hit along each ray from one origin."""
-        origins = np.ascontiguousarray(np.broadcast_to(origin.astype(np.float32), directions.shape))
-        return self.tree.run(origins, directions, output=True)
-
-    def light_kept(self, cells: Cells, light: Light) -> np.ndarray:
-        """float32 [S, S]: the part of the lamp that bodies hide from cells, by rays to :data:`LAMP_POINTS` points of it.
-
-        Only from cells within the shadow of a body's convex hull is a ray cast.
-        """
-        import cv2
-
-        kept = np.zeros((cells.count, cells.count), np.float32)
-        side = np.cross(light.direction, np.eye(3, dtype=np.float32)[np.abs(light.direction).argmin()])
-        side /= np.linalg.norm(side)
-        axes = np.stack((side, np.cross(light.direction, side)))
-        for k in range(LAMP_POINTS):  # quantiles of a Gaussian, a golden angle apart
-            far = light.softness * np.sqrt(-2 * np.log((k + 0.5) / LAMP_POINTS))
-            angle = k * np.pi * (3 - 5**0.5)
-            direction = light.direction + far * (np.array([np.cos(angle), np.sin(angle)]) @ axes)
-            if direction[2] <= 0:  # a lamp that low throws its shadow beyond any table
-                continue
-            region = np.zeros(kept.shape, np.uint8)
-            for body in self.bodies:
-                on = body.vertices[:, :2] - body.vertices[:, 2:] * (direction[:2] / direction[2])
-                corners = np.clip(cells.place(on), -4e3, 4e3).astype(np.int32)
-                cv2.fillConvexPoly(region, cv2.convexHull(corners), 1)
-            dark = np.flatnonzero(cv2.dilate(region, np.ones((3, 3), np.uint8)))
-            origins = cells.points(dark) + np.float32(0.0015) * light.direction
-            directions = np.broadcast_to(direction.astype(np.float32), origins.shape)
-            hidden = self.tree.run(origins, np.ascontiguousarray(directions), query="OCCLUDED") == 0
-            kept.ravel()[dark[hidden]] += 1 / LAMP_POINTS
-        return kept
+        return self.tree.run(np.tile(origin.astype(np.float32), (len(directions), 1)), directions, output=True)
 
     def lit(self, points: np.ndarray, light: Light, rng: np.random.Generator) -> np.ndarray:
         """float32 [N]: 1 where a ray toward the (slightly spread) lamp leaves points [N, 3] freely, else 0."""
         if not self.bodies:
             return np.ones(len(points), np.float32)
-        pool = _spread()
+        pool = directions_pool()
         start = int(rng.integers(0, len(pool) - points.size))
-        directions = light.direction + light.softness * pool[start : start + points.size].reshape(points.shape)
-        origins = np.ascontiguousarray(points + 0.0015 * light.direction, np.float32)
+        directions = (light.softness * pool[start : start + points.size]).reshape(points.shape)
+        origins, off = np.empty(points.shape, np.float32), 0.0015 * light.direction
+        for axis in range(3):
+            directions[:, axis] += light.direction[axis]
+            origins[:, axis] = points[:, axis] + off[axis]
         return (self.tree.run(origins, directions, query="OCCLUDED") != 0).astype(np.float32)
 
 
@@ -170,7 +127,8 @@ class Front:
     colour: np.ndarray  # uint8 [h, w, 4], sRGB times cover, and cover
     top: int
     left: int
-    depth: np.ndarray  # float32 [H, W], m; inf where there is nothing
+    pixels: np.ndarray  # int [N], index into the picture
+    depth: np.ndarray  # float32 [N], m
 
 
 @dataclass(frozen=True)
@@ -180,8 +138,9 @@ class Layer:
     image: np.ndarray  # uint8 [H, W, 3], sRGB, blurred as the camera's settings are
     depth: np.ndarray  # float32 [H, W], m; inf where there is nothing near
     segment: np.ndarray  # uint8 [H, W]
+    millimetres: np.ndarray  # uint16 [H, W]: the depth as a picture has it
     table: np.ndarray  # bool [H, W]: the table top itself is seen
-    place: np.ndarray  # float32 [H, W, 2], m: where each ray meets the table's plane
+    cells: np.ndarray  # float32 [H, W, 2]: where each ray meets the table's plane, in cells of a shadow's map
     front: Front | None
 
 
@@ -213,85 +172,92 @@ def static_layer(
     directions, eye = camera.rays(), camera.centre.astype(np.float32)
     with np.errstate(divide="ignore"):
         depth = -eye[2] / directions[:, 2]
-    place = np.clip(eye[:2] + depth[:, None] * directions[:, :2], -1e3, 1e3)
-    half = np.asarray(table_size, np.float32) / 2
-    table = (depth > 0) & (np.abs(place[:, 0]) < half[0]) & (np.abs(place[:, 1]) < half[1])
+    place, table = np.empty((len(depth), 2), np.float32), depth > 0
+    for axis, half in enumerate(np.asarray(table_size, np.float32) / 2):
+        along = np.clip(eye[axis] + depth * directions[:, axis], -1e3, 1e3)
+        table &= np.abs(along) < half
+        place[:, axis] = along
     depth = np.where(table, depth, np.float32(np.inf)).reshape(height, width)
     table, place = table.reshape(height, width), place.reshape(height, width, 2)
 
     image = backdrop.copy()
-    cv2.copyTo(_on_table(top, place, TABLE_SPAN, cv2.BORDER_REPLICATE), table.view(np.uint8), image)
+    on_table = cv2.remap(
+        top, cells_of(place, TABLE_SPAN, len(top)), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    cv2.copyTo(on_table, table.view(np.uint8), image)
     segment = np.zeros((height, width), np.uint8)
     painted = _cast(camera, scene, light, depth, rng)
     if painted is not None:
         table.ravel()[painted.pixels] = False
-        _put(painted, image, depth, segment)
+        depth.ravel()[painted.pixels], segment.ravel()[painted.pixels] = painted.depth, painted.labels
+        image.reshape(-1, 3)[painted.pixels] = painted.colour
     image = lens.defocus(image, shot.radius(depth, camera.intrinsics[0, 0]).astype(np.float32))
     still = lens.joined(lens.soft(shot.softness), lens.line(shot.shake * shot.exposure_time))
     image = cv2.filter2D(image, -1, still, borderType=cv2.BORDER_REPLICATE)
     front = None if occluder is None else _front(camera, occluder, light, shot, rng)
-    return Layer(image, depth, segment, table, place, front)
+    cells = cells_of(place, SHADOW_SPAN, SHADOW_CELLS)
+    return Layer(image, depth, segment, _millimetres(depth), table, cells, front)
 
 
 def _front(camera: Camera, body: Body, light: Light, shot: Shot, rng) -> Front | None:
     painted = _cast(camera, BodyTree([body]), light, np.full((camera.height, camera.width), np.inf, np.float32), rng)
     if painted is None:
         return None
-    depth = np.full((camera.height, camera.width), np.inf, np.float32)
-    depth.ravel()[painted.pixels] = painted.depth
     radius = float(shot.radius(np.median(painted.depth), camera.intrinsics[0, 0]))
-    return Front(*_blurred(painted, camera, shot, radius, np.zeros(2)), depth)
-
-
-def lit_table(top: np.ndarray, scene: BodyTree, light: Light) -> np.ndarray:
-    """The table's texture [S, S, 3] under the lamp and the shadows of what stands on it, as bright as a picture shows it."""
-    import cv2
-
-    shade = light.ambient + light.colour * max(0.0, float(light.direction[2]))
-    tone = (np.clip(shade, 0, 1.6) ** (1 / 2.2)).astype(np.float32)
-    if not scene.bodies:
-        return cv2.multiply(top, (*map(float, tone), 1.0), dtype=cv2.CV_8U)
-    keep = _keep(shadow_map(scene, light, TABLE_SPAN, 2 * SHADOW_CELLS), light)
-    steps = 255 / float(tone.max())
-    keep = np.round(keep * (steps * tone)).astype(np.uint8)
-    return cv2.multiply(top, cv2.resize(keep, top.shape[1::-1]), scale=1 / steps)
-
-
-def shadow_map(scene: BodyTree, light: Light, span: float = SHADOW_SPAN, cells: int = SHADOW_CELLS) -> np.ndarray:
-    """float32 [cells, cells]: the part of the lamp's light that bodies keep from a square of the table (0-1)."""
-    import cv2
-
-    return cv2.GaussianBlur(scene.light_kept(Cells(span, cells), light), (0, 0), 0.7)
+    return Front(*_blurred(painted, camera, shot, radius, np.zeros(2)), painted.pixels, painted.depth)
 
 
 def draw(
-    camera: Camera, scene: BodyTree, layer: Layer, light: Light, shadow: np.ndarray, shot: Shot, motion: np.ndarray, rng
+    camera: Camera, scene: BodyTree, layer: Layer, light: Light, shade: np.ndarray, shot: Shot, motion: np.ndarray, rng
 ) -> Picture:
     """One frame: ``scene``'s bodies over ``layer``, with their shadow on the table, as the camera takes it.
 
     Args:
+        shade: the :func:`shade` of the bodies.
         motion: float64 [2], px/s: how fast the bodies move across the picture.
     """
-    import cv2
-
-    keep = np.round(255 * _keep(shadow, light)).astype(np.uint8)
-    fall = _on_table(keep, layer.place, SHADOW_SPAN, cv2.BORDER_CONSTANT, (255, 255, 255))
-    image = cv2.multiply(layer.image, fall, scale=1 / 255)
-    cv2.copyTo(layer.image, (~layer.table).view(np.uint8), image)
-    depth, segment = layer.depth.copy(), layer.segment.copy()
-    painted = _cast(camera, scene, light, depth, rng)
+    image, segment, millimetres = layer.image.copy(), layer.segment.copy(), layer.millimetres.copy()
+    _darken(image, layer, shade)
+    painted = _cast(camera, scene, light, layer.depth, rng)
     if painted is not None:
-        _put(painted, None, depth, segment)
+        segment.ravel()[painted.pixels] = painted.labels
+        millimetres.ravel()[painted.pixels] = _millimetres(painted.depth)
         radius = float(shot.radius(np.median(painted.depth), camera.intrinsics[0, 0]))
         lens.over(image, *_blurred(painted, camera, shot, radius, motion))
     if layer.front is not None:
         front = layer.front
         lens.over(image, front.colour, front.top, front.left)
-        nearer = front.depth < depth
-        depth[nearer], segment[nearer] = front.depth[nearer], 0
-    image = lens.expose(image, shot, rng)
-    millimetres = np.where(np.isfinite(depth), np.round(depth * 1000), 0).astype(np.uint16)
-    return Picture(image, millimetres, segment, shot.jpeg_quality)
+        depth = layer.depth
+        if painted is not None:
+            depth = depth.copy()
+            depth.ravel()[painted.pixels] = painted.depth
+        nearer = front.depth < depth.ravel()[front.pixels]
+        pixels = front.pixels[nearer]
+        millimetres.ravel()[pixels], segment.ravel()[pixels] = _millimetres(front.depth[nearer]), 0
+    return Picture(lens.expose(image, shot, rng), millimetres, segment, shot.jpeg_quality)
+
+
+def _darken(image: np.ndarray, layer: Layer, shade: np.ndarray) -> None:
+    """Lays a shadow upon the table in an image, in place; only where it can be seen."""
+    import cv2
+
+    dark = np.argwhere((shade < 255).any(2))
+    if not len(dark):
+        return
+    (top, left), (bottom, right) = dark.min(0) - 1.0, dark.max(0) + 1.0  # a cell's neighbours are blended with it
+    x, y, width, height = cv2.boundingRect(cv2.inRange(layer.cells, (left, top), (right, bottom)))
+    part = slice(y, y + height), slice(x, x + width)
+    if not width:
+        return
+    border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (255, 255, 255)}
+    fall = cv2.remap(shade, layer.cells[part], None, cv2.INTER_LINEAR, **border)
+    darker = cv2.multiply(layer.image[part], fall, scale=1 / 255)
+    cv2.copyTo(darker, layer.table[part].view(np.uint8), image[part])
+
+
+def _millimetres(depth: np.ndarray) -> np.ndarray:
+    """uint16, mm, of depth in m; 0 where it is inf."""
+    return np.where(np.isfinite(depth), np.round(depth * 1000), 0).astype(np.uint16)
 
 
 @dataclass(frozen=True)
@@ -302,13 +268,6 @@ class Painted:
     depth: np.ndarray  # float32 [N], m
     colour: np.ndarray  # uint8 [N, 3], sRGB
     labels: np.ndarray  # uint8 [N]
-
-
-def _put(painted: Painted, image: np.ndarray | None, depth: np.ndarray, segment: np.ndarray) -> None:
-    depth.ravel()[painted.pixels] = painted.depth
-    segment.ravel()[painted.pixels] = painted.labels
-    if image is not None:
-        image.reshape(-1, 3)[painted.pixels] = painted.colour
 
 
 def _blurred(painted: Painted, camera: Camera, shot: Shot, radius: float, motion: np.ndarray) -> tuple:
@@ -338,72 +297,71 @@ def _cast(camera: Camera, scene: BodyTree, light: Light, depth: np.ndarray, rng)
         corners = np.clip(camera.pixels(body.vertices), -4e3, 4e3).astype(np.int32)
         cv2.fillConvexPoly(region, cv2.convexHull(corners), 1)
     pixels = np.flatnonzero(cv2.dilate(region, np.ones((3, 3), np.uint8)))
-    directions = camera.rays()[pixels]
+    directions = camera.rays().take(pixels, 0)
     hit = scene.hits(camera.centre, directions)
-    seen = (hit["geomID"] >= 0) & (hit["tfar"] < depth.ravel()[pixels])
-    pixels, directions = pixels[seen], directions[seen]
+    seen = np.flatnonzero((hit["geomID"] >= 0) & (hit["tfar"] < depth.ravel()[pixels]))
+    if not len(seen):
+        return None
+    pixels, directions = pixels[seen], np.asfortranarray(directions.take(seen, 0))
     which, face, u, v, z = (hit[k][seen] for k in ("geomID", "primID", "u", "v", "tfar"))
     points = camera.centre.astype(np.float32) + z[:, None] * directions
-    if not len(pixels):
-        return None
 
-    normals, albedo = np.empty_like(points), np.empty_like(points)
-    gloss, labels = np.empty(len(pixels), np.float32), np.empty(len(pixels), np.uint8)
+    corner, weights = scene.faces.take(face + scene.first_face[which], 0), np.stack((1 - u - v, u, v), 1)
+    normals = _unit(_blend(scene.normals, corner, weights))
+    albedo, gloss = np.empty_like(points), np.empty(len(pixels), np.float32)
+    start = 0
     for index, body in enumerate(scene.bodies):
         mine = np.flatnonzero(which == index)
-        if not len(mine):
-            continue
-        corner = body.faces[face[mine]]
-        weights = (1 - u[mine] - v[mine])[:, None], u[mine][:, None], v[mine][:, None]
-        normals[mine] = _blend(body.normals, corner, weights)
-        if body.painter is not None and body.albedo is not None:
-            albedo[mine] = body.painter(_blend(body.albedo, corner, weights))
-        elif body.painter is None:
-            grain = 1 + 0.10 * (noise(points[mine] + 3.0, 0.0025)[:, None] - 0.5)
-            albedo[mine] = _blend(body.albedo, corner, weights) * grain
-        else:
-            albedo[mine] = body.painter(points[mine])
-        gloss[mine] = body.gloss if np.isscalar(body.gloss) else _blend(body.gloss[:, None], corner, weights)[:, 0]
-        labels[mine] = body.segment
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        if len(mine):
+            at = points.T.take(mine, 1).T
+            colours, gloss[mine] = _paint(body, at, corner.take(mine, 0) - start, weights.take(mine, 0))
+            for channel in range(3):
+                albedo[:, channel][mine] = colours[:, channel]
+        start += len(body.vertices)
 
     free = scene.lit(points + 0.001 * normals, light, rng)
-    toward = -directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    diffuse = np.clip(normals @ light.direction, 0, 1) * free
-    halfway = toward + light.direction
-    halfway /= np.linalg.norm(halfway, axis=1, keepdims=True)
+    toward = -directions / _lengths(directions)
+    diffuse = np.clip(np.ascontiguousarray(normals) @ light.direction, 0, 1) * free
+    halfway = _unit(toward + light.direction)
     shine = gloss * np.clip((normals * halfway).sum(1), 0, 1) ** 24 * free
     # The table sends some light back from below; a surface seen at a grazing angle gets a little darker.
     sky = 0.75 + 0.25 * normals[:, 2]
     edge = 0.8 + 0.2 * np.clip((normals * toward).sum(1), 0, 1)
-    colour = (
-        albedo * (light.ambient * (sky * edge)[:, None] + light.colour * diffuse[:, None])
-        + shine[:, None] * light.colour
-    )
-    return Painted(pixels, z, to_srgb(colour), labels)
+    around = sky * edge
+    for channel, (lamp, ambient) in enumerate(zip(light.colour, light.ambient, strict=True)):
+        albedo[:, channel] *= ambient * around + lamp * diffuse
+        albedo[:, channel] += shine * lamp
+    return Painted(pixels, z, to_srgb(albedo), scene.segments[which])
 
 
-def _blend(values: np.ndarray, corner: np.ndarray, weights) -> np.ndarray:
-    """float32 [N, K]: values [V, K] of each triangle's corners [N, 3], weighted."""
-    values = np.asarray(values, np.float32)
-    return sum(w * values[corner[:, k]] for k, w in enumerate(weights))
+def _paint(body: Body, points: np.ndarray, corner: np.ndarray, weights: np.ndarray):
+    """Albedo [N, 3] and gloss [N] of a body at points [N, 3], m, in its triangles of the corners [N, 3]."""
+    gloss = body.gloss if np.isscalar(body.gloss) else _blend(body.gloss[:, None], corner, weights)[:, 0]
+    if body.painter is None:
+        grain = 1 + 0.10 * (noise(points + 3.0, 0.0025)[:, None] - 0.5)
+        return _blend(body.albedo, corner, weights) * grain, gloss
+    return body.painter(points if body.albedo is None else _blend(body.albedo, corner, weights)), gloss
 
 
-def _keep(shadow: np.ndarray, light: Light) -> np.ndarray:
-    """float32 [S, S, 3]: the factor on sRGB values that is left of the table's brightness under a shadow."""
-    lamp = light.colour * max(0.0, float(light.direction[2]))
-    return ((1 - shadow[..., None] * (lamp / (lamp + light.ambient))) ** np.float32(1 / 2.2)).astype(np.float32)
+def _blend(values: np.ndarray, corner: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """float32 [N, K], column after column: values [V, K] of each triangle's corners [N, 3], weighted [N, 3]."""
+    from scipy.sparse import csr_array
+
+    rows = np.arange(0, corner.size + 1, 3, dtype=np.int32)
+    at = csr_array((weights.ravel(), corner.ravel(), rows), (len(corner), len(values)))
+    return np.asfortranarray(at @ np.ascontiguousarray(values, np.float32))
 
 
-def _on_table(texture: np.ndarray, place: np.ndarray, span: float, border: int, outside=(0, 0, 0)) -> np.ndarray:
-    """What is seen of a map of the table, [S, S, 3] over ``span`` metres, by rays that meet its plane at ``place`` (m)."""
-    import cv2
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / _lengths(vectors)
 
-    cells = len(texture)
-    at = cv2.addWeighted(place, cells / span, place, 0, cells / 2 - 0.5)
-    return cv2.remap(texture, at, None, cv2.INTER_LINEAR, borderMode=border, borderValue=outside)
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """[N, 1], as numpy.linalg.norm has them, which is slow where columns lie apart."""
+    x, y, z = vectors.T
+    return np.sqrt(x * x + y * y + z * z)[:, None]
 
 
 @lru_cache(maxsize=1)
-def _spread() -> np.ndarray:
+def directions_pool() -> np.ndarray:
     return np.random.default_rng(7).normal(0, 1, 2_000_003).astype(np.float32)

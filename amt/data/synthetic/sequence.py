@@ -22,11 +22,12 @@ from amt.data.synthetic.lift import block, lift
 from amt.data.synthetic.objects import Shape
 from amt.data.synthetic.occluders import faceted, occluder
 from amt.data.synthetic.person_hand import Hand
-from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, lit_table, shadow_map, static_layer
+from amt.data.synthetic.render import Body, BodyTree, Camera, Picture, draw, static_layer
 from amt.data.synthetic.rests import rests
 from amt.data.synthetic.skin import make_skin
+from amt.data.synthetic.table import lit_table, shade
 from amt.data.synthetic.touch import distances_to_mesh
-from amt.data.synthetic.visible import Visible, visibility
+from amt.data.synthetic.visible import View, Visible, visibility
 from amt.hand.mano import HandModel
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
@@ -176,19 +177,21 @@ class Sequence:
         rng, light, still = self.rng, self.light, BodyTree(self.still)
         top = lit_table(appearance.table_top(rng, self.surfaces), still, light)
         moving = [BodyTree(self.moving(frame)) for frame in range(self.spec.frames)]
-        shadows = [shadow_map(tree, light) for tree in moving]
+        shades = [shade(tree, light) for tree in moving]
         brightness = float((light.colour + light.ambient).mean())
         for index, (camera, shot, hidden) in enumerate(zip(self.cameras, self.shots, self.occluders, strict=True)):
             draws = self._stream(self.numbers[index], 0)
             size = camera.height, camera.width
             around = appearance.backdrop(draws, *size, self.scenes, brightness, float(draws.uniform(0.5, 4.0)))
             layer = static_layer(camera, still, light, top, self.table_size, around, hidden, shot, draws)
-            for frame, (tree, shadow) in enumerate(zip(moving, shadows, strict=True)):
+            standing = [View(camera, body) for body in (*self.still, hidden) if body is not None]
+            for frame, (tree, shadow) in enumerate(zip(moving, shades, strict=True)):
                 draws = self._stream(self.numbers[index], 1, frame)
                 joints, step = self.joints[frame], 0.001 * self.velocities[frame]
                 motion = (camera.pixels(joints + step) - camera.pixels(joints)).mean(0) / 0.001
                 picture = draw(camera, tree, layer, light, shadow, shot, motion, draws)
-                hand, *others = [*tree.bodies, *self.still, *([] if hidden is None else [hidden])]
+                hand, *others = tree.bodies
+                others = [*(View(camera, body) for body in others), *standing]
                 yield index, frame, picture, visibility(camera, hand, others, joints, self.model.tip_vertices)
 
     def _object_body(self, class_id: int, rotation: np.ndarray, translation: np.ndarray) -> Body:
@@ -196,9 +199,8 @@ class Sequence:
         vertices, faces, normals = _shaded(shape)
 
         def painter(points):
-            return appearance.paint(
-                class_id, (points - translation.astype(np.float32)) @ rotation.astype(np.float32), shape.extent
-            )
+            own = np.ascontiguousarray(points - translation.astype(np.float32)) @ rotation.astype(np.float32)
+            return appearance.paint(class_id, np.asfortranarray(own), shape.extent)
 
         return Body(vertices @ rotation.T + translation, faces, normals @ rotation.T, None, class_id, 0.18, painter)
 

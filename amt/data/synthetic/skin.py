@@ -19,6 +19,7 @@ FINGER_RADIUS = 0.012  # m: how far from a finger's axis its creases reach
 WRINKLE = 0.0028  # m: from one wrinkle of a knuckle to the next
 CELL, SPAN = 0.0004, 0.16  # m: cells and side of the map of the palm's lines
 PALM_DEPTH = 0.002  # m from the joints' plane toward the palm: there begins its skin
+FADED = 0.012  # m: farther from a line of the palm its depth is 0 in float32
 KNUCKLE = 0.007  # m: how far wrinkles reach along the finger
 NEAR = 0.022  # m: farther from a joint there is none of its lines
 SKIN_GLOSS, NAIL_GLOSS = 0.06, 0.35
@@ -42,16 +43,21 @@ class Skin:
 
     def paint(self, values: np.ndarray) -> np.ndarray:
         """Albedo, float32 [N, 3], at points whose ``values`` [N, 7] are interpolated from the vertices'."""
-        albedo, place, nail = values[:, :3], values[:, 3:6], values[:, 6:]
-        pores = (
-            1 + 0.10 * (noise(place + 3.0, 0.0011)[:, None] - 0.5) + 0.10 * (noise(place + 5.0, 0.004)[:, None] - 0.5)
-        )
-        lines = self.creases(place)[:, None]
-        nail = np.clip((nail - 0.35) / 0.3, 0, 1)
-        skin = albedo * pores * (1 - lines * np.array([0.30, 0.38, 0.40], np.float32))
-        bed = np.clip(albedo * np.array([1.12, 1.02, 1.02], np.float32) + 0.05, 0, 1)
+        place = values[:, 3:6]
+        pores = 1 + 0.10 * (noise(place + 3.0, 0.0011) - 0.5) + 0.10 * (noise(place + 5.0, 0.004) - 0.5)
+        lines = self.creases(place)
+        nail = np.clip((values[:, 6] - 0.35) / 0.3, 0, 1)
+        on_nail = np.flatnonzero(nail)
+        nail = nail[on_nail]
         rim = 4 * nail * (1 - nail)
-        return np.clip((skin * (1 - nail) + bed * nail) * (1 - 0.25 * rim), 0.01, 1).astype(np.float32)
+        painted = np.empty((3, len(values)), np.float32)
+        for channel, depth, pale in ((0, 0.30, 1.12), (1, 0.38, 1.02), (2, 0.40, 1.02)):
+            albedo = values[:, channel]
+            skin = albedo * pores * (1 - lines * np.float32(depth))
+            bed = np.clip(albedo[on_nail] * np.float32(pale) + 0.05, 0, 1)
+            skin[on_nail] = (skin[on_nail] * (1 - nail) + bed * nail) * (1 - 0.25 * rim)
+            painted[channel] = np.clip(skin, 0.01, 1)
+        return painted.T
 
 
 def make_skin(model: HandModel, tone: float, warmth: float) -> Skin:
@@ -137,8 +143,11 @@ class Creases:
         distance = np.full(grid.shape[:2], np.inf)
         for path in (heart, head, life):
             for a, b in pairwise(_smooth_path(path) @ plane.T):
-                t = np.clip((grid - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)[..., None]
-                distance = np.minimum(distance, np.linalg.norm(grid - a - t * (b - a), axis=-1))
+                ends = np.stack((np.minimum(a, b) - FADED, np.maximum(a, b) + FADED), 1) - grid[0, 0][:, None]
+                part = tuple(slice(*row) for row in np.clip(ends / CELL, 0, len(grid)).astype(int))
+                t = np.clip((grid[part] - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)[..., None]
+                beside = np.linalg.norm(grid[part] - a - t * (b - a), axis=-1)
+                distance[part] = np.minimum(distance[part], beside)
         palm_map = 0.8 * np.exp(-((distance / (1.3 * CREASE)) ** 2))
         return cls(*(np.array(value, np.float32) for value in (centres, along, back, palm, plane, start, palm_map)))
 
@@ -146,10 +155,11 @@ class Creases:
         """How deep a line is at places [N, 3] of the rest pose, 0 to 1: float32 [N]."""
         depth = np.zeros(len(places), np.float32)
         jitter = 0.0012 * (noise(places + 7.0, 0.005) - 0.5)
+        rows = np.ascontiguousarray(places)
         for centre, along, back in zip(self.centres, self.along, self.back, strict=True):
-            offset = places - centre
-            near = np.flatnonzero(np.einsum("nc,nc->n", offset, offset) < NEAR**2)
-            offset = offset[near]
+            x, y, z = (places[:, axis] - centre[axis] for axis in range(3))
+            near = np.flatnonzero(x * x + y * y + z * z < NEAR**2)
+            offset = rows.take(near, 0) - centre
             s = offset @ along
             out = offset @ back
             beside = np.linalg.norm(offset - s[:, None] * along - out[:, None] * back, axis=1)
@@ -159,8 +169,9 @@ class Creases:
             folds = np.clip(np.cos(2 * np.pi * s / WRINKLE) - 0.55, 0, 1) / 0.45
             folds = 0.55 * folds * np.exp(-((s / KNUCKLE) ** 2)) * np.clip(out / 0.004, 0, 1)
             depth[near] = np.maximum(depth[near], reach * np.maximum(crease, folds))
-        below = np.flatnonzero((places - self.start) @ self.palm > PALM_DEPTH)
-        cell = ((places[below] - self.start) @ self.plane.T + jitter[below, None]) / CELL
+        from_start = rows - self.start
+        below = np.flatnonzero(from_start @ self.palm > PALM_DEPTH)
+        cell = (from_start[below] @ self.plane.T + jitter[below, None]) / CELL
         cell = np.clip(np.rint(cell), 0, len(self.palm_map) - 1).astype(np.int64)
         depth[below] = np.maximum(depth[below], self.palm_map[cell[:, 0], cell[:, 1]])
         return depth

@@ -14,7 +14,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +39,7 @@ from amt.data.synthetic.grasp_types import TYPES
 from amt.data.synthetic.lift import phases
 from amt.data.synthetic.objects import Shape, load_shapes
 from amt.data.synthetic.sequence import Sequence, model_points
+from amt.data.synthetic.server import start_server
 from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
@@ -75,10 +75,9 @@ def write_set(out: str | os.PathLike, config: SetConfig, workers: int = 2, progr
                 _write_text(out / SYNTHETIC_RECORD, json.dumps(record | {"command": config.words()}, indent=1) + "\n")
             for subject in range(config.subjects):
                 (out / SUBJECTS[subject]).mkdir(exist_ok=True)
-            _write_models(out, shapes)
             _write_calibration(out, config)
             tasks = [spec for spec in config.specs() if not _is_whole(sequence_folder(out, spec), spec)]
-            _run(out, config, tasks, workers, progress)
+            _run(out, config, shapes, tasks, workers, progress)
     except OSError as error:
         raise DataError(
             f"{out}: cannot be written ({error.strerror or error}); check free space and permissions, then give the same "
@@ -221,7 +220,7 @@ def _yaml(content: dict) -> str:
     return yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
 
 
-def _run(out: Path, config: SetConfig, tasks: list, workers: int, progress: bool) -> None:
+def _run(out: Path, config: SetConfig, shapes: dict[int, Shape], tasks: list, workers: int, progress: bool) -> None:
     from tqdm import tqdm
 
     done = config.num_pictures - sum(task.num_pictures for task in tasks)
@@ -230,14 +229,15 @@ def _run(out: Path, config: SetConfig, tasks: list, workers: int, progress: bool
     )
     with bar:
         if workers == 1 or len(tasks) < 2:
+            _write_models(out, shapes)
             for task in tasks:
                 _write_sequence(out, config, task)
                 bar.update(task.num_pictures)
             return
-        # spawn: a fork would copy PyTorch's thread pool in whatever state it is.
-        with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), _start_worker) as pool:
+        with ProcessPoolExecutor(min(workers, len(tasks)), start_server(), _start_worker) as pool:
             running = {pool.submit(_write_sequence, out, config, task): task for task in tasks}
             try:
+                _write_models(out, shapes)  # the first sequences take longer
                 for future in as_completed(running):
                     future.result()
                     bar.update(running[future].num_pictures)

@@ -20,8 +20,9 @@ from amt.data.letterbox import letterbox
 from amt.data.synthetic import appearance, scene
 from amt.data.synthetic.config import SequenceSpec, SetConfig
 from amt.data.synthetic.objects import Shape, load_shapes
-from amt.data.synthetic.render import BodyTree, Camera, Picture, draw, lit_table, shadow_map, static_layer
+from amt.data.synthetic.render import BodyTree, Camera, Picture, draw, static_layer
 from amt.data.synthetic.sequence import Sequence
+from amt.data.synthetic.table import lit_table, shade
 from amt.data.whole_frames import HAND, HEIGHT, OBJECT, WIDTH, WholeFrames
 
 ARM = 3  # in WholeFrames.marks, beside HAND and OBJECT: forearm and sleeve
@@ -128,7 +129,7 @@ class _Scene(Sequence):
         """Each camera's picture, and the first one's without the person: (camera, whether the person is there, picture)."""
         light, still, person = self.light, BodyTree(self.still), BodyTree(self.moving(0))
         top = lit_table(appearance.table_top(self.rng, self.surfaces), still, light)
-        shadow, brightness = shadow_map(person, light), float((light.colour + light.ambient).mean())
+        shadow, brightness = shade(person, light), float((light.colour + light.ambient).mean())
         for index, (camera, shot, hidden) in enumerate(zip(self.cameras, self.shots, self.occluders)):
             draws = self._stream(self.numbers[index], 0)
             size = camera.height, camera.width
@@ -142,7 +143,7 @@ class _Scene(Sequence):
                 yield (
                     camera,
                     False,
-                    draw(camera, BodyTree([]), layer, light, np.zeros_like(shadow), shot, motion, draws),
+                    draw(camera, BodyTree([]), layer, light, np.full_like(shadow, 255), shot, motion, draws),
                 )
 
 
