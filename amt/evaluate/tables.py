@@ -52,6 +52,7 @@ PHYSICS = (
     ("grasps that touch", "touching_rate"),
     ("grasps that hold", "hold_rate"),
     ("  over directions of gravity", "hold_rate_by_direction"),
+    ("left out: no hand, or no finite one", "left_out"),
     ("grasps", "grasps"),
 )
 GROUPS = ("object", "camera", "subject")
@@ -96,7 +97,8 @@ def by_group(figures: Mapping[str, Any], name: str) -> str:
 def physics_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, the model's figure and the labels' own, where ``evaluate.physics`` asked for them."""
     ours = figures.get("physics", {})
-    return [(label, number(ours[key]), number(ours["labels"].get(key))) for label, key in PHYSICS if key in ours]
+    known = {key for key in ours if key != "left_out" or ours[key]}
+    return [(label, number(ours[key]), number(ours["labels"].get(key))) for label, key in PHYSICS if key in known]
 
 
 def physics(figures: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ class Hinge(NamedTuple):
 class HandBody:
     """A hand at one pose. :meth:`of` makes it of a hand model's vertices; any other gripper can be given by its parts.
 
-    Raises MeshError where the surface is open, or a number is not finite.
+    Raises MeshError where the surface is open, a number is not finite, or a vertex is metres away from the others.
     """
 
     vertices: np.ndarray  # float64 [V, 3], m
@@ -52,7 +52,7 @@ class HandBody:
     )  # unit, by name: where gravity points
 
     def __post_init__(self):
-        vertices, faces = check_mesh(self.vertices, self.faces)
+        vertices, faces = check_mesh(self.vertices, self.faces, "hand")
         object.__setattr__(self, "vertices", vertices)
         object.__setattr__(self, "faces", faces)
         if not self.pieces:
@@ -110,7 +110,7 @@ class HandBody:
 class ObjectBody:
     """An object in its own frame, and where it is. Copies at other poses share what was computed.
 
-    Raises MeshError where the mesh is empty or not finite.
+    Raises MeshError where the mesh is empty, not finite or metres large.
     """
 
     vertices: np.ndarray  # float64 [V, 3], m
@@ -123,7 +123,7 @@ class ObjectBody:
     _shared: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
-        vertices, faces = check_mesh(self.vertices, self.faces)
+        vertices, faces = check_mesh(self.vertices, self.faces, self.name)
         object.__setattr__(self, "vertices", vertices)
         object.__setattr__(self, "faces", faces)
 

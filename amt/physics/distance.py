@@ -9,6 +9,7 @@ import numpy as np
 from amt.physics.solids import Solid
 
 LONGEST_EDGE = 0.005  # m: longer edges are divided, so that few triangles lie near a point
+MOST_TRIANGLES = 200_000  # about: a larger object keeps longer edges, which costs time and no exactness
 NEIGHBOURS = 6  # triangles by their centres that are looked at for every point
 CHUNK = 1000  # points whose other triangles are looked at together
 
@@ -24,7 +25,8 @@ class Surface:
     def __init__(self, solid: Solid):
         from scipy.spatial import cKDTree
 
-        fine = solid.manifold.refine_to_length(LONGEST_EDGE).to_mesh64()
+        edge = max(LONGEST_EDGE, (solid.manifold.surface_area() / MOST_TRIANGLES) ** 0.5)
+        fine = solid.manifold.refine_to_length(edge).to_mesh64()
         self.vertices = np.array(fine.vert_properties[:, :3], np.float64)
         self.faces = np.array(fine.tri_verts, np.int64)
         self.corners = self.vertices[self.faces]  # [F, 3, 3]

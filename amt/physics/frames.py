@@ -78,8 +78,8 @@ def distinct(reader: DexYCB) -> Iterator[int]:
 class Judging:
     """The physics of predictions and of the labels beside them: :meth:`take` batches, then ask for :meth:`figures`.
 
-    A grasp that several cameras see counts once among the labels. A hand that was missed, or has a number that is not finite,
-    is left out and counted.
+    A grasp that several cameras see counts once among the labels. A hand that was missed, has a number that is not finite, or is
+    metres large, is left out and counted.
     """
 
     def __init__(self, reader: Reader):
@@ -100,8 +100,8 @@ class Judging:
             try:
                 self.predicted.append(self.grasps.predicted(class_id, side, *mine))
             except MeshError:
-                if all(np.isfinite(x).all() for x in mine):
-                    raise
+                if len(mine[0]) != self.grasps.reader.hand_model(side).num_vertices:
+                    raise  # the model's hand is not the set's
                 self.refused += 1
             key = self._key(int(batch.index[k]))
             if key not in self.true:
@@ -109,7 +109,10 @@ class Judging:
                 self.true[key] = self.grasps.predicted(class_id, side, *labels)
 
     def figures(self, workers: int = 2, progress: bool = True) -> dict[str, Any]:
-        """:func:`amt.physics.score` of the predictions, and under "labels" of the labels; "left_out": missed or not finite."""
+        """:func:`amt.physics.score` of the predictions, and under "labels" of the labels.
+
+        "left_out" counts the hands that were missed, are not finite, or are metres large.
+        """
         from tqdm import tqdm
 
         found, bodies = [], {held.name: held for _, held in [*self.predicted, *self.true.values()]}

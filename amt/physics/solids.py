@@ -12,6 +12,7 @@ from amt.errors import UserError
 from amt.physics.extra import package
 
 WELD = 1e-6  # m: vertices that are nearer to each other are one
+LARGEST = 2.0  # m from a mesh's middle to its farthest vertex: what is larger is in another unit
 
 
 class MeshError(UserError, ValueError):
@@ -59,7 +60,7 @@ def closed(vertices: np.ndarray, faces: np.ndarray) -> Solid | None:
         vertices: float [V, 3], m; faces: int [F, 3].
 
     Raises:
-        MeshError: no triangle, or a vertex that is not finite.
+        MeshError: no triangle, a vertex that is not finite, or a mesh that is metres large.
     """
     vertices, faces = check_mesh(vertices, faces)
     for joined in (_welded(vertices, faces), (vertices, faces)):
@@ -92,19 +93,26 @@ def of_manifold(manifold) -> Solid:
     return Solid(*_welded(np.array(mesh.vert_properties[:, :3]), np.array(mesh.tri_verts, np.int64), 0.0))
 
 
-def check_mesh(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays as float64 [V, 3] and int64 [F, 3]. Raises MeshError."""
+def check_mesh(vertices: np.ndarray, faces: np.ndarray, name: str = "mesh") -> tuple[np.ndarray, np.ndarray]:
+    """The arrays as float64 [V, 3] and int64 [F, 3]. Raises MeshError, whose message begins with ``name``."""
     vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3 or not len(faces):
         raise MeshError(
-            f"mesh: expected vertices [V, 3] (m) and triangles [F, 3], got shapes {list(vertices.shape)} and {list(faces.shape)}"
+            f"{name}: expected vertices [V, 3] (m) and triangles [F, 3], got shapes {list(vertices.shape)} and "
+            f"{list(faces.shape)}"
         )
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise MeshError(
-            f"mesh: a triangle names vertex {faces.max()}, and there are {len(vertices)}; give its own vertices"
+            f"{name}: a triangle names vertex {faces.max()}, and there are {len(vertices)}; give its own vertices"
         )
     if not np.isfinite(vertices).all():
-        raise MeshError("mesh: expected finite vertices; repair the mesh, or leave this prediction out")
+        raise MeshError(f"{name}: expected finite vertices; repair the mesh, or leave this prediction out")
+    reach = float(np.linalg.norm(vertices - vertices.mean(0), axis=1).max())
+    if reach > LARGEST:
+        raise MeshError(
+            f"{name}: reaches {reach:.4g} m from its middle, more than {LARGEST:g} m; vertices are in metres: divide millimetres "
+            "by 1000"
+        )
     return vertices, faces
 
 

@@ -87,7 +87,7 @@ def judge(hand: HandBody, held: ObjectBody, test: HoldTest | None = None) -> Ver
 
     Raises:
         MissingExtra: the extra ``physics`` is not installed.
-        MeshError: numbers that are not finite, a hand with an open surface, a pose that is no rotation.
+        MeshError: numbers that are not finite, a mesh in millimetres, a hand with an open surface, a pose that is no rotation.
     """
     test = test or HoldTest()
     inverse = held.rotation.T

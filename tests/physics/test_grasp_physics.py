@@ -284,6 +284,10 @@ def test_the_shipped_hand_is_closed_and_its_fingers_close_toward_the_palm(side):
         ({"vertices": np.full((8, 3), np.nan)}, "expected finite vertices"),
         ({"faces": np.array([[0, 1, 99]])}, "a triangle names vertex 99"),
         ({"faces": np.zeros((0, 3), int)}, "expected vertices"),
+        (
+            {"vertices": box_mesh((60.0,) * 3)[0], "name": "mug"},
+            r"mug: reaches 51\.96 m from its middle, more than 2 m; vertices are in metres: divide millimetres by 1000",
+        ),
     ],
 )
 def test_a_mesh_that_cannot_be_judged_is_refused_in_one_line(change, message):
@@ -291,6 +295,16 @@ def test_a_mesh_that_cannot_be_judged_is_refused_in_one_line(change, message):
     with pytest.raises(physics.MeshError, match=message) as error:
         physics.ObjectBody(**{"vertices": vertices, "faces": faces, **change})
     assert "\n" not in str(error.value)
+
+
+def test_a_table_is_judged_with_few_triangles(cache):
+    """6 m² in triangles of 5 mm edges would be half a million."""
+    table = box_object((2.0, 1.0, 0.3), cache)
+    assert len(table.surface.faces) < 1_000_000
+    hand = box_hand(((0.06,) * 3, (0, 0, 0.178)))
+    verdict = physics.judge(hand, table, physics.HoldTest(seconds=0.02))
+    assert verdict.hand_depth_mm == pytest.approx(2, abs=1e-6)
+    assert verdict.volume_cm3 == pytest.approx(0.2 * 6 * 6, abs=1e-6)
 
 
 def test_a_wrong_pose_and_an_open_hand_are_refused(cache):

@@ -13,6 +13,7 @@ import trimesh
 from amt.evaluate.tables import physics
 from amt.hand.shipped import shipped_hand
 from amt.physics.frames import Judging
+from amt.physics.solids import MeshError
 
 
 @pytest.fixture
@@ -54,6 +55,19 @@ def test_predictions_are_judged_beside_their_labels(make_batch, reader):
     lines = physics({"physics": figures}).splitlines()
     assert lines[0].split() == ["physics", "model", "labels"]
     assert lines[-1].split() == ["grasps", "4", "3"]
+    assert lines[-2].split() == ["left", "out:", "no", "hand,", "or", "no", "finite", "one", "1"]
+
+
+def test_a_hand_that_is_metres_large_is_left_out(make_batch, reader):
+    batch, judging = labelled(make_batch, 2), Judging(reader)
+    t = batch.targets
+    vertices = t.vertices.clone()
+    vertices[1] *= 100
+    judging.take(vertices, t.object_rotation, t.object_translation, batch)
+    assert (len(judging.predicted), judging.refused) == (1, 1)
+    other = vertices[:, :778]
+    with pytest.raises(MeshError, match="hand: expected vertices"):
+        judging.take(other, t.object_rotation, t.object_translation, batch)
 
 
 def test_an_object_that_is_not_known_is_left_out(make_batch, reader):
