@@ -62,6 +62,11 @@ def test_a_named_back_end_that_cannot_run_says_why(name, reason, monkeypatch):
 def test_names_are_checked():
     with pytest.raises(ValueError, match=r"one of auto, sdpa, sdpa_cudnn, .* got 'fast'"):
         attention(Q, Q, Q, backend="fast")
+    for backend in ([], None, 3):
+        with pytest.raises(
+            TypeError, match=f"backend must be text, such as 'auto' or 'sdpa', got {type(backend).__name__}"
+        ):
+            attention(Q, Q, Q, backend=backend)
     with pytest.raises(ValueError, match="'fp8' has one implementation; backend must be auto, got 'sdpa'"):
         attention(Q, Q, Q, backend="sdpa", precision="fp8")
     assert torch.equal(attention(Q, Q, Q, backend="sdpa"), attention(Q, Q, Q))

@@ -148,6 +148,25 @@ def test_wrong_image_sizes_are_named(size, error, match):
         call(make(), image_size=size)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"step_size": "0.1"}, TypeError, "step_size must be a number of metres, got str"),
+        ({"step_size": None}, TypeError, "step_size must be a number of metres, got NoneType"),
+        ({"step_size": [0.1, 0.05]}, TypeError, "step_size must be a number of metres, got list"),
+        ({"step_size": torch.ones(2)}, TypeError, "step_size must be a number of metres, got Tensor"),
+        ({"step_size": True}, TypeError, "step_size must be a number of metres, got bool"),
+        ({"step_size": float("nan")}, ValueError, "step_size must be finite, got nan"),
+        ({"step_size": float("inf")}, ValueError, "step_size must be finite, got inf"),
+        ({"detach": "no"}, TypeError, "detach must be True or False, got 'no'"),
+        ({"detach": None}, TypeError, "detach must be True or False, got None"),
+    ],
+)
+def test_wrong_options_are_named(options, error, match):
+    with pytest.raises(error, match=match):
+        call(make(), **options)
+
+
 def test_right_arguments_pass_without_the_slow_check(monkeypatch):
     def slow(*arguments):
         raise AssertionError("the slow check was called")
@@ -166,6 +185,8 @@ def test_unusual_arguments_that_are_right_pass():
     expected = call(case)
     assert torch.equal(call(case, image_size=np.array(IMAGE_SIZE)), expected)
     assert torch.equal(call(case, image_size=torch.Size(IMAGE_SIZE)), expected)
+    assert torch.equal(call(case, step_size=1), expected)
+    assert torch.equal(call(case, step_size=np.float32(1)), expected)
     one = make(sizes=((4, 5, 1),))
     strided = torch.zeros(2, 4, 5, 3)
     strided[..., :1] = one.maps[0]

@@ -38,7 +38,7 @@ def attention(
         TypeError, ValueError: an argument of a wrong type, dtype, shape, device or value; the message names it.
         BackendUnavailable: the named back end cannot run here; the message has the reason.
     """
-    _check(q, k, v, scale, precision)
+    _check(q, k, v, scale, precision, backend)
     scale = q.shape[3] ** -0.5 if scale is None else float(scale)
     if backend != "auto":
         return _by_name(backend, q, k, v, scale, precision)
@@ -59,7 +59,9 @@ def _by_name(backend: str, q: Tensor, k: Tensor, v: Tensor, scale: float, precis
     return dispatch.by_name(backend, q, k)(q, k, v, scale).to(dtype)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None, precision: str) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None, precision: str, backend: str) -> None:
+    if not isinstance(backend, str):
+        raise TypeError(f"attention: backend must be text, such as 'auto' or 'sdpa', got {type(backend).__name__}")
     if precision not in PRECISIONS:
         raise ValueError(f"attention: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     dtypes = _checks.FLOATS if precision == "auto" else _LOW
