@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from amt.errors import UsageError
 
@@ -16,6 +16,7 @@ from amt.errors import UsageError
 _WITH_VALUE = re.compile(r"(--(config-(name|dir|path)|cfg|info|package|experimental-rerun)|-(cn|cd|cp|c|i|p))$")
 _ALONE = re.compile(r"--(hydra-help|version|resolve|run|multirun|shell-completion)|-(r|m|sc)")
 _MEANT = {int: "a whole number", float: "a number", bool: "true or false"}
+_BRACKETS = {list: ("[", "a list in brackets, [first,second]"), dict: ("{", "a mapping in braces, {key:value}")}
 _FORMS = {
     int: r"[+-]?\d+(_\d+)*",
     float: r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[+-]?\d+)?|[+-]?inf|nan",
@@ -105,6 +106,10 @@ def _wrong_value(key: str, value: str, kind: Any, multirun: bool) -> str | None:
     optional = isinstance(kind, types.UnionType)
     accepted = [k for k in get_args(kind) if k is not type(None)] if optional else [kind]
     kind = accepted[0]
+    if get_origin(kind) in _BRACKETS and not (multirun and is_sweep(value)):
+        opening, meant = _BRACKETS[get_origin(kind)]
+        wrong = value.lower() == "null" or (is_plain(value) and not value.strip().startswith(opening))
+        return f"{key}: expected {meant}, got {value!r}" if wrong else None
     if len(accepted) > 1 or kind not in _FORMS or (multirun and is_sweep(value)):
         return None
     for one in value.split(",") if multirun else [value]:

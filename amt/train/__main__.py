@@ -3,7 +3,8 @@
     python -m amt.train                                       tiny, on a synthetic set that is rendered first
     python -m amt.train data=dexycb data.root=FOLDER data.mano=FOLDER model=base
     python -m amt.train experiment=demo train.output=FOLDER
-    python -m amt.train --multirun train.seed=0,1,2           run K writes into train.output/K
+    python -m amt.train --multirun train.seed=0,1,2           run K writes into train.output/K, and into train.checkpoint/K where
+                                                              that is given
 
     python -m amt.train experiment=dexycb data.root=FOLDER --dry-run   one real step of everything; leaves nothing behind
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from amt.config import finish, help_text, one_line_errors, prepare, split_words
 from amt.errors import UserError
@@ -72,6 +74,8 @@ def _train(composed, dry: bool) -> int:
         return tell("amt.train", error) if leads() else 2
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         config.train.output = HydraConfig.get().runtime.output_dir
+        if config.train.checkpoint is not None:  # else every run would write over the one before
+            config.train.checkpoint = str(Path(config.train.checkpoint) / str(HydraConfig.get().job.num))
 
     # PyTorch loads only now that the words are known to be good
     from amt.train.contents import contents

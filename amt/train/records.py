@@ -7,12 +7,15 @@ import logging
 from collections.abc import Callable, Iterable
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from amt.files import write_text
+
+if TYPE_CHECKING:
+    import numpy as np
 
 log = logging.getLogger(__name__)
 STEPS, VALIDATIONS = "log.jsonl", "validation.jsonl"  # in train.output
@@ -114,6 +117,18 @@ def _plain(value: Any) -> Any:
     return float(f"{value:.6g}") if isfinite(value) else None
 
 
+def smoothed(values: np.ndarray, window: int = 50) -> np.ndarray:
+    """float64 [N]: at each place the mean of the last ``window`` values that are finite; NaN where none of them is."""
+    import numpy as np
+
+    known = np.isfinite(values)
+    sums, counts = (np.cumsum(np.insert(x, 0, 0.0)) for x in (np.where(known, values, 0.0), known.astype(np.float64)))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    counts = counts[ends] - counts[starts]
+    return np.where(counts > 0, (sums[ends] - sums[starts]) / np.maximum(counts, 1), np.nan)
+
+
 def draw_curves(folder: Path, picture: Path, terms: list[str]) -> None:
     """The loss, its terms and the learning rate over the steps, smoothed over fifty steps, and the validations', as a PNG.
 
@@ -125,6 +140,7 @@ def draw_curves(folder: Path, picture: Path, terms: list[str]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.ticker import NullFormatter
 
     rows, checks = (read_log(path) if (path := folder / name).is_file() else [] for name in (STEPS, VALIDATIONS))
     steps = np.array([row["step"] for row in rows])
@@ -132,32 +148,34 @@ def draw_curves(folder: Path, picture: Path, terms: list[str]) -> None:
     def values(rows: list[Row], name: str) -> np.ndarray:
         return np.array([np.nan if row.get(name) is None else row[name] for row in rows], np.float64)
 
-    def smooth(name: str) -> np.ndarray:
-        each = values(rows, name)
-        window = min(50, len(each))
-        sums = np.cumsum(np.insert(each, 0, 0.0))
-        ends = np.arange(1, len(each) + 1)
-        starts = np.maximum(ends - window, 0)
-        return (sums[ends] - sums[starts]) / (ends - starts)
-
     figure, axes = plt.subplots(1, 3 if checks else 2, figsize=(16 if checks else 11, 4), layout="constrained")
     left, right = axes[:2]
-    left.plot(steps, smooth("loss"), color="black", label="training")
+    left.plot(steps, smoothed(values(rows, "loss")), color="black", label="training")
     left.set(xlabel="step", ylabel="loss", yscale="log", title="total loss")
     rate = left.twinx()
     rate.plot(steps, values(rows, "lr"), color="tab:gray", linewidth=0.8)
     rate.set_ylabel("learning rate", color="tab:gray")
-    for name in terms:
-        right.plot(steps, smooth(name), label=name, linewidth=1)
+    curves = {name: smoothed(values(rows, name)) for name in terms}
+    right.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)
+    for name in sorted(
+        terms, key=lambda name: -np.nan_to_num(curves[name][-1:]).sum()
+    ):  # as the curves end, from above
+        right.plot(steps, curves[name], label=name, linewidth=1)
     right.set(xlabel="step", yscale="log", title="terms, before their weights")
-    right.legend(fontsize=7, ncols=2)
+    right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     if checks:
         places = [row["step"] for row in checks]
         left.plot(places, values(checks, "loss"), "o-", color="tab:red", markersize=3, label="validation")
         left.legend(fontsize=7)
         for name in (name for name in checks[-1] if name.endswith("_mm")):
             axes[2].plot(places, values(checks, name), "o-", markersize=3, label=name.removesuffix("_mm"))
-        axes[2].set(xlabel="step", ylabel="mm", yscale="log", title="validation")
+        axes[2].set(xlabel="step", ylabel="mean error, mm", title="validation")
+        axes[2].set_ylim(bottom=0)
         axes[2].legend(fontsize=7)
+    for axis in axes[:2]:
+        axis.yaxis.set_major_formatter("{x:g}")
+    low, high = left.get_ylim()
+    left.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
+    right.yaxis.set_minor_formatter(NullFormatter())
     figure.savefig(picture, dpi=110)
     plt.close(figure)

@@ -5,6 +5,7 @@ import logging
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fixed_loader import SMALL
@@ -14,7 +15,7 @@ from amt.model import AMT, ModelConfig
 from amt.train.config import TrainConfig
 from amt.train.gradients import group_norms
 from amt.train.loggers import TENSORBOARD, Loggers
-from amt.train.records import JsonLines, mean_rows, read_log
+from amt.train.records import JsonLines, mean_rows, read_log, smoothed
 from amt.train.run_log import duration, step_line
 from amt.train.throughput import Throughput, peak_flops, training_flops
 from amt.train.trainer import Trainer, run
@@ -39,6 +40,13 @@ def test_an_older_versions_table_stays_and_is_named(tmp_path, caplog):
 def test_a_mean_leaves_skipped_steps_out():
     rows = [{"step": 3, "loss": 2.0, "skipped": 0.0}, {"step": 4, "loss": math.nan, "skipped": 1.0}]
     assert mean_rows([*rows, {"step": 5, "loss": 4.0, "skipped": 1.0}]) == {"step": 5, "loss": 3.0, "skipped": 1.0}
+
+
+def test_a_step_without_a_finite_loss_leaves_the_curve_whole():
+    values = np.array([math.nan, 2.0, 4.0, math.nan, 6.0, 8.0])
+    np.testing.assert_allclose(smoothed(values, 3), [math.nan, 2, 3, 3, 5, 7])
+    np.testing.assert_allclose(smoothed(np.arange(200.0))[-1], 174.5)  # of steps 150 to 199
+    assert len(smoothed(np.array([]))) == 0
 
 
 def test_groups_have_the_norms_of_their_gradients(make_small, small_loader):

@@ -44,6 +44,9 @@ def call(monkeypatch, capfd, tmp_path):
         ("model.refine_steps=63", "model.refine_steps must be at most 62; got 63"),
         ("model.refine_step_size_m=inf", "model.refine_step_size_m must be above 0 and finite; got inf"),
         ("train.checkpoint=/proc/nowhere/x", "/proc/nowhere: cannot be written"),
+        ("train.freeze=abc", "train.freeze: expected a list in brackets, [first,second], got 'abc'"),
+        ("train.freeze=null", "train.freeze: expected a list in brackets, [first,second], got 'null'"),
+        ("train.loss_schedule=abc", "train.loss_schedule: expected a mapping in braces, {key:value}, got 'abc'"),
         ("nonsense", "cannot read 'nonsense'"),
         ("--multirum", "--multirum: no such option; see python -m amt.train --help"),
     ],
@@ -90,6 +93,9 @@ def test_each_run_of_a_multirun_has_its_folder(call, runs, tmp_path):
         (3, f"{tmp_path}/run/0"),
         (4, f"{tmp_path}/run/1"),
     ]
+    assert call("--multirun", "train.seed=3,4", "train.checkpoint=made")[0] == 0
+    # one folder would hold the last run alone
+    assert [run.train.checkpoint for run in runs[2:]] == ["made/0", "made/1"]
     status, error = call("--multirun", "train.seed=5,-1")
     assert status == 2
     assert "train.seed must not be negative; got -1" in error
