@@ -15,11 +15,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from amt.config import compose, help_text
+from amt.config import compose, help_text, split_words
 from amt.errors import UsageError
 from amt.evaluate.config import PROGRAM
 from amt.model.checkpoint import read_record
 from amt.startup import run_program
+from amt.words import key_of
+
+RESULTS = "evaluate.results"
+OF_RESULTS = (RESULTS, "evaluate.subset", "evaluate.protocol", "evaluate.output")  # what scoring a file looks at
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,10 +36,11 @@ def _main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n{help_text(PROGRAM)}")
         return 0
-    if any(word.startswith("evaluate.results=") for word in arguments):
+    if _scores_a_file(arguments):
+        settings = compose(PROGRAM, arguments, {})
         from amt.evaluate.results import score_file
 
-        score_file(compose(PROGRAM, arguments, {}))
+        score_file(settings)
         return 0
     if not arguments:
         raise UsageError("expected the folder of a checkpoint; see python -m amt.evaluate --help")
@@ -45,6 +50,21 @@ def _main(arguments: list[str]) -> int:
 
     run(folder, settings)
     return 0
+
+
+def _scores_a_file(arguments: list[str]) -> bool:
+    """Whether ``evaluate.results`` names a file. Raises UsageError for what then has no effect."""
+    others, words = split_words(arguments)
+    values = [word.partition("=")[2] for word in words if key_of(word) == RESULTS]
+    if not values or values[-1].lower() == "null":
+        return False
+    if others:
+        raise UsageError(f"{others[0]}: {RESULTS} scores a file without a checkpoint; leave one of the two out")
+    for word in words:
+        key = key_of(word)
+        if key.startswith("evaluate.") and key not in OF_RESULTS:
+            raise UsageError(f"{word}: has no effect where {RESULTS} is given; {', '.join(OF_RESULTS[1:])} have")
+    return True
 
 
 if __name__ == "__main__":

@@ -106,7 +106,9 @@ def compare(a: SampleTable, b: SampleTable, draws: int = DRAWS, seed: int = SEED
         return np.append(weights @ each, each.sum())
 
     found = []
+    some_missed = any((table.numbers["found"] == 0).any() for table in (a, b))
     for label, key in MEANS:
+        label = label.replace("MPJPE", "MPJPE-p") if some_missed else label
         x, y = a.numbers[key][order_a], b.numbers[key][order_b]
         known = np.isfinite(x) & np.isfinite(y)
         if known.any():
@@ -125,13 +127,20 @@ def compare(a: SampleTable, b: SampleTable, draws: int = DRAWS, seed: int = SEED
 def text(found: list[Difference], a: SampleTable, b: SampleTable) -> str:
     """A line a figure."""
     sequences = len({*zip(a.names["subject"], a.names["sequence"])})
-    lines = [f"{len(a.index)} frames of {sequences} sequences, 95 % intervals of {DRAWS} draws"]
+    lines = [
+        f"{len(a.index)} frames of {sequences} sequence{'s' if sequences != 1 else ''}, 95 % intervals of {DRAWS} draws"
+    ]
     if sequences < FEW:
         lines.append(f"fewer than {FEW} sequences: the intervals are too narrow to be trusted")
+    missed = [int((table.numbers["found"] == 0).sum()) for table in (a, b)]
+    if any(missed):
+        lines.append(
+            f"missed hands ({missed[0]} of A, {missed[1]} of B) count as the mean hand and object at their true box"
+        )
     lines.append(f"{'':28s}{'A':>10s}{'B':>10s}{'B - A':>10s}{'interval':>22s}  B is")
     for d in found:
         digits = 3 if max(d.a, d.b) < 2 else 2
-        interval = f"{d.low:+.{digits}f} to {d.high:+.{digits}f}"
+        interval = f"{d.low:+.{digits}f} to {d.high:+.{digits}f}" if np.isfinite(d.low) else "not known"
         lines.append(
             f"{d.name:28s}{d.a:10.{digits}f}{d.b:10.{digits}f}{d.b - d.a:+10.{digits}f}{interval:>22s}  {d.verdict}"
         )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from amt.config import choose_device, set_threads
 from amt.data.ho3d import HO3D
 from amt.data.loader import make_loader, open_reader
+from amt.data.protocols import PROTOCOLS
 from amt.draw.recording import check_recording
 from amt.errors import UsageError
 from amt.evaluate.boxes import LocatedBatches, find_locator
@@ -31,7 +32,7 @@ from amt.files import check_writable, write_text
 from amt.hand.batch import Batch
 from amt.kernels import use
 from amt.model import AMT
-from amt.model.checkpoint import METRICS, REPORT, SAMPLES, load_mean_pose
+from amt.model.checkpoint import METRICS, REPORT, SAMPLES, load_mean_pose, weights_digest
 from amt.model.loading import load_checkpoint
 from amt.model.mean_pose import MeanPose
 from amt.physics.extra import PACKAGES, package
@@ -50,7 +51,13 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
         raise UsageError("evaluate.write: HO-3D's pred.json is of its evaluation set; take evaluate.subset=test")
     path = Path(chosen.output) if chosen.output else checkpoint / METRICS
     page_path = None if chosen.report == NO_REPORT else Path(chosen.report or path.with_name(REPORT))
-    for place in (path, path.with_name(SAMPLES), page_path, chosen.write and Path(chosen.write)):
+    places_of = {"evaluate.output": path, SAMPLES: path.with_name(SAMPLES), "evaluate.report": page_path}
+    files_of = {name: place.resolve() for name, place in places_of.items() if place}
+    for name, place in files_of.items():
+        same = [other for other, its in files_of.items() if other != name and its == place]
+        if same:
+            raise UsageError(f"{name} and {same[0]} would be one file, {place}: name two")
+    for place in (*places_of.values(), chosen.write and Path(chosen.write)):
         if place:
             check_writable(place)  # before any work
     if chosen.rerun:
@@ -98,10 +105,11 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     where = places(reader, samples)
     figures = {
         "checkpoint": str(checkpoint),
+        "weights_sha256": weights_digest(checkpoint),
         "data": "synthetic" if reader.record else "recorded",
         "split": data.split,
         "subset": chosen.subset,
-        "protocol": data.protocol or "V",
+        "protocol": data.protocol or ("V" if data.split == PROTOCOLS["V"].split else "T"),  # the same frames
         "box": "true" if chosen.box == "truth" else chosen.box,
         **score(samples, beliefs, {name: where[name] for name in ("object", "camera", "subject")}),
         **movement(samples, where),

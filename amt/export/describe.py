@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
@@ -16,7 +15,7 @@ from amt.export.signature import INPUTS, OUTPUTS, Entry
 from amt.hand.skeleton import JOINT_NAMES, SHIPPED_HAND
 from amt.model.backbone import IMAGE_MEAN, IMAGE_STD
 from amt.model.card import ROWS, model_card
-from amt.model.checkpoint import CARD, WEIGHTS
+from amt.model.checkpoint import CARD, weights_digest
 from amt.model.config import ModelConfig
 
 LICENCES = ("LICENSE", "NOTICE")
@@ -68,7 +67,7 @@ def describe(
         "runs_with": FORMATS[form].runs_with,
         "amt": amt.__version__,
         "versions": {name: importlib.metadata.version(name) for name in RUNTIMES.get(form, ()) if _installed(name)},
-        "checkpoint": {"name": checkpoint.resolve().name, "sha256": _digest(checkpoint / WEIGHTS), "size": config.size},
+        "checkpoint": {"name": checkpoint.resolve().name, "sha256": weights_digest(checkpoint), "size": config.size},
         "licence": _licence(config, form),
         **({"hints": OPENVINO_HINTS} if form == "openvino" else {}),
         **more,
@@ -137,11 +136,6 @@ def _licence_text(name: str) -> str:
         return beside.read_text()
     found = [f for f in importlib.metadata.files("amt") or () if f.name == name]
     return found[0].read_text()
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _installed(name: str) -> bool:

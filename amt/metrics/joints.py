@@ -18,6 +18,7 @@ def absolute_error_mm(predicted: Tensor, true: Tensor) -> Tensor:
 
 def wrist_aligned_error_mm(predicted: Tensor, true: Tensor) -> Tensor:
     """The same after joint 0 of each was subtracted: [B, J]."""
+    predicted, true = predicted.double(), true.double()
     return absolute_error_mm(predicted - predicted[:, :1], true - true[:, :1])
 
 
@@ -73,7 +74,8 @@ def spread_ratio(predicted: Tensor, true: Tensor) -> Tensor:
     """
 
     def spread(joints: Tensor) -> Tensor:
-        relative = (joints - joints[:, :1])[:, 1:].double()
+        joints = joints.double()
+        relative = (joints - joints[:, :1])[:, 1:]
         return (relative - relative.mean(dim=0)).square().sum(dim=-1).mean(dim=0).sqrt()
 
     return spread(predicted) / spread(true).clamp(min=1e-9)

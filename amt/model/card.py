@@ -73,7 +73,8 @@ def _list(**entries: Any) -> str:
 def _table(metrics: dict[str, Any]) -> str:
     base = metrics.get("baseline") or {}
     kind, split = metrics.get("data", "unknown"), f"{metrics.get('split', '?')} {metrics.get('subset', '?')}"
-    lines = [f"On {kind} images, split {split}, {metrics.get('frames', '?')} frames.", ""]
+    how = f"protocol {metrics.get('protocol', '?')}, {metrics.get('box', '?')} box"
+    lines = [f"On {kind} images, split {split}, {how}, {metrics.get('frames', '?')} frames.", ""]
     lines += ["| | this model | mean pose |", "| --- | --- | --- |"]
     lines += [
         f"| {label} | {_number(metrics[key])} | {_number(base.get(key))} |" for label, key in ROWS if key in metrics

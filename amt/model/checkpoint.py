@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -116,6 +117,12 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise CheckpointError(f'{folder / CONFIG} is not a configuration of this version: it has no section "model"')
     return record
+
+
+def weights_digest(folder: str | Path) -> str:
+    """SHA-256 of a checkpoint's weights, as ``sha256sum`` prints it. Raises OSError."""
+    with open(Path(folder) / WEIGHTS, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_model(

@@ -53,6 +53,11 @@ def test_one_sequence_says_nothing_of_others():
     found = compare(table(np.arange(30), [0] * 30), table(np.arange(30) + 9, [0] * 30))[0]
     assert found.b - found.a == 9
     assert (found.low, found.high, found.verdict) == (-np.inf, np.inf, "not told apart")
+    one = table(np.arange(30), [0] * 30)
+    told = text(compare(one, one), one, one)
+    assert "30 frames of 1 sequence," in told
+    assert "inf" not in told
+    assert told.count("not known") == 7
     few = table(np.arange(3), range(3))
     assert "fewer than 20 sequences" in text(compare(few, few), few, few)
 
@@ -66,6 +71,20 @@ def test_pairs_are_found_by_their_index_and_unknown_values_are_left_out():
         if not found.name.startswith("contact"):
             assert (found.b - found.a, found.low, found.high) == pytest.approx((1, 1, 1))
     assert "40 frames of 40 sequences" in text(compare(a, b), a, b)
+
+
+def test_missed_hands_are_told_and_their_figures_are_named_as_in_metrics_json():
+    a, b = table(np.arange(9) + 1, range(9)), table(np.arange(9) + 2, range(9))
+    for side in (a, b):
+        side.numbers["found"] = np.ones(9)
+    assert compare(a, b)[0].name == "wrist-aligned MPJPE, mm"
+    assert "missed" not in text(compare(a, b), a, b)
+    b.numbers["found"][[2, 4]] = 0
+    assert [d.name for d in compare(a, b)[:3]] == [
+        "wrist-aligned MPJPE-p, mm", "Procrustes MPJPE-p, mm", "absolute MPJPE-p, mm"
+    ]  # fmt: skip
+    told = text(compare(a, b), a, b)
+    assert "missed hands (0 of A, 2 of B) count as the mean hand and object at their true box" in told
 
 
 def test_f1_is_counted_anew_in_every_draw():

@@ -1,6 +1,7 @@
 """Counting over a loader, and the baseline beside it."""
 
 import dataclasses
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -250,7 +251,9 @@ def test_only_the_test_set_is_read_where_the_checkpoint_holds_the_mean_pose(eval
     assert evaluated.read == ["test", "test", "train"]
     assert "the checkpoint holds no mean pose: it is computed from the training set" in capsys.readouterr().err
     a, b = (json.loads((folder / "metrics.json").read_text()) for folder in (newer, older))
-    assert {k: v for k, v in a.items() if k != "checkpoint"} == {k: v for k, v in b.items() if k != "checkpoint"}
+    own = ("checkpoint", "weights_sha256")
+    assert {k: v for k, v in a.items() if k not in own} == {k: v for k, v in b.items() if k not in own}
+    assert a["weights_sha256"] == hashlib.sha256((newer / "model.safetensors").read_bytes()).hexdigest()
     assert (newer / "samples.csv").read_text() == (older / "samples.csv").read_text()
 
 
@@ -274,9 +277,31 @@ def test_two_checkpoints_are_scored_and_compared(evaluated, capsys):
     assert compare([*map(str, folders), "evaluate.device=cpu"]) == 0
     out = capsys.readouterr().out
     assert evaluated.read == ["test", "test"]
-    assert "4 frames of 1 sequences" in out
+    assert "4 frames of 1 sequence," in out
     errors = [json.loads((folder / "metrics.json").read_text())["absolute_mpjpe_mm"] for folder in folders]
     assert f"{errors[1] - errors[0]:+.2f}" in out
+
+
+def test_the_protocol_is_one_that_the_split_has(evaluated):
+    """V is defined on s0 alone; on another split the same frames are those of T."""
+    folder = save_checkpoint(evaluated.folder / "checkpoint", evaluated.model, evaluated.mean_pose)
+    told = []
+    for split in ("s0", "s1"):
+        assert main([str(folder), f"data.split={split}", "evaluate.device=cpu", "evaluate.report=off"]) == 0
+        told.append(json.loads((folder / "metrics.json").read_text())["protocol"])
+    assert told == ["V", "T"]
+
+
+def test_two_files_of_one_name_are_refused(evaluated, capsys):
+    folder = save_checkpoint(evaluated.folder / "checkpoint", evaluated.model, evaluated.mean_pose)
+    x = evaluated.folder / "x"
+    for words, message in (
+        ([f"evaluate.output={x}/samples.csv"], f"evaluate.output and samples.csv would be one file, {x}/samples.csv"),
+        ([f"evaluate.report={folder}/metrics.json"], "evaluate.output and evaluate.report would be one file"),
+    ):
+        assert main([str(folder), *words]) == 2
+        assert message in capsys.readouterr().err
+    assert evaluated.read == []
 
 
 @pytest.mark.parametrize("key", ["output", "report", "write"])

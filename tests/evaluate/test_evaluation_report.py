@@ -88,6 +88,8 @@ def test_the_page_is_whole_and_fetches_nothing(evaluated, looked):
         "Accuracy",
         "Calibration",
         "What every stage gains",
+        "By joint",
+        "where hidden, mm",
         "By object",
         "Best, median and worst",
         "In three dimensions",
@@ -165,6 +167,31 @@ def test_charts_show_their_values():
     radii = [float(a["r"]) for tag, a in hand.tags if tag == "circle"]
     assert radii == sorted(radii)
     assert len(radii) == len(JOINT_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 50, [0, 10, 20, 30, 40, 50]),
+        (-10, 10, [-10, -5, 0, 5, 10]),
+        (0.07, 0.93, [0.2, 0.4, 0.6, 0.8]),
+        (0, 34.9, [0, 10, 20, 30]),
+        (0, 0.0031, [0, 0.001, 0.002, 0.003]),
+    ],
+)
+def test_axes_have_round_numbers(low, high, expected):
+    assert charts.ticks(low, high) == expected
+
+
+def test_calibrated_beliefs_lie_on_the_dashed_line():
+    levels = [0.1, 0.5, 0.9]
+    found = Page(charts.lines([("x", levels, levels)], "said", "true", diagonal=True))
+    (line,) = [a for tag, a in found.tags if tag == "line" and a["class"] == "dash"]
+    x1, y1, x2, y2 = (float(line[name]) for name in ("x1", "y1", "x2", "y2"))
+    for circle in (a for tag, a in found.tags if tag == "circle"):
+        share = (float(circle["cx"]) - x1) / (x2 - x1)
+        assert float(circle["cy"]) == pytest.approx(y1 + share * (y2 - y1), abs=0.1)
 
 
 def test_the_command_writes_the_page(evaluated, monkeypatch, tmp_path):

@@ -18,6 +18,15 @@ def root(tmp_path_factory):
         (["evaluate.results={file}"], "expected a file *.txt, *.csv, *.json, *.zip"),
         (["evaluate.results={text}", "data.root={root}", "evaluate.protocol=V"], "protocol T; leave it out"),
         (["evaluate.results={text}"], "data.root: name the folder of the set that the result file is about"),
+        (
+            ["some/checkpoint", "evaluate.results={text}"],
+            "some/checkpoint: evaluate.results scores a file without a checkpoint",
+        ),
+        (
+            ["evaluate.results={text}", "evaluate.physics=true"],
+            "evaluate.physics=true: has no effect where evaluate.results",
+        ),
+        (["evaluate.results=null"], "evaluate.results=null: no such checkpoint folder"),
         (["evaluate.results={text}", "data.root={root}", "data.limit=3", "data.split=s1"], "leave data.limit out"),
     ],
 )

@@ -16,7 +16,8 @@ from amt.model.mean_pose import MeanPose
 
 SMALL = {"refine_steps": 1, "decoder_depth": 1}
 METRICS = {
-    "data": "synthetic", "split": "s1", "subset": "test", "frames": 96, "wrist_aligned_mpjpe_mm": 41.25, "contact_f1": 0.5,
+    "data": "synthetic", "split": "s1", "subset": "test", "protocol": "T", "box": "true", "frames": 96,
+    "wrist_aligned_mpjpe_mm": 41.25, "contact_f1": 0.5,
     "baseline": {"wrist_aligned_mpjpe_mm": 63.0},
 }  # fmt: skip
 
@@ -69,7 +70,7 @@ def test_the_card_says_what_it_is_and_how_good(trained, tmp_path):
     assert "amt.load('mine')" in card
     assert "- size: tiny" in card
     assert "- hand: AMT's own" in card
-    assert "On synthetic images, split s1 test, 96 frames." in card
+    assert "On synthetic images, split s1 test, protocol T, true box, 96 frames." in card
     assert "| wrist-aligned MPJPE, mm | 41.2 | 63.0 |" in card
     assert "| contact F1, hand vertices | 0.500 |  |" in card
     fresh = (AMT(ModelConfig(**SMALL)).save_pretrained(tmp_path / "fresh") / "README.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -19,14 +20,14 @@ def lines(
     y_range: tuple[float, float] | None = None,
     diagonal: bool = False,
 ) -> str:
-    """Curves: (name, x, y) each. ``diagonal``: a dashed line from corner to corner, where calibrated beliefs lie."""
+    """Curves: (name, x, y) each. ``diagonal``: both axes go from 0 to 1, and a dashed line shows where x is y."""
     xs = [x for _, values, _ in series for x in values]
     ys = [y for _, _, values in series for y in values]
     low, high = y_range or (min(0.0, *ys), max(ys) * 1.08 or 1.0)
-    axes = _Axes(min(xs), max(xs), low, high)
+    axes = _Axes(0.0, 1.0, 0.0, 1.0) if diagonal else _Axes(min(xs), max(xs), low, high)
     parts = [axes.frame(x_label, y_label)]
     if diagonal:
-        parts.append(_line(axes.x(min(xs)), axes.y(low), axes.x(max(xs)), axes.y(high), "dash"))
+        parts.append(_line(axes.x(0), axes.y(0), axes.x(1), axes.y(1), "dash"))
     for k, (name, x, y) in enumerate(series):
         colour = COLOURS[k % len(COLOURS)]
         points = " ".join(f"{axes.x(a):.1f},{axes.y(b):.1f}" for a, b in zip(x, y))
@@ -94,23 +95,27 @@ class _Axes:
         return HEIGHT - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM)
 
     def frame(self, x_label: str, y_label: str, x_ticks: bool = True) -> str:
-        parts = []
-        for k in range(5):
-            y = self.y_low + k / 4 * (self.y_high - self.y_low)
-            parts.append(
-                _line(LEFT, self.y(y), WIDTH - RIGHT, self.y(y), "grid")
-                + f'<text x="{LEFT - 5}" y="{self.y(y) + 3:.1f}" class="tick end">{_short(y)}</text>'
-            )
-            if x_ticks:
-                x = self.x_low + k / 4 * (self.x_high - self.x_low)
-                parts.append(
-                    f'<text x="{self.x(x):.1f}" y="{HEIGHT - BOTTOM + 14}" class="tick mid">{_short(x)}</text>'
-                )
+        parts = [
+            _line(LEFT, self.y(y), WIDTH - RIGHT, self.y(y), "grid")
+            + f'<text x="{LEFT - 5}" y="{self.y(y) + 3:.1f}" class="tick end">{y:g}</text>'
+            for y in ticks(self.y_low, self.y_high)
+        ]
+        for x in ticks(self.x_low, self.x_high) if x_ticks else ():
+            parts.append(f'<text x="{self.x(x):.1f}" y="{HEIGHT - BOTTOM + 14}" class="tick mid">{x:g}</text>')
         parts.append(f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 6}" class="label mid">{escape(x_label)}</text>')
         parts.append(
             f'<text transform="translate(11 {(HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" class="label mid">{escape(y_label)}</text>'
         )
         return "".join(parts)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from ``low`` to ``high``, three to six of them: multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(k * step, 12) for k in range(first, last + 1)]
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -130,5 +135,5 @@ def _legend(names: Sequence[str]) -> str:
 
 
 def _short(value: float) -> str:
-    value = round(value, 6)  # 0 that lost its last bits
-    return f"{value:.0f}" if abs(value) >= 20 else f"{value:.2g}"
+    """Three digits; whole numbers from 100 on."""
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"

@@ -47,6 +47,15 @@ GROUP_HEADS = (
     "rotation, °",
     "contact F1",
 )
+JOINT_COLUMNS = (
+    ("wrist_aligned_mpjpe_mm", "wrist-aligned, mm"),
+    ("visible_wrist_aligned_mpjpe_mm", "where visible, mm"),
+    ("visible", "frames"),
+    ("hidden_wrist_aligned_mpjpe_mm", "where hidden, mm"),
+    ("hidden", "frames"),
+    ("procrustes_mpjpe_mm", "Procrustes, mm"),
+    ("absolute_mpjpe_mm", "absolute, mm"),
+)
 BINS = 5
 
 
@@ -62,12 +71,15 @@ def page(figures: Mapping[str, Any], samples: Samples, beliefs: Beliefs, looks: 
     sections += [
         _physics(figures),
         _beliefs(beliefs),
+        _joints(figures),
         *(_group(figures, name) for name in GROUPS),
         _pictures(looks),
         _viewer(view),
     ]
     counted = f"{figures['frames']} frames, {figures['hands']} labelled hands"
     subtitle = f"{counted}, {figures['data']} pictures. {figures['checkpoint']}"
+    if "weights_sha256" in figures:
+        subtitle += f", weights {figures['weights_sha256'][:12]} (SHA-256)"
     assets = files("amt.evaluate.report").joinpath("assets")
     return f"""<!doctype html>
 <html lang="en">
@@ -224,6 +236,13 @@ def _beliefs(beliefs: Beliefs) -> str:
         parts.append(_figure("Scale of joints' errors", chart))
     note = "On the dashed line, what the model says of its own certainty is true."
     return _section("Calibration", f'<div class="charts">{"".join(parts)}</div>', note=note) if parts else ""
+
+
+def _joints(figures: Mapping[str, Any]) -> str:
+    rows = figures.get("joints", {})
+    shown = [(key, head) for key, head in JOINT_COLUMNS if any(key in row for row in rows.values())]
+    cells = [(name, *(number(row.get(key)) for key, _ in shown)) for name, row in rows.items()]
+    return _section("By joint", _rows(("joint", *(head for _, head in shown)), cells)) if rows else ""
 
 
 def _group(figures: Mapping[str, Any], name: str) -> str:
