@@ -5,6 +5,7 @@
     python -m amt.evaluate CHECKPOINT data.root=FOLDER data.split=s0 evaluate.protocol=V evaluate.box=truth
     python -m amt.evaluate CHECKPOINT model.hand=MANO_RIGHT.pkl            where MANO's files lie elsewhere than in training
     python -m amt.evaluate evaluate.results=FILE data.root=FOLDER          a result file, as its official evaluator scores it
+    python -m amt.evaluate CHECKPOINT --rerun FILE.rrd                     records every frame, too; evaluate.rerun=FILE.rrd
     python -m amt.evaluate.compare A B                                     two evaluations, with intervals
 
 Writes metrics.json, samples.csv (a row a frame) and report.html. Data settings that are not given are those of the training.
@@ -22,7 +23,7 @@ from amt.model.checkpoint import read_record
 from amt.startup import run_program
 from amt.words import key_of
 
-RESULTS = "evaluate.results"
+RESULTS, RERUN = "evaluate.results", "--rerun"
 OF_RESULTS = (RESULTS, "evaluate.subset", "evaluate.protocol", "evaluate.output")  # what scoring a file looks at
 
 
@@ -36,6 +37,7 @@ def _main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n{help_text(PROGRAM)}")
         return 0
+    arguments = _with_key(arguments)
     if _scores_a_file(arguments):
         settings = compose(PROGRAM, arguments, {})
         from amt.evaluate.results import score_file
@@ -50,6 +52,20 @@ def _main(arguments: list[str]) -> int:
 
     run(folder, settings)
     return 0
+
+
+def _with_key(arguments: list[str]) -> list[str]:
+    """The words with evaluate.rerun=FILE in place of ``--rerun FILE``, as amt.infer calls it. Raises UsageError."""
+    words, rest = [], iter(arguments)
+    for word in rest:
+        option, sign, value = word.partition("=")
+        if option == RERUN:
+            value = value if sign else next(rest, "")
+            if not value:
+                raise UsageError(f"{RERUN}: expected the name of an .rrd file")
+            word = f"evaluate.rerun={value}"
+        words.append(word)
+    return words
 
 
 def _scores_a_file(arguments: list[str]) -> bool:

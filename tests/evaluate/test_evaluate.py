@@ -397,6 +397,8 @@ def test_the_overlap_of_squares():
             ["{checkpoint}", "evaluate.protocol=V", "data.protocol=F"],
             "evaluate.protocol=V contradicts data.protocol=F: give one of them",
         ),
+        (["{checkpoint}", "--rerun", "{checkpoint}/a.txt"], "evaluate.rerun: "),
+        (["{checkpoint}", "--rerun"], "--rerun: expected the name of an .rrd file"),
         (["{checkpoint}", "evaluate.box=found"], "evaluate.box must be one of truth, located; got 'found'"),
     ],
 )

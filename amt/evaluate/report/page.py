@@ -175,10 +175,10 @@ def _conditions(s: Samples, looks: Looks) -> str:
     known = s.visible_known
     if known.any():
         parts.append(
-            _binned("Joints that the camera sees", s.visible[known].sum(dim=1).double(), error[known], "{:.0f}")
+            _binned("Joints that the camera sees, of 21", s.visible[known].sum(dim=1).double(), error[known], "{:.0f}")
         )
     parts.append(_binned("Distance of the wrist, m", s.distance_m, error, "{:.2f}"))
-    parts.append(_binned("Horizontal field of view, degrees", s.view_deg, error, "{:.0f}"))
+    parts.append(_binned("Horizontal field of view, degrees", s.view_deg, error, "{:.1f}"))
     parts.append(
         _binned("Distance of the wrist, m: absolute error", s.distance_m, s.model.absolute_mm.mean(dim=1), "{:.2f}")
     )
