@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from amt.data.errors import BrokenFrame, DataError, EmptySubset, FileError
 from amt.data.files import fit_float32, read_file
@@ -108,6 +107,8 @@ class Ho3dFolder(SetParts):
             root = layer.rest_joints(torch.from_numpy(betas).float()[None])[0, 0].double().numpy()
             code = layer.pose_to_pca(torch.from_numpy(pose[3:]).float()).numpy()
         # The hand turns about its rest wrist J0: C (R (v - J0) + J0 + t) = C R (v - J0) + J0 + [C (J0 + t) - J0].
+        from scipy.spatial.transform import Rotation  # half a second, also for whoever has no such set
+
         wrist = (Rotation.from_matrix(_OPENGL) * Rotation.from_rotvec(pose[:3])).as_rotvec()
         translation = _OPENGL @ (root + translation) - root
         return {
@@ -293,6 +294,8 @@ def object_fields(meta: dict[str, Any], class_id: int) -> dict[str, np.ndarray |
     if class_id and meta["objRot"] is not None and meta["objTrans"] is not None:
         with np.errstate(invalid="ignore", over="ignore"):
             finite = np.isfinite(meta["objRot"]).all()
+            from scipy.spatial.transform import Rotation
+
             pose[:, :3] = _OPENGL @ Rotation.from_rotvec(meta["objRot"]).as_matrix() if finite else np.nan
         pose[:, 3] = _OPENGL @ meta["objTrans"]
     valid = is_rigid(pose)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -294,12 +295,14 @@ def text_width(text: str, size: int = 16, bold: bool = False) -> float:
 
 @lru_cache(maxsize=16)
 def _font(size: int, bold: bool):
-    """DejaVu Sans, which matplotlib brings along."""
-    from matplotlib import get_data_path
+    """DejaVu Sans, which matplotlib brings along. Its folder is looked up: to import matplotlib takes half a second."""
     from PIL import ImageFont
 
+    package = find_spec("matplotlib")
+    if package is None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", name)), size)
+    return ImageFont.truetype(str(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / name), size)
 
 
 def _fixed(pixels: np.ndarray) -> np.ndarray:

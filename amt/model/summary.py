@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from amt.hand.batch import Inputs
 from amt.kernels._torch_private import FakeTensorMode
-from amt.kernels.flops import formulas
 
 BETWEEN = "(between modules)"
 
@@ -114,6 +112,10 @@ class _Meter:
         self.running = BETWEEN
         self.flops: dict[str, int] = {}
         self.bytes: dict[str, int] = {}
+        from torch.utils.flop_counter import FlopCounterMode  # loads Triton, which no other use of the model needs
+
+        from amt.kernels.flops import formulas
+
         self.counter = FlopCounterMode(display=False, custom_mapping=formulas())
         self.counted = 0
         self.storages: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice

@@ -210,6 +210,25 @@ except Exception as error:
     ], ran.stderr
 
 
+def test_a_first_answer_loads_only_what_it_needs(checkpoint):
+    """A look into sys.modules: together these take as long to load as PyTorch."""
+    code = f"""
+import sys
+import numpy as np
+import amt, amt.infer.run, amt.infer.job
+from amt.draw.paint import text_width
+amt.load({str(checkpoint)!r})(np.zeros((120, 160, 3), np.uint8), boxes=(80.0, 60.0, 90.0))
+assert text_width("0.4 m") > 0
+print(*sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    loaded = {name.partition(".")[0] for name in ran.stdout.split()} | set(ran.stdout.split())
+    assert "amt" in loaded, ran.stderr
+    assert (
+        not {"torch._dynamo", "torch._inductor", "triton", "sympy", "scipy", "matplotlib", "trimesh", "roma"} & loaded
+    )
+
+
 def test_out_of_memory_halves_the_batch_once(predictor, photo, monkeypatch):
     """The batch that does not fit is done in halves; a half that does not fit either is an error."""
     limit, sizes = {"at": 4}, []
