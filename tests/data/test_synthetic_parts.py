@@ -59,7 +59,7 @@ if __name__ == "__main__":
     context = start_server()
     assert not {"numpy", "torch"} & set(sys.modules)
     with ProcessPoolExecutor(1, context) as pool:
-        print(pool.submit(eval, "'amt.data.synthetic.renderer' in __import__('sys').modules").result())
+        print(pool.submit(eval, "{'amt.data.synthetic.write', 'trimesh'} <= set(__import__('sys').modules)").result())
         print(pool.submit(eval, "__import__('torch').get_num_threads()").result())
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)

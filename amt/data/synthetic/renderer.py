@@ -1,9 +1,9 @@
 """What a rendering process is before its first task. The server that forks them (server.py) imports this, and nobody else.
 
-Pools of noise, which every process needs, are drawn here as well.
+It imports also what others look up where they use it, and draws the pools of noise that every process needs.
 """
 
-# ruff: noqa: E402
+# ruff: noqa: E402, F401
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the program answers it
 
 import cv2
+import embreex.mesh_construction
+import embreex.rtcore_scene
+import scipy.interpolate
+import scipy.optimize
 import torch
+import trimesh
 
+import amt.data.synthetic.write
 from amt.data.synthetic import appearance, lens, render
 
 torch.set_num_threads(1)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from scipy.spatial import cKDTree
 
 from amt.data.synthetic.distance import SignedDistance
@@ -168,6 +167,8 @@ def _step(hand: Hand, found: Candidates, closed: torch.Tensor, rows: list[_Place
 
 def _least_motion(matrix: np.ndarray, least: np.ndarray, holding: np.ndarray, aims: np.ndarray) -> np.ndarray:
     """x of least ||x||^2 + HOLD ||holding x - aims||^2 + YIELD^2 ||s||^2 with matrix x + s >= least."""
+    from scipy.optimize import nnls  # half a second, and the program that starts the rendering processes needs none
+
     count = matrix.shape[1]
     lower = np.linalg.cholesky(np.eye(count) + HOLD * holding.T @ holding)
     inverse = np.linalg.inv(lower)
