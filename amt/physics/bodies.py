@@ -17,6 +17,7 @@ from amt.physics.distance import Surface
 from amt.physics.solids import MeshError, Solid, check_mesh, close_holes, closed, digest_of, filled, united_hulls
 
 BOXES = {f"{sign}{axis}": tuple(s * np.eye(3)[k]) for k, axis in enumerate("xyz") for sign, s in (("+", 1), ("-", -1))}
+SMALLEST = 0.002  # m: the inertia of less is none to MuJoCo
 THUMB_STRENGTH = 2.0  # it opposes several fingers
 PALM_COLUMNS = ("index", "middle", "ring", "little")
 PALM_ROWS = 3
@@ -110,7 +111,7 @@ class HandBody:
 class ObjectBody:
     """An object in its own frame, and where it is. Copies at other poses share what was computed.
 
-    Raises MeshError where the mesh is empty, not finite or metres large.
+    Raises MeshError where the mesh is empty, not finite, metres large or smaller than 2 mm, and for a mass that is not above 0.
     """
 
     vertices: np.ndarray  # float64 [V, 3], m
@@ -126,12 +127,23 @@ class ObjectBody:
         vertices, faces = check_mesh(self.vertices, self.faces, self.name)
         object.__setattr__(self, "vertices", vertices)
         object.__setattr__(self, "faces", faces)
+        size = float(np.ptp(vertices, axis=0).max())
+        if size < SMALLEST:
+            raise MeshError(
+                f"{self.name}: is {size * 1000:.2g} mm large, less than {SMALLEST * 1000:g} mm; vertices are in metres"
+            )
+        if self.known_mass is not None and not 0 < self.known_mass < float("inf"):
+            raise MeshError(f"{self.name}: expected a mass above 0 kg, or None, got {self.known_mass!r}")
 
     def at(self, rotation: np.ndarray, translation: np.ndarray) -> ObjectBody:
         """The object at a pose in the hand's frame: object point p at rotation [3, 3] @ p + translation [3] (m)."""
         rotation, translation = np.asarray(rotation, np.float64), np.asarray(translation, np.float64)
         wrong = rotation.shape != (3, 3) or translation.shape != (3,)
-        if wrong or not (np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.isfinite(translation).all()):
+        if wrong or not (
+            np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3
+            and np.linalg.det(rotation) > 0  # else it mirrors
+            and np.isfinite(translation).all()
+        ):
             raise MeshError(f"{self.name}: expected a rotation [3, 3] and a finite translation [3] (m) as its pose")
         u, _, vh = np.linalg.svd(rotation)  # float32 rounding
         return replace(self, rotation=u @ vh, translation=translation)

@@ -9,13 +9,17 @@ without the fluid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import math
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
 
+from amt.errors import UsageError
 from amt.physics.bodies import HandBody, ObjectBody
 from amt.physics.extra import package
+from amt.physics.solids import MeshError
 
 GRAVITY = 9.81  # m/s²
 STEP = 0.002  # s
@@ -41,6 +45,13 @@ class HoldTest:
     seconds: float = 1.0  # under each gravity
     most_moved: float = 0.01  # m, of the centre of mass from the predicted place, at any time
     most_turned: float = 15.0  # degrees
+
+    def __post_init__(self):
+        for f in fields(self):
+            value, zero = getattr(self, f.name), f.name in ("friction", "torsion", "force", "settle")
+            if not (value >= 0 if zero else value > 0) or not math.isfinite(value):
+                least = "not be negative" if zero else "be above 0"
+                raise UsageError(f"HoldTest: {f.name} must {least} and finite, got {value!r}")
 
 
 class Held(NamedTuple):
@@ -85,17 +96,21 @@ def hold(hand: HandBody, held: ObjectBody, test: HoldTest | None = None) -> Hold
 
 
 def _run(mujoco, model, data, body: int, start, test: HoldTest, seconds: float, resting: float = RESTING) -> Held:
-    """Steps until the time is over, the object has slipped, or it has lain still for ``resting`` s."""
+    """Steps until the time is over, the object has slipped, or it has lain still for ``resting`` s.
+
+    MuJoCo puts a simulation that has become unstable back to its beginning: such an object is not held.
+    """
     place, rotation = start
     before, since = data.xipos[body].copy(), 0.0
-    while True:
+    for look in itertools.count(1):
         mujoco.mj_step(model, data, LOOK)
+        stable = data.time > (look * LOOK - 0.5) * STEP
         at = data.xipos[body]
         moved = float(np.linalg.norm(at - place))
         cosine = (np.trace(rotation.T @ data.xmat[body].reshape(3, 3)) - 1) / 2
         turned = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-        if not moved <= test.most_moved or not turned <= test.most_turned:  # NaN, too
-            return Held(False, moved, turned, data.time)
+        if not stable or not moved <= test.most_moved or not turned <= test.most_turned:  # NaN, too
+            return Held(False, moved, turned, look * LOOK * STEP)
         if np.linalg.norm(at - before) > REST:
             before, since = at.copy(), data.time
         if data.time >= seconds - STEP / 2 or data.time - since >= resting:
@@ -160,7 +175,12 @@ def _world(hand: HandBody, held: ObjectBody, test: HoldTest):
     body.fullinertia = (*np.diag(inertia), inertia[0, 1], inertia[0, 2], inertia[1, 2])
     for hull in held.hulls:
         add(body, hull, -1)
-    model = spec.compile()
+    try:
+        model = spec.compile()
+    except ValueError as error:  # MuJoCo's, of two lines
+        raise MeshError(
+            f"{held.name}: MuJoCo cannot simulate it ({' '.join(str(error).split())}); repair the mesh"
+        ) from error
     return model, {
         model.geom(name).id: part for name, part in geoms.items()
     }  # a body's come together, in another order

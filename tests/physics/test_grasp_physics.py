@@ -16,6 +16,7 @@ from amt.data.meshes import box_mesh
 from amt.hand.shipped import shipped_hand
 from amt.physics.bodies import PARTS
 from amt.physics.distance import Surface
+from amt.physics.hold import hold
 from amt.physics.overlap import TOLERANCE, deepest, overlap
 from amt.physics.solids import closed
 
@@ -297,6 +298,34 @@ def test_a_mesh_that_cannot_be_judged_is_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("mass", [0.0, -0.1, float("nan"), float("inf")])
+def test_a_mass_that_cannot_be_is_refused(mass):
+    with pytest.raises(physics.MeshError, match="mug: expected a mass above 0 kg, or None, got"):
+        physics.ObjectBody(*box_mesh((0.06,) * 3), known_mass=mass, name="mug")
+
+
+def test_a_mesh_of_a_grain_of_sand_is_refused():
+    with pytest.raises(physics.MeshError, match=r"mug: is 0\.6 mm large, less than 2 mm; vertices are in metres"):
+        physics.ObjectBody(*box_mesh((0.0006,) * 3), name="mug")
+
+
+def test_a_hold_test_that_makes_no_sense_is_refused():
+    for change in ({"friction": -1}, {"friction": np.nan}, {"travel": 0}, {"seconds": np.inf}, {"most_turned": -1}):
+        (name,) = change
+        with pytest.raises(ValueError, match=f"HoldTest: {name} must .* finite, got"):
+            physics.HoldTest(**change)
+    physics.HoldTest(force=0, friction=0, settle=0)
+
+
+def test_a_simulation_that_becomes_unstable_ends_and_holds_nothing(ball, monkeypatch):
+    """MuJoCo puts it back to the beginning, time included: the loop would never end."""
+    import mujoco
+
+    monkeypatch.setattr(mujoco, "mj_step", lambda model, data, steps: mujoco.mj_resetData(model, data))
+    result = hold(cage(), ball)
+    assert not any(outcome.holds for outcome in result.by_gravity.values())
+
+
 def test_a_table_is_judged_with_few_triangles(cache):
     """6 m² in triangles of 5 mm edges would be half a million."""
     table = box_object((2.0, 1.0, 0.3), cache)
@@ -313,6 +342,8 @@ def test_a_wrong_pose_and_an_open_hand_are_refused(cache):
         held.at(2 * np.eye(3), np.zeros(3))
     with pytest.raises(physics.MeshError, match="box: expected a rotation"):
         held.at(np.eye(3), np.full(3, np.nan))
+    with pytest.raises(physics.MeshError, match="box: expected a rotation"):
+        held.at(np.diag((-1.0, 1, 1)), np.zeros(3))  # a mirror
     hand = box_hand(((0.06,) * 3, (0, 0, 0)))
     with pytest.raises(physics.MeshError, match="its surface is open"):
         physics.judge(replace(hand, faces=hand.faces[1:]), held)
