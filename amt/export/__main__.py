@@ -74,8 +74,9 @@ def _main(arguments: list[str]) -> int:
     folder, out = Path(options.checkpoint), Path(options.out)
     record = read_record(folder)
     check_writable(out)
-    settings = compose(PROGRAM, words, record)
-    given = any(word.startswith("data") for word in words)
+    of_a_set = options.precision != FLOAT32 or any(word.startswith("data") for word in words)
+    # without a set, the one that the checkpoint was trained on need not be here
+    settings = compose(PROGRAM, words, record if of_a_set else {**record, "data": None})
     # Imported late: what is wrong with the words is told before PyTorch loads.
     from amt.config import choose_device
     from amt.export.differences import TOLERANCE_MM
@@ -83,7 +84,7 @@ def _main(arguments: list[str]) -> int:
 
     device = choose_device(options.device, "--device")
     wish = Wish(options.to, options.precision, batch, options.opset, options.crops, str(device))
-    data = settings["data"] if given or options.precision != FLOAT32 else None
+    data = settings["data"] if of_a_set else None
     content = export(folder, out, wish, settings["model"].hand, data, settings["kernels"].use)
     checked = content["checked"]
     for name in (*content["files"], "export.json"):

@@ -41,18 +41,34 @@ class Export:
             ) from error
 
     def __call__(self, crops: Arrays) -> Arrays:
-        """The outputs for any number of crops; the last batch of a file of fixed size is filled with its last crop."""
+        """The outputs for one crop or more; the last batch of a file of fixed size is filled with its last crop.
+
+        Raises:
+            ExportError: an input is missing, or has another shape or dtype than export.json says.
+        """
         names = [entry["name"] for entry in self.record["inputs"]]
         missing = [name for name in names if name not in crops]
         if missing:
             raise ExportError(f"{missing[0]}: missing among the inputs; there must be {', '.join(names)}")
         count = len(crops[names[0]])
+        for entry in self.record["inputs"]:
+            _check_input(entry, crops[entry["name"]], count)
         size = self.batch or count
         parts = []
         for start in range(0, count, size):
             chosen = np.arange(start, start + size).clip(max=count - 1)
             parts.append(self._run({name: np.ascontiguousarray(crops[name][chosen]) for name in names}))
         return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+def _check_input(entry: dict[str, Any], array: np.ndarray, count: int) -> None:
+    rest = entry["shape"][1:]
+    if str(array.dtype) != entry["dtype"] or list(array.shape) != [count, *rest] or not count:
+        wanted = ", ".join(str(size) for size in (count or "1 or more", *rest))
+        raise ExportError(
+            f"{entry['name']}: expected {entry['dtype']} [{wanted}], got {array.dtype} {list(array.shape)}; {RECORD} says how "
+            "crops are made"
+        )
 
 
 def open_export(folder: str | Path, threads: int = 0) -> Export:

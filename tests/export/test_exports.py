@@ -1,6 +1,7 @@
 """``python -m amt.export``: what it writes, what it says, and what it leaves alone."""
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -62,6 +63,16 @@ def test_any_number_of_crops_goes_through_a_file_of_two(exported, crops, expecte
         assert differences(rows(expected, slice(count)), found)["largest_mm"] < TOLERANCE_MM
     with pytest.raises(ExportError, match="right: missing among the inputs; there must be image, intrinsics, right"):
         export({name: array for name, array in crops.items() if name != "right"})
+    with pytest.raises(
+        ExportError, match=r"image: expected uint8 \[5, 3, 48, 48\], got uint8 \[5, 3, 24, 48\]; export\.json"
+    ):
+        export(crops | {"image": crops["image"][:, :, ::2]})
+    with pytest.raises(ExportError, match=r"intrinsics: expected float32 \[5, 3, 3\], got float64"):
+        export(crops | {"intrinsics": crops["intrinsics"].astype(np.float64)})
+    with pytest.raises(
+        ExportError, match=r"image: expected uint8 \[1 or more, 3, 48, 48\], got uint8 \[0, 3, 48, 48\]"
+    ):
+        export(rows(crops, slice(0)))
 
 
 def test_fp8_weights_are_smaller_and_load_as_any_others(checkpoint, tmp_path, crops, expected):
@@ -127,6 +138,17 @@ def test_a_wrong_wish_is_one_line_and_writes_nothing(checkpoint, tmp_path, capsy
     assert message in said
     assert said.count("\n") == 1
     assert not out.exists()
+
+
+def test_the_set_of_the_training_need_not_be_there(checkpoint, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    shutil.copytree(checkpoint, moved)
+    record = json.loads((moved / "config.json").read_text())
+    record["data"] |= {"root": "somewhere/else", "mano": "somewhere/mano"}
+    (moved / "config.json").write_text(json.dumps(record))
+    assert main([str(moved), "--to", "safetensors", "--out", str(tmp_path / "out")]) == 0
+    assert main([str(moved), "--to", "safetensors", "--precision", "fp8", "--out", str(tmp_path / "fp8")]) == 2
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_a_package_that_is_not_installed_is_named_before_any_work(checkpoint, tmp_path, capsys, monkeypatch):
