@@ -16,6 +16,8 @@ from amt.export.crops import Arrays, made_crops, rows, set_crops, tensors
 from amt.export.describe import describe, write_beside
 from amt.export.differences import differences
 from amt.export.formats import FP8, INT8, OPSET, RECORD, ExportError
+from amt.export.int8 import choose as choose_int8
+from amt.export.int8 import scopes
 from amt.export.onnx_file import write_onnx
 from amt.export.opened import open_export
 from amt.export.openvino_file import write_openvino
@@ -27,7 +29,7 @@ from amt.kernels import use
 from amt.model import AMT
 
 MADE = 4  # crops on which an export is checked where no set is given
-CHOOSING = 32  # crops that choose the matrices of FP8
+CHOOSING = 32  # crops that choose what is FP8 or int8
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def _write(model: AMT, part: Path, wish: Wish, example: Arrays, calibration: Arr
         chosen = choose(model, names, rows(calibration, slice(CHOOSING)))
         pack_folder(part, chosen)
         return {"fp8": chosen, "left_float32": [name for name in names if name not in chosen]}
+    chosen, left = choose_int8(model, rows(calibration, slice(CHOOSING))) if wish.precision == INT8 else ([], [])
     on_device = tensors(example, wish.device)
     program = trace(model.to(wish.device), on_device, dynamic=wish.batch is None)
     model.to("cpu")
@@ -124,5 +127,6 @@ def _write(model: AMT, part: Path, wish: Wish, example: Arrays, calibration: Arr
     with TemporaryDirectory() as temporary:
         write_onnx(program, Path(temporary, "model.onnx"), wish.opset)
         ranges = calibration if wish.precision == INT8 else None
-        count = write_openvino(Path(temporary, "model.onnx"), part / "model.xml", ranges, wish.batch or 1)
-    return {"opset": wish.opset, "int8_products": count}
+        modules = scopes(model, chosen)
+        write_openvino(Path(temporary, "model.onnx"), part / "model.xml", ranges, modules, wish.batch or 1)
+    return {"opset": wish.opset, **({"int8": chosen, "left_float32": left} if wish.precision == INT8 else {})}
