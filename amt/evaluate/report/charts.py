@@ -136,4 +136,4 @@ def _legend(names: Sequence[str]) -> str:
 
 def _short(value: float) -> str:
     """Three digits; whole numbers from 100 on."""
-    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
