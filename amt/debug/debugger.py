@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -52,7 +53,7 @@ class ModelReport:
     faults: tuple[str, ...]
 
     def __str__(self) -> str:
-        trained = [g for g in self.gradients if g.grad_norm is not None]
+        trained = [g for g in self.gradients if g.grad_norm is not None and g.finite]
         silent = [g.name for g in self.gradients if not g.grad_norm]
         worst = max(self.activations, key=lambda a: a.dead_share, default=None)
         lines = list(self.faults) or ["no fault was found"]
@@ -88,11 +89,13 @@ class NonFinite:
     op: str | None  # that made it out of finite values, as PyTorch names it
     backward: str | None  # the module with the first such gradient, where the forward pass is finite
     samples: tuple[int, ...]  # indices in the set
+    own: tuple[str, ...] = ()  # the module's parameters and buffers that are not finite themselves
 
     def __str__(self) -> str:
         found = list(self.batch)
         if self.module is not None:
-            found.append(f"the first module is {self.module}" + (f", by {self.op}" if self.op else ""))
+            why = f", by {self.op}" if self.op else f", whose {_names([*self.own])} is not finite" if self.own else ""
+            found.append(f"the first module is {self.module}{why}")
         if self.backward is not None:
             found.append(f"the first gradient in the backward pass is {self.backward}'s")
         return "not finite: " + "; ".join([*found, f"samples {some(list(self.samples))}"])
@@ -124,7 +127,8 @@ class ModelDebugger:
         with undisturbed(self.model), torch.enable_grad():
             with recorded_activations(self.model) as activations, recorded_entropy(self.model) as entropies:
                 loss = self.loss(self.model(batch.inputs), batch)
-            loss.backward()
+            if loss.requires_grad:  # else every parameter is frozen
+                loss.backward()
             gradients = layer_gradients(self.model)
             parameters = [_statistics(name, p.detach()) for name, p in self.model.named_parameters()]
         by_head = {name: torch.cat([x.mean(dim=2) for x in calls]).mean(dim=0) for name, calls in entropies.items()}
@@ -175,7 +179,7 @@ class ModelDebugger:
                 made = recorder.first_op()
                 if made is not None:
                     module, op = made[0] or module, made[1]
-            elif is_finite(loss):
+            elif is_finite(loss) and loss.requires_grad:
                 loss.backward()
                 backward = recorder.last_without_finite_gradient()
         if not own and module is None and backward is None and is_finite(loss):
@@ -185,7 +189,13 @@ class ModelDebugger:
         samples = (index[bad] if bad.any() else index).tolist()
         if not own and module is None and backward is None:
             module = "the loss"
-        return NonFinite(tuple(own), module, op, backward, tuple(samples))
+        return NonFinite(tuple(own), module, op, backward, tuple(samples), self._broken(module))
+
+    def _broken(self, name: str | None) -> tuple[str, ...]:
+        """The module's own parameters and buffers that are not finite."""
+        module = dict(self.model.named_modules()).get(name)
+        own = [] if module is None else [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        return tuple(key for key, value in own if not is_finite(value.detach()))
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -227,6 +237,8 @@ def _activation_faults(activations: list[LayerActivation]) -> list[str]:
 
 def _gradient_faults(loss: float, gradients: list[LayerGradient]) -> list[str]:
     found = []
+    if not math.isfinite(loss):
+        found.append(f"the loss is not finite ({loss:g}): find_nonfinite(batch) names where that comes from")
     broken = [g.name for g in gradients if not g.finite]
     if broken:
         found.append(f"gradients are not finite: {_names(broken)}")

@@ -235,6 +235,35 @@ def test_a_backward_pass_that_overflows_is_named(sound, batch):
     assert (found.module, found.backward) == (None, "neck.low")
 
 
+@pytest.mark.parametrize("name", ["weight", "running_var"])
+def test_a_weight_that_is_not_finite_is_named(sound, batch, name):
+    norm = next(m for m in sound.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    where = next(key for key, m in sound.named_modules() if m is norm)
+    with torch.no_grad():
+        getattr(norm, name)[0] = NAN
+    found = ModelDebugger(sound).find_nonfinite(batch)
+    assert (found.module, found.own) == (where, (name,))
+    assert str(found).startswith(f"not finite: the first module is {where}, whose {name} is not finite; samples ")
+    assert "nan" not in str(ModelDebugger(sound).analyze_model(batch)).splitlines()[-2]
+
+
+def test_a_label_that_is_not_finite_is_no_sound_model(sound, batch):
+    joints = batch.targets.joints.clone()
+    joints[1, 3, 0] = float("inf")
+    broken = replace(batch, targets=replace(batch.targets, joints=joints))
+    (fault,) = ModelDebugger(sound).analyze_model(broken).faults
+    assert fault == "the loss is not finite (inf): find_nonfinite(batch) names where that comes from"
+
+
+def test_a_frozen_model_is_looked_at_without_gradients(sound, batch):
+    sound.requires_grad_(False)
+    debugger = ModelDebugger(sound)
+    report = debugger.analyze_model(batch)
+    assert (report.faults, report.gradients) == ((), ())
+    assert report.gradient_picture().startswith(b"\x89PNG")
+    assert debugger.find_nonfinite(batch) is None
+
+
 def test_a_single_image_is_refused(sound, batch):
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
         ModelDebugger(sound).analyze_model(batch[:1])
