@@ -3,6 +3,7 @@
 No C++ compiler: the install still succeeds, Triton and the references serve, and `python -m amt.kernels` says why.
 A compiler or nvcc that is there but fails: the install fails, with the toolchain's own message.
 AMT_CUDA=off leaves nvcc out, AMT_CUDA=on fails without it; MAX_JOBS limits the parallel compilations.
+AMT_CUTLASS=on builds CUTLASS's FP8 products, from the wheel nvidia-cutlass or from AMT_CUTLASS_DIR.
 """
 
 import os
@@ -28,6 +29,8 @@ class CMakeBuild(build_ext):
         configure = ["cmake", "-S", ROOT, "-B", build, *generator, "-DCMAKE_BUILD_TYPE=Release"]
         configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}"]
         configure += [f"-DAMT_CUDA={os.environ.get('AMT_CUDA', 'auto')}"]
+        configure += [f"-DAMT_CUTLASS={os.environ.get('AMT_CUTLASS', 'off')}"]
+        configure += [f"-DAMT_CUTLASS_DIR={os.environ.get('AMT_CUTLASS_DIR', '')}"]
         # A build environment that pip made earlier is gone by now: nothing found in it may be remembered.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
         subprocess.run(configure, check=True)

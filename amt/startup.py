@@ -21,6 +21,8 @@ VARIABLES = {  # each with the values that it takes; None: any
     "AMT_CPU_ISA": ("0", "1", "2", "3"),
     "AMT_NATIVE_LIBRARY": None,
     "AMT_CUDA": None,
+    "AMT_CUTLASS": None,
+    "AMT_CUTLASS_DIR": None,
     "AMT_COMMIT": None,
 }
 

@@ -60,6 +60,7 @@ def _by_cudnn(function: Callable) -> Callable:
 
 def case(size: str, side: int, batch: int, device: torch.device, fp8: bool) -> Case:
     from amt.kernels.block import choice
+    from amt.kernels.fp8_linear import epilogue
     from amt.model.fp8 import use_fp8
     from amt.model.fused_blocks import use_blocks
 
@@ -80,6 +81,8 @@ def case(size: str, side: int, batch: int, device: torch.device, fp8: bool) -> C
         return (model_inputs.inputs(side, batch, generator).image,)
 
     forms = {form: fused(form) for form in choice.FORMS[1:]}
+    if fp8 and epilogue.reason(device) is None:
+        forms[choice.CUTLASS] = fused(choice.CUTLASS)
     gpu, plain = device.type == "cuda", _plain(_run(stock))
     rivals = {}
     if gpu:

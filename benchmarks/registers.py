@@ -1,6 +1,7 @@
 """`python -m benchmarks.registers MANIFEST` takes what `python -m amt.kernels.aot` found into the table of docs/kernels.md.
 
-The table is made of benchmarks/results/aot/sm_90.json, which holds the manifest without its cubins.
+The table is made of benchmarks/results/aot/sm_90.json, which holds the manifest without its cubins, and of cutlass.json beside
+it, which `python -m benchmarks.cutlass` writes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def table(path: Path = FILE) -> str:
     """The Markdown table, a row for each kernel over all shapes. Raises ValueError where the file is missing or is another."""
     try:
         kernels: dict[tuple[str, str], list[dict]] = {}
-        for kernel in json.loads(path.read_text())["kernels"]:
+        files = (path, path.with_name("cutlass.json"))
+        for kernel in [
+            k for file in files if file.exists() or file == path for k in json.loads(file.read_text())["kernels"]
+        ]:
             kernels.setdefault((kernel["op"], kernel["kernel"].removesuffix("_kernel")), []).append(kernel)
         rows = [
             [
@@ -41,7 +45,7 @@ def table(path: Path = FILE) -> str:
                 name,
                 str(len(shapes)),
                 _range(shapes, "registers") + (", spills" if any(k["spills"] for k in shapes) else ""),
-                _range(shapes, "shared"),
+                "what fits" if shapes[0]["shared"] is None else _range(shapes, "shared"),
                 " or ".join(dict.fromkeys(" ".join(k["matrix"]) or "–" for k in shapes)),
             ]
             for (op, name), shapes in kernels.items()

@@ -11,6 +11,8 @@ import sys
 import torch
 
 from amt.kernels import RefineWeights, _backend, attention, frame_pointnet, hand_frames, refine, use
+from amt.kernels.attention.fp8 import quantize
+from amt.kernels.fp8_linear import epilogue
 from benchmarks.harness import default_device
 
 
@@ -52,8 +54,17 @@ def _attention_fp8(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     return attention(*(_draw(1, 2, 71, 64, device=device, dtype=dtype) for _ in range(3)), precision="fp8")
 
 
+def _fp8_linear(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    x, weight = _draw(71, 48, device=device), _draw(80, 48, device=device)  # the op has no gradient
+    with torch.no_grad():
+        operands, factor = [quantize(t, dim=1) for t in (x, weight)], torch.ones(1, 1, device=device)
+        kinds = ({}, {"gelu": True}, {"gelu": True, "factor": factor})
+        outs = [epilogue.fused(*operands, weight[:, 0].contiguous(), **kind) for kind in kinds]
+    return x.sum() + sum(out.float().sum() for out in outs)
+
+
 OPS = {"refine": _refine, "hand_frames": _hand_frames, "frame_pointnet": _frame_pointnet, "attention": _attention,
-       "attention_fp8": _attention_fp8}  # fmt: skip
+       "attention_fp8": _attention_fp8, "fp8_linear": _fp8_linear}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ class InferConfig:
     precision: str = "float32"  # bf16: autocast; fp8: e4m3 products in the blocks' QKV and MLPs, emulated if need be
     # auto: a small model on a CPU is traced in a long run; trace: at once; compile: torch.compile, in batches of fixed size
     engine: str = "auto"
-    blocks: str = "auto"  # how blocks are computed: stock, fused, fused_gelu, fused_tanh; auto: by the card's table
+    blocks: str = "auto"  # of a block: stock, fused, fused_gelu, fused_tanh, fused_cutlass; auto: by the card's table
 
     def __post_init__(self):
         if self.blocks not in BLOCKS:

@@ -46,6 +46,7 @@ def _show() -> None:
     # each op registers itself
     from amt.kernels import _backend, attention, block, frame_pointnet, hand_frames, normalize, refine  # noqa: F401
     from amt.kernels.attention import rivals
+    from amt.kernels.fp8_linear import epilogue  # noqa: F401
 
     print(f"PyTorch {torch.__version__}, Python {platform.python_version()}, choice {_backend._choice!r} (AMT_KERNELS)")
     print(f"native library: {_library()}")

@@ -101,8 +101,8 @@ def _read(cubin: bytes, name: str, shared: int) -> Code:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        disassembly = _output("nvdisasm", "-c", file.name)
-        resources = _output("cuobjdump", "-res-usage", file.name)
+        disassembly = tool_output("nvdisasm", "-c", file.name)
+        resources = tool_output("cuobjdump", "-res-usage", file.name)
     if disassembly is None or resources is None:
         raise RuntimeError("nvdisasm and cuobjdump are not in Triton's package: install the wheel of PyPI")
     opcodes = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", disassembly, re.MULTILINE)
@@ -112,7 +112,8 @@ def _read(cubin: bytes, name: str, shared: int) -> Code:
     return Code(cubin, name, registers, stack, shared, found, stack > 0 or bool(found & {"LDL", "STL"}))
 
 
-def _output(tool: str, *arguments: str) -> str | None:
+def tool_output(tool: str, *arguments: str) -> str | None:
+    """What a tool of Triton's wheel prints, such as nvdisasm; ``None`` where the wheel has none."""
     import triton
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool

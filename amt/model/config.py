@@ -10,7 +10,8 @@ from amt.hand.skeleton import SHIPPED_HAND
 
 HEAD_DIM = 64  # what the attention kernels take
 PRECISIONS = ("float32", "bf16", "fp8", "te", "torchao")  # of training and inference
-BLOCKS = ("auto", "stock", "fused", "fused_gelu", "fused_tanh")  # how a block is computed: amt.kernels.block.choice
+# how a block is computed: amt.kernels.block.choice
+BLOCKS = ("auto", "stock", "fused", "fused_gelu", "fused_tanh", "fused_cutlass")
 DINOV2_PATCH = 14
 HYBRID_PATCH = 16
 MAX_REFINE_STEPS = 62  # what the op refine takes

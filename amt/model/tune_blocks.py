@@ -1,5 +1,7 @@
 """``python -m amt.model.tune_blocks``: measures every form of a transformer block, and FP8 products, on this card.
 
+A product is measured with what follows it in a block: its bias; after fc1's, GELU and the e4m3 numbers that fc2 reads.
+
 It writes the table that ``blocks=auto`` and FP8 layers choose by (:mod:`amt.kernels.block.choice`). A form that fails, that a
 CUDA graph cannot capture, or whose result breaks the error rule, is left out and named.
 """
@@ -19,7 +21,8 @@ from amt.errors import UsageError
 from amt.kernels import _table, fp8_linear
 from amt.kernels._timing import median_ms
 from amt.kernels.attention.fp8 import quantize
-from amt.kernels.block import Operand, choice
+from amt.kernels.block import Operand, choice, gelu_quantize
+from amt.kernels.fp8_linear import epilogue
 from amt.kernels.testing import error_rule
 from amt.model.fused_blocks import use_blocks
 from amt.model.layers import Block
@@ -119,20 +122,33 @@ def _block(
 def _linear(
     count: int, channels: int, units: int, backward: bool, device: torch.device, repeats: int
 ) -> dict[str, float]:
-    """Milliseconds of a product in bf16 and in FP8, where the kernel before has quantised what it reads."""
+    """Milliseconds of a product and what follows it, in bf16 and in FP8, where the kernel before has quantised what it reads."""
     torch.manual_seed(0)
     x = torch.randn(count, channels, device=device, dtype=torch.bfloat16).requires_grad_(backward)
     weight = torch.randn(units, channels, device=device, dtype=torch.bfloat16).mul_(channels**-0.5)
     weight.requires_grad_(backward)
+    bias = torch.randn(units, device=device, dtype=torch.bfloat16)
+    wide = bias.float()
+    fc1 = units > channels
     operand = Operand(x, *(t.detach() for t in quantize(x.detach().float(), dim=1)))
     kept = fp8_linear.quantized_weight(weight)
-    runs = {
-        "bf16": lambda: F.linear(x, weight),
-        # in training weights are quantised at every step
-        "fp8": lambda: fp8_linear.linear(
-            operand, weight, fp8_linear.quantized_weight(weight) if backward else kept, torch.bfloat16
-        ),
-    }
+    factor = torch.ones(1, 1, device=device) if fc1 else None
+
+    def bf16() -> Tensor:
+        out = F.linear(x, weight, bias)
+        return F.gelu(out) if fc1 else out
+
+    def fp8() -> Tensor:
+        e4m3 = fp8_linear.quantized_weight(weight) if backward else kept  # in training at every step
+        out = fp8_linear.linear(operand, weight, e4m3, torch.bfloat16)
+        return gelu_quantize(out, bias).plain if fc1 else out + bias
+
+    def cutlass() -> Tensor:
+        return epilogue.fused(operand[1:], kept, wide, gelu=fc1, factor=factor)
+
+    runs = {"bf16": bf16, "fp8": fp8}
+    if not backward and epilogue.reason(device) is None:
+        runs["cutlass"] = cutlass
     times: dict[str, float] = {}
     for name, run in runs.items():
 

@@ -174,7 +174,7 @@ class TrainConfig:
     )
     # bf16: autocast; fp8: and the blocks' QKV and MLPs in FP8, te and torchao: by these packages; coordinates stay float32
     precision: str = "float32"
-    blocks: str = "auto"  # how blocks are computed: stock, fused, fused_gelu, fused_tanh; auto: by the card's table
+    blocks: str = "auto"  # of a block: stock, fused, fused_gelu, fused_tanh, fused_cutlass; auto: by the card's table
     checkpointing: str = (
         "none"  # selective or full: transformer blocks compute activations again instead of keeping them
     )

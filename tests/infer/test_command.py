@@ -136,7 +136,7 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         ([*LENS, "infer.precision=int4"], "infer.precision must be one of float32, bf16, fp8, te, torchao; got 'int4'"),
         (
             [*LENS, "infer.blocks=fast"],
-            "infer.blocks must be one of auto, stock, fused, fused_gelu, fused_tanh; got 'fast'",
+            "infer.blocks must be one of auto, stock, fused, fused_gelu, fused_tanh, fused_cutlass; got 'fast'",
         ),
         (
             [*LENS, "infer.foo=1"],

@@ -12,6 +12,7 @@ import torch
 import amt.kernels
 from amt.kernels import BackendUnavailable, _backend, _checks, _native, use
 from amt.kernels.__main__ import main
+from amt.kernels.fp8_linear import epilogue
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -92,6 +93,7 @@ def test_every_other_device_reaches_the_reference(device):
 
 def test_calls_on_meta(recwarn):
     """The definitions give shapes and gradients; nothing is computed, so that no warning is due."""
+    e4m3 = torch.empty(16, 16, dtype=torch.float8_e4m3fn, device="meta")
     calls = {
         "hand_frames": lambda x: amt.kernels.hand_frames(x(2, 21, 3)),
         "frame_pointnet": lambda x: amt.kernels.frame_pointnet(
@@ -102,6 +104,7 @@ def test_calls_on_meta(recwarn):
         "linear_gelu": lambda x: amt.kernels.block.linear_gelu(x(2, 8), x(4, 8), x(4)),
         "gelu_quantize": lambda x: amt.kernels.block.gelu_quantize(x(2, 8), x(8)).plain,
         "attention_fp8": lambda x: amt.kernels.attention(*[x(1, 2, 7, 64)] * 3, precision="fp8"),
+        "fp8_linear": lambda x: epilogue.fused((e4m3, x(16, 1)), (e4m3, x(16, 1)), x(16), gelu=True),
         "refine": lambda x: amt.kernels.refine(
             x(2, 21, 3),
             x(2, 3, 3),

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from amt.kernels import _triton, use
+from amt.kernels import _backend, _triton, use
 from amt.kernels._prepared import prepared
 from amt.kernels.block import choice
+from amt.kernels.fp8_linear import epilogue
 from amt.kernels.testing import assert_error_rule, relative_error
 from amt.model import AMT, ConfigError, ModelConfig
 from amt.model.dinov2 import DinoV2Backbone
@@ -168,7 +169,9 @@ def test_the_whole_model(make_batch):
         use_blocks(model, "stock")
         assert torch.equal(model(inputs).joints, expected)
     assert list(model.state_dict()) == names
-    with pytest.raises(ConfigError, match="one of auto, stock, fused, fused_gelu, fused_tanh; got 'fast'"):
+    with pytest.raises(
+        ConfigError, match="one of auto, stock, fused, fused_gelu, fused_tanh, fused_cutlass; got 'fast'"
+    ):
         use_blocks(model, "fast")
 
 
@@ -196,3 +199,67 @@ def test_auto_follows_the_cards_table(monkeypatch):
     assert best(257) == best(10_000) == best(4112, channels=768) == "stock"
     assert best(4112, units=4096, default="fp8") == "bf16"
     assert best(4112, units=1024, default="fp8") == "fp8"  # not measured: FP8, as was asked for
+
+
+@pytest.fixture
+def emulated_cutlass(monkeypatch):
+    """CUTLASS's epilogues by their definition, on a CPU."""
+    monkeypatch.setattr(epilogue, "reason", lambda device: None)
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["bf16", "float32"])
+def test_products_by_cutlass_have_the_error_of_fp8(emulated_cutlass, autocast):
+    """Every product and fc2's operand, whose scale is a bound; a second block has queries and a context."""
+    model = nn.Sequential()
+    model.blocks = nn.ModuleList([block(), block(cross=True)])
+    exact = copy.deepcopy(model).eval()
+    use_fp8(model)
+    stock, ours = (fused(model, form).eval() for form in ("fused", "fused_cutlass"))
+    x, context = torch.randn(2, 9, 128), torch.randn(2, 5, 128)
+    ops = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected, by_pytorch = (m.blocks[1](m.blocks[0](x), context) for m in (exact, stock))
+        with _backend.observed(lambda op, function: ops.append(op) or function):
+            found = ours.blocks[1](ours.blocks[0](x), context)
+    assert found.dtype == expected.dtype
+    assert ops.count("fp8_linear") == 3 + 5  # qkv, fc1, fc2; and the other block's q and its context's kv
+    assert relative_error(found, expected) < 1.3 * relative_error(by_pytorch, expected)
+    assert "gelu_quantize" not in ops
+
+
+def test_cutlass_follows_the_weights_and_leaves_training_alone(emulated_cutlass):
+    model = nn.Sequential()
+    model.blocks = nn.ModuleList([block()])
+    use_fp8(model)
+    stock, ours, x = fused(model, "fused"), fused(model, "fused_cutlass"), torch.randn(2, 9, 128)
+    for one, other in zip(results(stock.blocks[0], [x]), results(ours.blocks[0], [x])):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        for name in ("norm2.weight", "norm2.bias", "mlp.fc1.weight"):
+            for m in (stock, ours):
+                m.eval().blocks[0].get_parameter(name).mul_(3)
+            expected, found = (m.blocks[0](x) for m in (stock, ours))
+            assert relative_error(found, expected) < 0.06, name  # an old scale would saturate
+
+
+# Q's layer decides on Q, K and V; fc1; fc2
+@pytest.mark.parametrize("named", [(128, 128), (128, 512), (512, 128)], ids=["qkv", "fc1", "fc2"])
+def test_a_table_takes_cutlass_for_the_products_that_it_names(emulated_cutlass, monkeypatch, named):
+    model = nn.Sequential()
+    model.blocks = nn.ModuleList([block()])
+    use_fp8(model)
+    ours, x, ops = fused(model, "fused").eval(), torch.randn(2, 9, 128), []
+    monkeypatch.setattr(choice, "product", lambda d, shape, n, t: "cutlass" if (shape[-1], n) == named else "fp8")
+    with torch.no_grad(), _backend.observed(lambda op, function: ops.append(op) or function):
+        ours.blocks[0](x)
+    assert ops.count("fp8_linear") == 1
+
+
+def test_cutlass_raises_where_it_cannot_run(monkeypatch):
+    model = nn.Sequential()
+    model.blocks = nn.ModuleList([block()])
+    with pytest.raises(ConfigError, match="blocks=fused_cutlass cannot run on cpu: it runs on cuda tensors only"):
+        use_blocks(model, "fused_cutlass")
+    monkeypatch.setattr(epilogue, "reason", lambda device: None)
+    with pytest.raises(ConfigError, match="no layer has them: take precision=fp8 as well"):
+        use_blocks(model, "fused_cutlass")

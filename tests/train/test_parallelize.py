@@ -112,7 +112,10 @@ def test_compiled_blocks_are_the_same_blocks(make_small, small_loader, monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"blocks": "fast"}, r"train\.blocks must be one of auto, stock, fused, fused_gelu, fused_tanh; got 'fast'"),
+        (
+            {"blocks": "fast"},
+            r"train\.blocks must be one of auto, stock, fused, fused_gelu, fused_tanh, fused_cutlass; got 'fast'",
+        ),
         ({"precision": "half"}, r"train\.precision must be one of float32, bf16, fp8, te, torchao; got 'half'"),
         ({"checkpointing": "some"}, r"train\.checkpointing must be none, selective or full; got 'some'"),
         ({"ema": 1.0}, r"train\.ema must be at least 0 and below 1; got 1\.0"),

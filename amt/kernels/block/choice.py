@@ -1,8 +1,8 @@
-"""Whether a block is computed by its own modules or fused, and whether an FP8 product pays: by a card's table.
+"""Whether a block is computed by its own modules or fused, and which FP8 product pays: by a card's table.
 
 A table (see :mod:`amt.kernels._table`) is looked for in the user's cache, then among those that ship (``tables/``). Without one,
 and for shapes far from all that was measured, a block is computed by its own modules, and an FP8 layer multiplies in FP8: whoever
-asks for FP8 gets it until a measurement says that 16 bits are faster.
+asks for FP8 gets it until a measurement says that 16 bits are faster. CUTLASS's products need a measurement that says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from amt.kernels import _table
 # itself. "fused_gelu": GELU in the epilogue of Triton's product. "fused_tanh": in that of cuBLASLt, in its tanh form, which has
 # no derivative there.
 FORMS = ("stock", "fused", "fused_gelu", "fused_tanh")
-PRODUCTS = ("bf16", "fp8")  # of a linear layer
+# A form that is taken by name alone: "fused" with FP8 products by CUTLASS, with bias, GELU and e4m3 in their epilogues.
+CUTLASS = "fused_cutlass"
+PRODUCTS = ("bf16", "fp8", "cutlass")  # of a linear layer
 SHIPPED = Path(__file__).parent / "tables"
 SUBJECT, TUNE = "block", "python -m amt.model.tune_blocks"
 
@@ -44,24 +46,21 @@ class Table(_table.Table):
 
 def form(x: Tensor, dtype: torch.dtype) -> str:
     """The fastest form of a block for a residual stream [..., D] whose products are in ``dtype``."""
-    return _fastest(x, 0, dtype, "stock")
+    return _fastest(x.device, x.shape, 0, dtype, "stock")
 
 
-def fp8_pays(x: Tensor, units: int) -> bool:
-    """Whether a linear layer from [..., K] to ``units`` channels multiplies in FP8."""
-    if x.device.type != "cuda":
-        return True
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
-    return _fastest(x, units, dtype, "fp8") == "fp8"
+def product(device: torch.device, shape: torch.Size, units: int, dtype: torch.dtype) -> str:
+    """Which of :data:`PRODUCTS` a linear layer takes where FP8 is asked for: from ``shape`` [..., K] to ``units`` channels."""
+    return _fastest(device, shape, units, dtype, "fp8")
 
 
-def _fastest(x: Tensor, units: int, dtype: torch.dtype, default: str) -> str:
-    if x.device.type != "cuda":
+def _fastest(device: torch.device, shape: torch.Size, units: int, dtype: torch.dtype, default: str) -> str:
+    if device.type != "cuda":
         return default
-    table = table_of(x.device)
+    table = table_of(device)
     if not table:
         return default
-    rows, channels = x.shape[:-1].numel(), x.shape[-1]
+    rows, channels = shape[:-1].numel(), shape[-1]
     backward = torch.is_grad_enabled()
     return table.fastest(Shape(rows, channels, units, str(dtype).removeprefix("torch."), backward), default)
 

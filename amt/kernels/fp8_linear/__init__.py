@@ -11,7 +11,8 @@ card with FP8 products (compute capability 8.9 and later) PyTorch's ``_scaled_mm
 sums; elsewhere the e4m3 numbers are multiplied in float32, which gives the same up to the order of the sums, at no gain in speed.
 
 x may come in e4m3 from the kernel before (LayerNorm or GELU, see :mod:`amt.kernels.block`); weights are quantised once where no
-gradient is needed. A card's table can leave products in 16 bits by their shape, see :mod:`amt.kernels.block.choice`.
+gradient is needed. A card's table can leave products in 16 bits by their shape, see :mod:`amt.kernels.block.choice`. Where
+CUTLASS is built in, bias, GELU and e4m3 can be in a product's epilogue: :mod:`amt.kernels.fp8_linear.epilogue`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from amt.kernels._prepared import prepared
 from amt.kernels._torch_private import scaled_mm
 from amt.kernels.attention.fp8 import quantize
 from amt.kernels.block import Operand, choice
+from amt.kernels.fp8_linear.epilogue import MULTIPLE
 
-MULTIPLE = 16  # of both sizes of a weight: what the hardware takes
 Quantized = tuple[Tensor, Tensor]  # e4m3 values [M, K] and float32 scales [M, 1]
 
 
@@ -93,7 +94,7 @@ class Fp8Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        if not choice.fp8_pays(x, self.out_features):
+        if choice.product(x.device, x.shape, self.out_features, dtype) == "bf16":
             return super().forward(x)
         out = linear(Operand(x), self.weight, self.quantized(), dtype)
         return out if self.bias is None else out + self.bias.to(dtype)
