@@ -43,7 +43,7 @@ class NoPlan(Exception):
 
 
 def planned(op: str, rebuild: Callable[[list[Tensor]], Any] = tuple) -> Callable[[Callable], Callable]:
-    """Decorates the host side of ``op``, a function of tensors, lists of tensors, numbers, None and words.
+    """Decorates the host side of ``op``, a function of tensors, lists of tensors, numbers, dtypes, None and words.
 
     Args:
         rebuild: makes what the function returns of its tensors in a row.
@@ -52,7 +52,7 @@ def planned(op: str, rebuild: Callable[[list[Tensor]], Any] = tuple) -> Callable
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
         def call(*values):
-            cubins = _cubins_of(values[0].device)
+            cubins = _cubins_of(_device(values))
             if cubins is None or _triton.recording():
                 return function(*values)
             name, tensors, numbers = _split(op, values)
@@ -77,16 +77,23 @@ def state(device: torch.device) -> str:
 def _split(op: str, values: tuple) -> tuple[str, list[Tensor], list[float]]:
     tensors: list[Tensor] = []
     numbers: list[float] = []
-    for value in values:
+    for i, value in enumerate(values):
         if isinstance(value, Tensor):
             tensors.append(value)
         elif isinstance(value, (list, tuple)):
             tensors.extend(value)
-        elif isinstance(value, str):
+        elif isinstance(value, (str, torch.dtype)):
             op = f"{op} {value}"
-        elif value is not None:
+        elif value is None:
+            op = f"{op} {i}:None"  # where it stands: another argument that is None is another call
+        else:
             numbers.append(float(value))
     return op, tensors, numbers
+
+
+def _device(values: tuple) -> torch.device:
+    """Of the call's first tensor."""
+    return next(value.device for value in values if isinstance(value, Tensor))
 
 
 _cubins: dict[torch.device, Cubins | None] = {}
@@ -143,7 +150,7 @@ def _consider(name: str, function: Callable, values: tuple, tensors: list, numbe
 
 def record(function: Callable, values: tuple, cubins: Cubins) -> list[int]:
     """The plan of ``function(*values)`` in the words that csrc/plan/plan.h reads. Raises :class:`NoPlan` with the reason."""
-    device = values[0].device
+    device = _device(values)
     trace = Trace()
 
     def outline(tensor: Tensor) -> Tensor:
@@ -217,7 +224,7 @@ class Trace(TorchDispatchMode):
         elif function is _aten.sum.dim_IntList:
             self.add(out)
             self.steps.append(Step(SUM, out, values[0], tuple(values[1])))
-        elif not function.is_view:
+        elif not function.is_view and isinstance(out, Tensor):  # promote_types gives a dtype
             raise NoPlan(f"it calls {function}")
         return out
 

@@ -84,11 +84,86 @@ def _refine_backward(detach: bool) -> Callable[[str], Callable]:
     return on
 
 
+def _hand_frames(device: str) -> Callable:
+    from amt.kernels.hand_frames import triton
+
+    joints = _made(device, 48, 21, 3)
+    return lambda: triton._forward(joints)
+
+
+def _hand_frames_backward(device: str) -> Callable:
+    from amt.kernels.hand_frames import triton
+
+    grads = _made(device, 48, 22, 3), _made(device, 48, 22, 3, 3)
+    joints = _made(device, 48, 21, 3)
+    return lambda: triton._backward(*grads, joints)
+
+
+def _rows(device: str) -> tuple[Tensor, ...]:
+    """A residual stream, a branch, and LayerScale, which is the norm's weight and bias as well."""
+    return _made(device, 3, 9, 192), _made(device, 3, 9, 192, dtype=torch.bfloat16), _made(device, 192)
+
+
+def _add_norm(branch: bool, fp8: bool, save: bool) -> Callable[[str], Callable]:
+    def on(device: str) -> Callable:
+        from amt.kernels.block import triton
+
+        x, added, channel = _rows(device)
+        given = (added, channel) if branch else (None, None)
+        return lambda: triton._norm_forward(x, *given, channel, channel, 1e-6, torch.bfloat16, not fp8, fp8, save)
+
+    return on
+
+
+def _add_norm_backward(total: bool) -> Callable[[str], Callable]:
+    def on(device: str) -> Callable:
+        from amt.kernels.block import triton
+
+        x, added, channel = _rows(device)
+        row = _made(device, 27)
+        types = (torch.float32, torch.bfloat16)
+        return lambda: triton._norm_backward(
+            x if total else None,
+            added,
+            x,
+            added if total else None,
+            channel if total else None,
+            channel,
+            row,
+            row,
+            *types,
+        )
+
+    return on
+
+
+def _linear_gelu(device: str) -> Callable:
+    from amt.kernels.block import triton
+
+    x, weight, bias = (_made(device, *shape, dtype=torch.bfloat16) for shape in ((48, 64), (96, 64), (96,)))
+    return lambda: triton._linear_forward(x, weight, bias, True)
+
+
+def _gelu_quantize(device: str) -> Callable:
+    from amt.kernels.block import triton
+
+    product, bias = (_made(device, *shape, dtype=torch.bfloat16) for shape in ((3, 9, 384), (384,)))
+    return lambda: triton._quantize_forward(product, bias, False)
+
+
 CASES: dict[str, tuple[str, Callable[[str], Callable]]] = {
     "attention": ("attention", _attention),
     "attention backward": ("attention", _attention_backward),
     "frame_pointnet": ("frame_pointnet", _frame_pointnet),
     "frame_pointnet backward": ("frame_pointnet", _frame_pointnet_backward),
+    "hand_frames": ("hand_frames", _hand_frames),
+    "hand_frames backward": ("hand_frames", _hand_frames_backward),
+    "add_norm": ("block", _add_norm(True, False, True)),
+    "add_norm in e4m3, without a branch": ("block", _add_norm(False, True, False)),
+    "add_norm backward": ("block", _add_norm_backward(True)),
+    "add_norm backward, without a branch": ("block", _add_norm_backward(False)),
+    "linear_gelu": ("block", _linear_gelu),
+    "gelu_quantize": ("block", _gelu_quantize),
     "refine, two kernels": ("refine", _refine_forward("two_kernel")),
     "refine, one kernel": ("refine", _refine_forward("single")),
     "refine backward": ("refine", _refine_backward(True)),

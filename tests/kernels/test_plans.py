@@ -36,6 +36,9 @@ LAUNCHED = {
     "attention backward": "1 launches, 8 tensors",
     "frame_pointnet": "2 launches, 13 tensors",
     "frame_pointnet backward": "2 launches, 16 tensors",
+    "hand_frames": "1 launches, 3 tensors",
+    "add_norm": "1 launches, 8 tensors",
+    "add_norm backward, without a branch": "1 launches, 9 tensors",
     "refine, two kernels": "4 launches, 11 tensors",
     "refine backward": "10 launches, 26 tensors",
 }
@@ -138,6 +141,25 @@ def test_an_input_that_is_not_aligned_is_not_planned(on_cpu):
     for _ in range(3):
         assert torch.equal(call(x[:8]), x[:8])
     assert len(_plans._refusals) == 1
+
+
+@needs_library
+@needs_triton
+def test_a_dtype_and_what_is_none_make_other_kinds(on_cpu):
+    calls = []
+
+    def host(x, y, z, dtype):
+        calls.append(x is None)
+        return (torch.cat([t for t in (x, y, z) if t is not None]).to(dtype),)
+
+    call, a, b = _plans.planned("optional")(host), torch.ones(4), torch.full((4,), 2.0)
+    for given in ((None, a, b), (a, None, b), (a, b, None)):
+        for dtype in (torch.float64, torch.bfloat16):
+            for _ in range(4):
+                (found,) = call(*given, dtype)
+                assert torch.equal(found, torch.cat((a, b)).to(dtype))
+    assert len(calls) == 3 * 6  # each kind is called, recorded and called again; then it is a plan
+    assert _plans._refusals == {}
 
 
 @needs_library

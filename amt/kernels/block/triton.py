@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from amt.kernels import _torch_private, _triton
+from amt.kernels._plans import planned
 from amt.kernels.block.reference import Quantized
 from amt.kernels.block.triton_kernels.gelu import gelu_quantize_kernel, linear_gelu_kernel
 from amt.kernels.block.triton_kernels.norm import add_norm_backward_kernel, add_norm_kernel
@@ -246,10 +247,12 @@ def _empty_quantized(product: Tensor, plain: bool) -> tuple[Tensor, Tensor, Tens
     )
 
 
-torch.library.impl(_NORM, "CompositeExplicitAutograd", norm_forward)
-torch.library.impl(_NORM_BACKWARD, "CompositeExplicitAutograd", norm_backward)
-torch.library.impl(_LINEAR, "CompositeExplicitAutograd", linear_forward)
-torch.library.impl(_QUANTIZE, "CompositeExplicitAutograd", quantize_forward)
+_norm_forward, _norm_backward = planned("add_norm")(norm_forward), planned("add_norm backward")(norm_backward)
+_linear_forward, _quantize_forward = planned("linear_gelu")(linear_forward), planned("gelu_quantize")(quantize_forward)
+torch.library.impl(_NORM, "CompositeExplicitAutograd", _norm_forward)
+torch.library.impl(_NORM_BACKWARD, "CompositeExplicitAutograd", _norm_backward)
+torch.library.impl(_LINEAR, "CompositeExplicitAutograd", _linear_forward)
+torch.library.impl(_QUANTIZE, "CompositeExplicitAutograd", _quantize_forward)
 
 
 @torch.library.register_fake(_NORM)

@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from amt.kernels import _triton
+from amt.kernels._plans import planned
 from amt.kernels.hand_frames import autograd, triton_kernels
 
 BLOCK, WARPS = 16, 4  # hands a program, at eight lanes each; backward holds four frames in registers
@@ -45,6 +46,8 @@ def backward(grad_origins: Tensor, grad_rotations: Tensor, joints: Tensor) -> Te
     return grad_joints
 
 
-torch.library.impl(_OP, "CompositeExplicitAutograd", forward)
-torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", backward)
+_forward = planned("hand_frames")(forward)
+_backward = planned("hand_frames backward", rebuild=lambda results: results[0])(backward)
+torch.library.impl(_OP, "CompositeExplicitAutograd", _forward)
+torch.library.impl(_BACKWARD, "CompositeExplicitAutograd", _backward)
 autograd.register(_OP, _BACKWARD)
