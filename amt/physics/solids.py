@@ -137,17 +137,33 @@ def close_holes(faces: np.ndarray, count: int) -> tuple[np.ndarray, list[np.ndar
         for a, b in ((face[0], face[1]), (face[1], face[2]), (face[2], face[0])):
             if edges.pop((int(b), int(a)), None) is None:
                 edges[int(a), int(b)] = True
-    after = dict(edges)
+    after: dict[int, list[int]] = {}
+    for a, b in edges:
+        after.setdefault(a, []).append(b)
     rings, added = [], []
-    following = {a: b for a, b in after}
-    while following:
-        ring = [next(iter(following))]
-        while (place := following.pop(ring[-1], None)) is not None and place != ring[0]:
-            ring.append(place)
+    for ring in _loops(after):
         centre = count + len(rings)
         added += [(ring[(k + 1) % len(ring)], ring[k], centre) for k in range(len(ring))]
         rings.append(np.array(ring))
     return np.array(added, np.int64).reshape(-1, 3), rings
+
+
+def _loops(after: dict[int, list[int]]) -> list[list[int]]:
+    """The closed loops of a border without a vertex twice: holes may meet in a vertex. ``after``: where edges lead; emptied."""
+    loops = []
+    while after:
+        way = [next(iter(after))]
+        while way[-1] in after:
+            place = after[way[-1]].pop()
+            if not after[way[-1]]:
+                del after[way[-1]]
+            if place in way:
+                first = way.index(place)
+                loops.append(way[first:])
+                way = way[:first]
+            way.append(place)
+        # what is left of the way is its beginning, or a border that does not close: no triangles help there
+    return loops
 
 
 def filled(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -247,6 +247,17 @@ def test_what_is_done_with_an_open_mesh_is_told(cache, monkeypatch):
     assert sheet.solid.volume == pytest.approx(0.06**3)
 
 
+def test_holes_that_meet_in_a_vertex_are_closed_each(cache):
+    ball = trimesh.creation.icosphere(2, 0.03)
+    open_ball = physics.ObjectBody(ball.vertices, ball.faces[:-60], cache=cache)
+    assert open_ball.treatment == "open: each hole is closed by a fan around its middle"
+    assert 0.8 < open_ball.solid.volume / ball.volume < 1
+    at_a_corner = [k for k, face in enumerate(ball.faces) if 0 in face][::2]  # two or more holes, one vertex
+    pinched = physics.ObjectBody(ball.vertices, np.delete(ball.faces, at_a_corner, axis=0), cache=cache)
+    assert pinched.treatment == open_ball.treatment
+    assert pinched.solid.volume == pytest.approx(ball.volume, rel=0.02)
+
+
 def test_convex_parts_are_kept_by_the_mesh_and_a_damaged_file_is_made_anew(tmp_path, monkeypatch):
     from amt.physics import convex
 
