@@ -347,6 +347,11 @@ MANO_ORDER = np.argsort(MANO_TO_SKELETON)
 WRONG_HANDS = {
     "looks like metres": lambda f: rewritten(f, lambda i, x: x / 1000),
     "looks like centimetres": lambda f: rewritten(f, lambda i, x: x / 10),
+    "times as far from the camera as the labels; the form takes millimetres": lambda f: rewritten(
+        f, lambda i, x: x / 25.4
+    ),  # inches
+    "lies behind the camera": lambda f: rewritten(f, lambda i, x: x * (1, -1, -1)),
+    "line 20 is empty; leave it out": lambda f: [*lines_of(f).values(), "", ""],
     "another order: MANO's": lambda f: rewritten(f, lambda i, x: x[MANO_ORDER]),
     "another order: one with the little finger first": lambda f: rewritten(
         f, lambda i, x: x[[0, *(17 - 4 * k + j for k in range(5) for j in range(4))]]
@@ -386,6 +391,7 @@ def fields(row, **changed):
 
 WRONG_OBJECTS = {
     "looks like metres": lambda rows: [scaled(row, 0.001) for row in rows],
+    "lies behind the camera": lambda rows: [behind(row) for row in rows],
     "line 1 must be scene_id,im_id": None,
     "names scene 4, and the subset has 4": lambda rows: [fields(row, scene_id="4") for row in rows],
     "has none of the 16 objects": lambda rows: [fields(row, im_id="1") for row in rows],
@@ -401,6 +407,11 @@ WRONG_OBJECTS = {
 
 def scaled(row, factor):
     return fields(row, t=" ".join(str(float(v) * factor) for v in row.split(",")[5].split()))
+
+
+def behind(row):
+    x, y, z = map(float, row.split(",")[5].split())
+    return fields(row, t=f"{x} {-y} {-z}")
 
 
 @pytest.mark.parametrize("message", WRONG_OBJECTS)
@@ -421,7 +432,8 @@ WRONG_MESHES = {
     "no equally long lists": lambda j, v: [[*j[1:].tolist(), j[0, 1:].tolist()], v.tolist()],
     "expected numbers": lambda j, v: [j.astype(str).tolist(), v.tolist()],
     "holds NaN": lambda j, v: [np.where(np.arange(3) == 1, np.nan, j).tolist(), v.tolist()],
-    "the hands lie behind the camera": lambda j, v: [(j * (1, -1, -1)).tolist(), v.tolist()],
+    "vertices: looks like millimetres": lambda j, v: [j.tolist(), (1000 * v).tolist()],
+    "lies behind the camera": lambda j, v: [(j * (1, -1, -1)).tolist(), v.tolist()],
     "every wrist is (0, 0, 0)": lambda j, v: [(j - j[:, :1]).tolist(), v.tolist()],
 }
 

@@ -22,7 +22,7 @@ from amt.data.bop_csv import HEADER
 from amt.data.parts import is_rigid
 from amt.data.reader import Reader
 from amt.data.set_folder import Frame
-from amt.evaluate.results.checks import ResultError, check_unit, lines, numbers, shown, whole
+from amt.evaluate.results.checks import ResultError, check_side, check_unit, lines, numbers, shown, whole
 from amt.files import write_text
 
 NAME = "bop.csv"
@@ -199,6 +199,7 @@ def check(path: Path, found: dict, wanted: list[tuple[tuple[int, int, int], Targ
         )
     estimated, true = (np.stack([x.translation for x in side]) for side in zip(*pairs))
     check_unit(path, estimated * 1000, true * 1000, "millimetres")
+    check_side(path, estimated, true)
 
 
 def write(path: Path, rows: list[str]) -> None:

@@ -27,6 +27,8 @@ ORDERS: dict[str, tuple[int, ...]] = {
     "one with the little finger first": tuple([0, *(17 - 4 * f + k for f in range(5) for k in range(4))]),
 }
 UNLIKE = 15.0  # mm after Procrustes: joints that are farther off may be in another order
+FAR = 10.0  # times as far as the labels: in no unit that is known
+CAMERA_FRAME = "a camera frame that looks along z"
 SAMPLED = 256  # hands that the order is judged by
 
 
@@ -64,6 +66,8 @@ def lines(path: Path, most: int):
             number += 1
             if len(line) >= LONGEST_LINE:
                 raise ResultError(f"{path}: line {number} is longer than {LONGEST_LINE} characters")
+            if not line.strip():
+                raise ResultError(f"{path}: line {number} is empty; leave it out")
             if number > most:
                 raise ResultError(f"{path}: has more than {most} lines, which is all that this subset can fill")
             try:
@@ -78,11 +82,12 @@ def shown(text: object) -> str:
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 
-def check_unit(path: Path, found: np.ndarray, true: np.ndarray, unit: str) -> None:
+def check_unit(path: Path, found: np.ndarray, true: np.ndarray, unit: str, what: str = "") -> None:
     """Raises ResultError where points are a power of ten too large or small, as in another unit.
 
     Args:
         found, true: [..., 3], in ``unit`` (a key of :data:`UNITS`), absolute.
+        what: of the file, in front of the message, such as "vertices: ".
     """
     sizes = [float(np.median(np.linalg.norm(x, axis=-1))) for x in (found, true)]
     if min(sizes) <= 0:
@@ -90,7 +95,18 @@ def check_unit(path: Path, found: np.ndarray, true: np.ndarray, unit: str) -> No
     for other, per_metre in UNITS.items():
         expected = per_metre / UNITS[unit]
         if other != unit and 0.5 < sizes[0] / sizes[1] / expected < 2:
-            raise ResultError(f"{path}: looks like {other}; the form takes {unit}: multiply by {1 / expected:g}")
+            raise ResultError(f"{path}: {what}looks like {other}; the form takes {unit}: multiply by {1 / expected:g}")
+    if not 1 / FAR < sizes[0] / sizes[1] < FAR:
+        raise ResultError(
+            f"{path}: {what}lies {sizes[0] / sizes[1]:.3g} times as far from the camera as the labels; the form takes {unit} "
+            "in the camera's frame"
+        )
+
+
+def check_side(path: Path, found: np.ndarray, true: np.ndarray, frame: str = CAMERA_FRAME) -> None:
+    """Raises ResultError where points [..., 3] lie on the other side of the camera than the labels."""
+    if np.sign(np.median(found[..., 2])) * np.sign(np.median(true[..., 2])) < 0:
+        raise ResultError(f"{path}: lies behind the camera; the form takes {frame}: negate y and z")
 
 
 def check_absolute(path: Path, wrists: np.ndarray) -> None:

@@ -18,7 +18,16 @@ import numpy as np
 import torch
 
 from amt import metrics
-from amt.evaluate.results.checks import PLAIN, ResultError, check_absolute, check_order, check_unit, shown
+from amt.evaluate.results.checks import (
+    CAMERA_FRAME,
+    PLAIN,
+    ResultError,
+    check_absolute,
+    check_order,
+    check_side,
+    check_unit,
+    shown,
+)
 from amt.hand.skeleton import MANO_TO_SKELETON, NUM_JOINTS
 
 NAME = "pred.json"
@@ -76,15 +85,17 @@ def score(
     return figures
 
 
-def check(path: Path, joints: np.ndarray, true: np.ndarray, ho3d: bool = False) -> None:
-    """Raises ResultError for another unit, another order, or root-relative joints. ``true`` [N, 21, 3] in the file's order."""
+def check(path: Path, joints: np.ndarray, vertices: np.ndarray, true: np.ndarray, ho3d: bool = False) -> None:
+    """Raises ResultError for another unit or order, for root-relative joints, and for vertices far from the hand.
+
+    Args:
+        true: [N, 21, 3], m, in the file's order. Vertices that are all zero are no mesh, and pass.
+    """
     order = MANO_TO_SKELETON if ho3d else PLAIN
     check_absolute(path, joints[:, 0])
     check_unit(path, joints, true, "metres")
-    sign = np.sign(np.median(joints[..., 2])) * np.sign(np.median(true[..., 2]))
-    if sign < 0:
-        frame = "OpenGL's camera frame (y up, z backward)" if ho3d else "a camera frame that looks along z"
-        raise ResultError(f"{path}: the hands lie behind the camera; the form takes {frame}: negate y and z")
+    check_unit(path, vertices.mean(1), true, "metres", "vertices: ")
+    check_side(path, joints, true, "OpenGL's camera frame (y up, z backward)" if ho3d else CAMERA_FRAME)
     check_order(path, joints * 1000, true[:, list(order)] * 1000, order)
 
 

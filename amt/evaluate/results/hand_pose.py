@@ -18,6 +18,7 @@ from amt.evaluate.results.checks import (
     ResultError,
     check_absolute,
     check_order,
+    check_side,
     check_sides,
     check_unit,
     lines,
@@ -62,6 +63,7 @@ def read(path: Path, truth: HandTruth) -> np.ndarray:
     joints = np.array([found[index] for index in truth.index.tolist()]).reshape(-1, NUM_JOINTS, 3)
     check_absolute(path, joints[:, 0])
     check_unit(path, joints, truth.joints, "millimetres")
+    check_side(path, joints, truth.joints)
     check_order(path, joints, truth.joints)
     check_sides(path, joints, truth.joints, truth.left)
     return joints

@@ -120,7 +120,7 @@ def _challenge(path: Path, root: Path) -> dict[str, Any]:
         except (ValueError, TypeError, RecursionError) as error:
             raise ResultError(f"{root / part}: are no labels ({error}); copy the file anew") from error
     joints, vertices = hand_mesh.read(path, len(labels[0]))
-    hand_mesh.check(path, joints, labels[0], ho3d)
+    hand_mesh.check(path, joints, vertices, labels[0], ho3d)
     return {"frames": len(joints), "challenge": "HO-3D" if ho3d else "FreiHAND"} | hand_mesh.score(
         joints, vertices, *labels, ho3d
     )
@@ -130,6 +130,6 @@ def _like_freihand(path: Path, reader: Reader) -> tuple[dict[str, Any], str]:
     """FreiHAND's figures on the labelled frames of a set in DexYCB's layout."""
     truth: HandTruth = hand_truth(reader)
     joints, vertices = hand_mesh.read(path, len(truth.index))
-    hand_mesh.check(path, joints, truth.joints / 1000)
+    hand_mesh.check(path, joints, vertices, truth.joints / 1000)
     figures = hand_mesh.score(joints, vertices, truth.joints / 1000, meshes(reader, truth.index))
     return {"protocol": "T", "frames": len(joints), "challenge": "FreiHAND's form"} | figures, truth.name
