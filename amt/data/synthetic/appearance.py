@@ -213,7 +213,7 @@ def backdrop(
         picture = picture[:, ::-1]
     method = cv2.INTER_AREA if part > 1 else cv2.INTER_CUBIC
     picture = cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=method)
-    mean = np.float32(picture.mean((0, 1)) / 255)
+    mean = np.float32(np.array(cv2.sumElems(picture)[:3]) / (height * width) / 255)
     wanted = (0.35 + 0.2 * light) * rng.uniform(0.6, 1.2)
     gain = (wanted / max(float(mean.mean()), 0.05)) ** 0.6 * rng.uniform(0.95, 1.05, 3)
     picture = cv2.multiply(picture, (*map(float, gain), 1.0), dtype=cv2.CV_8U)

@@ -7,9 +7,13 @@ It imports also what others look up where they use it, and draws the pools of no
 
 from __future__ import annotations
 
+import os
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the program answers it
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # NumPy's; read when it loads. Idle threads spin on the others' cores
 
 import cv2
 import embreex.mesh_construction
