@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from drawn_box import box_distances, discrepancy, ray_lengths
 from made_set import FRAMES, GRASPED, IDS, NO_HAND, write_set
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import cdist
@@ -158,31 +159,6 @@ def test_the_object_file(frames, score, tmp_path):
     assert 0.1 < figures["all"]["ar"] < 1
 
 
-def ray_lengths(k):
-    y, x = np.mgrid[:480, :640]
-    return np.sqrt(((x - k[0, 2]) / k[0, 0]) ** 2 + ((y - k[1, 2]) / k[1, 1]) ** 2 + 1)
-
-
-def box_distances(rotation, translation, k):
-    """Distance to a box from (0, 0, 0) to (0.06, 0.1, 0.15) of its own frame, by slabs."""
-    y, x = np.mgrid[:480, :640]
-    rays = np.stack(((x - k[0, 2]) / k[0, 0], (y - k[1, 2]) / k[1, 1], np.ones(x.shape)), -1)
-    direction, origin = rays @ rotation, -translation @ rotation
-    ends = np.stack([(side - origin) / direction for side in (np.zeros(3), np.array((0.06, 0.1, 0.15)))])
-    near, far = ends.min(0).max(-1), ends.max(0).min(-1)
-    return np.where((near <= far) & (near > 0), near, 0) * np.linalg.norm(rays, axis=-1)
-
-
-def discrepancy(found, true, scene, size):
-    visible_true = (true > 0) & ((true - scene <= 0.015) | (scene == 0))
-    visible = (found > 0) & ((found - scene <= 0.015) | (scene == 0) | visible_true)
-    both, either = visible & visible_true, visible | visible_true
-    return [
-        ((np.abs(found - true)[both] / size >= tau).sum() + either.sum() - both.sum()) / either.sum()
-        for tau in bop.SHARES
-    ]
-
-
 def test_perfect_and_missing_objects(frames, score, tmp_path):
     everything = posed(frames)
     figures = score(bop_file(tmp_path / "objects.csv", everything))
@@ -196,6 +172,19 @@ def test_perfect_and_missing_objects(frames, score, tmp_path):
     figures = score(bop_file(tmp_path / "half.csv", everything[GRASPED::2]))
     assert (figures["grasped"]["ar"], figures["all"]["ar"]) == pytest.approx((1, 0.5))
     assert figures["by_object"]["004_sugar_box"]["ar"] == 0
+    assert [figures[name]["estimated"] for name in ("all", "grasped")] == [8, 8]
+
+
+def test_a_file_of_another_split_is_suspected(frames, score, tmp_path, capsys):
+    """As BOP does, it is scored all the same."""
+    good = posed(frames)
+    figures = score(bop_file(tmp_path / "objects.csv", [good[0], *(fields(row, obj_id="9") for row in good[1:3])]))
+    assert (figures["all"]["objects"], figures["all"]["estimated"]) == (16, 1)
+    told = capsys.readouterr()
+    assert "2 of 3 estimates are of objects that the scenes of this subset do not have" in told.err
+    assert "average recalls in %" in told.out
+    score(bop_file(tmp_path / "objects.csv", good))
+    assert "another split" not in capsys.readouterr().err
 
 
 def test_symmetries_of_bop(frames, root, tmp_path):

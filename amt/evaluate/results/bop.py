@@ -202,6 +202,12 @@ def check(path: Path, found: dict, wanted: list[tuple[tuple[int, int, int], Targ
     check_side(path, estimated, true)
 
 
+def strangers(found: dict, wanted: list[tuple[tuple[int, int, int], Target]]) -> int:
+    """How many estimates of scored frames are of objects that are not in the scene, as in a file of another split."""
+    known = {key for key, _ in wanted}
+    return sum(key not in known for key in found if key[1] % EVERY == 0)
+
+
 def write(path: Path, rows: list[str]) -> None:
     """Writes the file whole or not at all."""
     write_text(path, HEADER + "\n" + "".join(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,22 @@ def score_file(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def score_objects(path: Path, reader: Reader) -> dict[str, Any]:
-    """BOP's average recalls, 0-1, of all objects ("all") and of the grasped ones ("grasped"), and by object."""
+    """BOP's average recalls, 0-1, of all objects ("all") and of the grasped ones ("grasped"), and by object.
+
+    An object that the file does not estimate is missed, as BOP counts it; "estimated" says how many are there.
+    """
     scenes = bop.SceneIds(reader)
     found = bop.read(path, len(scenes), len(reader))
     every = np.array([i for i in range(len(reader)) if reader.locate(i)[2] % bop.EVERY == 0])
     wanted = [((*scenes[t.frame], t.obj_id), t) for t in bop.targets(frames(reader, every))]
     bop.check(path, found, wanted)
+    estimated, strangers = np.array([key in found for key, _ in wanted]), bop.strangers(found, wanted)
+    if 2 * strangers > len(found):
+        print(
+            f"{path}: {strangers} of {len(found)} estimates are of objects that the scenes of this subset do not have: is the "
+            "file of another split?",
+            file=sys.stderr,
+        )
     models = Models(reader)
     vsd, mssd, mspd = np.ones((len(wanted), len(bop.SHARES))), *np.full((2, len(wanted)), np.inf)
     for row, (key, target) in enumerate(tqdm(wanted, desc="scoring", unit="object")):
@@ -78,7 +89,8 @@ def score_objects(path: Path, reader: Reader) -> dict[str, Any]:
     grasped = np.array([target.grasped for _, target in wanted])
 
     def recalls(rows: np.ndarray) -> dict[str, Any]:
-        return {"objects": int(rows.sum()), **bop.average_recall(vsd[rows], mssd[rows], mspd[rows])}
+        counts = {"objects": int(rows.sum()), "estimated": int((rows & estimated).sum())}
+        return {**counts, **bop.average_recall(vsd[rows], mssd[rows], mspd[rows])}
 
     return {
         "all": recalls(np.ones(len(wanted), bool)),
@@ -94,10 +106,12 @@ def text(figures: dict[str, Any]) -> str:
         if isinstance(value, float):
             lines.append(f"  {name:32s}{value:10.4f}")
     groups = {"all objects": figures.get("all"), "grasped": figures.get("grasped"), **figures.get("by_object", {})}
+    if figures.get("all"):
+        lines.append("  average recalls in %")
     for name, row in groups.items():
         if row:
             recalls = "".join(f"  {key.upper()} {100 * row[key]:7.3f}" for key in ("vsd", "mssd", "mspd", "ar"))
-            lines.append(f"  {name:24s}{row['objects']:7d}{recalls}")
+            lines.append(f"  {name:24s}{row['estimated']:7d} of {row['objects']:7d} estimated{recalls}")
     return "\n".join(lines)
 
 
