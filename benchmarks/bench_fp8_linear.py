@@ -112,8 +112,7 @@ def case(layer: str, rows: int, channels: int, units: int, dtype: torch.dtype, d
 
 def cases(device: torch.device, quick: bool) -> Iterator[Case]:
     if quick or device.type != "cuda":
-        for layer, channels, units in (("qkv", 64, 192), ("fc1", 64, 256)):
-            yield case(layer, 34, channels, units, torch.float32, device)
+        yield case("fc1", 34, 64, 256, torch.float32, device)
         return
     for rows in ROWS:
         for layer, channels, units in LAYERS:

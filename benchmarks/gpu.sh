@@ -15,7 +15,8 @@
 #   attention  only by name: every attention back end on this card, into the table that attention chooses by; then the goals' shapes
 #   launch     only by name: ops with backward, with autograd's worker thread and without, single calls and graphs; then, into
 #              $OUT/launch-plans.json, the same with kernels compiled ahead of time and launched by the native library
-#   encoder    only by name: every form of a block and FP8 products, into the table that blocks choose by; then the encoder, L
+#   encoder    only by name: every form of a block and FP8 products, into the table that blocks choose by; then the encoder, L, and
+#              its FP8 linear layers; CUTLASS's too after `AMT_CUTLASS=on benchmarks/gpu.sh build`, which takes minutes
 #   data       only by name: crops a second from files and from the crop cache (DATA=FOLDER of a set, or one is rendered first)
 #
 # Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results are copied

@@ -12,7 +12,7 @@ OPS = {
     "refine": ("refine",),
     "frames": ("hand_frames", "frame_pointnet"),
     "attention": ("attention", "attention fp8"),
-    "model": ("encoder", "encoder fp8", "model"),
+    "model": ("encoder", "encoder fp8", "fp8 linear", "model"),
     "train": ("training step",),
 }
 NAMES = ("demo", "exports", "registers", "headline", "goals", "goals-gpu", "goals-cpu", "machines", *OPS)
