@@ -41,9 +41,10 @@ def score(s: Samples, beliefs: Beliefs | None = None, places: Mapping[str, list[
         stages = [float(column.contiguous().mean()) for column in s.stages_mm[found].unbind(1)]
         result["coarse_wrist_aligned_mpjpe_mm"], result["decoded_wrist_aligned_mpjpe_mm"] = stages[:2]
         result["refined_wrist_aligned_mpjpe_mm"] = stages[2:]
-        ratios = metrics.spread_ratio(s.joints[found], s.true_joints[found])
-        result["spread_ratio"] = float(ratios.mean())
-        result["spread_ratio_per_joint"] = [round(float(r), 4) for r in ratios]
+        if found.sum() > 1:  # a single hand has no spread
+            ratios = metrics.spread_ratio(s.joints[found], s.true_joints[found])
+            result["spread_ratio"] = float(ratios.mean())
+            result["spread_ratio_per_joint"] = [round(float(r), 4) for r in ratios]
         result["joints"] = _by_joint(s, found)
     result |= _contact_figures(s.model, s.contact_valid)
     if beliefs is not None:
@@ -141,7 +142,7 @@ def _contact_figures(e: Errors, chosen: Tensor) -> dict[str, float]:
 
 def _baseline(s: Samples) -> dict[str, Any]:
     base: dict[str, Any] = _hand_figures(s.baseline, s.hand_valid) | _object_figures(s.baseline, s.object_valid)
-    if s.hand_valid.any():
+    if s.hand_valid.sum() > 1:
         joints, true = s.baseline_joints[s.hand_valid], s.true_joints[s.hand_valid]
         base["spread_ratio"] = float(metrics.spread_ratio(joints, true).mean())
     if s.contact_valid.any():

@@ -124,6 +124,15 @@ def test_a_page_without_a_labelled_hand(evaluated):
     assert "Accuracy" not in Page(text).text
 
 
+def test_a_single_hand_has_no_spread(evaluated):
+    """0 would look like a model that has collapsed."""
+    *_, samples, beliefs = evaluated
+    one, two = (score(samples[places], beliefs) for places in ([0], [0, 1]))
+    assert "spread_ratio" not in one
+    assert "spread_ratio" not in one["baseline"]
+    assert two["spread_ratio"] > 0
+
+
 def test_best_median_and_worst(evaluated):
     _, batches, samples, _ = evaluated
     chosen = extremes(samples)
