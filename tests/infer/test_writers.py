@@ -91,6 +91,34 @@ def test_an_array_can_be_read_after_every_row(tmp_path):
     array.file.close()
 
 
+def test_a_run_without_a_hand_says_what_it_does_not_write(tmp_path, photo, result):
+    pytest.importorskip("pyarrow")
+    said = []
+    setup = replace(setup_of(tmp_path, result), say=said.append)
+    with Writers(["npz", "csv", "lerobot", "bop"], setup) as writers:
+        writers.add(entries(photo, result)[4])
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(("written-by", "."))) == [
+        "predictions.csv", "predictions.jsonl", "predictions.npz",
+    ]  # fmt: skip
+    assert len(said) == 2
+    assert any("lerobot: not written, no hand was seen" in line for line in said)
+    assert any(
+        "predictions_bop.csv: not written, no hand with a known object was seen; --object" in line for line in said
+    )
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_a_video_of_one_frame_is_a_data_set(tmp_path, photo, result):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    with Writers(["npz", "csv", "lerobot", "bop"], setup_of(tmp_path, result)) as writers:
+        writers.add(entries(photo, result)[2])
+    table = parquet.read_table(tmp_path / "lerobot" / "data/chunk-000/file-000.parquet")
+    assert table["action"].to_pylist() == table["observation.state"].to_pylist()
+    info = json.loads((tmp_path / "lerobot" / "meta" / "info.json").read_text())
+    assert (info["total_frames"], info["total_episodes"]) == (1, 1)
+    assert len((tmp_path / "predictions_bop.csv").read_text().splitlines()) == 2
+
+
 def test_csv_ends_with_the_object(tmp_path, photo, result):
     write(["csv"], tmp_path, photo, result)
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))

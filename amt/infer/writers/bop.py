@@ -17,7 +17,7 @@ class Bop:
     """
 
     def __init__(self, setup: Setup):
-        self.file = Lines(setup.out, "predictions_bop.csv", head=HEADER + "\n")
+        self.setup, self.file = setup, Lines(setup.out, "predictions_bop.csv", head=HEADER + "\n")
         self.scenes: dict[Path, int] = {}
 
     def __enter__(self) -> Self:
@@ -36,5 +36,10 @@ class Bop:
                 pose = result.object_rotation, result.object_translation
                 self.file.add_line(line(scene, number, int(result.object_class), *pose, 1 - result.spread).rstrip("\n"))
 
-    def __exit__(self, *error: object) -> None:
-        self.file.__exit__(*error)
+    def __exit__(self, kind, *error: object) -> None:
+        self.file.__exit__(kind, *error)
+        if kind is None and not self.file.count:
+            self.setup.say(
+                f"{self.setup.out.folder / self.file.name}: not written, no hand with a known object was seen; --object names "
+                "what it holds"
+            )
