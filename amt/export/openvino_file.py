@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
+from unittest.mock import patch
 
 from amt.export.crops import Arrays, rows
-from amt.export.formats import ExportError
+from amt.export.formats import OPENVINO_HINTS, ExportError
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # what the exporter notes at each node: the modules that it comes from
 PRODUCTS = ("Convolution", "MatMul")
@@ -59,6 +60,7 @@ def _quantised(model, nodes: Collection[str], crops: Arrays, batch: int):
     import logging
 
     import nncf
+    import openvino
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
@@ -68,21 +70,33 @@ def _quantised(model, nodes: Collection[str], crops: Arrays, batch: int):
     kept = [op.get_friendly_name() for op in computed if op.get_type_name() not in PRODUCTS or _node(op) not in nodes]
     count = len(crops["right"]) // batch * batch
     batches = [rows(crops, slice(i, i + batch)) for i in range(0, count, batch)]
-    return nncf.quantize(
-        model,
-        nncf.Dataset(batches),
-        subset_size=len(batches),
-        preset=nncf.QuantizationPreset.MIXED,
-        model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
-        # The arithmetic by which amt.export.int8 chooses. The other ways were worse here (docs/log.md).
-        advanced_parameters=AdvancedQuantizationParameters(
-            overflow_fix=nncf.OverflowFix.DISABLE,
-            disable_bias_correction=True,
-            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-            smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=-1),
-        ),
-    )
+    with patch.object(openvino, "Core", _core()):
+        return nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            subset_size=len(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+            # The arithmetic by which amt.export.int8 chooses. The other ways were worse here (docs/log.md).
+            advanced_parameters=AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.DISABLE,
+                disable_bias_correction=True,
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=-1),
+            ),
+        )
+
+
+def _core() -> type:
+    """OpenVINO's compiler with the hints without which activations are wrong; NNCF takes no hints for its calibration."""
+    import openvino
+
+    class Core(openvino.Core):
+        def compile_model(self, model, device_name="CPU", config=None):
+            return super().compile_model(model, device_name, OPENVINO_HINTS)
+
+    return Core
 
 
 def nodes_of(path: Path, modules: Collection[str]) -> set[str]:
