@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from amt.model.backbone import Normalize
 from amt.model.layers import Mlp
 
 SAMPLE = 50_000  # values of a layer that its quantiles come from
 STILL = 1e-6  # a unit is dead that varies less than this, over the largest value of its layer
-CHANNELS_SECOND = (nn.Conv2d, nn.BatchNorm2d, nn.ConvTranspose2d)
+CHANNELS_SECOND = (nn.Conv2d, nn.BatchNorm2d, nn.ConvTranspose2d, Normalize)
 SHARES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 

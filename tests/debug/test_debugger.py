@@ -106,6 +106,8 @@ def test_a_sound_model_has_no_fault(sound, batch, loader):
     report = debugger.analyze_model(batch)
     assert report.faults == ()
     assert str(report).startswith("no fault was found")
+    units = {a.name: a.units for a in report.activations}
+    assert units["normalize"] == 3  # colours, not columns
     assert report.entropy
     assert all(value > 0 for value in report.entropy.values())
     assert debugger.find_nonfinite(batch) is None
