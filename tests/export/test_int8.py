@@ -1,9 +1,13 @@
 """Which products become int8: simulated by module, chosen under a limit."""
 
+import sys
+import types
+
 import pytest
 import torch
 
 from amt.export.crops import rows, tensors
+from amt.export.formats import OPENVINO_HINTS
 from amt.export.int8 import choose, products, round_input, round_weight, scopes
 from amt.export.program import Flat
 
@@ -63,3 +67,15 @@ def test_work_is_counted_in_multiplications(model, crops):
 def test_a_batch_norm_takes_its_convolution_over(model, layer, expected):
     """The exporter multiplies the norm into the weights and notes the norm as the node's origin."""
     assert scopes(model, [layer]) == expected
+
+
+def test_calibration_compiles_with_the_hints(monkeypatch):
+    """Without them OpenVINO's activations are wrong, and NNCF takes their ranges (docs/log.md)."""
+    from amt.export.openvino_file import _core
+
+    class Core:
+        def compile_model(self, model, device_name, config):
+            return device_name, config
+
+    monkeypatch.setitem(sys.modules, "openvino", types.SimpleNamespace(Core=Core))
+    assert _core()().compile_model("network", device_name="CPU", config=None) == ("CPU", OPENVINO_HINTS)
