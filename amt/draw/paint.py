@@ -18,7 +18,7 @@ import numpy as np
 from amt.hand.skeleton import BONES, FINGER_JOINTS, PARENTS
 
 SUPERSAMPLING = 2
-SMOOTH_AREA = 12.0  # px²: a triangle below it needs no shades within
+SMOOTH_AREA = 20.0  # px²: a triangle below it needs no shades within
 _SUBPIXEL_BITS = 4
 _LIGHT = np.array(
     (-0.40, -0.62, -0.67)
@@ -118,13 +118,10 @@ class Layer:
             return
         # Black where nothing is drawn: the reduced colour is premultiplied by the reduced cover.
         reduced = cv2.resize(self._sheet, (int(right - left), int(bottom - top)), interpolation=cv2.INTER_AREA)
-        reduced = reduced.astype(np.float32)
-        reduced *= opacity
         under = picture[top:bottom, left:right]
-        blended = under * (1 - reduced[..., 3:] / 255)
-        blended += reduced[..., :3]
-        blended += 0.5
-        under[:] = blended.astype(np.uint8)
+        uncovered = cv2.convertScaleAbs(reduced[..., 3], alpha=-opacity, beta=255)
+        kept = cv2.multiply(under, cv2.merge((uncovered,) * 3), scale=1 / 255)
+        under[:] = cv2.addWeighted(kept, 1, reduced[..., :3], opacity, 0)
 
     @cached_property
     def _sheet(self) -> np.ndarray:
@@ -177,9 +174,8 @@ def paint_mesh(layer: Layer, pixels: np.ndarray, seen: np.ndarray, faces: np.nda
     """
     corners = seen[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    smooth = np.zeros_like(seen)
-    for corner in range(3):
-        np.add.at(smooth, faces[:, corner], normals)
+    at = faces.T.ravel()
+    smooth = np.stack([np.bincount(at, np.tile(axis, 3), len(seen)) for axis in normals.T], axis=1)
     smooth /= np.linalg.norm(smooth, axis=1, keepdims=True) + 1e-12
     shade = 0.66 + 0.42 * np.clip(smooth @ _LIGHT, -0.6, 1)
     painted = np.clip(np.asarray(colours, np.float64) * shade[:, None], 0, 255)

@@ -183,7 +183,9 @@ def _draw_grid(picture: np.ndarray, middle: np.ndarray, span: float, size: int) 
         if axis == 2:
             labels = list(zip(places, steps * GRID_STEP))
     columns, rows = ruled
-    np.minimum(columns[None], rows[:, None], out=picture)
+    picture[:] = columns
+    for row in np.flatnonzero((rows < columns.max(0)).any(1)):  # the few that a line darkens
+        np.minimum(picture[row], rows[row], out=picture[row])
     write(picture, "◂ camera", (size - 8, size // 60 + 4), GREY, max(11, size // 36), anchor="ra")
     every = max(1, -(-len(labels) // 5))
     for at, depth in labels[::every]:
