@@ -47,20 +47,19 @@ def verify(verifier: Verifier, images: Sequence[np.ndarray], proposals: Sequence
 @torch.inference_mode()
 def _look(verifier: Verifier, images: Sequence[np.ndarray], which: list[int], boxes: np.ndarray, last: bool):
     """Lists of probabilities of a hand and of a right one, and of boxes (px of the pictures), one an entry of ``which``."""
+    zooms = np.array(ZOOMS if last else (1.0,))
     squares = np.stack([square_around(box.reshape(2, 2), SCALE) for box in boxes])
+    scale = zooms[:, None] * squares[:, 2] / SIZE  # [zooms, boxes], px of the picture per px of the crop
+    start = squares[:, :2] - scale[..., None] * (SIZE - 1) / 2  # where the crop's first px lies
     device, said = next(verifier.parameters()).device, []
-    for zoom in ZOOMS if last else (1.0,):
-        scale = zoom * squares[:, 2] / SIZE  # px of the picture per px of the crop
-        start = squares[:, :2] - scale[:, None] * (SIZE - 1) / 2  # where the crop's first px lies
-        found = []
-        for first in range(0, len(boxes), MOST_CROPS):
-            rows = range(first, min(first + MOST_CROPS, len(boxes)))
-            crops = np.stack([_crop(images[which[k]], start[k], scale[k]) for k in rows])
-            found.append(verifier.judge(torch.from_numpy(crops).permute(0, 3, 1, 2).to(device), last))
-        hand, right, inside = (torch.cat(parts).double().cpu() for parts in zip(*found))
-        said.append((hand.logit(1e-6), right.logit(1e-6), inside.numpy() * scale[:, None] + np.tile(start, 2)))
-    hand, right = (torch.stack([one[k] for one in said]).mean(0).sigmoid().tolist() for k in (0, 1))
-    return hand, right, np.mean([boxes for _, _, boxes in said], 0).tolist()
+    views = list(np.ndindex(scale.shape))
+    for first in range(0, len(views), MOST_CROPS):
+        crops = [_crop(images[which[view[1]]], start[view], scale[view]) for view in views[first : first + MOST_CROPS]]
+        said.append(verifier.judge(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device), last))
+    hand, right, inside = (torch.cat(parts).double().cpu().unflatten(0, scale.shape) for parts in zip(*said))
+    found = (inside.numpy() * scale[..., None] + np.tile(start, 2)).mean(0)
+    hand, right = (p.logit(1e-6).mean(0).sigmoid().tolist() for p in (hand, right))
+    return hand, right, found.tolist()
 
 
 def _crop(image: np.ndarray, start: np.ndarray, scale: float) -> np.ndarray:
