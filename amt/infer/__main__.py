@@ -15,6 +15,7 @@ from amt.startup import run_program, tell
 
 if TYPE_CHECKING:
     from amt.infer.job import Job
+    from amt.locate.mediapipe import MediaPipeLocator
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,7 +61,8 @@ def _main(arguments: list[str]) -> int:
             if options.benchmark:
                 from amt.infer.benchmark import benchmark
 
-                benchmark(job, source, options.batch, command.settings["infer"].precision)
+                infer = command.settings["infer"]
+                benchmark(job, source, options.batch, infer.precision, _mediapipe(infer.mediapipe))
                 return 0
             if not options.live:
                 return _run(job, source)
@@ -180,6 +182,19 @@ def _run(job: Job, source) -> int:
     if failed:
         _complain(f"{failed} of {frames + failed} image(s) could not be used (named above)")
     return 2 if failed else 0
+
+
+def _mediapipe(source: str | None) -> MediaPipeLocator | None:
+    """MediaPipe's models, to be timed beside ours; None where ``infer.mediapipe`` is not given and they are not installed."""
+    from amt.locate.mediapipe import MediaPipeError, MediaPipeLocator
+
+    try:
+        return MediaPipeLocator(source)
+    except MediaPipeError as error:
+        if source is not None:
+            raise
+        _complain(f"MediaPipe is not timed: {error}")
+        return None
 
 
 def _bench(command: Command, device) -> int:

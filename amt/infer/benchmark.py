@@ -32,6 +32,7 @@ from amt.infer.run import record_of, run
 from amt.infer.video import LiveCamera, Video
 from amt.kernels import use
 from amt.locate import Located
+from amt.locate.mediapipe import VERSION, MediaPipeLocator
 
 STAGES = ("decode", "locate", "crop", "model", "unpack", "draw", "write")
 ANSWER = ("locate", "crop", "model", "unpack")  # from a picture in memory to its answer
@@ -49,6 +50,8 @@ SCOPE = """scope, one picture after the other on one thread of Python, nothing o
 batch 1 follows the hand through the pictures; batch N is given N pictures and their boxes at once, times a picture
 "picture to answer" is locate, crop, model and unpack of batch 1; "end to end" is the whole run, with stages that overlap, over
 the pictures a second of the same work in plain PyTorch, one stage after the other"""
+RIVAL = """MediaPipe, both models of {version} on one thread of LiteRT, without its own pipeline. It gives joints in the picture, and
+no mesh, object, contact or distance; a hand that it follows costs it the landmarks alone"""
 
 
 class StageClock:
@@ -103,8 +106,18 @@ class Figures:
         return self.run_fps * self.plain_total_s
 
 
-def benchmark(job: Job, source: Images | Video | LiveCamera, batch: int, precision: str) -> Figures:
-    """Prints the tables for a job as it is, and for its network in plain PyTorch, at batch 1 and ``batch``."""
+def benchmark(
+    job: Job,
+    source: Images | Video | LiveCamera,
+    batch: int,
+    precision: str,
+    rival: MediaPipeLocator | None = None,
+) -> Figures:
+    """Prints the tables for a job as it is, and for its network in plain PyTorch, at batch 1 and ``batch``.
+
+    Args:
+        rival: MediaPipe's models, which are then timed on the same pictures.
+    """
     predictor = job.predictor
     say(
         SCOPE.format(
@@ -128,6 +141,9 @@ def benchmark(job: Job, source: Images | Video | LiveCamera, batch: int, precisi
             _print(f"{name}, batch {batch}", many)
         found[name] = [rows, many]
         say(f"memory: {_resident():.0f} MB resident now, {_peak():.0f} MB at most so far")
+    if rival is not None:
+        _print("MediaPipe", _mediapipe(rival, source), ("palms", "landmarks"))
+        say(RIVAL.format(version=VERSION))
     predictor.engine, predictor.stage = ours, no_clock
     (one, many), (plain_one, plain_many) = found["AMT"], found["plain PyTorch"]
     figures = Figures(
@@ -231,6 +247,26 @@ def _at_once(job: Job, known: list[tuple[Question, Result]], batch: int) -> list
     return clock.rows[2:]
 
 
+def _mediapipe(rival: MediaPipeLocator, source: Images | Video | LiveCamera) -> list[dict]:
+    """Palms and landmarks of each picture; landmarks where no palm is seen are those of its middle, as of a followed hand."""
+    clock, pictures = StageClock(), _pictures(source)
+    for _ in range(WARM_UP + PICTURES):
+        image = next(pictures).image
+        with clock.picture():
+            with clock("palms"):
+                palms = rival.palms(image)
+            with clock("landmarks"):
+                rival.hands(image, palms if len(palms) else _some_palm(image))
+    return clock.rows[WARM_UP:]
+
+
+def _some_palm(image: np.ndarray) -> np.ndarray:
+    """A palm [1, 9, 2] (px) that points upwards in the middle of a picture."""
+    height, width = image.shape[:2]
+    places = np.array([(-1, -1), (1, 1), (0, 1), (0, 0), (0, -1), *[(0, 0)] * 4])
+    return (np.array((width, height)) / 2 + min(width, height) / 8 * places)[None]
+
+
 def _fits(question: Question, result: Result) -> bool:
     try:
         check_box(result.box, *question.picture.image.shape[:2])
@@ -243,19 +279,19 @@ def _middle(question: Question) -> np.ndarray:
     return centred_square(*question.picture.image.shape[:2])
 
 
-def _print(title: str, rows: list[dict]) -> None:
+def _print(title: str, rows: list[dict], stages: Sequence[str] = STAGES) -> None:
     say(f"\n{title}, ms a picture   " + "".join(f"{f'p{p}':>9}" for p in PERCENTILES) + f"{'mean':>9}{'share':>8}")
     total = _mean(rows, "total")
-    for stage in (*STAGES, "total"):
+    for stage in (*stages, "total"):
         values = 1000 * np.array([row.get(stage, 0.0) for row in rows])
         if values.any():
             cells = "".join(f"{value:9.2f}" for value in (*np.percentile(values, PERCENTILES), values.mean()))
             say(f"  {stage:<26}{cells}{values.mean() / total / 10:7.1f}%")
-    say(f"  the stages add up to {100 * _named(rows):.1f} % of the total; {1 / total:.1f} pictures/s")
+    say(f"  the stages add up to {100 * _named(rows, stages):.1f} % of the total; {1 / total:.1f} pictures/s")
 
 
-def _named(rows: list[dict]) -> float:
-    return sum(_mean(rows, stage) for stage in STAGES) / _mean(rows, "total")
+def _named(rows: list[dict], stages: Sequence[str] = STAGES) -> float:
+    return sum(_mean(rows, stage) for stage in stages) / _mean(rows, "total")
 
 
 def _mean(rows: list[dict], stage: str) -> float:

@@ -58,8 +58,12 @@ class MediaPipeLocator:
 
     def locate(self, image: np.ndarray) -> list[Located]:
         """The hands of uint8 [H, W, 3] RGB, the surest first."""
+        return self.hands(image, self.palms(image))
+
+    def hands(self, image: np.ndarray, palms: np.ndarray) -> list[Located]:
+        """The hands around palms [N, 9, 2] (px), by the second model alone."""
         with self._lock:
-            hands = [self._hand(image, palm) for palm in self._palms(image)]
+            hands = [self._hand(image, palm) for palm in palms]
         hands = sorted((hand for hand in hands if hand is not None), key=lambda hand: -hand.score)
         kept: list[Located] = []
         for hand in hands:
@@ -67,8 +71,12 @@ class MediaPipeLocator:
                 kept.append(hand)
         return kept
 
-    def _palms(self, image: np.ndarray) -> np.ndarray:
+    def palms(self, image: np.ndarray) -> np.ndarray:
         """float64 [N, 9, 2], px: the box's corners and seven keypoints of each palm, the surest first."""
+        with self._lock:
+            return self._palms(image)
+
+    def _palms(self, image: np.ndarray) -> np.ndarray:
         import cv2
 
         height, width = image.shape[:2]

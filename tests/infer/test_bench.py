@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -39,6 +41,46 @@ def test_the_stages_add_up_to_the_total(checkpoint, photo, tmp_path, capsys, mon
     assert re.search(r"over the whole input: [\d.]+ frames/s; end to end [\d.]+ x", said)
     assert "scope, one picture after the other" in said
     assert not (tmp_path / "out").exists()
+
+
+class Palms:
+    """In the place of MediaPipe's models: a palm in every other picture."""
+
+    opened: ClassVar[list[str]] = []
+
+    def __init__(self, source):
+        self.opened.append(source)
+        self.looked = 0
+
+    def palms(self, image):
+        self.looked += 1
+        return np.zeros((self.looked % 2, 9, 2))
+
+    def hands(self, image, palms):
+        assert palms.shape == (1, 9, 2)
+        time.sleep(0.002)
+        return []
+
+
+def test_mediapipe_is_timed_on_the_same_pictures_where_its_files_are(checkpoint, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "PICTURES", 6)
+    monkeypatch.setattr("amt.locate.mediapipe.MediaPipeLocator", Palms)
+    video = write_video(tmp_path / "v.mp4", [photo] * 3)
+    words = ["--fov", "60", "--box", "180,110,120", "--benchmark", "--batch", "2", "infer.mediapipe=some.whl"]
+    assert main([str(checkpoint), str(video), *words]) == 0
+    said = capsys.readouterr().out
+    assert Palms.opened == ["some.whl"]
+    table = said[said.index("MediaPipe, ms a picture") :].splitlines()
+    rows = {line.split()[0]: [float(x) for x in line.split()[1:5]] for line in table[1:4]}
+    assert set(rows) == {"palms", "landmarks", "total"}
+    assert 2 <= rows["landmarks"][0] <= rows["total"][0]
+    assert "no mesh, object, contact or distance" in said
+
+
+def test_files_of_mediapipe_that_are_not_there_are_told(checkpoint, photo, tmp_path, capsys):
+    video = write_video(tmp_path / "v.mp4", [photo] * 3)
+    assert main([str(checkpoint), str(video), "--benchmark", "infer.mediapipe=/nowhere.whl"]) == 2
+    assert "/nowhere.whl: no such file; give infer.mediapipe=FILE" in capsys.readouterr().err
 
 
 def test_a_compiled_network_sees_batches_of_two_sizes_alone(predictor, photo):
