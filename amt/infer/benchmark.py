@@ -50,8 +50,8 @@ SCOPE = """scope, one picture after the other on one thread of Python, nothing o
 batch 1 follows the hand through the pictures; batch N is given N pictures and their boxes at once, times a picture
 "picture to answer" is locate, crop, model and unpack of batch 1; "end to end" is the whole run, with stages that overlap, over
 the pictures a second of the same work in plain PyTorch, one stage after the other"""
-RIVAL = """MediaPipe, both models of {version} on one thread of LiteRT, without its own pipeline. It gives joints in the picture, and
-no mesh, object, contact or distance; a hand that it follows costs it the landmarks alone"""
+RIVAL = """MediaPipe, both models of {version} on one thread of LiteRT, without its own pipeline. It gives joints in the picture,
+and no mesh, object, contact or distance; a hand that it follows costs it the landmarks alone"""
 
 
 class StageClock:
