@@ -22,12 +22,14 @@ class Figures(NamedTuple):
     tip_p95_mm: float  # to 0.1 mm
     violations: int  # angles beyond a limit by more than 1e-9 rad
     jerk_rad_s3: float  # root mean square over joints and frames; 0 for fewer than four consecutive frames
+    unlimited: int  # joints for which the model has no limit
 
     def line(self) -> str:
         """For people."""
+        free = f" ({self.unlimited} joints have none)" if self.unlimited else ""
         return (
             f"{self.frames} frames, fingertips {self.tip_mean_mm:.1f} mm from the scaled hand's (95 % below "
-            f"{self.tip_p95_mm:.1f} mm), jerk {self.jerk_rad_s3:.0f} rad/s³, {self.violations} limits violated"
+            f"{self.tip_p95_mm:.1f} mm), jerk {self.jerk_rad_s3:.0f} rad/s³, {self.violations} limits violated{free}"
         )
 
 
@@ -68,6 +70,7 @@ class Tally:
             float(BIN * (1 + np.searchsorted(share, 0.95))),
             self.violations,
             float(np.sqrt(self.jerk_sum / max(1, self.jerks))),
+            int((~np.isfinite(self.hand.limits)).any(1).sum()),
         )
 
 

@@ -1,6 +1,6 @@
 """Models of robots' hands: gymnasium-robotics' Shadow and Adroit where that package is installed, or any MJCF file.
 
-Fingers are found by the names of their bodies, the palm as the last body that all of them hang on. What lies above the palm
+Fingers are found by :mod:`amt.robot.fingers`, the palm as the last body that all of them hang on. What lies above the palm
 (a forearm, an arm, a wrist's joints) and beside it (a table, an object) is no part of the hand.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from amt.hand.skeleton import FINGERS
 from amt.robot.extra import RobotError, check_extra
+from amt.robot.fingers import Given, chains_of, check_right, given_fingers
 
 if TYPE_CHECKING:
     import mujoco
@@ -24,14 +25,6 @@ ASSETS = {
     "shadow": "hand/reach.xml",
     "adroit": "adroit_hand/adroit_relocate.xml",
 }  # below gymnasium_robotics/envs/assets
-_PREFIX = re.compile(r"^(.*[:/])?((rh|lh|right|left|r|l|hand)_)?")
-_NAMES = {
-    "thumb": re.compile(r"th"),
-    "index": re.compile(r"ff|if|index|fore"),
-    "middle": re.compile(r"mf|middle"),
-    "ring": re.compile(r"rf|ring"),
-    "little": re.compile(r"lf|little|pinky"),
-}
 APART = 0.005  # m: joints that are nearer are one place, as the two of a knuckle
 
 
@@ -50,7 +43,7 @@ class RobotHand:
     places: tuple[tuple[int, np.ndarray, int], ...]
     tips: tuple[int, ...]  # rows of places, one a finger
     joint_names: tuple[str, ...]
-    dofs: np.ndarray  # int [n]: of these joints, hinges and slides alike
+    dofs: np.ndarray  # int [n]: of these joints, all of them hinges
     addresses: np.ndarray  # int [n]: in qpos
     limits: np.ndarray  # float64 [n, 2], rad; infinite where there is none
     palm_points: np.ndarray  # float64 [K, 3], m: knuckles in the palm's frame, at rest; the first is the palm's origin
@@ -62,7 +55,7 @@ class RobotHand:
         return {
             "name": self.name,
             "joint_names": list(self.joint_names),
-            "joint_limits_rad": self.limits.tolist(),
+            "joint_limits_rad": [[x if np.isfinite(x) else None for x in pair] for pair in self.limits.tolist()],
             "fingers": list(self.fingers),
             "palm": "4 x 4, m: from the palm's frame in the model to the camera, or to the world that --world names",
             "left": "a left hand's angles are those of the model's mirror image in x",
@@ -76,10 +69,14 @@ def load_hand(given: str) -> RobotHand:
     if not path.is_file():
         raise RobotError(f"--retarget {given}: no such file; expected {', '.join(ASSETS)} or the path of an MJCF file")
     try:
-        model = _hand_alone(path)
-    except (ValueError, RuntimeError) as error:
+        spec = _read(path)
+        fingers = given_fingers(spec)
+        model = _hand_alone(spec, fingers)
+        return _described(given if given in ASSETS else path.stem, model, fingers)
+    except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, RobotError):
+            raise RobotError(f"--retarget {given}: {error}") from None
         raise RobotError(f"--retarget {given}: MuJoCo cannot read {path} ({' '.join(str(error).split())})") from None
-    return _described(given if given in ASSETS else path.stem, given, model)
 
 
 def _asset(name: str) -> Path:
@@ -92,16 +89,26 @@ def _asset(name: str) -> Path:
     return Path(found.submodule_search_locations[0], "envs", "assets", ASSETS[name])
 
 
-def _hand_alone(path: Path) -> mujoco.MjModel:
-    """The model without what moves it and what lies beside it."""
+def _read(path: Path) -> mujoco.MjSpec:
+    """The file, with a name for every body and joint. Raises ValueError."""
     import mujoco
 
     spec = mujoco.MjSpec.from_file(str(path))
-    for elements in (spec.sensors, spec.actuators, spec.tendons, spec.equalities, spec.pairs, spec.excludes, spec.keys):
+    for kind, elements in (("body", spec.bodies), ("joint", spec.joints)):
+        for k, element in enumerate(elements):
+            element.name = element.name or f"{kind}{k}"
+    return spec
+
+
+def _hand_alone(spec: mujoco.MjSpec, fingers: Given) -> mujoco.MjModel:
+    """The model without what moves it, what looks at it and what lies beside it."""
+    for elements in (
+        spec.sensors, spec.actuators, spec.tendons, spec.equalities, spec.pairs, spec.excludes, spec.keys, spec.skins,
+        spec.flexes, spec.cameras, spec.lights, spec.tuples,
+    ):  # fmt: skip
         for element in list(elements):
             spec.delete(element)
-    leaves = [body for body in spec.bodies if finger_of(body.name) is not None]
-    kept = {_trunk(body, spec.worldbody) for body in leaves}
+    kept = {_trunk(body, spec.worldbody) for body in spec.bodies if fingers.finger_of(body.name) is not None}
     for body in list(spec.worldbody.bodies):
         if body.name not in kept:
             spec.delete(body)
@@ -114,28 +121,15 @@ def _trunk(body: Any, world: Any) -> str:
     return body.name
 
 
-def finger_of(body: str) -> str | None:
-    """The finger that a body's name belongs to."""
-    rest = body.lower()[_PREFIX.match(body.lower()).end() :]
-    return next((finger for finger, pattern in _NAMES.items() if pattern.match(rest)), None)
-
-
-def _described(name: str, given: str, model: mujoco.MjModel) -> RobotHand:
+def _described(name: str, model: mujoco.MjModel, given: Given) -> RobotHand:
     import mujoco
 
-    chains = {}
-    for body in range(1, model.nbody):
-        finger = finger_of(model.body(body).name)
-        if finger is not None and not any(model.body_parentid[b] == body for b in range(model.nbody)):
-            chain = _ancestors(model, body)
-            chains[finger] = max(chains.get(finger, []), chain, key=len)
-    if "thumb" not in chains or len(chains) < 3:
-        raise RobotError(
-            f"--retarget {given}: expected a thumb and two or more fingers by the names of their bodies (th..., ff or "
-            f"index..., mf or middle..., rf or ring..., lf or little...), found {', '.join(chains) or 'none'}"
-        )
+    chains = chains_of(model, given)
     fingers = tuple(finger for finger in FINGERS if finger in chains)
-    palm = next(b for b in chains["thumb"] if all(b in chains[f] for f in fingers))
+    palm = next((b for b in chains["thumb"] if all(b in chains[f] for f in fingers)), None)
+    if palm is None:
+        raise RobotError("its fingers hang on no common palm; give a file with one hand")
+    check_right(model, chains.values())
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     places, tips, palm_points, palm_joints = [], [], [np.zeros(3)], [0]
@@ -155,10 +149,14 @@ def _described(name: str, given: str, model: mujoco.MjModel) -> RobotHand:
             palm_joints.append(first)
     below = {b for finger in fingers for b in chains[finger][: chains[finger].index(palm)]}
     moved = [j for j in range(model.njnt) if model.jnt_bodyid[j] in below]
-    kinds = {int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)}
-    if not kinds.issuperset(model.jnt_type[moved].tolist()):
-        raise RobotError(f"--retarget {given}: a finger has a ball joint; expected hinges")
+    if not moved:
+        raise RobotError("its fingers have no joints; give the model of a hand that moves")
+    others = [model.joint(j).name for j in moved if model.jnt_type[j] != int(mujoco.mjtJoint.mjJNT_HINGE)]
+    if others:
+        raise RobotError(f"the finger's joint {others[0]} is no hinge; only hands with hinges are followed")
     limits = np.where(model.jnt_limited[moved][:, None], model.jnt_range[moved], (-np.inf, np.inf))
+    if np.isnan(limits).any():
+        raise RobotError("a joint's range is not a number; correct it")
     return RobotHand(
         name=name,
         model=model,
@@ -176,15 +174,6 @@ def _described(name: str, given: str, model: mujoco.MjModel) -> RobotHand:
 
 
 _PREFIX_OF_SCENE = re.compile(r"^.*[:/]")
-
-
-def _ancestors(model: mujoco.MjModel, body: int) -> list[int]:
-    """The body and all that it hangs on, without the world."""
-    chain = []
-    while body:
-        chain.append(body)
-        body = int(model.body_parentid[body])
-    return chain
 
 
 def _joint_places(model: mujoco.MjModel, data: mujoco.MjData, chain: list[int]) -> list[int]:

@@ -12,6 +12,7 @@ from amt.hand.shipped import shipped_hand
 
 KNUCKLES = {"ff": (0.033, 0.095), "mf": (0.011, 0.099), "rf": (-0.011, 0.095), "lf": (-0.033, 0.088)}
 PHALANGES = (0.045, 0.025, 0.026)  # m
+CAPSULE = '<geom type="capsule" fromto="0 0 0 0 0 0.04" size="0.008"/>'
 
 
 def write_hand(path: Path) -> Path:
@@ -76,3 +77,21 @@ def _closing(layer: ManoLayer, curl: torch.Tensor) -> float:
         joints = layer(pose, torch.zeros(1, 10), torch.zeros(1, 3)).joints[0]
         away.append(float((joints[[8, 12, 16, 20]] - joints[0]).norm(dim=-1).mean()))
     return 1.0 if away[0] < away[1] else -1.0
+
+
+def claw(
+    *names: str, limits: str = 'range="-0.5 1.6"', shape: str = CAPSULE, tip: str = "tip", prefix: str = ""
+) -> str:
+    """A user's file: a palm with one finger of four joints for each name, the first of them opposite to the others."""
+    fingers = []
+    for k, name in enumerate(names):
+        place = 'pos="0.03 0 0.03" quat="0.92 0 0.38 0"' if k == 0 else f'pos="{0.05 - 0.025 * k} 0 0.09"'
+        links = [("base", place, "0 1 0"), ("proximal", 'pos="0 0 0.002"', "1 0 0")]
+        links += [("middle", 'pos="0 0 0.04"', "1 0 0"), ("distal", 'pos="0 0 0.03"', "1 0 0")]
+        opened = [
+            f'<body name="{prefix}{name}_{link}" {at}><joint name="{prefix}{name}_{j}" axis="{axis}" {limits}/>{shape}'
+            for j, (link, at, axis) in enumerate(links)
+        ]
+        fingers.append("".join(opened) + f'<site name="{prefix}{name}_{tip}" pos="0 0 0.04"/>' + "</body>" * 4)
+    return f"""<mujoco><compiler angle="radian"/><worldbody><body name="{prefix}palm">
+        <geom type="box" size="0.04 0.01 0.045" pos="0 0 0.045"/>{"".join(fingers)}</body></worldbody></mujoco>"""
