@@ -31,3 +31,21 @@ def test_each_seed_runs_in_both_precisions_and_finished_runs_are_kept(tmp_path, 
     ran.clear()
     assert precisions.main(words) == 0
     assert not ran
+
+
+def test_words_go_to_the_training_and_precisions_can_be_named(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def run(command, **options):
+        ran.append(command[2:])
+        if command[2] == "amt.evaluate":
+            Path(command[3]).mkdir(parents=True)
+            error = 1.0 if "float32" in command[3] else 1.25
+            (Path(command[3]) / "metrics.json").write_text(json.dumps({"wrist_aligned_mpjpe_mm": error}))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    words = ["data", "train.schedule=cosine", "--out", str(tmp_path), "--seed", "0"]
+    assert precisions.main([*words, "--precision", "float32", "--precision", "bf16"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "| 0 | 1.00 | 1.25 | +0.25 |"
+    assert [command[0] for command in ran] == ["amt.train", "amt.evaluate"] * 2
+    assert ["train.schedule=cosine" in command for command in ran] == [True, False] * 2
