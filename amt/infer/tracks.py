@@ -1,10 +1,12 @@
 """Several hands over the frames of a video: where to look for each, which is which, and which side it is.
 
-A hand is looked for where it was in the frame before, moved on as it moved. The finder looks at the whole picture in the first
-frames of a hand, in every fourth frame, and in any frame in which no hand is followed or one is lost. A hand that it sees is
-there, however unsure the model is of its joints; in the other frames the model's word decides. What the finder sees belongs to
-the track that lies there, else to a lost one of that side, which so keeps its number, else to a new track. Its word on the side
-is summed up over time: a single doubtful picture does not change a hand's side.
+A hand is looked for where it was in the frame before, moved on as it moved. A square that follows the model's joints alone
+drifts, for their error grows with the square's. How far the finder's square lies from the joints' one is therefore kept until
+the finder's next word, and added. The finder looks at the whole picture in the first frames of a hand, in every fourth frame,
+and in any frame in which no hand is followed or one is lost. A hand that it sees is there, however unsure the model is of its
+joints; in the other frames the model's word decides. What the finder sees belongs to the track that lies there, else to a
+lost one of that side, which so keeps its number, else to a new track. Its word on the side is summed up over time: a single
+doubtful picture does not change a hand's side.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ YOUNG = 4  # frames at a track's beginning, in each of which the whole picture i
 KEPT = 30  # frames for which a lost hand's number is kept
 NEAR = 0.5  # of the larger square's side: squares whose middles are nearer are of one hand
 GONE_ASTRAY = 0.35  # a followed square that is farther from the found one (of its side) is replaced
+NEW_OFFSET = 0.5  # share of the finder's last word in how far its square lies from the joints'
 MOST_ODDS = 3.0  # of one picture's word on the side, nats
+LARGEST_OFFSET = 0.7  # in the units of Track.offset
 LARGEST_ODDS = 12.0  # of the sum
 MOST_HANDS = 4
 
@@ -35,9 +39,17 @@ class Track:
     box: np.ndarray  # float64 [3], px: where to look in the next frame
     odds: float  # nats: above 0 for a right hand
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # px a frame
+    offset: np.ndarray | None = (
+        None  # of the finder's square from the joints': x, y in sides of it, log of the sides' ratio
+    )
+    located: np.ndarray | None = None  # px, float64 [3]: the finder's square in this frame
     seen: int = 0  # frames in which it was found
     lost: int = 0  # frames since it was found; 0: followed
-    confirmed: bool = False  # the finder sees it in this frame
+
+    @property
+    def confirmed(self) -> bool:
+        """The finder sees it in this frame."""
+        return self.located is not None
 
     @property
     def side(self) -> str:
@@ -62,7 +74,7 @@ class HandTracks:
         """The hands to look for in a frame, uint8 [H, W, 3]: followed ones and what the finder adds."""
         self._frame += 1
         for track in self.tracks:
-            track.confirmed = False
+            track.located = None
         young = any(track.seen < YOUNG for track in self.tracks)
         lost = any(track.lost for track in self.tracks)
         self._located = not self.tracks or young or lost or self._frame % EVERY == 0
@@ -84,7 +96,7 @@ class HandTracks:
         if not found or not np.isfinite(joints).all():
             track.lost = max(track.lost, 1)
             return
-        box = next_box(joints, height, width, self.scale)
+        box = _corrected(track, next_box(joints, height, width, self.scale))
         if track.seen:
             moved = box[:2] - (track.box[:2] - track.velocity)
             track.velocity = np.clip(0.5 * track.velocity + 0.5 * moved, -box[2] / 4, box[2] / 4)
@@ -117,7 +129,7 @@ class HandTracks:
                 away = np.abs(track.box - hand.box).max() > GONE_ASTRAY * hand.box[2]
                 if track.lost or away:
                     track.box, track.velocity, track.lost = hand.box.copy(), np.zeros(2), 0
-            track.odds, track.confirmed = self._odds(track, hand), True
+            track.odds, track.located = self._odds(track, hand), hand.box
 
     def _nearest(self, free: list[Track], hand: Located) -> Track | None:
         """The track that a found hand belongs to: one that lies there, else the last lost one of its side."""
@@ -158,6 +170,17 @@ def follow(tracks: HandTracks, image: np.ndarray, predict: Callable[[list[Track]
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
     """Of two squares' middles, as a share of the larger side."""
     return float(np.hypot(*(a[:2] - b[:2])) / max(a[2], b[2]))
+
+
+def _corrected(track: Track, joints: np.ndarray) -> np.ndarray:
+    """The joints' square where the finder would see it, px."""
+    if track.located is not None:
+        offset = np.array([*(track.located[:2] - joints[:2]) / joints[2], np.log(track.located[2] / joints[2])])
+        offset = np.clip(offset, -LARGEST_OFFSET, LARGEST_OFFSET)
+        track.offset = offset if track.offset is None else track.offset + NEW_OFFSET * (offset - track.offset)
+    if track.offset is None:
+        return joints
+    return np.array([*(joints[:2] + track.offset[:2] * joints[2]), joints[2] * np.exp(track.offset[2])])
 
 
 def _together(a: Track, b: Track) -> bool:

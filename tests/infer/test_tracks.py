@@ -149,6 +149,23 @@ def test_no_hand_is_no_answer_and_the_next_one_begins():
     assert len(world.frame(tracks)) == 2
 
 
+def test_a_square_does_not_drift_with_the_error_of_the_joints():
+    world, tracks = two_hands()
+    world.hands.pop("b")
+
+    def predict(asked):
+        (track,) = asked
+        ring = np.linspace(0, 2 * np.pi, 21, endpoint=False)
+        middle = (200, 200) + 0.9 * (track.box[:2] - 200) + (2, -4)  # most of the square's error, and one of its own
+        return [Seen(middle + 0.36 * track.box[2] * np.stack([np.cos(ring), np.sin(ring)], 1), True)]
+
+    for _ in range(40):
+        follow(tracks, IMAGE, predict)
+        (track,) = tracks.tracks
+        assert track.number == 0
+        assert np.abs(track.box - (200, 200, 90)).max() < 9
+
+
 def test_what_the_model_does_not_confirm_is_no_hand():
     """The finder sees a hand where the model sees none: no answer, and no number is used up for long."""
     world, tracks = two_hands()
