@@ -128,6 +128,7 @@ def job_of(command: Command, checkpoint: str | Path, device, locator: str | None
         world=command.world,
         rerun=None if options.rerun is None else Path(options.rerun),
         fit=infer.fit,
+        threads=infer.threads,
         smooth=infer.smooth,
         tell=_complain,
     )

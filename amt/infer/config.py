@@ -22,7 +22,7 @@ class InferConfig:
     mediapipe: str | None = None  # the wheel of mediapipe 0.10.21, or a folder with its .tflite files
     smooth: bool = True  # whether hands that a locator finds in a video are smoothed over its frames
     fit: bool = False  # whether the exported MANO parameters are fitted to the refined joints
-    threads: int = 0  # CPU threads; 0 leaves PyTorch's choice
+    threads: int = 0  # CPU threads; 0 leaves PyTorch's choice, less one for the other stages in a video that is drawn
     # te and torchao: FP8 by these packages
     precision: str = "float32"  # bf16: autocast; fp8: e4m3 products in the blocks' QKV and MLPs, emulated if need be
     # auto: a small model on a CPU is traced in a long run; trace: at once; compile: torch.compile, in batches of fixed size

@@ -78,6 +78,7 @@ class Job:
     world: np.ndarray | None = None  # [4, 4]: from the camera's frame to the one that the robot's palm is told in
     smooth: bool = True  # hands that a finder follows through a video
     fit: bool = False  # fit the MANO parameters to the refined joints
+    threads: int = 0  # of PyTorch, as somebody chose; 0: a video that is drawn leaves a core to drawing
     tell: Callable[[object], None] = print  # takes each line about what could not be used
     quiet: bool = False  # tell nothing about guesses; the page of --serve shows them
     told: set = field(default_factory=set)

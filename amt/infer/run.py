@@ -6,7 +6,7 @@ Decoding, prediction, and drawing each have a thread; the main thread writes. On
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +121,7 @@ def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tu
     with (
         open_writers(job, steady) as writers,
         tqdm(total=len(source) or None, unit="frame") as bar,
+        _core_for_drawing(job),
         ExitStack() as stack,
     ):
         filmed = job.draw and job.out is not None
@@ -144,6 +145,25 @@ def _run_video(job: Job, source: Images | Video | LiveCamera, rate: float) -> tu
         )
     _close(job, robots)
     return written, job.failed.total()
+
+
+@contextmanager
+def _core_for_drawing(job: Job) -> Iterator[None]:
+    """Leaves one of PyTorch's cores to the stages beside the network, where a video is drawn and nobody chose a number.
+
+    A second thread gains the network little at batch 1, and waits for its core while pictures are drawn and encoded.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if job.threads or not job.draw or before < 2 or job.predictor.device.type != "cpu":
+        yield
+        return
+    torch.set_num_threads(before - 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def answers(job: Job, source: Images, left_out: Callable[[Path, Exception], None]) -> Iterator[Answer]:

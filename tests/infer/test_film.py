@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from infer_files import small_disk, write_video
 
 from amt.infer import run, video
@@ -172,6 +173,29 @@ def test_pictures_in_memory_do_not_grow_with_the_video(predictor, result, tmp_pa
     assert (done, failed) == (40, 0)
     assert max(most) <= 3 * (DEPTH + 2) + 1  # three stages, with one in hand and one on its way in each
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 40
+
+
+@pytest.mark.parametrize(("settings", "seen"), [({}, 2), ({"threads": 3}, 3), ({"draw": False}, 3)])
+def test_a_film_leaves_a_core_to_drawing_unless_a_number_was_chosen(
+    predictor, result, tmp_path, monkeypatch, settings, seen
+):
+    during, before = [], torch.get_num_threads()
+
+    class Counts(Follows):
+        def next(self, request, time):
+            during.append(torch.get_num_threads())
+            return super().next(request, time)
+
+    monkeypatch.setattr(run, "Follower", Counts)
+    monkeypatch.setattr(Follows, "result", result)
+    torch.set_num_threads(3)
+    try:
+        source = Video(write_video(tmp_path / "v.mp4", shades(3)))
+        run.run(Job(predictor, OutputFolder(tmp_path / "out"), fov=60, **settings), source)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert during == [seen] * 3
 
 
 def test_ctrl_c_between_two_files_waits_until_both_have_the_frame(predictor, tmp_path, monkeypatch):
