@@ -26,6 +26,7 @@ from amt.infer.hands import no_hand, predict_hands
 from amt.infer.inputs import Picture
 from amt.infer.job import Job, Question
 from amt.infer.output import OutputError, OutputFolder
+from amt.infer.result import Result
 from amt.infer.run import Answer, finished_hands, open_writers, write_answer
 from amt.infer.serve.asked import Asked
 from amt.infer.serve.clips import DecodedClip
@@ -162,7 +163,7 @@ class Answers:
             with open_writers(job, None) as writers:
                 records = write_answer(writers, job, answer)
             drawn = question.picture.image
-            for result in results:
+            for result in map(shown, results):
                 drawn = overlay(drawn, result, scale=max(1.0, drawn.shape[0] / 640))
             job.out.picture("overlay.png", drawn)
             job.out.picture("shown.jpg", small(drawn))
@@ -236,7 +237,7 @@ class Clip:
         rate, done = self.video.film_rate, 0
         with (
             open_writers(job, rate) as writers,
-            open_film(job.out, "overlay.mp4", rate, None, notes.append) as shown,
+            open_film(job.out, "overlay.mp4", rate, None, notes.append) as made,
         ):
             while (picture := self._picture) is not None:
                 if done == most:
@@ -245,8 +246,8 @@ class Clip:
                 start = time.perf_counter()
                 question = _question(job, picture, name)
                 answer = Answer(done, question, *follower.next(question.request, picture.time_s))
-                drawn = film(picture.image, answer.results)
-                shown.add(drawn, picture.time_s)
+                drawn = film(picture.image, tuple(map(shown, answer.results)))
+                made.add(drawn, picture.time_s)
                 told = _told(answer, write_answer(writers, job, answer), start)
                 done += 1
                 yield told | {"kind": "frame", "frame": picture.frame, "time_s": picture.time_s, "jpeg": as_jpeg(drawn)}
@@ -274,8 +275,8 @@ def _told(answer: Answer, records: Sequence[dict], start: float) -> dict:
         {
             "number": number,
             "record": {name: value for name, value in record.items() if name not in HEAVY},
-            "measures": measures(result),
-            "scene": scene_data(Shown(f"{result.side} hand", result)),
+            "measures": measures(shown(result)),
+            "scene": scene_data(Shown(f"{result.side} hand", shown(result))),
         }
         for result, record, number in zip(answer.results, records, answer.numbers)
         if result.hand_found
@@ -293,6 +294,11 @@ def _told(answer: Answer, records: Sequence[dict], start: float) -> dict:
         "notes": list(answer.question.picture.notes),
         "ms": round(1000 * (time.perf_counter() - start), 1),
     }
+
+
+def shown(result: Result) -> Result:
+    """The result as the page shows it: contact is that with an object, and without one there is none."""
+    return result if result.has_object else replace(result, hand_contact=None)
 
 
 def small(picture: np.ndarray) -> np.ndarray:

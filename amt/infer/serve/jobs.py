@@ -7,11 +7,16 @@ frames, so that nobody waits for a whole clip.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
+
+from amt.infer.serve.memory import release_memory
+
+RELEASE_S = 5.0  # between two calls that give freed memory back to the system
 
 
 class Replaced(Exception):
@@ -45,6 +50,7 @@ class Worker:
         self.most, self.most_pixels = most, most_pixels
         self._line: deque[Task] = deque()
         self._changed = threading.Condition()
+        self._released = time.monotonic()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="amt-serve", daemon=True)
         self._thread.start()
@@ -94,6 +100,9 @@ class Worker:
             batch = [task for task in batch if task.future.set_running_or_notify_cancel()]
             if batch:
                 self._do(batch)
+                if time.monotonic() - self._released > RELEASE_S:
+                    release_memory()
+                    self._released = time.monotonic()
         for task in waiting:
             if task.future.set_running_or_notify_cancel():
                 task.future.set_exception(Closed())

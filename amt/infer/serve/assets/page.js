@@ -227,6 +227,9 @@
     const notes = [...current.notes];
     if (current.camera.source !== "given") notes.unshift("Distances are only as good as the guess of K.");
     if (!hand) notes.unshift("No hand was found. A box says where one is.");
+    const touches = Boolean(hand && hand.measures.touching !== null);
+    document.querySelector(".touches").parentElement.hidden = !touches;
+    if (hand && !touches) notes.push("What touches is told where the object is named.");
     $("notes").textContent = notes.join(" ");
   }
 
