@@ -36,10 +36,12 @@ class Locator(Protocol):
 def find_locator(checkpoint: Path, box_scale: float, device: torch.device | str = "cpu") -> Locator:
     """The checkpoint's own locator where it has a good one, else the one that ships.
 
+    Each frame that is scored shows a labelled hand: where no score reaches the locator's threshold, its surest candidate counts.
+
     Args:
         box_scale: side of the square over the longest side of the joints' tight box, as the model's crops were cut.
     """
-    return open_locator("model", checkpoint, box_scale=box_scale, device=device)
+    return open_locator("model", checkpoint, box_scale=box_scale, device=device, always=True)
 
 
 class LocatedBatches:

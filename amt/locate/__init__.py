@@ -56,6 +56,7 @@ class ModelLocator:
         network: put into evaluation mode on ``device``.
         box_scale: side of the square over the longest side of the joints' tight box, as the model's crops were cut.
         threshold: least score of a hand; None: what training calibrated.
+        always: every picture shows a hand, as labelled frames do: where no score reaches the threshold, the surest one counts.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class ModelLocator:
         box_scale: float = 1.5,
         device: torch.device | str = "cpu",
         threshold: float | None = None,
+        always: bool = False,
     ):
-        self.device = torch.device(device)
+        self.device, self.always = torch.device(device), always
         self.network, self.box_scale, self.threshold = network.eval().to(self.device), box_scale, threshold
 
     def locate(self, image: np.ndarray) -> list[Located]:
@@ -79,13 +81,14 @@ class ModelLocator:
         small = [letterbox(image, config.width, config.height) for image in images]
         pictures = torch.from_numpy(np.stack([picture for picture, _ in small])).to(self.device).permute(0, 3, 1, 2)
         verifier, least = self.network.verifier, config.threshold if self.threshold is None else self.threshold
-        found = self.network.find(pictures, least if verifier is None else PROPOSED)
+        found = self.network.find(pictures, least if verifier is None and not self.always else min(least, PROPOSED))
         boxes = [boxes_in_picture([hand.box for hand in hands], scale) for hands, (_, scale) in zip(found, small)]
         if verifier is None:
             located = [[h._replace(box=tuple(b)) for h, b in zip(*picture)] for picture in zip(found, boxes)]
         else:
             located = verify(verifier, images, boxes)
-        return [[self._located(hand) for hand in hands if hand.score >= least] for hands in located]
+        sure = [[hand for hand in hands if hand.score >= least] or hands[: int(self.always)] for hands in located]
+        return [[self._located(hand) for hand in hands] for hands in sure]
 
     def _located(self, hand: FoundHand) -> Located:
         tight = np.array(hand.box)
@@ -105,6 +108,7 @@ def open_locator(
     box_scale: float = 1.5,
     device: torch.device | str = "cpu",
     threshold: float | None = None,
+    always: bool = False,
     mediapipe: str | Path | None = None,
 ) -> Finder:
     """The finder of that name.
@@ -113,6 +117,7 @@ def open_locator(
         name: "model": the checkpoint's own locator, or the one that ships where the checkpoint holds none, or one whose recall
             on validation frames is below :data:`USABLE`; or "mediapipe".
         checkpoint: the folder that may hold a locator; None takes the one that ships.
+        always: see :class:`ModelLocator`; MediaPipe's models know no candidates.
         mediapipe: MediaPipe's wheel, or a folder with its .tflite files.
 
     Raises:
@@ -128,9 +133,4 @@ def open_locator(
         found = read_record(checkpoint)["locator"].get("recall")
         if isinstance(found, (int, float)) and found < USABLE:
             network = None
-    return ModelLocator(network or shipped_locator(), box_scale, device, threshold)
-
-
-def boxes_for(finder: Finder, images: Sequence[np.ndarray]) -> list[Located | None]:
-    """The surest hand of each picture, for sets whose frames show one; None where none is found. For ``evaluate.box=located``."""
-    return [hands[0] if hands else None for hands in finder.locate_many(images)]
+    return ModelLocator(network or shipped_locator(), box_scale, device, threshold, always)

@@ -12,7 +12,7 @@ from amt.infer.__main__ import main
 from amt.infer.finder import choose_finder
 from amt.infer.hands import HandsTracker
 from amt.infer.predictor import Request, load
-from amt.locate import Located, ModelLocator, boxes_for
+from amt.locate import Located, ModelLocator
 from amt.model.checkpoint import CheckpointError, add_locator
 from amt.model.locator import FoundHand, Locator, LocatorConfig
 from amt.model.shipped_locator import shipped_locator
@@ -91,8 +91,6 @@ def test_a_locator_speaks_in_the_pictures_pixels():
     np.testing.assert_allclose(hand.tight, (99.5, 199.5, 199.5, 269.5), atol=1e-6)
     np.testing.assert_allclose(hand.box, (149.5, 234.5, 150), atol=1e-4)
     assert (hand.side, hand.score, hand.side_score) == ("left", 0.8, pytest.approx(0.9))
-    assert boxes_for(finder, [np.zeros((480, 640, 3), np.uint8)])[0].side == "left"
-    assert boxes_for(ModelLocator(locator_that_sees()), [np.zeros((48, 64, 3), np.uint8)]) == [None]
 
 
 @pytest.mark.shipped_locator

@@ -66,3 +66,17 @@ def test_a_locator_of_two_stages_says_what_the_second_one_sees():
     assert (hand.side, round(hand.side_score, 4)) == ("right", 1)
     assert hand.box[2] > SIZE
     assert len(ModelLocator(locator, threshold=0.05).locate(image)) == 2
+
+
+def test_where_every_picture_shows_a_hand_the_surest_candidate_counts():
+    unsure, unlikely = (FoundHand((20.0 + x, 20.0, 60.0 + x, 60.0), score, 0.9) for x, score in ((0, 0.3), (80, 0.1)))
+    locator, image = Locator(LocatorConfig(threshold=0.5)), np.zeros((144, 192, 3), np.uint8)
+
+    def find(seen, always):
+        locator.find = lambda images, threshold: [[hand for hand in seen if hand.score >= threshold]]
+        return [hand.score for hand in ModelLocator(locator, always=always).locate(image)]
+
+    assert find([unsure, unlikely], False) == []
+    assert find([unsure, unlikely], True) == [0.3]
+    assert find([unsure._replace(score=0.6), unlikely], True) == [0.6]
+    assert find([], True) == []
