@@ -2,7 +2,8 @@
 
 Each proposal is looked at three times, each time in the square around the box that the look before gave. The first looks bring
 the box to the hand and drop what is unlikely or has become one with another box. The last one sees two squares, a smaller and
-a larger one, and the mirror image of each; the mean of all four gives the score, the side and the box.
+a larger one, and the mirror image of each; the mean of all four gives the score, the side and the box. A hand whose side is then
+in doubt is looked at in two turned squares, which have their share in its side.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from amt.model.verifier import SCALE, SIZE, Verifier
 LOOKS = 3
 UNLIKELY = 0.02  # probability of a hand, below which a proposal is dropped before the last look
 ZOOMS = (0.85, 1.2)  # of the last look's squares
+DOUBT = 2.0  # a side's logit, below which turned squares are looked at
+TURNS = (-20.0, 20.0)  # degrees
+LIKELY = 0.3  # least probability of a hand for that
 MOST_CROPS = 64  # at once
 
 
@@ -41,7 +45,7 @@ def verify(verifier: Verifier, images: Sequence[np.ndarray], proposals: Sequence
             if last or score >= UNLIKELY:
                 seen[picture].append(FoundHand(tuple(box), score, right))
         found = [apart(sorted(hands, key=lambda hand: -hand.score)) for hands in seen]
-    return found
+    return _turned(verifier, images, found)
 
 
 @torch.inference_mode()
@@ -60,6 +64,36 @@ def _look(verifier: Verifier, images: Sequence[np.ndarray], which: list[int], bo
     found = (inside.numpy() * scale[..., None] + np.tile(start, 2)).mean(0)
     hand, right = (p.logit(1e-6).mean(0).sigmoid().tolist() for p in (hand, right))
     return hand, right, found.tolist()
+
+
+@torch.inference_mode()
+def _turned(verifier: Verifier, images: Sequence[np.ndarray], found: list[list[FoundHand]]) -> list[list[FoundHand]]:
+    """The same hands; sides in doubt are the mean over the last look and one at turned squares."""
+    places = [(k, n) for k, hands in enumerate(found) for n, hand in enumerate(hands) if hand.score >= LIKELY]
+    places = [(k, n) for k, n in places if abs(_logit(found[k][n].right)) < DOUBT]
+    device, per = next(verifier.parameters()).device, MOST_CROPS // len(TURNS)
+    for first in range(0, len(places), per):
+        part = places[first : first + per]
+        squares = [square_around(np.reshape(found[k][n].box, (2, 2)), SCALE) for k, n in part]
+        crops = [_turn(images[k], square, angle) for (k, _), square in zip(part, squares) for angle in TURNS]
+        _, right, _ = verifier.judge(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device))
+        said = right.double().cpu().logit(1e-6).unflatten(0, (len(part), -1)).mean(1).tolist()
+        for (k, n), turned in zip(part, said):
+            mean = (_logit(found[k][n].right) + turned) / 2
+            found[k][n] = found[k][n]._replace(right=1 / (1 + float(np.exp(-mean))))
+    return found
+
+
+def _logit(p: float) -> float:
+    p = min(max(p, 1e-6), 1 - 1e-6)
+    return float(np.log(p / (1 - p)))
+
+
+def _turn(image: np.ndarray, square: np.ndarray, angle: float) -> np.ndarray:
+    """uint8 [80, 80, 3]: a square (cx, cy, side; px), turned about its middle by so many degrees."""
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    linear = SIZE / square[2] * np.array(((cos, -sin), (sin, cos)))
+    return cut(image, np.column_stack((linear, (SIZE - 1) / 2 - linear @ square[:2])), SIZE)
 
 
 def _crop(image: np.ndarray, start: np.ndarray, scale: float) -> np.ndarray:

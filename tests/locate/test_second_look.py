@@ -80,3 +80,32 @@ def test_where_every_picture_shows_a_hand_the_surest_candidate_counts():
     assert find([unsure, unlikely], True) == [0.3]
     assert find([unsure._replace(score=0.6), unlikely], True) == [0.6]
     assert find([], True) == []
+
+
+class Doubtful(Blob):
+    """Doubts the side of an upright red blob; takes a turned one for a left hand. Keeps how many crops it saw."""
+
+    def __init__(self, score=0.9):
+        super().__init__()
+        self.score, self.seen = score, []
+
+    def judge(self, crops, both_ways=True):
+        hand, _, boxes = super().judge(crops)
+        filled = [
+            bool((crop[0, int(b[1]) : int(b[3]) + 1, int(b[0]) : int(b[2]) + 1] > 127).float().mean() > 0.9)
+            for crop, b in zip(crops, boxes)
+        ]
+        self.seen.append(len(crops))
+        return torch.full_like(hand, self.score), torch.where(torch.tensor(filled), 0.6, 0.05), boxes
+
+
+def test_a_side_in_doubt_is_looked_at_in_turned_squares():
+    rough = np.array([[190.0, 90.0, 270.0, 150.0]])
+    (hand,) = verify(doubtful := Doubtful(), [picture()], [rough])[0]
+    assert doubtful.seen == [1, 1, 2, 2]
+    np.testing.assert_allclose(hand.right, 1 / (1 + np.sqrt(0.4 / 0.6 * 0.95 / 0.05)), atol=1e-4)  # the logits' mean
+    np.testing.assert_allclose(hand.box, (200, 100, 279, 159), atol=2.0)
+    verify(doubtful := Doubtful(0.2), [picture()], [rough])
+    assert doubtful.seen == [1, 1, 2]  # hardly a hand
+    verify(sure := Doubtful(), [picture()[:, :, ::-1].copy()], [rough])  # no red: taken for left at once
+    assert sure.seen == [1, 1, 2]
