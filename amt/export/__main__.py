@@ -9,7 +9,7 @@ from pathlib import Path
 from amt.config import compose, help_text, split_words
 from amt.errors import UsageError
 from amt.export.config import PROGRAM
-from amt.export.formats import FLOAT32, FORMATS, OPSET, PRECISIONS, ExportError
+from amt.export.formats import FLOAT32, FORMATS, MOST_IMAGES, OPSET, PRECISIONS, ExportError
 from amt.files import check_writable
 from amt.model.checkpoint import read_record
 from amt.startup import Parser, run_program
@@ -112,8 +112,10 @@ def _batch(options: argparse.Namespace) -> int | None:
         raise ExportError(f"--device {options.device}: only --to aoti compiles for a device; leave it out")
     if options.batch == DYNAMIC:
         return None
-    if not options.batch.isdecimal() or int(options.batch) < 1:
-        raise UsageError(f"--batch must be a number of images from 1, or {DYNAMIC}; got {options.batch!r}")
+    if not options.batch.isdecimal() or not 1 <= int(options.batch) <= MOST_IMAGES:
+        raise UsageError(
+            f"--batch must be a number of images from 1 to {MOST_IMAGES}, or {DYNAMIC}; got {options.batch!r}"
+        )
     return int(options.batch)
 
 

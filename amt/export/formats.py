@@ -13,6 +13,7 @@ RECORD = "export.json"  # what every export holds beside its model
 # By itself a CPU may take bfloat16, in which a metre has steps of 4 to 8 mm. Its compiler of elementwise chains, the snippets,
 # gives wrong numbers for this network in OpenVINO 2026.4 (docs/log.md).
 OPENVINO_HINTS = {"INFERENCE_PRECISION_HINT": "f32", "SNIPPETS_MODE": "DISABLE"}
+MOST_IMAGES = 1024  # at once
 OPSET = 18  # of ONNX: the first with the minimum of scattered values, which the contact encoder needs
 
 

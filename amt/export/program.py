@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amt.export.formats import ExportError
+from amt.export.formats import MOST_IMAGES, ExportError
 from amt.export.signature import BY_PATH, INPUTS
 from amt.hand.batch import Inputs
 from amt.kernels import use
@@ -47,7 +47,7 @@ def trace(model: AMT, inputs: Mapping[str, Tensor], dynamic: bool = False) -> to
         ExportError: the batch cannot be left open.
     """
     names = tuple(entry.name for entry in INPUTS)
-    batch = torch.export.Dim("batch", min=1, max=1024)
+    batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
     shapes: dict[str, Any] | None = {name: {0: batch} for name in names} if dynamic else None
     with torch.no_grad(), use("reference"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)

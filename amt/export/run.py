@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from amt.data.config import DataConfig
+from amt.data.config import CropConfig, DataConfig
 from amt.export.crops import Arrays, made_crops, rows, set_crops, tensors
 from amt.export.describe import describe, write_beside
 from amt.export.differences import differences
@@ -90,8 +90,12 @@ def _crops(data: DataConfig | None, wish: Wish, record: dict[str, Any]) -> tuple
     """Crops that calibrate, and others to compare answers on."""
     least = wish.batch or 2
     if data is None:
-        crop = (record.get("data") or {}).get("crop") or {}
-        made = made_crops(max(MADE, least), record["model"]["crop_size"], crop.get("num_points", 256))
+        points = ((record.get("data") or {}).get("crop") or {}).get("num_points", CropConfig.num_points)
+        if not isinstance(points, int) or points < 1:
+            raise ExportError(
+                f"config.json: data.crop.num_points must be 1 or more; got {points!r}; copy the checkpoint again"
+            )
+        made = made_crops(max(MADE, least), record["model"]["crop_size"], points)
         return made, made
     found = set_crops(data, "val", 2 * max(wish.crops, least))
     if len(found["right"]) < 2 * least:

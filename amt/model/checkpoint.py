@@ -116,6 +116,9 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / CONFIG} is not JSON ({error}); copy the folder again") from error
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise CheckpointError(f'{folder / CONFIG} is not a configuration of this version: it has no section "model"')
+    crop = (record.get("data") or {}).get("crop") or {} if isinstance(record.get("data") or {}, dict) else None
+    if not isinstance(crop, dict):
+        raise CheckpointError(f"{folder / CONFIG}: data and data.crop must be sections; copy the folder again")
     return record
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -124,7 +125,8 @@ def test_fp8_weights_without_their_scales_are_refused(checkpoint, tmp_path):
     [
         (["--to", "aoti", "--precision", "int8"], "--to aoti has float32; int8 is written by --to openvino"),
         (["--to", "onnx", "--precision", "fp8"], "--to onnx has float32; fp8 is written by --to safetensors"),
-        (["--to", "aoti", "--batch", "0"], "--batch must be a number of images from 1, or dynamic; got '0'"),
+        (["--to", "aoti", "--batch", "0"], "--batch must be a number of images from 1 to 1024, or dynamic; got '0'"),
+        (["--to", "safetensors", "--batch", "99999999999"], "--batch must be a number of images from 1 to 1024"),
         (["--to", "onnx", "--device", "cuda"], "--device cuda: only --to aoti compiles for a device"),
         (["--to", "safetensors", "--crops", "1"], "--crops must be at least 2; got 1"),
         (["--to", "safetensors", "data.augment.turn=3"], "data.augment.turn has no effect in amt.export"),
@@ -149,6 +151,45 @@ def test_the_set_of_the_training_need_not_be_there(checkpoint, tmp_path, capsys)
     assert main([str(moved), "--to", "safetensors", "--out", str(tmp_path / "out")]) == 0
     assert main([str(moved), "--to", "safetensors", "--precision", "fp8", "--out", str(tmp_path / "fp8")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("x", "config.json: data and data.crop must be sections; copy the folder again"),
+        ({"crop": [1]}, "config.json: data and data.crop must be sections"),
+        ({"crop": {"num_points": -3}}, "data.crop.num_points must be 1 or more; got -3"),
+    ],
+)
+def test_a_damaged_record_is_one_line(checkpoint, tmp_path, capsys, data, message):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(checkpoint, damaged)
+    record = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(record | {"data": data}))
+    assert main([str(damaged), "--to", "safetensors", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
+
+
+def test_a_full_disk_leaves_the_earlier_export(checkpoint, tmp_path):
+    """Files of at most 1 MB, in a process of its own."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "export.json").write_text("{}")
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "from amt.export.__main__ import main; sys.exit(main())"
+    )
+    words = [str(checkpoint), "--to", "safetensors", "--out", str(out)]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=PAGE.parents[1], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "make room and try again" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "export.json").read_text() == "{}"
 
 
 def test_a_package_that_is_not_installed_is_named_before_any_work(checkpoint, tmp_path, capsys, monkeypatch):
