@@ -240,9 +240,11 @@ tune() {
   if [[ -n $dry ]]; then
     tables=$logs/${tables#amt/kernels/}
     options+=(--dry)
+    name=cpu.json
+  else
+    name=$("$python" -c 'import torch; from amt.kernels._table import file_name
+print(file_name(torch.cuda.get_device_name()))') || return 1
   fi
-  name=$("$python" -c 'import torch; from amt.kernels._table import file_name
-print(file_name(torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"))') || return 1
   timeout -k 5 "$seconds" "$python" -m "$@" "${options[@]}" --output "$tables/$name"
 }
 

@@ -33,6 +33,8 @@ def _main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="tune: the table's file (default: the card's, in the user's cache)")
     parser.add_argument("--dry", action="store_true", help="tune: two small shapes, on the CPU where there is no card")
     options = parser.parse_args(arguments)
+    if options.command is None and (options.output or options.dry):
+        raise UsageError("--output and --dry belong to tune: python -m amt.kernels tune")
     if options.command == "tune":
         _tune(options)
     else:

@@ -17,6 +17,9 @@ from typing import Any
 
 import torch
 
+from amt.errors import UsageError
+from amt.files import check_writable, write_text
+
 SCHEMA = 1
 
 
@@ -83,14 +86,17 @@ def read(path: Path, subject: str, table: Callable[[list], Table], names: Collec
         raise ValueError(f"{path} is no table of {subject} ({reason}); remove it, or run: {command}") from None
 
 
+def check_output(path: Path) -> None:
+    """Raises UsageError where no table can be written at ``path``: before minutes of measuring, not after them."""
+    if path.is_dir():
+        raise UsageError(f"--output: {path} is a folder; name a file, such as {path / 'card.json'}")
+    check_writable(path)
+
+
 def write(path: Path, card: str, rows: list[dict[str, Any]]) -> None:
     """In one rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(
-        json.dumps({"schema": SCHEMA, "card": card, "torch": torch.__version__, "rows": rows}, indent=1) + "\n"
-    )
-    os.replace(part, path)
+    content = {"schema": SCHEMA, "card": card, "torch": torch.__version__, "rows": rows}
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def file_name(card: str) -> str:

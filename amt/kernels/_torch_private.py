@@ -39,7 +39,12 @@ has_kernel = find("torch._C._dispatch_has_kernel_for_dispatch_key")
 
 def transforms_active() -> bool:
     """Whether a transform of torch.func (vmap, grad, jacrev, jvp, ...) or forward-mode AD is at work."""
-    return _functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return _functorch_transforms_active() or forward_mode()
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode AD (jvp) is at work."""
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 # Products of FP8 matrices with a scale for each row.

@@ -133,9 +133,7 @@ def build(folder: Path, architectures: Sequence[str], ops: Sequence[str], say=pr
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / MANIFEST
-    before = json.loads(path.read_text()) if path.is_file() else {}
-    if (before.get("schema"), before.get("triton")) != (SCHEMA, triton.__version__):
-        before = {}
+    kept_before = _entries(path, triton.__version__)
     kernels = []
     for op in ops:
         for architecture in architectures:
@@ -150,12 +148,23 @@ def build(folder: Path, architectures: Sequence[str], ops: Sequence[str], say=pr
                 )
                 say(f"{architecture} {op} {shape} {entry['kernel']}: {said}")
         made = {(entry["op"], entry["architecture"]) for entry in kernels}
-        kept = [entry for entry in before.get("kernels", []) if (entry["op"], entry["architecture"]) not in made]
+        kept = [entry for entry in kept_before if (entry["op"], entry["architecture"]) not in made]
         write_text(
             path,
             json.dumps({"schema": SCHEMA, "triton": triton.__version__, "kernels": kept + kernels}, indent=1) + "\n",
         )
     return kernels
+
+
+def _entries(path: Path, version: str) -> list[dict[str, Any]]:
+    """The entries of a manifest that this Triton wrote; none where it is missing, damaged or another's: it is written anew."""
+    try:
+        manifest = json.loads(path.read_text())
+        if (manifest["schema"], manifest["triton"]) != (SCHEMA, version):
+            return []
+        return [entry for entry in manifest["kernels"] if {"op", "architecture"} <= set(entry)]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _compiled(launch: Launch, capability: int, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:

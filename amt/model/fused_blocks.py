@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amt.kernels import attention
+from amt.kernels._autocast import product_dtype
 from amt.kernels._prepared import prepared
 from amt.kernels._torch_private import addmm_activation
 from amt.kernels.attention.fp8 import LARGEST, quantize
@@ -84,7 +85,7 @@ class _Fused(nn.Module):
     form = "auto"
 
     def form_for(self, x: Tensor) -> str:
-        return choice.form(x, _product_dtype(x)) if self.form == "auto" else self.form
+        return choice.form(x, product_dtype(x)) if self.form == "auto" else self.form
 
 
 class FusedBlock(_Fused, Block):
@@ -145,22 +146,17 @@ def _projections(module: nn.Module) -> _Projections:
     return _Projections(*linears, module.num_attention_heads, module.scaling)
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
 def _norm(
     norm: nn.LayerNorm, x: Tensor, branch: Tensor | None, scale: Tensor | None, reader: nn.Module
 ) -> tuple[Tensor, Operand]:
     """x + scale * branch, and its norm as the first product of ``reader``, an attention or an MLP, takes it."""
     first = reader.fc1 if hasattr(reader, "fc1") else _projections(reader).q
     fp8 = _in_fp8(first, x)
-    return add_norm(x, branch, scale, norm.weight, norm.bias, eps=norm.eps, dtype=_product_dtype(x), fp8=fp8)
+    return add_norm(x, branch, scale, norm.weight, norm.bias, eps=norm.eps, dtype=product_dtype(x), fp8=fp8)
 
 
 def _in_fp8(layer: nn.Linear, x: Tensor) -> bool:
-    return isinstance(layer, Fp8Linear) and _product(layer, x.device, x.shape, _product_dtype(x)) != "bf16"
+    return isinstance(layer, Fp8Linear) and _product(layer, x.device, x.shape, product_dtype(x)) != "bf16"
 
 
 def _product(layer: nn.Linear, device: torch.device, shape: torch.Size, dtype: torch.dtype) -> str:
@@ -195,7 +191,7 @@ def _heads(packed: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
 
 def _mlp(module: nn.Module, x: Operand, form: str, norm: nn.LayerNorm) -> Tensor:
     """``norm``: whose result ``x`` is."""
-    fc1, fc2, dtype = module.fc1, module.fc2, _product_dtype(x.plain)
+    fc1, fc2, dtype = module.fc1, module.fc2, product_dtype(x.plain)
     if x.values is not None and _by_cutlass(fc1, x.values.device, x.values.shape, dtype, form):
         active = _fc1_by_cutlass(module, x, form, norm, dtype)
     elif x.values is not None:
@@ -237,7 +233,7 @@ def _rows(x: Operand) -> tuple[Tensor, Tensor]:
 def _project(module: nn.Module, name: str, x: Operand, form: str, *layers: nn.Linear) -> Tensor:
     """The linear layers' results side by side, by one product."""
     parameters = (*(layer.weight for layer in layers), *(layer.bias for layer in layers))
-    dtype, given = _product_dtype(x.plain), x.plain if x.values is None else x.values
+    dtype, given = product_dtype(x.plain), x.plain if x.values is None else x.values
     if _by_cutlass(layers[0], given.device, given.shape, dtype, form):
         _, bias, e4m3 = prepared(module, f"{name} by CUTLASS", parameters, _pack_fp8, torch.float32)
         return epilogue.fused(_rows(x), e4m3, bias).to(dtype).unflatten(0, given.shape[:-1])

@@ -54,6 +54,11 @@ def _main(arguments: Sequence[str]) -> int:
 
 def _tune(device: torch.device, options: Namespace) -> Path | None:
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    output = options.output
+    if output is None and not options.dry:
+        output = choice.user_folder() / _table.file_name(card)
+    if output is not None:
+        _table.check_output(output)
     repeats, widths = (3, (64,)) if options.dry else (REPEATS, WIDTHS)
     rows = []
     for width in widths:
@@ -65,12 +70,8 @@ def _tune(device: torch.device, options: Namespace) -> Path | None:
                     what = f"{width} to {row['units']}" if row["units"] else f"block of {width}"
                     said = ", ".join(f"{name} {ms * 1e3:.1f}" for name, ms in times)
                     print(f"{row['rows']} rows, {what}{' with backward' if backward else ''}: {said} µs")
-    output = options.output
-    if output is None:
-        if options.dry:
-            return None
-        output = choice.user_folder() / _table.file_name(card)
-    _table.write(output, card, rows)
+    if output is not None:
+        _table.write(output, card, rows)
     return output
 
 

@@ -18,10 +18,9 @@ SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 
 
 def script(*arguments, **variables):
+    """Runs it without a limit of this test's own: the script ends each of its parts in time, however slow the machine is."""
     environment = {**os.environ, "PYTHON": sys.executable, **variables}
-    return subprocess.run(
-        ["bash", str(SCRIPT), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
-    )
+    return subprocess.run(["bash", str(SCRIPT), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_dry_run_does_every_part_and_writes_results_outside_the_repository(tmp_path):

@@ -1,11 +1,13 @@
 """No figure without a file behind it."""
 
 import json
+import re
 
 import pytest
 
 from benchmarks import compare, plot, report, tables
 from benchmarks.goals import GOALS, PYRAMID
+from benchmarks.results import ROOT
 
 
 def record(batch, ratio, **others):
@@ -216,3 +218,15 @@ def test_every_page_is_written_and_checked(house, tmp_path, capsys):
     second.write_text(second.read_text().replace("fp32 0.25", "fp32 0.26"))
     assert run("--check") == 1
     assert "benchmarks.md: the table 'machines' is not what the results files give" in capsys.readouterr().err
+
+
+def test_files_that_the_pages_name_are_there():
+    named = re.compile(r"`((?:amt|csrc|benchmarks|tests|tools)/[\w/.]+\.(?:py|sh|cpp|h|cuh?|md|json))`")
+    pages = [path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"]  # the log names what was there
+    found = {
+        name: page.name
+        for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages)
+        for name in named.findall(page.read_text())
+    }
+    assert len(found) > 10
+    assert {name: page for name, page in found.items() if not (ROOT / name).exists()} == {}

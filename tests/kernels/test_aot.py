@@ -8,7 +8,7 @@ import torch
 from helpers import compiled
 
 from amt.kernels import _triton, aot, aot_shapes
-from amt.kernels._cubins import ARCHITECTURES
+from amt.kernels._cubins import ARCHITECTURES, SCHEMA
 from amt.kernels._triton import Launch, recorded
 
 
@@ -72,6 +72,20 @@ def test_a_kernel_of_e4m3_numbers_is_left_out_below_sm_89(tmp_path):
     e4m3 = Launch(launch.kernel, (torch.empty(1, dtype=torch.float8_e4m3fn, device="meta"),), {}, 4, 1, None)
     assert aot._compiled(e4m3, 80, tmp_path, entry)["left_out"] == "e4m3 products came with sm_89"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not _triton.INSTALLED, reason="needs Triton")
+@pytest.mark.parametrize(
+    "damaged", ['{"schema"', "[1]", "", '{"schema": %d, "triton": "%s", "kernels": 3}', "{}", "\xff"]
+)
+def test_a_damaged_manifest_is_written_anew(tmp_path, monkeypatch, damaged):
+    import triton
+
+    path = tmp_path / "manifest.json"
+    path.write_bytes((damaged % (SCHEMA, triton.__version__) if "%" in damaged else damaged).encode("latin1"))
+    monkeypatch.setattr(aot_shapes, "launches", lambda op, card: [])
+    assert aot.build(tmp_path, ["sm_90"], ["hand_frames"], say=None) == []
+    assert json.loads(path.read_text()) == {"schema": SCHEMA, "triton": triton.__version__, "kernels": []}
 
 
 @pytest.mark.skipif(not _triton.INSTALLED, reason="needs Triton")

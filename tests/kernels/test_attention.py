@@ -215,6 +215,7 @@ BAD = {
     "fp8 in float64": (lambda *x: in_fp8(*(y.double() for y in x)), TypeError, r"got torch.float64"),
     "precision": (lambda *x: attention(*x, precision="int8"), ValueError, r"one of auto, bf16, fp8, got 'int8'"),
     "scale nan": (lambda *x: attention(*x, scale=float("nan")), ValueError, r"scale must be a finite number .*got nan"),
+    "scale beyond floats": (lambda *x: attention(*x, scale=10**400), ValueError, r"scale must be a finite number"),
     "scale tensor": (lambda *x: attention(*x, scale=x[0]), ValueError, r"scale must be a finite number"),
 }
 
@@ -250,3 +251,34 @@ def test_each_flash_attention_is_told_from_the_others(tmp_path, files, found):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert {name for name in done.stdout.split() if name.startswith("flash")} == found
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp8"])
+def test_autocast_does_not_reach_into_the_sums(precision):
+    """Under autocast a product of float32 tensors would be rounded to bf16 between the steps of the definition."""
+    inputs = draw((1, 2, 33, 64), torch.bfloat16)
+    expected = with_gradients(lambda *x: attention(*x, precision=precision), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = with_gradients(lambda *x: attention(*x, precision=precision), inputs)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp8"])
+def test_torch_func_and_forward_mode(precision):
+    """Values as without; derivatives those of the attention that was not quantised."""
+    q, k, v = draw((2, 2, 9, 64))
+    tangent = draw((2, 2, 9, 64), seed=1)[0]
+
+    def call(q):
+        return attention(q, k, v, precision=precision)
+
+    out, moved = torch.func.jvp(call, (q,), (tangent,))
+    exact = torch.func.jvp(lambda q: composed(q, k, v), (q,), (tangent,))[1]
+    assert relative_error(out, call(q)) < (1e-5 if precision == "auto" else 1e-2)
+    assert relative_error(moved, exact) < (0.02 if precision == "bf16" else 1e-5)
+    grad = torch.func.grad(lambda q: (call(q) * tangent).sum())(q)
+    assert relative_error(grad, torch.func.grad(lambda q: (composed(q, k, v) * tangent).sum())(q)) < 0.02
+    if precision == "fp8":
+        assert torch.equal(out, call(q))
+        mapped = torch.func.vmap(lambda q, k, v: attention(q[None], k[None], v[None], precision=precision)[0])(q, k, v)
+        assert torch.equal(mapped, call(q))

@@ -197,3 +197,19 @@ def test_tuning_measures_checks_and_writes(tmp_path, capsys, monkeypatch):
 def test_tuning_without_a_card_is_refused(capsys):
     assert main(["tune"]) == 2
     assert "no CUDA card to measure; --dry" in capsys.readouterr().err
+
+
+def test_where_no_table_can_be_written_nothing_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tune, "measure", None)
+    assert main(["tune", "--dry", "--output", str(tmp_path)]) == 2
+    assert f"--output: {tmp_path} is a folder; name a file, such as {tmp_path / 'card.json'}" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["tune", "--dry", "--output", str(tmp_path / "file" / "card.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("words", [["--dry"], ["--output", "table.json"]])
+def test_words_of_tune_alone_are_refused(words, capsys):
+    assert main(words) == 2
+    assert "--output and --dry belong to tune" in capsys.readouterr().err

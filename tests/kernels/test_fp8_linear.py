@@ -108,3 +108,44 @@ def test_hardware_gets_rows_scales_and_float32_sums(monkeypatch):
     e4m3 = torch.float8_e4m3fn
     assert calls == [(e4m3, e4m3, 1, 1, (5, 1), (1, 16), torch.bfloat16, False)]
     torch.testing.assert_close(out, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_torch_func_and_forward_mode_give_the_exact_products_derivatives():
+    exact, ours = layers()
+    x, tangent = torch.randn(6, 192), torch.randn(6, 192)
+    out, moved = torch.func.jvp(ours, (x,), (tangent,))
+    assert torch.equal(out, ours(x))
+    torch.testing.assert_close(moved, tangent @ exact.weight.t())
+    parameters = dict(ours.named_parameters())
+    for per_row in torch.func.vmap(
+        torch.func.grad(lambda p, row: torch.func.functional_call(ours, p, (row,)).sum()), (None, 0)
+    )(parameters, x)["weight"]:
+        assert per_row.shape == ours.weight.shape
+    grad = torch.func.grad(lambda p: torch.func.functional_call(ours, p, (x,)).sum())(parameters)["weight"]
+    torch.testing.assert_close(grad, torch.ones(6, 64).t() @ x)
+    torch.testing.assert_close(torch.func.vmap(ours)(x), ours(x))
+
+
+def test_what_an_exact_layer_refuses_is_refused():
+    _, ours = layers()
+    with pytest.raises(RuntimeError, match="same dtype"):
+        ours(torch.ones(2, 192, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        ours(torch.ones(2, 48))
+
+
+def test_a_layer_on_meta_has_shapes():
+    with torch.device("meta"):
+        layer = Fp8Linear(32, 48)
+        out = layer(torch.empty(3, 32))
+    assert (out.shape, out.device.type) == ((3, 48), "meta")
+
+
+def test_rows_near_the_largest_float32_are_finite():
+    """The sums of e4m3 numbers times the scale of such a row would overflow before the weights' scale makes them smaller."""
+    _, ours = layers(bias=False)
+    x = torch.zeros(2, 192)
+    x[0], x[1] = 1e38, torch.finfo(torch.float32).tiny
+    out = ours(x)
+    assert out.isfinite().all()
+    assert relative_error(out, x @ ours.weight.t()) < 0.06

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ def attention(
             sdpa_flash, sdpa_efficient, triton, flex, fa2, fa3, fa4, xformers, te. Not together with ``"fp8"``.
 
     Returns:
-        [B, H, N, D] in the dtype of ``q``. NaN comes out only in the batch item and head in which it came in.
+        [B, H, N, D] in the dtype of ``q``; under autocast PyTorch's back ends give autocast's. NaN comes out only in the
+        batch item and head in which it came in.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape, device or value; the message names it.
@@ -73,7 +74,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None, precision: str,
         raise ValueError("attention: q must have a head size D of at least 1, got 0")
     if precision == "fp8" and size not in FP8_HEAD_SIZES:
         raise ValueError(f"attention: precision 'fp8' takes a head size D of 64 or 128, got {size}")
-    if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
+    if scale is not None and not (isinstance(scale, int | float) and abs(scale) <= sys.float_info.max):
         raise ValueError(f"attention: scale must be a finite number or None, got {scale!r}")
 
 

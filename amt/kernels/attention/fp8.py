@@ -13,6 +13,10 @@ import functools
 import torch
 from torch import Tensor
 
+from amt.kernels._autocast import no_autocast
+from amt.kernels._torch_private import transforms_active
+from amt.kernels.attention import reference
+
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
 STEP = 32  # products that one FP8 tensor-core instruction adds up
 PROMOTE = 4  # instructions after which the partial sum is added to a float32 one: the second level
@@ -24,6 +28,10 @@ torch.library.define(_OP, "(Tensor q, Tensor k, Tensor v, float scale) -> Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # [B, H, N, D], [B, H, M, D] twice
+    if transforms_active():  # torch.func and forward-mode AD take no custom op's derivative
+        with no_autocast(q.device.type):
+            exact = reference.attention(q, k, v, scale)
+            return emulate(q.detach(), k.detach(), v.detach(), scale) + (exact - exact.detach())
     return torch.ops.amt.attention_fp8_emulated.default(q, k, v, scale)
 
 
@@ -33,9 +41,14 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def emulate(q: Tensor, k: Tensor, v: Tensor, scale: float, *, smooth: bool = True, rotate: bool = True) -> Tensor:
-    """The forward, with the two cures for outliers to be switched off one by one."""
+    """The forward, with the two cures for outliers to be switched off one by one. Autocast changes nothing in it."""
     if q.numel() == 0 or k.shape[2] == 0:
         return torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    with no_autocast(q.device.type):
+        return _emulate(q, k, v, scale, smooth, rotate)
+
+
+def _emulate(q: Tensor, k: Tensor, v: Tensor, scale: float, smooth: bool, rotate: bool) -> Tensor:
     dtype = q.dtype
     q, k, v = q.float(), k.float(), v.float()
     if smooth:
@@ -109,6 +122,11 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad_out: Tensor):
+    with no_autocast(grad_out.device.type):
+        return _gradients(ctx, grad_out)
+
+
+def _gradients(ctx, grad_out: Tensor):
     q, k, v = (x.float() for x in ctx.saved_tensors)
     dtype, grad_out = ctx.saved_tensors[0].dtype, grad_out.float()
     weights = torch.softmax(q @ k.transpose(2, 3) * ctx.scale, dim=-1)

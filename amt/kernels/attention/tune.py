@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from amt.kernels._table import check_output
 from amt.kernels._timing import median_ms
 from amt.kernels.attention import dispatch, reference
 from amt.kernels.attention.back_ends import BACK_ENDS
@@ -34,19 +35,23 @@ def tune(device: torch.device, output: Path | None, quick: bool, say: Callable[[
     Args:
         output: the file; None: the card's file in the user's cache.
         quick: two small shapes, to see that everything runs.
+
+    Raises:
+        UsageError: no file can be written there; nothing was measured.
     """
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    if output is None and not quick:
+        output = dispatch.user_folder() / dispatch.file_name(card)
+    if output is not None:
+        check_output(output)
     rows = []
     for shape in _shapes(device, quick):
         row = measure(shape, device, 3 if quick else REPEATS, say)
         rows.append(row)
         times = ", ".join(f"{name} {ms * 1e3:.1f}" for name, ms in sorted(row["ms"].items(), key=lambda item: item[1]))
         say(f"N {shape.tokens} BH {shape.heads} D {shape.size}{' with backward' if shape.backward else ''}: {times} µs")
-    if output is None:
-        if quick:
-            return None
-        output = dispatch.user_folder() / dispatch.file_name(card)
-    dispatch.write(output, card, rows)
+    if output is not None:
+        dispatch.write(output, card, rows)
     return output
 
 

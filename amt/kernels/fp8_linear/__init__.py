@@ -22,8 +22,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from amt.kernels._autocast import no_autocast, product_dtype
 from amt.kernels._prepared import prepared
-from amt.kernels._torch_private import scaled_mm
+from amt.kernels._torch_private import scaled_mm, transforms_active
 from amt.kernels.attention.fp8 import quantize
 from amt.kernels.block import Operand, choice
 from amt.kernels.fp8_linear.epilogue import MULTIPLE
@@ -43,7 +44,8 @@ def product(a: Quantized, b: Quantized, dtype: torch.dtype) -> Tensor:
             a8, b8.t(), scale_a=a_scale, scale_b=b_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=False
         )
         return out.to(dtype)
-    return ((a8.float() @ b8.float().t()) * a_scale * b_scale.t()).to(dtype)
+    # the weights' scales first: a row of x near float32's largest would overflow before they make it smaller
+    return ((a8.float() @ b8.float().t()) * b_scale.t() * a_scale).to(dtype)
 
 
 def _in_hardware(tensor: Tensor) -> bool:
@@ -56,19 +58,32 @@ class _Linear(torch.autograd.Function):
         ctx, x: Tensor, weight: Tensor, dtype: torch.dtype, quantized: Quantized | None, quantized_weight: Quantized
     ) -> Tensor:  # [M, K], [N, K] -> [M, N]
         ctx.save_for_backward(x, weight)
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device.type):
             return product(quantize(x.float(), dim=1) if quantized is None else quantized, quantized_weight, dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device.type):
             if ctx.needs_input_grad[0]:
                 grad_x = multiply(grad, weight.t(), x.dtype)
             if ctx.needs_input_grad[1]:
                 grad_weight = (grad.t() @ x.to(grad.dtype)).to(weight.dtype)
         return grad_x, grad_weight, None, None, None
+
+
+def _transformed(
+    x: Tensor, weight: Tensor, dtype: torch.dtype, quantized: Quantized | None, quantized_weight: Quantized
+) -> Tensor:
+    """As :class:`_Linear` under torch.func and in forward-mode AD, where derivatives are those of the exact product."""
+    with no_autocast(x.device.type):
+        pair = quantize(x.detach().float(), dim=1) if quantized is None else quantized
+        out = product(*(tuple(t.detach() for t in each) for each in (pair, quantized_weight)), dtype)
+        if x.shape[:1] != out.shape[:1]:  # x has no numbers: no gradient is needed
+            return out
+        exact = (x.to(weight.dtype) @ weight.t()).to(dtype)
+        return out + (exact - exact.detach())
 
 
 def linear(x: Operand, weight: Tensor, quantized_weight: Quantized, dtype: torch.dtype) -> Tensor:
@@ -79,7 +94,8 @@ def linear(x: Operand, weight: Tensor, quantized_weight: Quantized, dtype: torch
     shape = (x.plain if x.values is None else x.values).shape
     quantized = None if x.values is None else (x.values.reshape(-1, shape[-1]), x.scales.reshape(-1, 1))
     plain = x.plain.reshape(-1, shape[-1]) if x.plain.shape == shape else x.plain
-    out = _Linear.apply(plain, weight, dtype, quantized, quantized_weight)
+    run = _transformed if transforms_active() else _Linear.apply
+    out = run(plain, weight, dtype, quantized, quantized_weight)
     return out.reshape(*shape[:-1], weight.shape[0])
 
 
@@ -92,8 +108,9 @@ class Fp8Linear(nn.Linear):
     """``nn.Linear`` with FP8 products. Its weights stay what they were: state dicts and checkpoints do not change."""
 
     def forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        if not x.is_floating_point():
+            return super().forward(x)  # PyTorch's own error
+        dtype = product_dtype(x)
         if choice.product(x.device, x.shape, self.out_features, dtype) == "bf16":
             return super().forward(x)
         out = linear(Operand(x), self.weight, self.quantized(), dtype)
