@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amt.hand.autocast import no_autocast
 from amt.hand.batch import Batch
-from amt.kernels._autocast import no_autocast
 from amt.model.outputs import Prediction
 from amt.model.scene import posed_points
 

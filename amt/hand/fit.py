@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from amt.hand.autocast import no_autocast
 from amt.hand.mano import NUM_BETAS, NUM_MANO_JOINTS, ManoLayer
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from amt.kernels._autocast import no_autocast
 
 JOINT_SIGMA = 0.001  # m: how exactly the joints are wanted
 ANGLE_SIGMA = 0.5  # rad: how far a joint may rotate from the guess for that

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amt.hand.autocast import no_autocast
 from amt.hand.rotations import axis_angle_to_matrix
 from amt.hand.skeleton import FINGERS, MANO_FINGER_JOINTS, MANO_TO_SKELETON
-from amt.kernels._autocast import no_autocast
 
 NUM_MANO_JOINTS = 16
 NUM_BETAS = 10

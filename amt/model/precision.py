@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from amt.kernels._autocast import no_autocast
+from amt.hand.autocast import no_autocast
 
 
 def coordinates(function):

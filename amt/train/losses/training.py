@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from amt.hand.autocast import no_autocast
 from amt.hand.batch import Batch
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
-from amt.kernels._autocast import no_autocast
 from amt.model.outputs import Prediction
 from amt.train.config import LossConfig, LossSchedule
 from amt.train.losses.contact import contact_term
