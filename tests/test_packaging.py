@@ -1,6 +1,7 @@
 """What is shipped: the source distribution builds a wheel, and a machine without a C++ compiler can still install."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -119,3 +120,20 @@ def test_failing_compiler_ends_the_installation(tmp_path, without_compiler):
     )
     assert done.returncode != 0
     assert "this compiler is broken" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("AMT_CUTLASS=1", "AMT_CUTLASS must be one of on, off; got 1"),
+        ("AMT_CUDA=yes", "AMT_CUDA must be one of auto, on, off; got yes"),
+    ],
+)
+def test_a_switch_of_the_build_that_says_nothing_is_refused(tmp_path, option, message):
+    """AMT_CUTLASS=1 would build without CUTLASS and say nothing."""
+    cmake = shutil.which("cmake", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
+    if cmake is None:
+        pytest.skip("needs cmake")
+    done = subprocess.run([cmake, "-S", ROOT, "-B", tmp_path, f"-D{option}"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert message in " ".join(done.stderr.split())
