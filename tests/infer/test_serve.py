@@ -309,6 +309,31 @@ def test_an_upload_that_is_broken_off_or_stalls_leaves_nothing(stub, photo, tmp_
     assert stub.asked == []
 
 
+def test_connections_without_a_whole_request_shut_nobody_out(stub, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "KEPT_S", 1.0)
+    with served(stub, tmp_path / "root") as asking:
+        lines = [
+            socket.create_connection(("127.0.0.1", asking.port), timeout=20) for _ in range(server.CONNECTIONS + 5)
+        ]
+        for line in lines[::2]:
+            line.sendall(b"GET / HTTP/1.1\r\nHo")
+        assert all(line.recv(4096) == b"" for line in lines)  # ended by the server
+        for line in lines:
+            line.close()
+        assert asking.get("/about")[0] == 200
+        # a request after another one on the same connection, too; and work that takes longer is waited for
+        stub.go.clear()
+        threading.Timer(2.0, stub.go.set).start()
+        with socket.create_connection(("127.0.0.1", asking.port), timeout=20) as line:
+            body = png(photo)
+            line.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            assert line.recv(20).startswith(b"HTTP/1.1 200")
+            line.sendall(b"GET / HT")
+            while line.recv(1 << 16):
+                pass
+        asking.settle()
+
+
 def test_uploads_beyond_the_places_are_told_to_come_again(stub, photo, tmp_path):
     with served(stub, tmp_path / "root", Limits(at_once=3)) as asking, ThreadPoolExecutor(3) as others:
         stub.go.clear()

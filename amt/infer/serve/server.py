@@ -9,13 +9,46 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from amt.infer.checks import InputError
 from amt.infer.job import Job
 from amt.infer.serve.app import LOOPBACK, Page
 
 CONNECTIONS = 128  # at once; more are answered 503
-KEPT_S = 15  # s: a connection without a request
+KEPT_S = 15  # s: a connection without a whole request
+
+
+class Patient(H11Protocol):
+    """A connection that ends where the head of a request does not come whole in :data:`KEPT_S`.
+
+    uvicorn waits for it without end, and as many such connections as may be open would shut everybody else out.
+    """
+
+    _timer = None
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(KEPT_S, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def serve(job: Job, name: str, host: str, port: int) -> None:
@@ -57,7 +90,7 @@ def config_of(page: Page) -> uvicorn.Config:
         page.app(),
         log_level="error",
         access_log=False,
-        http="h11",
+        http=Patient,
         ws="none",
         loop="asyncio",
         lifespan="off",
