@@ -81,12 +81,12 @@ def _main(arguments: list[str]) -> int:
 
 def job_of(command: Command, checkpoint: str | Path, device, locator: str | None = None) -> Job:
     """The settings of a run with one checkpoint; ``locator`` stands over that of the command line."""
-    from amt.infer.engine import bfloat16_is_slow
     from amt.infer.job import Job
     from amt.infer.output import OutputFolder
     from amt.infer.predictor import load
     from amt.model.fp8 import use_precision
     from amt.model.fused_blocks import use_blocks
+    from amt.model.lean import bfloat16_is_slow
 
     options, infer = command.options, command.settings["infer"]
     predictor = load(

@@ -31,7 +31,7 @@ from amt.infer.result import Result
 from amt.infer.run import record_of, run
 from amt.infer.video import LiveCamera, Video
 from amt.kernels import use
-from amt.locate import Located
+from amt.locate import Finder, Located, ModelLocator
 from amt.locate.mediapipe import VERSION, MediaPipeLocator
 
 STAGES = ("decode", "locate", "crop", "model", "unpack", "draw", "write")
@@ -48,6 +48,8 @@ SCOPE = """scope, one picture after the other on one thread of Python, nothing o
   draw     the overlay and the view from the side, in memory
   write    a line of JSON, and the picture into overlay.mp4
 batch 1 follows the hand through the pictures; batch N is given N pictures and their boxes at once, times a picture
+plain PyTorch is the same checkpoint, eager, in float32, with the reference ops, its locator's networks as they were trained; all
+that is no network, such as crops, drawing and files, is the same code
 "picture to answer" is locate, crop, model and unpack of batch 1; "end to end" is the whole run, with stages that overlap, over
 the pictures a second of the same work in plain PyTorch, one stage after the other"""
 RIVAL = """MediaPipe, both models of {version} on one thread of LiteRT, without its own pipeline. It gives joints in the picture,
@@ -127,13 +129,14 @@ def benchmark(
             device=predictor.device,
         )
     )
-    if predictor.finder is not None:
-        predictor.finder = _Timed(predictor)
+    finder = predictor.finder
+    plain_finder = finder.plain() if isinstance(finder, ModelLocator) else finder
     ours, plain = predictor.engine, Engine(predictor.model, predictor.device, "eager", False, batch)
     ours.hurry()
     found: dict[str, list[list[dict]]] = {}
-    for name, engine, implementation in (("AMT", ours, None), ("plain PyTorch", plain, "reference")):
-        predictor.engine = engine
+    sides = (("AMT", ours, finder, None), ("plain PyTorch", plain, plain_finder, "reference"))
+    for name, engine, found_by, implementation in sides:
+        predictor.engine, predictor.finder = engine, None if found_by is None else _Timed(predictor, found_by)
         with use(implementation) if implementation else nullcontext():
             rows, known = _one_by_one(job, source)
             _print(f"{name}, batch 1", rows)
@@ -144,7 +147,7 @@ def benchmark(
     if rival is not None:
         _print("MediaPipe", _mediapipe(rival, source), ("palms", "landmarks"))
         say(RIVAL.format(version=VERSION))
-    predictor.engine, predictor.stage = ours, no_clock
+    predictor.engine, predictor.finder, predictor.stage = ours, finder, no_clock
     (one, many), (plain_one, plain_many) = found["AMT"], found["plain PyTorch"]
     figures = Figures(
         model_s=_median(one, "model"),
@@ -180,10 +183,10 @@ def run_fps(job: Job, source: Images | Video) -> float:
 
 
 class _Timed:
-    """A predictor's finder, whose time counts as that of the stage "locate"."""
+    """A finder whose time counts as that of the stage "locate"."""
 
-    def __init__(self, predictor: Predictor):
-        self.predictor, self.finder = predictor, predictor.finder
+    def __init__(self, predictor: Predictor, finder: Finder):
+        self.predictor, self.finder = predictor, finder
 
     def locate(self, image: np.ndarray) -> list[Located]:
         with self.predictor.stage("locate"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 
@@ -15,8 +14,6 @@ from amt.infer.config import ENGINES
 from amt.infer.traced import LARGEST, PATIENCE, Tracer
 from amt.model.amt import AMT
 from amt.model.outputs import Prediction
-
-_HAS_BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16")  # flags in /proc/cpuinfo of x86 and Arm
 
 
 class Engine:
@@ -87,14 +84,3 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
     )
-
-
-def bfloat16_is_slow(device: torch.device) -> bool:
-    """Whether the CPU has no bfloat16 arithmetic, so that PyTorch computes in float32 and rounds."""
-    if device.type != "cpu":
-        return False
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return True
-    return not words.intersection(_HAS_BFLOAT16)

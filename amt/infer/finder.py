@@ -28,4 +28,4 @@ def choose_finder(
     """
     if name == "window":
         return None
-    return open_locator(name, folder, box_scale=box_scale, device=device, mediapipe=mediapipe)
+    return open_locator(name, folder, box_scale=box_scale, device=device, mediapipe=mediapipe, fast=True)

@@ -109,7 +109,7 @@ class Locator(nn.Module):
 
     def forward(self, images: Tensor) -> LocatorMaps:
         """Args: images: uint8 or float [B, 3, height, width], 0-255."""
-        x = (images.float() - 127.5) / 64
+        x = ((images.float() - 127.5) / 64).to(self.head.weight.dtype)
         fine = self.fine(x.contiguous(memory_format=torch.channels_last))
         coarse = F.interpolate(self.to_fine(self.coarse(fine)), scale_factor=2, mode="nearest")
         out = self.head(self.join(fine + coarse)).float()

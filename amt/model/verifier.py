@@ -73,7 +73,7 @@ class Verifier(nn.Module):
 
     def forward(self, crops: Tensor) -> Verdict:
         """Args: crops: uint8 or float [B, 3, 80, 80], 0-255."""
-        x = ((crops.float() - 127.5) / 64).contiguous(memory_format=torch.channels_last)
+        x = ((crops.float() - 127.5) / 64).to(self.maps.weight.dtype).contiguous(memory_format=torch.channels_last)
         fine = self.fine(x)
         coarse = self.coarse(fine)
         together = fine + F.interpolate(self.to_fine(coarse), scale_factor=2, mode="nearest")

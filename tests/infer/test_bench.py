@@ -13,11 +13,13 @@ import pytest
 from infer_files import write_image, write_video
 
 from amt.infer import benchmark
+from amt.infer import predictor as predictors
 from amt.infer.__main__ import main
 from amt.infer.bench import MEANING, Figures, bone_lengths, clips_of, mediapipe_landmarks, table
 from amt.infer.checks import InputError
-from amt.infer.engine import bfloat16_is_slow
 from amt.infer.predictor import Predictor
+from amt.locate import Located, ModelLocator
+from amt.model.lean import bfloat16_is_slow
 
 K = np.array([[310.0, 0, 158.0], [0, 305.0, 121.0], [0, 0, 1]])
 BOX = (180.0, 110.0, 120.0)
@@ -41,6 +43,31 @@ def test_the_stages_add_up_to_the_total(checkpoint, photo, tmp_path, capsys, mon
     assert re.search(r"over the whole input: [\d.]+ frames/s; end to end [\d.]+ x", said)
     assert "scope, one picture after the other" in said
     assert not (tmp_path / "out").exists()
+
+
+class Watched(ModelLocator):
+    """Sees one hand, and notes whether the network or its lean copy was asked."""
+
+    def __init__(self, asked: list[str], name: str):
+        self.asked, self.name = asked, name
+
+    def plain(self):
+        return Watched(self.asked, "as trained")
+
+    def locate_many(self, images):
+        self.asked.append(self.name)
+        return [[Located(np.array(BOX), "left", 0.9)] for _ in images]
+
+
+def test_plain_pytorch_finds_hands_with_the_locator_as_it_was_trained(checkpoint, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "PICTURES", 2)
+    monkeypatch.setattr(benchmark, "WARM_UP", 1)
+    asked: list[str] = []
+    monkeypatch.setattr(predictors, "choose_finder", lambda *_: Watched(asked, "lean"))
+    video = write_video(tmp_path / "v.mp4", [photo] * 2)
+    assert main([str(checkpoint), str(video), "--fov", "60", "--benchmark", "--batch", "2", "--no-draw"]) == 0
+    assert list(dict.fromkeys(asked)) == ["lean", "as trained"]
+    assert asked[-1] == "lean"  # the run as it is
 
 
 class Palms:
@@ -179,8 +206,6 @@ def test_checkpoints_are_compared_on_a_users_folder(checkpoint, unsure_checkpoin
 
 
 def test_locators_are_compared(checkpoint, photo, tmp_path, capsys, monkeypatch):
-    from amt.infer import predictor as predictors
-    from amt.locate import Located
 
     class Sees:
         def __init__(self, *hands):
