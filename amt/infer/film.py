@@ -88,7 +88,7 @@ class TimedFilm:
         self.stream.codec_context.thread_count = 1  # the network needs the cores
         self.stream.codec_context.gop_size = max(1, round(2 * self.rate))
         if codec == "libx264":
-            self.stream.options = {"preset": "veryfast", "crf": "20", "bf": "0"}
+            self.stream.options = {"preset": "ultrafast", "crf": "22", "bf": "0", "x264-params": "no-deblock=0"}
         elif codec == "mpeg4":
             self.stream.codec_context.time_base = Fraction(1, 60_000)  # MPEG-4 has no finer one
             self.stream.bit_rate = 6 * width * height
