@@ -20,6 +20,8 @@ from amt.hand.skeleton import BONES, FINGER_JOINTS, PARENTS
 SUPERSAMPLING = 2
 SMOOTH_AREA = 20.0  # px²: a triangle below it needs no shades within
 _SUBPIXEL_BITS = 4
+_FAR = 3.0  # of the rasteriser, whose meshes lie between 1 and 2
+_LARGEST = 4_000_000  # px of a sheet: the rasteriser takes 16 bytes for each
 _LIGHT = np.array(
     (-0.40, -0.62, -0.67)
 )  # from the upper left, behind the viewer; x right, y down, z away from the viewer
@@ -90,6 +92,39 @@ class Layer:
 
         self._shapes.append(draw)
 
+    def triangles(self, points: np.ndarray, depth: np.ndarray, faces: np.ndarray, colours: np.ndarray) -> None:
+        """Triangles [F, 3] of points [N, 2] (px): at each pixel the nearest one, with the points' colours [N, 3] blended.
+
+        Needs :func:`has_rasteriser`. ``depth`` [N] grows away from the viewer, in any unit.
+        """
+        import cv2
+
+        fixed = _fixed(points)
+        faces = faces[_drawable(fixed[faces]) & np.isfinite(depth[faces]).all(1)]
+        if not len(faces):
+            return
+        self._hold(fixed[faces], 0)
+        faces, shade = np.int32(faces), np.float32(colours / 255)
+        near, far = depth[faces].min(), depth[faces].max()
+        away = 1 + (depth - near) / ((far - near) or 1.0)  # 1 to 2, in the rasteriser's unit
+        settings = cv2.TriangleRasterizeSettings()
+        settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
+        settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
+
+        def draw(sheet: np.ndarray, corner: np.ndarray) -> None:
+            height, width = sheet.shape[:2]
+            # Its camera looks along -z with 90 degrees over the height, y up: points that it projects to their places.
+            x, y = ((fixed / (1 << _SUBPIXEL_BITS) - corner + 0.5) * 2 - (width, height)).T / height
+            seen = np.float32(np.stack((x * away, -y * away, -away), 1))
+            painted, nearest = np.zeros((height, width, 3), np.float32), np.full((height, width), _FAR, np.float32)
+            painted, nearest = cv2.triangleRasterize(
+                seen, faces, shade, painted, nearest, np.eye(4), math.pi / 2, 0.5, _FAR, settings
+            )
+            cover = cv2.compare(nearest, _FAR, cv2.CMP_LT)
+            cv2.copyTo(cv2.merge((*cv2.split(cv2.convertScaleAbs(painted, alpha=255)), cover)), cover, sheet)
+
+        self._shapes.append(draw)
+
     def outline(self, colour: Colour, width: float) -> Layer:
         """A new layer that holds the contour of all that this one covers, holes included."""
         import cv2
@@ -99,7 +134,7 @@ class Layer:
         covered = (self._sheet[..., 3] > 127).astype(np.uint8)
         if covered.any():
             low, _ = self._bounds()
-            edges, _ = cv2.findContours(covered, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=low.tolist())
+            edges, _ = cv2.findContours(covered, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=low.tolist())
 
             def draw(sheet: np.ndarray, corner: np.ndarray) -> None:
                 moved = [edge - corner.astype(np.int32) for edge in edges]
@@ -146,10 +181,14 @@ class Layer:
         drawable = _drawable(fixed)
         fixed, painted = fixed[drawable], painted[drawable]
         if len(fixed):
-            places = fixed.reshape(-1, 2) / (1 << _SUBPIXEL_BITS)
-            self._low = np.minimum(self._low, places.min(0) - reach)
-            self._high = np.maximum(self._high, places.max(0) + reach)
+            self._hold(fixed, reach)
         return fixed, painted
+
+    def _hold(self, fixed: np.ndarray, reach: float) -> None:
+        """Makes the sheet hold points [..., 2] in fixed point."""
+        places = fixed.reshape(-1, 2) / (1 << _SUBPIXEL_BITS)
+        self._low = np.minimum(self._low, places.min(0) - reach)
+        self._high = np.maximum(self._high, places.max(0) + reach)
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Even corners x, y of the part of the sheet that holds all that is drawn, int [2] each; equal ones: nothing is."""
@@ -162,8 +201,15 @@ class Layer:
         return low.astype(int), np.maximum(high, low).astype(int)
 
 
+def has_rasteriser() -> bool:
+    """Whether OpenCV draws meshes by itself: from version 5 on."""
+    import cv2
+
+    return hasattr(cv2, "triangleRasterize")
+
+
 def paint_mesh(layer: Layer, pixels: np.ndarray, seen: np.ndarray, faces: np.ndarray, colours: np.ndarray) -> None:
-    """Paints a shaded mesh back to front.
+    """Paints a shaded mesh: by OpenCV's rasteriser, or back to front where there is none, or it would need much memory.
 
     Args:
         layer: what to draw on.
@@ -181,6 +227,10 @@ def paint_mesh(layer: Layer, pixels: np.ndarray, seen: np.ndarray, faces: np.nda
     painted = np.clip(np.asarray(colours, np.float64) * shade[:, None], 0, 255)
     # What shows the viewer its back lies behind something, once the opening at the wrist is closed.
     closed = np.concatenate((faces, _lids(faces.tobytes(), faces.dtype.str)))
+    sides = np.minimum(np.ptp(pixels, axis=0), (layer.width, layer.height)) * SUPERSAMPLING
+    if has_rasteriser() and np.prod(sides) <= _LARGEST:
+        layer.triangles(pixels, seen[:, 2], closed[_area(pixels[closed]) < 0], painted)
+        return
     values = np.concatenate((pixels, seen[:, 2:], painted), axis=1)[closed]
     area = _area(values[..., :2])
     values, area = values[area < 0], -area[area < 0]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
+from amt.draw import paint
 from amt.draw.hand_object import errors
 from amt.draw.paint import Layer
 from amt.draw.pictures import close_up, film, overlay, panel, sheet, shown_box, side_view
@@ -190,3 +192,46 @@ def test_an_opening_is_closed_by_a_lid_that_looks_outwards():
     assert np.abs(normals).sum() == 2
     whole = np.concatenate((faces, lids))
     assert not len(_lids(whole.tobytes(), whole.dtype.str))
+
+
+@pytest.mark.skipif(not paint.has_rasteriser(), reason="OpenCV 4 has no rasteriser")
+def test_opencvs_rasteriser_paints_what_polygons_paint(photo, result, monkeypatch):
+    drawn = film(photo, result)
+    monkeypatch.setattr(paint, "has_rasteriser", lambda: False)
+    away = np.abs(drawn.astype(int) - film(photo, result)).max(-1)
+    assert away.any()  # two ways, not one
+    # Along contours, half a pixel of the sheet: nothing that is 3 px wide differs.
+    assert not cv2.erode(np.uint8(away > 40), np.ones((3, 3), np.uint8)).any()
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("rasteriser", [True, False])
+def test_the_nearer_of_two_triangles_is_seen(monkeypatch, rasteriser, first):
+    if rasteriser and not paint.has_rasteriser():
+        pytest.skip("OpenCV 4 has no rasteriser")
+    monkeypatch.setattr(paint, "has_rasteriser", lambda: rasteriser)
+    square = np.array(((5.0, 5), (5, 35), (35, 5)))
+    pixels = np.concatenate((square, square + 4))
+    seen = np.column_stack((pixels / 100, np.repeat((0.5, 0.4) if first else (0.4, 0.5), 3)))
+    colours = np.repeat(((0, 0, 200.0), (200, 0, 0)), 3, axis=0)
+    layer, picture = paint.Layer(64, 64), np.zeros((64, 64, 3), np.uint8)
+    paint.paint_mesh(layer, pixels, seen, np.arange(6).reshape(2, 3), colours)
+    layer.over(picture)
+    assert picture[7, 7].argmax() == 2  # the first alone
+    assert picture[15, 15].argmax() == (0 if first else 2)
+    assert not picture[45:, 45:].any()
+
+
+def test_points_without_a_place_leave_their_triangles_out():
+    if not paint.has_rasteriser():
+        pytest.skip("OpenCV 4 has no rasteriser")
+    points = np.array(((5.0, 5), (5, 35), (35, 5), (np.nan, 3), (1e9, 3)))
+    depth, colours = np.array((1.0, 1, 1, 1, np.nan)), np.full((5, 3), 255.0)
+    layer, picture = paint.Layer(40, 40), np.zeros((40, 40, 3), np.uint8)
+    layer.triangles(points, depth, np.array(((0, 1, 2), (0, 1, 3), (1, 2, 4))), colours)
+    layer.over(picture)
+    assert picture[10, 10].tolist() == [255] * 3
+    assert not picture[30, 30].any()
+    empty = paint.Layer(40, 40)
+    empty.triangles(points, depth, np.array(((0, 1, 3),)), colours)
+    empty.over(picture)
