@@ -145,8 +145,3 @@ def open_locator(
         if isinstance(found, (int, float)) and found < USABLE:
             network = None
     return ModelLocator(network or shipped_locator(), box_scale, device, threshold, always, fast)
-
-
-def boxes_for(finder: Finder, images: Sequence[np.ndarray]) -> list[Located | None]:
-    """The surest hand of each picture, for sets whose frames show one; None where none is found. For ``evaluate.box=located``."""
-    return [hands[0] if hands else None for hands in finder.locate_many(images)]
