@@ -42,7 +42,7 @@ def test_one_part_runs_alone(tmp_path):
     done = script("--dry", "ceilings", TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("== ")] == [
-        "== ceilings (at most 520 s)",
+        "== ceilings (at most 3600 s)",
         "== summary",
     ]
 
