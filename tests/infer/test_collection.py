@@ -191,7 +191,7 @@ def test_two_workers_one_of_them_killed(checkpoint, pictures, tmp_path):
     many.mkdir()
     for i in range(60):
         (many / f"{i:02}.png").write_bytes((pictures / f"{i % 3}.png").read_bytes())
-    words = [str(checkpoint), str(many), "--batch", "2", *CAMERA]
+    words = [str(checkpoint), str(many), "--batch", "2", *CAMERA, "infer.threads=1"]  # what Ray gives a worker
     # Ray gives up after 30 s by itself, which a busy machine takes to start it
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "300"}
     command = [sys.executable, "-m", "amt.infer", *words, "--engine", "ray", "--workers", "2", "--out"]
