@@ -72,6 +72,23 @@ _PAINT = {
     21: ((0.99, 0.70, 0.72), (0.97, 0.45, 0.88), "checker"),
 }
 
+# What packages print on their front, and the panel with bars on their back, by YCB class: without them a can looks the same
+# however it is turned about its axis, which the real one does not.
+_FRONT = {
+    1: (0.09, 0.75, 0.85),
+    2: (0.58, 0.65, 0.75),
+    3: (0.99, 0.75, 0.75),
+    4: (0.15, 0.75, 0.90),
+    5: (0.38, 0.70, 0.50),
+    6: (0.13, 0.75, 0.90),
+    7: (0.99, 0.80, 0.75),
+    8: (0.60, 0.60, 0.60),
+    9: (0.01, 0.85, 0.75),
+    12: (0.99, 0.75, 0.75),
+    18: (0.36, 0.65, 0.50),
+}
+_BACK = ((0.12, 0.06, 0.93), (0.0, 0.0, 0.12))
+
 
 def paint(class_id: int, points: np.ndarray, extent: np.ndarray) -> np.ndarray:
     """Albedo, float32 [N, 3], of an object at points [N, 3] (m) of its own frame.
@@ -110,10 +127,27 @@ def paint(class_id: int, points: np.ndarray, extent: np.ndarray) -> np.ndarray:
         mix = np.clip((along - 0.1) * 12, 0, 1)
         mix = np.where((along < -0.55) & (np.sin(along * 40) > 0.3), 0.6, mix)
     mix = np.clip(mix, 0, 1).astype(np.float32)
+    colours = [a * (1 - mix) + b * mix for a, b in zip(base, accent, strict=True)]
+    if class_id in _FRONT:
+        colours = _print_package(colours, along, across, unit[:, (long + 2) % 3], _rgb(_FRONT[class_id]))
     # A slow change around the object and fine grain.
     shade = 1 + 0.18 * unit[:, (long + 2) % 3] + 0.12 * (noise(points + 1.0, 0.004) - 0.5)
-    channels = [np.clip((a * (1 - mix) + b * mix) * shade, 0.01, 1) for a, b in zip(base, accent, strict=True)]
+    channels = [np.clip(colour * shade, 0.01, 1) for colour in colours]
     return np.stack(channels).astype(np.float32).T
+
+
+def _print_package(colours, along: np.ndarray, across: np.ndarray, beside: np.ndarray, front: np.ndarray) -> list:
+    """Three channels [N] with a front panel and a back panel, from the coordinates along the longest axis and about it."""
+    azimuth = np.abs(np.arctan2(beside, across))
+    panel = (azimuth < 0.95) & (along > -0.5) & (along < 0.8)
+    emblem = panel & (azimuth**2 + 3 * (along - 0.3) ** 2 < 0.25)
+    paper = (azimuth > 2.3) & (np.abs(along) < 0.55)
+    bars = paper & (np.sin(along * 30) > 0.25) & (azimuth > 2.6)
+    light, dark = (_rgb(hsv) for hsv in _BACK)
+    return [
+        np.where(bars, dark[k], np.where(paper, light[k], np.where(emblem, light[k], np.where(panel, front[k], c))))
+        for k, c in enumerate(colours)
+    ]
 
 
 def sleeve(rng: np.random.Generator) -> np.ndarray:

@@ -44,7 +44,7 @@ from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
 from amt.hand.skeleton import SHIPPED_HAND
 
-FORMAT = 8  # counts changes of what a (seed, subject, sequence) looks like
+FORMAT = 9  # counts changes of what a (seed, subject, sequence) looks like
 MASTER = SERIALS[2]  # its camera frame is the world frame
 GRASP_RECORD = (
     "grasp.json"  # beside meta.yml, which stays DexYCB's: type of the grasp, whether it met every demand, phases
