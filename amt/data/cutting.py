@@ -18,6 +18,7 @@ from amt.data import shards
 from amt.data.config import CropConfig
 from amt.data.crops import add_meshes, cut_frame
 from amt.data.errors import BrokenFrame, DataError
+from amt.data.processes import end_with_parent
 from amt.data.reader import Reader
 from amt.data.threads import ahead
 
@@ -105,6 +106,7 @@ def _start(progress, reader: bytes, config: CropConfig, folder: Path) -> None:
     import cv2
     import torch
 
+    end_with_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     logging.disable(logging.WARNING)  # the process that waits tells what is broken

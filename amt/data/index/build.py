@@ -30,6 +30,7 @@ from amt.data.layout import (
     in_subset,
 )
 from amt.data.parts import SetParts
+from amt.data.processes import end_with_parent
 from amt.data.protocols import OFFICIAL, PROTOCOLS, find_protocol
 from amt.data.root import check_root
 from amt.data.scan import FRAME, Scan, Scanner
@@ -207,6 +208,7 @@ _scanner: Scanner | Ho3dScanner  # of a worker process
 
 def _start_worker(layout: str, root: Path, decode: bool) -> None:
     global _scanner
+    end_with_parent()
     _scanner = SCANNERS[layout](root, decode)
 
 

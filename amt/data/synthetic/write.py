@@ -32,6 +32,7 @@ from amt.data.layout import (
     labels_name,
 )
 from amt.data.object_card import CARD
+from amt.data.processes import end_with_parent
 from amt.data.set_folder import CONTACT
 from amt.data.synthetic import appearance, scene
 from amt.data.synthetic.config import LOCK, SequenceSpec, SetConfig, check_folder, sequence_folder
@@ -273,6 +274,7 @@ def _is_whole(folder: Path, spec: SequenceSpec) -> bool:
 def _start_worker() -> None:
     import cv2
 
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent answers it
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
