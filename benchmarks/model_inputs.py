@@ -48,7 +48,10 @@ def inputs(size: int, batch: int, generator: torch.Generator) -> Inputs:
     focal = float(size) * 2
     intrinsics = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], device=device)
     image = torch.randint(0, 256, (batch, 3, size, size), generator=generator, device=device, dtype=torch.uint8)
-    points = torch.randn(batch, NUM_POINTS, 3, generator=generator, device=device)
+    points = torch.nn.functional.normalize(
+        torch.randn(batch, NUM_POINTS, 3, generator=generator, device=device), dim=-1
+    )
+    colours = torch.rand(batch, NUM_POINTS, 3, generator=generator, device=device)
     return Inputs(
         image=image,
         intrinsics=intrinsics.repeat(batch, 1, 1),
@@ -57,7 +60,8 @@ def inputs(size: int, batch: int, generator: torch.Generator) -> Inputs:
         frame_size=torch.tensor([480.0, 640.0], device=device).repeat(batch, 1),
         right=torch.arange(batch, device=device) % 4 != 1,
         object_class=torch.arange(batch, device=device) % NUM_CLASSES,
-        object_points=0.05 * torch.nn.functional.normalize(points, dim=-1),
+        object_points=0.05 * points,
+        object_look=torch.cat((points, colours, torch.ones_like(points[..., :1])), dim=-1),
     )
 
 

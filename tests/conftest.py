@@ -40,6 +40,7 @@ def make_batch():
         rotation = axis_angle_to_matrix(uniform(-1, 1, batch, 3))
         centre = mesh.joints[:, [5, 9, 13, 17]].mean(dim=1)
         hand, touched = contact_labels(mesh.vertices, ball @ rotation.mT + centre[:, None], 0.01)
+        colours = torch.rand(batch, points, 3, generator=torch.Generator().manual_seed(seed))
         yes = torch.ones(batch, dtype=torch.bool)
         inputs = Inputs(
             image=torch.randint(0, 256, (batch, 3, crop, crop), dtype=torch.uint8, generator=g),
@@ -50,6 +51,7 @@ def make_batch():
             right=yes.clone(),
             object_class=torch.randint(0, 22, (batch,), generator=g),
             object_points=ball,
+            object_look=torch.cat((ball / 0.03, colours, torch.ones(batch, points, 1)), dim=2),
         )
         targets = Targets(
             joints=mesh.joints,

@@ -30,7 +30,7 @@ from amt.data.fingerprint import code_digest, set_digest
 from amt.data.parts import count_by_reason
 from amt.data.reader import Reader
 
-FORMAT = 6  # counts changes of how a cache lies in its folder
+FORMAT = 7  # counts changes of how a cache lies in its folder
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -52,6 +52,7 @@ class CropCache:
             kinds = {name: _dtype(description) for name, description in self.info["files"].items()}
             self.shards = shards.Shards(self.folder, kinds, self.info["shards"])
             self.class_points = np.load(self.folder / "class_points.npy")
+            self.class_looks = np.load(self.folder / "class_looks.npy")
         except Exception as error:  # what a damaged file holds can raise almost anything
             if self._use is not None:
                 self._use.close()
@@ -224,8 +225,9 @@ def _fill(reader: Reader, config: CropConfig, part: Path, final: Path, progress:
     if not used:
         files.remove(part)
         raise DataError(f"{reader.root}: {_nothing_left(reader, left_out)}")
-    np.save(part / "class_points.npy", reader.objects.class_points(config.num_points))
-    files.sync(part / "class_points.npy")
+    for name, table in (("points", reader.objects.class_points), ("looks", reader.objects.class_looks)):
+        np.save(part / f"class_{name}.npy", table(config.num_points))
+        files.sync(part / f"class_{name}.npy")
     info = {
         "root": str(reader.root.resolve()),
         "made": time.strftime("%Y-%m-%d %H:%M"),

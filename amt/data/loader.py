@@ -54,7 +54,7 @@ class CropDataset:
         window: int = 1,
     ):
         self.cache, self.config, self.augment, self.seed, self.window = cache, config, augment, seed, window
-        self.class_points = torch.from_numpy(cache.class_points)
+        self.class_points, self.class_looks = map(torch.from_numpy, (cache.class_points, cache.class_looks))
         self.pictures: Tensor | None = None
         if augment is not None and augment.background:
             self.pictures = read_backgrounds(augment.backgrounds, config.cut_size)
@@ -100,6 +100,7 @@ class CropDataset:
             right=take("right"),
             object_class=object_class,
             object_points=self.class_points[object_class],
+            object_look=self.class_looks[object_class],
         )
         targets = Targets(**{name: take(name) for name in Targets.__dataclass_fields__ if name in self.cache.names})
         window = torch.arange(len(rows)) // self.window if self.window > 1 else None

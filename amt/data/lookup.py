@@ -75,6 +75,10 @@ class SetFrame:
         """float32 [count, 3], m: evenly spread points on the object in the hand, in its own frame."""
         return self.set.objects.points(self.class_id, count)
 
+    def object_look(self, count: int) -> np.ndarray:
+        """float32 [count, 7]: how each of :meth:`object_points` looks, see :class:`amt.hand.batch.Inputs`."""
+        return self.set.objects.look(self.class_id, count)
+
     def object_contact(self, count: int) -> np.ndarray:
         """bool [count]: which of :meth:`object_points` the hand touches."""
         return self._contacts[1][self.set.objects.choice(self.class_id, count)]

@@ -7,6 +7,7 @@ more package is installed), and a vertex number of 0 for the last vertex. All ot
 from __future__ import annotations
 
 import codecs
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from amt.data.errors import DataError, FileError
 from amt.data.files import read_ends, read_file
 
 LONGEST = 1.0  # m: no object that a hand holds is longer; a mesh in millimetres is
+LOOK = 7  # numbers that say how a point of a surface looks: normal, colour, whether the colour is known
+LOOK_SAMPLES = 20_000  # points of a mesh whose normals and colours stand for those near them
 MOST_BYTES = 1 << 30  # of a mesh's file
 _REMEDY = "export a triangle mesh as .obj, .ply or .stl"
 
@@ -135,13 +138,64 @@ def box_mesh(extent: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray
 
 def sample_surface(vertices: np.ndarray, faces: np.ndarray, count: int) -> np.ndarray:
     """float32 [count, 3]: points spread over triangles by area, the same at every call."""
+    return _sampled(vertices, faces, count)[0]
+
+
+def surface_look(path: Path, points: np.ndarray) -> np.ndarray:
+    """What a mesh file looks like at points [N, 3] (m) on it: float32 [N, 7].
+
+    Outward unit normal, colour (sRGB, 0 to 1) and whether it is known (1 or 0): of the nearest of many points on its triangles.
+    Normals point outward where triangles turn counterclockwise seen from outside, as files have them. Colours are those of a
+    texture, of vertices or of materials, read with trimesh; without it, or where the file has none, they are unknown.
+
+    Raises:
+        FileError: as :func:`read_mesh`.
+    """
+    from scipy.spatial import cKDTree
+
+    vertices, faces = read_mesh(path)
+    found, face, weights = _sampled(vertices, faces, LOOK_SAMPLES)
+    nearest = cKDTree(found).query(points)[1]
+    face, weights = face[nearest], weights[nearest]
+    a, b, c = (vertices[faces[face, k]].astype(np.float64) for k in range(3))
+    normals = np.cross(b - a, c - a)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-30)
+    colours = _colours(path, faces, face, weights)
+    known = np.full((len(points), 1), float(colours is not None))
+    return np.hstack((normals, np.zeros((len(points), 3)) if colours is None else colours, known)).astype(np.float32)
+
+
+def _colours(path: Path, faces: np.ndarray, face: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
+    """sRGB float64 [N, 3] at points of triangles [N] with the weights [N, 3] of their corners; None: the file has no colours."""
+    try:
+        import trimesh
+
+        with warnings.catch_warnings(action="ignore"):
+            visual = (mesh := trimesh.load(path, force="mesh", process=False)).visual
+        if len(mesh.faces) != len(faces):
+            return None
+        corners = np.asarray(mesh.faces)[face]
+        if visual.kind == "texture" and visual.uv is not None:
+            uv = (np.asarray(visual.uv, np.float64)[corners] * weights[..., None]).sum(1)
+            return np.asarray(visual.material.to_color(uv), np.float64)[:, :3] / 255
+        if visual.kind in ("vertex", "face"):
+            colours = np.asarray(visual.vertex_colors, np.float64)[corners, :3]
+            return (colours * weights[..., None]).sum(1) / 255
+    except Exception:  # trimesh is not there, or what a damaged texture leads to: geometry is what counts
+        return None
+    return None
+
+
+def _sampled(vertices: np.ndarray, faces: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points float32 [count, 3], their triangles int64 [count], and the weights of the corners float64 [count, 3]."""
     rng = np.random.default_rng(0)
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     area = _areas(vertices, faces)
     face = rng.choice(len(faces), count, p=area / area.sum())
     u, v = rng.random((2, count, 1))
     u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
-    return (a[face] + u * (b - a)[face] + v * (c - a)[face]).astype(np.float32)
+    points = (a[face] + u * (b - a)[face] + v * (c - a)[face]).astype(np.float32)
+    return points, face, np.hstack((1 - u - v, u, v))
 
 
 def _areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from amt.data.errors import DataError, FileError
 from amt.data.layout import CLASS_NAMES
-from amt.data.meshes import check_extent, read_mesh, sample_surface
+from amt.data.meshes import LOOK, check_extent, read_mesh, sample_surface, surface_look
 from amt.data.object_card import CARD, read_card
 from amt.hand.objects import SYMMETRIC_CLASSES
 
@@ -30,13 +31,17 @@ class ObjectModels:
     def __init__(self, root: Path, names: dict[int, str] | None = None):
         self.folder = Path(root) / "models"
         self.names = dict(CLASS_NAMES) | (names or {})
-        self.cloud = cache(self._cloud)
+        self.cloud, self.looks = cache(self._cloud), cache(self._looks)
         self.choice = cache(self._choice)
         self.symmetry, self.symmetric = cache(self._symmetry), cache(self._symmetric)
 
     def points(self, class_id: int, count: int) -> np.ndarray:
         """float32 [count, 3], m: evenly spread points on the surface, in the object's own frame; zeros for class 0."""
         return self.cloud(class_id)[self.choice(class_id, count)]
+
+    def look(self, class_id: int, count: int) -> np.ndarray:
+        """float32 [count, 7]: normal, colour and whether that is known of each of :meth:`points`; zeros: unknown."""
+        return self.looks(class_id)[self.choice(class_id, count)]
 
     def _symmetry(self, class_id: int) -> tuple[tuple[str, float], ...] | None:
         """Axis and degrees (0: any rotation) after which the object looks the same; () for no rotation, None: unknown.
@@ -55,11 +60,32 @@ class ObjectModels:
 
     def class_points(self, count: int) -> np.ndarray:
         """float32 [22, count, 3], m: :meth:`points` of every class that the set has a model of, zeros for the others."""
-        table = np.zeros((max(CLASS_NAMES) + 1, count, 3), np.float32)
+        return self._table(self.points, count, 3)
+
+    def class_looks(self, count: int) -> np.ndarray:
+        """float32 [22, count, 7]: :meth:`look` of every class that the set has a model of, zeros for the others."""
+        return self._table(self.look, count, LOOK)
+
+    def _table(self, of: Callable[[int, int], np.ndarray], count: int, width: int) -> np.ndarray:
+        table = np.zeros((max(CLASS_NAMES) + 1, count, width), np.float32)
         for class_id, name in self.names.items():
             if (self.folder / name).is_dir():
-                table[class_id] = self.points(class_id, count)
+                table[class_id] = of(class_id, count)
         return table
+
+    def _looks(self, class_id: int) -> np.ndarray:
+        """float32 [N, 7] of the cloud: columns 4 to 9 of points.xyz where it has them, else those of the folder's mesh."""
+        cloud = self.cloud(class_id)
+        if class_id == 0:
+            return np.zeros((len(cloud), LOOK), np.float32)
+        folder = self.folder / self.names[class_id]
+        listed = folder / "points.xyz"
+        if listed.is_file():
+            columns = np.loadtxt(listed, dtype=np.float32, ndmin=2)[:, 3:9]
+            if columns.shape[1] == 6 and np.isfinite(columns).all():
+                return np.column_stack((columns, np.ones(len(columns), np.float32)))
+        source = mesh_file(folder)
+        return np.zeros((len(cloud), LOOK), np.float32) if source is None else surface_look(source, cloud)
 
     def _cloud(self, class_id: int) -> np.ndarray:
         """float32 [N, 3], m: all points of points.xyz, or points sampled from the folder's mesh where that file is missing."""

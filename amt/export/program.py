@@ -25,12 +25,18 @@ class Flat(nn.Module):
         self.model = model
 
     def forward(
-        self, image: Tensor, intrinsics: Tensor, right: Tensor, object_class: Tensor, object_points: Tensor
+        self,
+        image: Tensor,
+        intrinsics: Tensor,
+        right: Tensor,
+        object_class: Tensor,
+        object_points: Tensor,
+        object_look: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every tensor of the prediction that has elements, by its name."""
         unread = torch.zeros_like(intrinsics)  # the network reads the crop's K alone, not where the crop comes from
         inputs = Inputs(
-            image, intrinsics, unread[:, 0], unread, unread[:, 0, :2], right, object_class, object_points
+            image, intrinsics, unread[:, 0], unread, unread[:, 0, :2], right, object_class, object_points, object_look
         )  # fmt: skip
         return {BY_PATH[path].name: value for path, value in self.model(inputs).named_tensors() if value.numel()}
 
@@ -46,7 +52,7 @@ def trace(model: AMT, inputs: Mapping[str, Tensor], dynamic: bool = False) -> to
     Raises:
         ExportError: the batch cannot be left open.
     """
-    names = tuple(entry.name for entry in INPUTS)
+    names = tuple(entry.name for entry in INPUTS if entry.name in inputs)
     batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
     shapes: dict[str, Any] | None = {name: {0: batch} for name in names} if dynamic else None
     with torch.no_grad(), use("reference"), warnings.catch_warnings():

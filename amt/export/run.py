@@ -88,16 +88,16 @@ def check_free(out: Path) -> None:
 
 def _crops(data: DataConfig | None, wish: Wish, record: dict[str, Any]) -> tuple[Arrays, Arrays]:
     """Crops that calibrate, and others to compare answers on."""
-    least = wish.batch or 2
+    least, look = wish.batch or 2, record["model"].get("pose_search", False)
     if data is None:
         points = ((record.get("data") or {}).get("crop") or {}).get("num_points", CropConfig.num_points)
         if not isinstance(points, int) or points < 1:
             raise ExportError(
                 f"config.json: data.crop.num_points must be 1 or more; got {points!r}; copy the checkpoint again"
             )
-        made = made_crops(max(MADE, least), record["model"]["crop_size"], points)
+        made = made_crops(max(MADE, least), record["model"]["crop_size"], points, look)
         return made, made
-    found = set_crops(data, "val", 2 * max(wish.crops, least))
+    found = set_crops(data, "val", 2 * max(wish.crops, least), look)
     if len(found["right"]) < 2 * least:
         raise ExportError(
             f"--batch {least}: the validation set holds {len(found['right'])} crops and needs twice the batch; take a smaller one"

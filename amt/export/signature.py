@@ -1,6 +1,6 @@
 """What goes into an exported network and what comes out: names, shapes, units. Imports nothing heavy.
 
-The network takes flat tensors in place of :class:`amt.hand.batch.Inputs`, of which it reads five fields, and gives every
+The network takes flat tensors in place of :class:`amt.hand.batch.Inputs`, of which it reads six fields, and gives every
 tensor of :class:`amt.model.outputs.Prediction` under a name of its own.
 """
 
@@ -39,6 +39,7 @@ def _scene(path: str, joints: str, vertices: str, others: str) -> tuple[Entry, .
     )
 
 
+LOOK = "object_look"  # goes into a network that searches the object's pose alone
 INPUTS = (
     Entry("image", "image", "uint8", ("B", 3, "S", "S"), "grey levels", "the square crop around hand and object, RGB"),
     Entry("intrinsics", "intrinsics", "float32", ("B", 3, 3), "px", "K of the crop: cropping changes K"),
@@ -51,6 +52,14 @@ INPUTS = (
         ("B", "P", 3),
         "m",
         "points of the object's surface in its own frame",
+    ),
+    Entry(
+        "object_look",
+        "object_look",
+        "float32",
+        ("B", "P", 7),
+        "",
+        "each point's outward unit normal, its sRGB colour (0 to 1) and 1 where that is known; zeros: unknown",
     ),
 )
 OUTPUTS = (
@@ -72,6 +81,9 @@ OUTPUTS = (
     _floats("keypoint_depth", "keypoints.depth", (30,), "0.1 m", "behind the wrist"),
     _floats("keypoint_trust", "keypoints.trust", (30,), "0 to 1", "weight in the geometric solvers"),
     _floats("keypoint_log_maps", "keypoints.log_maps", (30, "G", "G"), "nat", "log probability of each cell"),
+    _floats("poses_rotation", "poses.rotation", ("K", 3, 3), "", "of the object, every pose tried, to camera"),
+    _floats("poses_translation", "poses.translation", ("K", 3), "m", "of the object, every pose tried"),
+    _floats("poses_score", "poses.score", ("K",), "nat", "log probability among them, up to a constant"),
     _floats("hand_mean", "hand_latent.mean", ("L",), "", "of the hand's latent"),
     _floats("hand_log_variance", "hand_latent.log_variance", ("L",), "", "of the hand's latent"),
     _floats("object_mean", "object_latent.mean", ("L",), "", "of the object's latent"),

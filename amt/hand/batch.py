@@ -26,6 +26,9 @@ class Inputs(TensorFields):
     right: Tensor  # bool [B]: True for a right hand
     object_class: Tensor  # int64 [B]: 1-21 as in YCB, 0 where the object is not known
     object_points: Tensor  # float32 [B, P, 3], m: points on the object's surface in the object's own frame
+    # float32 [B, P, 7]: each point's outward unit normal (zeros: unknown), its colour (sRGB, 0 to 1) and whether that is known
+    # (1 or 0); None: nothing is known
+    object_look: Tensor | None = None
 
     @property
     def batch_size(self) -> int:

@@ -60,7 +60,14 @@ def mirror_inputs(inputs: Inputs, which: Tensor) -> Inputs:
         frame_intrinsics=choose(which, mirror_intrinsics(inputs.frame_intrinsics, width), inputs.frame_intrinsics),
         right=inputs.right ^ which,
         object_points=choose(which, mirror_points(inputs.object_points), inputs.object_points),
+        object_look=None if inputs.object_look is None else _mirror_look(inputs.object_look, which),
     )
+
+
+def _mirror_look(look: Tensor, which: Tensor) -> Tensor:
+    """What is known of points [B, P, 7]: normals are mirrored, colours stay."""
+    signs = torch.cat((look.new_tensor((-1, 1, 1)), look.new_ones(look.shape[-1] - 3)))
+    return choose(which, look * signs, look)
 
 
 def mirror_targets(targets: Targets, which: Tensor) -> Targets:

@@ -23,7 +23,7 @@ def held_object(frame: SetFrame, count: int) -> HeldObject | None:
     """The object in the hand, as ``count`` points; None where the set knows of none."""
     if not frame.class_id:
         return None
-    return HeldObject(frame.class_id, frame.object_name, frame.object_points(count))
+    return HeldObject(frame.class_id, frame.object_name, frame.object_points(count), frame.object_look(count))
 
 
 def true_box(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from amt.data.layout import CLASS_NAMES, DataError
-from amt.data.meshes import LONGEST, box_mesh, check_extent, read_mesh, sample_surface
+from amt.data.meshes import LONGEST, box_mesh, check_extent, read_mesh, sample_surface, surface_look
 from amt.data.objects import MESH_SAMPLES, ObjectModels, farthest_points
 from amt.infer.checks import InputError
 
@@ -28,6 +28,7 @@ class HeldObject:
     class_id: int  # 1-21 as in YCB, 0 for any other or none
     name: str
     points: np.ndarray  # float32 [P, 3], m: on its surface, in its own frame; zeros where there is no object
+    look: np.ndarray | None = None  # float32 [P, 7]: how the points look, see amt.hand.batch.Inputs; None: nobody knows
 
     @property
     def known(self) -> bool:
@@ -106,16 +107,17 @@ def _named(given: str | PathLike, count: int, models: str | Path | None) -> Held
         )
     try:
         cloud = sample_surface(*read_mesh(path), MESH_SAMPLES)
+        points = _spread(cloud, count, str(path))
+        return HeldObject(0, path.stem, points, surface_look(path, points))
     except DataError as error:
         raise InputError(str(error)) from error
-    return HeldObject(0, path.stem, _spread(cloud, count, str(path)))
 
 
 def _of_class(class_id: int, count: int, models: str | Path | None) -> HeldObject:
     if class_id not in CLASS_NAMES:
         raise InputError(f"object: class {class_id} is unknown; YCB classes here are 1-{max(CLASS_NAMES)}")
-    points = _class_points(class_id, count, None if models is None else str(models))
-    return HeldObject(class_id, CLASS_NAMES[class_id], points)
+    points, look = _class_points(class_id, count, None if models is None else str(models))
+    return HeldObject(class_id, CLASS_NAMES[class_id], points, look)
 
 
 def _box(sides: Sequence, given: ObjectLike, count: int) -> HeldObject:
@@ -134,16 +136,17 @@ def _box(sides: Sequence, given: ObjectLike, count: int) -> HeldObject:
 
 
 @lru_cache(maxsize=64)
-def _class_points(class_id: int, count: int, models: str | None) -> np.ndarray:
+def _class_points(class_id: int, count: int, models: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     if models is None:
         from amt.data.synthetic.objects import built_in
 
-        return _spread(sample_surface(*built_in(class_id).mesh(), MESH_SAMPLES), count, CLASS_NAMES[class_id])
+        # The real object has the size of the built-in shape, not its print: nothing is known of its look.
+        return _spread(sample_surface(*built_in(class_id).mesh(), MESH_SAMPLES), count, CLASS_NAMES[class_id]), None
     shapes = ObjectModels(Path(models))
     if not shapes.folder.is_dir():
         shapes.folder = Path(models)  # not a set's folder, but its ``models`` or one like it
     try:
-        return shapes.points(class_id, count)
+        return shapes.points(class_id, count), shapes.look(class_id, count)
     except DataError as error:
         raise InputError(str(error)) from error
 

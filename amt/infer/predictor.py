@@ -20,6 +20,7 @@ import torch
 
 from amt.data.config import CropConfig
 from amt.data.crops import cut
+from amt.data.meshes import LOOK
 from amt.hand.batch import Inputs
 from amt.hand.camera import crop_camera, project
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
@@ -32,7 +33,7 @@ from amt.infer.finder import choose_finder
 from amt.infer.hands import as_located
 from amt.infer.lens import cut_through, project_through
 from amt.infer.locate import FOLLOWED, ROUNDS, SEARCHED, SETTLED, moved, next_box, spread, windows
-from amt.infer.objects import ObjectLike, resolve_object
+from amt.infer.objects import HeldObject, ObjectLike, resolve_object
 from amt.infer.request import Request, requests_of
 from amt.infer.result import Result
 from amt.infer.uncertainty import joint_sigmas
@@ -312,6 +313,7 @@ class Predictor:
             right=torch.tensor([r.side == "right" for r in requests]),
             object_class=torch.tensor([r.object.class_id for r in requests]),
             object_points=torch.from_numpy(np.stack([r.object.points for r in requests])),
+            object_look=torch.from_numpy(np.stack([_look(r.object) for r in requests])),
         )
         return inputs, rotations
 
@@ -320,6 +322,10 @@ class Predictor:
         """Triangles of both hands: the network's left hand is its right one mirrored, which reverses their order."""
         right = self.model.mano.faces.cpu().numpy()
         return {"right": right, "left": np.ascontiguousarray(right[:, ::-1])}
+
+
+def _look(held: HeldObject) -> np.ndarray:
+    return np.zeros((len(held.points), LOOK), np.float32) if held.look is None else held.look
 
 
 def no_clock(stage: str) -> AbstractContextManager:

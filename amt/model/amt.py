@@ -1,11 +1,11 @@
 """The whole model in one sitting: crop and camera in, hand, object and contact in metric camera space out.
 
-crop, K ─ backbone ─ neck ──────────────────────────────────────────────┐ maps
-             │ tokens                                       keypoints ──┤
-             ├ coarse decoder ─ scene solver ─ coarse scene             │
-             │        └ hand, object and contact encoders ─ tokens      │
-             └────── fusion ── hand decoder ──┐                         │
-                        ├──── object decoder ─┴ decoded scene ───── refinement ─ joints, mesh
+crop, K ─ backbone ─ neck ────────────────────────────────────────────────┐ maps
+             │ tokens                                         keypoints ──┤
+             ├ coarse decoder ─ scene solver ─ pose search ── coarse scene┤
+             │        └ hand, object and contact encoders ─ tokens        │
+             └────── fusion ── hand decoder ──┐                           │
+                        ├──── object decoder ─┴ decoded scene ─────── refinement ─ joints, mesh
                         └──── contact decoder ─ contact
 """
 
@@ -36,8 +36,9 @@ from amt.model.joint_states import JointStates
 from amt.model.keypoints import KeypointHead
 from amt.model.neck import Neck
 from amt.model.outputs import Hand, Prediction
+from amt.model.pose_search import Evidence, Poses, PoseSearch
 from amt.model.refinement import Refinement
-from amt.model.scene import OFFSET_UNIT, Scene, build_scene, in_frame
+from amt.model.scene import OFFSET_UNIT, Scene, build_scene, in_frame, place_object
 from amt.model.scene_solver import SceneSolver
 from amt.model.summary import Summary, summarize
 
@@ -63,6 +64,7 @@ class AMT(Publishable, nn.Module):
         self.keypoints = KeypointHead(config)
         self.coarse_decoder = CoarseDecoder(config, mean_pose)
         self.scene_solver = SceneSolver()
+        self.pose_search = PoseSearch(config) if config.pose_search else None
         self.hand_encoder = HandEncoder(config) if config.hand_frames else PlaceEncoder(config)
         self.object_encoder = ObjectEncoder(config)
         self.contact_encoder = ContactEncoder(config, self.mano) if config.contact_tokens else None
@@ -104,7 +106,11 @@ class AMT(Publishable, nn.Module):
         coarse, parameters = self.scene_solver(guess.parameters, self.mano, keypoints, corners, camera)
 
         # to tokens; from here on the coarse scene is an observation, through which no gradient passes
-        observed, fixed = coarse.detach(), parameters.detach()
+        poses, evidence = self._poses(maps.fine, inputs, coarse, camera)
+        observed = coarse.detach()
+        if poses is not None:
+            observed, parameters = place_object(observed, parameters, *poses.best(), inputs.object_look, camera)
+        fixed = parameters.detach()
         frames = self._frames(observed.joints, camera)
         points = observed.posed(inputs.object_points)
         hand_tokens = self.hand_encoder(observed.vertices, frames, camera.view)
@@ -134,9 +140,20 @@ class AMT(Publishable, nn.Module):
             contact=contact,
             hand_latent=hand.distribution,
             object_latent=body.distribution,
+            poses=poses,
+            evidence=evidence if self.training else None,
             joint_visible=visible,
             joint_scale=scale,
         )
+
+    def _poses(
+        self, fine: Tensor, inputs: Inputs, coarse: Scene, camera: CropCamera
+    ) -> tuple[Poses | None, Evidence | None]:
+        """Poses of the object, scored, and by what; None where the model does not search or no point's look is known."""
+        if self.pose_search is None or inputs.object_look is None:
+            return None, None
+        start = coarse.object_rotation.detach(), coarse.object_translation.detach()
+        return self.pose_search(fine, inputs.object_points, inputs.object_look, *start, camera)
 
     def _frames(self, joints: Tensor, camera: CropCamera) -> Frames:
         """The frames of joints [B, 21, 3] (m); without ``hand_frames`` their axes are the view's."""

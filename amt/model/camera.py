@@ -50,6 +50,10 @@ class CropCamera(NamedTuple):
         aspect = torch.log(self.intrinsics[:, 0, 0] / self.intrinsics[:, 1, 1])
         return torch.stack((ray[:, 0], ray[:, 1], angular, aspect), dim=-1)
 
+    def reference_focal(self) -> Tensor:
+        """The geometric mean of the focal lengths, [B], px."""
+        return _focal(self.intrinsics)
+
     def project(self, points: Tensor) -> Tensor:
         """Positions [B, N, 2] (half crops) of points [B, N, 3] (m)."""
         return (project(points, self.intrinsics) - (self.size - 1) / 2) / (self.size / 2)

@@ -89,6 +89,8 @@ class ModelConfig:
     # False: the 22 places keep their positions but all take the view's axes, wherever a frame is used; a hand token is a
     # linear map of its place (no PointNet over the mesh), and the hand decoder's joint residuals are in the view's axes
     hand_frames: bool = True
+    # the object's pose by comparing its points' colours with the image; False: by the corners of its box
+    pose_search: bool = False
     contact_tokens: bool = True  # False: no contact encoder; fusion and decoders do with the other tokens
     visibility: bool = True  # a logit a joint: is it seen
     joint_scale: bool = False  # a scale a joint: how far the answer may be off; train.loss.variance trains it
@@ -159,9 +161,9 @@ class ModelConfig:
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of :meth:`as_dict`. Raises ConfigError for an unknown key.
 
-        Values from before ``visibility`` are those of a model without it.
+        Values from before ``visibility`` and ``pose_search`` are those of a model without them.
         """
-        return cls(**_known(cls, {"visibility": False, **values}, "model"))
+        return cls(**_known(cls, {"visibility": False, "pose_search": False, **values}, "model"))
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

@@ -11,6 +11,7 @@ from amt.hand.tensors import TensorFields, exported
 from amt.model.decoders import Contact
 from amt.model.keypoints import Keypoints
 from amt.model.latent import Gaussian
+from amt.model.pose_search import Evidence, Poses
 from amt.model.scene import Scene
 
 
@@ -50,6 +51,8 @@ class Prediction(TensorFields):
     contact: Contact
     hand_latent: Gaussian
     object_latent: Gaussian
+    poses: Poses | None = None  # of the object, all that were tried; the best is where the object's decoder starts
+    evidence: Evidence | None = None  # in training: by what poses are scored
     joint_visible: Tensor | None = None  # [B, 21], logits: nothing hides the joint
     joint_scale: Tensor | None = (
         None  # [B, 21], m: of a Laplace distribution, from the wrist; the wrist's in the camera's frame
@@ -114,4 +117,6 @@ class Prediction(TensorFields):
             unrefined=self.unrefined.mirrored(which),
             steps=choose(which, mirror_points(self.steps), self.steps),
             refined=self.refined.mirrored(which),
+            poses=None if self.poses is None else self.poses.mirrored(which),
+            evidence=None if self.evidence is None else self.evidence.mirrored(which),
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from amt.hand.mano import ManoLayer
 from amt.hand.mirror import choose, mirror_points, mirror_rotations
-from amt.hand.rotations import six_d_to_matrix
+from amt.hand.rotations import matrix_to_six_d, six_d_to_matrix
 from amt.hand.tensors import TensorFields, exported
 from amt.model.camera import CropCamera
 from amt.model.precision import coordinates
@@ -95,6 +95,28 @@ def wrist_scene(parameters: Parameters, mano: ManoLayer, camera: CropCamera) -> 
         object_rotation=camera.view @ six_d_to_matrix(parameters.object_six_d),
         object_translation=(camera.view @ parameters.object_offset[..., None])[..., 0] * OFFSET_UNIT,
     )
+
+
+@coordinates
+def place_object(
+    scene: Scene, parameters: Parameters, rotation: Tensor, translation: Tensor, look: Tensor, camera: CropCamera
+) -> tuple[Scene, Parameters]:
+    """The scene and its parameters with the object in another pose, where anything is known of its points' looks.
+
+    Args:
+        rotation, translation: [B, 1, 3, 3] and [B, 1, 3] (m), object to camera.
+        look: [B, P, 7], see :class:`amt.hand.batch.Inputs`; zeros where nothing is known.
+    """
+    known = (look != 0).flatten(1).any(dim=1)
+    rotation = choose(known, rotation[:, 0], scene.object_rotation)
+    translation = choose(known, translation[:, 0], scene.object_translation)
+    to_view = camera.view.mT
+    offset = (to_view @ (translation - scene.joints[:, 0])[..., None])[..., 0] / OFFSET_UNIT
+    parameters = parameters._replace(
+        object_six_d=choose(known, matrix_to_six_d(to_view @ rotation), parameters.object_six_d),
+        object_offset=choose(known, offset, parameters.object_offset),
+    )
+    return replace(scene, object_rotation=rotation, object_translation=translation), parameters
 
 
 def rotated_hand(pose: Tensor, rotation: Tensor) -> Tensor:

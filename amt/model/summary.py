@@ -101,6 +101,7 @@ def fake_inputs(batch: int, num_points: int, size: int) -> Inputs:
         right=torch.zeros(batch, dtype=torch.bool),
         object_class=torch.zeros(batch, dtype=torch.long),
         object_points=torch.zeros(batch, num_points, 3),
+        object_look=torch.zeros(batch, num_points, 7),
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from amt.model import AMT, ModelConfig
+from amt.model.pose_search import Evidence
 from amt.train.config import TERMS
 from amt.train.losses import LossConfig, compute_loss
 
@@ -31,7 +32,7 @@ KINDS = {  # the flag, the labels behind it, and the terms that need them
     "object": (
         "object_valid",
         OBJECT_LABELS,
-        ("object_translation", "object_points", "object_rotation", "object_pose"),
+        ("object_translation", "object_points", "object_rotation", "object_pose", "pose_search"),
     ),
     "contact": ("contact_valid", (), ("contact",)),
     "visibility": ("visibility_valid", (), ("visibility",)),
@@ -47,11 +48,15 @@ def answers(make_batch):
     batch = dataclasses.replace(batch, targets=labels, window=torch.zeros(4, dtype=torch.int64))
     model = AMT(ModelConfig(decoder_depth=1, joint_scale=True)).eval()
     with torch.no_grad():
-        return model(batch.inputs), batch
+        prediction = model(batch.inputs)
+    generator = torch.Generator().manual_seed(1)
+    maps = (torch.randn(4, channels, 28, 28, generator=generator) for channels in (64, 4))
+    return dataclasses.replace(prediction, evidence=Evidence(*maps)), batch
 
 
 def gradients(prediction, batch, config):
     """The loss and the gradient of every tensor of the prediction."""
+    torch.manual_seed(0)  # the poses that the evidence is scored on are drawn
     leaves = prediction.map(lambda tensor: tensor.clone().requires_grad_(tensor.is_floating_point()))
     loss = compute_loss(leaves, batch, config)
     loss.total.backward()

@@ -225,5 +225,12 @@ def _shaded(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @cache
 def model_points(shape: Shape) -> np.ndarray:
-    """float32 [MODEL_POINTS, 3], m: what points.xyz of the shape holds."""
+    """float32 [MODEL_POINTS, 3], m: the points of the shape's points.xyz."""
     return np.round(shape.surface_points(MODEL_POINTS)[0], 6).astype(np.float32)
+
+
+def model_look(shape: Shape) -> np.ndarray:
+    """float32 [MODEL_POINTS, 6]: outward unit normal and colour (sRGB, 0 to 1) of each of :func:`model_points`."""
+    normals = shape.surface_points(MODEL_POINTS)[1]
+    colours = appearance.to_srgb(appearance.paint(shape.class_id, model_points(shape), shape.extent)) / 255
+    return np.hstack((normals, colours)).astype(np.float32)

@@ -39,7 +39,7 @@ from amt.data.synthetic.config import LOCK, SequenceSpec, SetConfig, check_folde
 from amt.data.synthetic.grasp_types import TYPES
 from amt.data.synthetic.lift import phases
 from amt.data.synthetic.objects import Shape, load_shapes
-from amt.data.synthetic.sequence import Sequence, model_points
+from amt.data.synthetic.sequence import Sequence, model_look, model_points
 from amt.data.synthetic.server import start_server
 from amt.hand.mano import HandModel
 from amt.hand.rotations import matrix_to_axis_angle
@@ -178,7 +178,8 @@ def _write_models(out: Path, shapes: dict[int, Shape]) -> None:
         ]
         lines += [f"f {a} {b} {c}" for a, b, c in faces + 1]
         _write_text(folder / "textured_simple.obj", "\n".join(lines) + "\n")
-        points = "\n".join(f"{x:.6f} {y:.6f} {z:.6f}" for x, y, z in model_points(shape))
+        rows = zip(model_points(shape), model_look(shape), strict=True)  # normals and colours are AMT's own columns
+        points = "\n".join(" ".join([*(f"{x:.6f}" for x in at), *(f"{x:.4f}" for x in look)]) for at, look in rows)
         _write_text(folder / "points.xyz", points + "\n")
 
 

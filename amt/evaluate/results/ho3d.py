@@ -35,13 +35,15 @@ def predict(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Joints [21, 3] and vertices [V, 3] of every frame, as pred.json holds them; the model is put into evaluation mode."""
     model.eval()
-    points = torch.from_numpy(reader.objects.class_points(crop.num_points))
+    points, looks = (
+        torch.from_numpy(table(crop.num_points)) for table in (reader.objects.class_points, reader.objects.class_looks)
+    )
     for start in range(0, len(reader), batch_size):
         rows: dict[int, Inputs] = {}
         indices = range(start, min(start + batch_size, len(reader)))
         for index in indices:
             try:
-                rows[index] = _inputs(reader[index], crop, points)
+                rows[index] = _inputs(reader[index], crop, points, looks)
             except BrokenFrame as error:
                 reader.note_broken(error)
         found = iter(())
@@ -69,7 +71,7 @@ def write(folder: Path, found: Iterator[tuple[np.ndarray, np.ndarray]]) -> list[
     return [folder / hand_mesh.NAME, folder / ARCHIVE]
 
 
-def _inputs(frame: Ho3dFrame, crop: CropConfig, points: torch.Tensor) -> Inputs:
+def _inputs(frame: Ho3dFrame, crop: CropConfig, points: torch.Tensor, looks: torch.Tensor) -> Inputs:
     box, k = square_around(hand_corners(frame), crop.box_scale), frame.intrinsics.astype(np.float64)
     intrinsics, warp = crop_camera(k, box, crop.size)
     image, known = frame.image(), frame.sequence.class_id
@@ -82,4 +84,5 @@ def _inputs(frame: Ho3dFrame, crop: CropConfig, points: torch.Tensor) -> Inputs:
         right=torch.tensor([True]),
         object_class=torch.tensor([known]),
         object_points=points[known][None],
+        object_look=looks[known][None],
     )

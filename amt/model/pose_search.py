@@ -1,0 +1,215 @@
+"""The object's pose by comparison: of the poses tried, the one under which the object's points look as the image does there.
+
+Each point of the object's surface has a score map of its own: how well what a cell shows goes with the point's colour. Each cell
+also answers the surface's normal and whether the object's rim is there. A pose scores the mean of all that where it projects the
+points that face the camera. What is learned is to compare colours and normals under any light, behind any fingers, which one
+object teaches about all others. A regressed rotation has to be learned for each
+object anew, and a map for each corner of a box learns nothing at all (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amt.hand.mirror import choose, mirror_points, mirror_rotations
+from amt.hand.rotations import axis_angle_to_matrix
+from amt.hand.tensors import TensorFields, exported
+from amt.model.camera import CropCamera
+from amt.model.config import ModelConfig
+from amt.model.draws import drawn_like
+from amt.model.layers import Mlp
+from amt.model.precision import coordinates
+
+NUM_POINTS = 128  # of the object's, evenly spread as they come in
+CHANNELS = 32  # in which a cell and a colour are compared
+NUM_COLOURS = 4  # red, green, blue, and whether they are known
+FIRST_LOG_SCALE = 2.0  # of scores: log probabilities of poses
+TURNS = 384  # rotations of the first round, all with the coarse translation
+RIM = 0.2  # cosine to the camera below which a point belongs to the rim
+COLOURLESS = 0.1  # share of training samples whose colours are hidden: a user's mesh may have none
+
+
+class Round(NamedTuple):
+    """Poses tried around the best so far."""
+
+    best: int
+    tries: int  # around each of them
+    angle: float  # rad, deviation along each axis
+    shift: float  # half crops, deviation along x and y
+    depth: float  # deviation of the log of the depth
+
+
+ROUNDS = (
+    Round(8, 24, 0.4, 0.12, 0.08),
+    Round(4, 16, 0.2, 0.05, 0.04),
+    Round(2, 32, 0.1, 0.02, 0.02),
+    Round(1, 32, 0.05, 0.01, 0.01),
+)
+
+
+@exported
+@dataclass(frozen=True)
+class Evidence(TensorFields):
+    """What the image says about where the object's surface is, over the whole crop."""
+
+    colour: Tensor  # [B, N, H, W], one map a point: how well its colour goes with what a cell shows
+    surface: Tensor  # [B, 4, H, W]: a vector that is compared with the normal, and the score of a point at the rim
+
+    def mirrored(self, which: Tensor) -> Evidence:
+        """The evidence of the mirrored crop where ``which`` [B] (bool) is True."""
+        signs = self.surface.new_tensor((-1, 1, 1, 1))[:, None, None]
+        return Evidence(
+            choose(which, self.colour.flip(-1), self.colour),
+            choose(which, self.surface.flip(-1) * signs, self.surface),
+        )
+
+
+@exported
+@dataclass(frozen=True)
+class Poses(TensorFields):
+    """All poses of the object that were tried, in the camera's frame."""
+
+    rotation: Tensor  # [B, K, 3, 3], object to camera
+    translation: Tensor  # [B, K, 3], m
+    score: Tensor  # [B, K]: log probability among them, up to a constant
+
+    def best(self, count: int = 1) -> tuple[Tensor, Tensor]:
+        """Rotations [B, count, 3, 3] and translations [B, count, 3] (m) of the highest scores."""
+        index = self.score.topk(count, dim=1).indices
+        turns = self.rotation.gather(1, index[..., None, None].expand(-1, -1, 3, 3))
+        return turns, self.translation.gather(1, index[..., None].expand(-1, -1, 3))
+
+    def mirrored(self, which: Tensor) -> Poses:
+        """The poses of the mirrored object, x to -x, where ``which`` [B] (bool) is True."""
+        return Poses(
+            choose(which, mirror_rotations(self.rotation), self.rotation),
+            choose(which, mirror_points(self.translation), self.translation),
+            self.score,
+        )
+
+
+def thinned(points: Tensor) -> Tensor:
+    """The points [B, P, ...] that are compared: at most about :data:`NUM_POINTS`, evenly spread as they come in."""
+    return points[:, :: max(1, points.shape[1] // NUM_POINTS)]
+
+
+class PoseSearch(nn.Module):
+    """Scores poses of an object with known surface points, normals and colours, in rounds of ever smaller steps.
+
+    The rounds try the same turns at every call. No label is needed: the loss scores poses around the true one by the same
+    evidence (:mod:`amt.train.losses.objects`).
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.cell = Mlp(config.map_channels, 2 * CHANNELS, CHANNELS + 4)
+        self.colour = Mlp(NUM_COLOURS, 2 * CHANNELS, CHANNELS)
+        self.log_scale = nn.Parameter(torch.tensor(FIRST_LOG_SCALE))
+        self.register_buffer("turns", spread_rotations(TURNS), persistent=False)
+        generator = torch.Generator().manual_seed(0)
+        for number, step in enumerate(ROUNDS):
+            steps = torch.randn(step.best * step.tries, 6, generator=generator)
+            steps[::2, 3:] = 0  # a turn alone
+            steps[1::4, :3] = 0  # a move alone
+            self.register_buffer(f"steps{number}", steps, persistent=False)
+
+    def forward(
+        self, fine: Tensor, points: Tensor, look: Tensor, rotation: Tensor, translation: Tensor, camera: CropCamera
+    ) -> tuple[Poses, Evidence]:
+        """Poses and their scores, through which no gradient goes, and the evidence, which the loss judges.
+
+        Args:
+            fine: the fine map [B, H, W, C].
+            points: of the object, in its own frame, [B, P, 3], m.
+            look: what is known of each point, [B, P, 7]: see :class:`amt.hand.batch.Inputs`.
+            rotation, translation: the coarse pose [B, 3, 3], [B, 3] (m); the first round keeps its translation.
+        """
+        points, look = thinned(points), thinned(look)
+        evidence = self._maps(fine, look[..., 3:])
+        maps, shape = evidence.detach(), (points, look[..., :3])
+        with torch.no_grad():
+            rotation, translation = rotation[:, None].float(), translation[:, None].float()
+            turns = torch.cat((rotation, self.turns.expand(len(rotation), -1, -1, -1)), dim=1)
+            found = self._scored(maps, shape, turns, translation.expand(-1, turns.shape[1], -1), camera)
+            for number, step in enumerate(ROUNDS):
+                steps = getattr(self, f"steps{number}").unflatten(0, (step.best, step.tries))
+                tried = self._scored(maps, shape, *_moved(*found.best(step.best), steps, step, camera), camera)
+                found = Poses(*(torch.cat(pair, dim=1) for pair in zip(_parts(found), _parts(tried), strict=True)))
+        return found, evidence
+
+    def _maps(self, fine: Tensor, colours: Tensor) -> Evidence:  # [B, H, W, C], [B, N, 4]
+        if self.training:
+            colours = colours * drawn_like(colours[:, :1, :1], lambda mask: mask.bernoulli_(1 - COLOURLESS))
+        cells, asked = self.cell(fine).flatten(1, 2).mT, self.colour(colours)
+        shown, shape = cells.split((CHANNELS, 4), dim=1)
+        maps = (asked @ shown / math.sqrt(CHANNELS), shape)
+        return Evidence(*(m.float().unflatten(2, fine.shape[1:3]) * self.log_scale.exp() for m in maps))
+
+    def _scored(self, maps: Evidence, shape: tuple[Tensor, Tensor], *pose_and_camera) -> Poses:
+        rotation, translation, camera = pose_and_camera
+        return Poses(rotation, translation, pose_scores(maps, *shape, rotation, translation, camera))
+
+
+def _parts(poses: Poses) -> tuple[Tensor, Tensor, Tensor]:
+    return poses.rotation, poses.translation, poses.score
+
+
+@coordinates
+def _moved(rotation: Tensor, translation: Tensor, steps: Tensor, step: Round, camera: CropCamera):
+    """Poses around the best ones [B, N, ...]: rotations [B, N * tries, 3, 3] and translations [B, N * tries, 3] (m)."""
+    turn = axis_angle_to_matrix(steps[..., :3] * step.angle)
+    depth = translation[:, :, None, 2:]
+    pixel = (camera.size / 2) * step.shift / camera.reference_focal()[:, None, None, None]
+    across = translation[:, :, None, :2] / depth + steps[..., 3:5] * pixel
+    moved = torch.cat((across, torch.ones_like(across[..., :1])), dim=-1) * depth * (steps[..., 5:] * step.depth).exp()
+    return (turn @ rotation[:, :, None]).flatten(1, 2), moved.flatten(1, 2)
+
+
+@coordinates
+def pose_scores(
+    maps: Evidence, points: Tensor, normals: Tensor, rotation: Tensor, translation: Tensor, camera: CropCamera
+) -> Tensor:
+    """How well poses fit, [B, K]: the mean of the evidence where points are seen, over those that face the camera.
+
+    Args:
+        maps: the evidence, over the whole crop.
+        points, normals: [B, N, 3], m, in the object's frame.
+        rotation, translation: [B, K, 3, 3] and [B, K, 3] (m), object to camera.
+    """
+    batch, count = rotation.shape[:2]
+    turned = (rotation.flatten(1, 2) @ torch.cat((points, normals), dim=1).mT).unflatten(1, (count, 3))  # [B, K, 3, 2N]
+    seen, normal = turned.chunk(2, dim=3)
+    seen = (seen + translation[..., None]).mT  # [B, K, N, 3]
+    facing = -(seen * normal.mT).sum(-1) / seen.norm(dim=-1).clamp(min=1e-6)
+    weight = torch.sigmoid((facing - 0.1) * 12)  # points at the rim count half
+    at = camera.project(seen.flatten(1, 2)).unflatten(1, (count, -1)).transpose(1, 2)  # [B, N, K, 2], half crops
+    own = _sampled(maps.colour.flatten(0, 1)[:, None], at.flatten(0, 1)[:, :, None])
+    surface = _sampled(maps.surface, at)  # [B, 4, N, K]
+    score = own.view(batch, -1, count) + (surface[:, :3] * normal.permute(0, 2, 3, 1)).sum(1)
+    score = score.mT + surface[:, 3].mT * torch.exp(-((facing / RIM) ** 2))
+    return (score * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+
+
+def _sampled(maps: Tensor, at: Tensor) -> Tensor:
+    return F.grid_sample(maps, at, padding_mode="border", align_corners=False)
+
+
+def spread_rotations(count: int) -> Tensor:
+    """Evenly spread rotations [count, 3, 3]: the super-Fibonacci spiral of Alexa, "Super-Fibonacci spirals" (CVPR 2022)."""
+    s = torch.arange(count, dtype=torch.float64) + 0.5
+    share, turn = s / count, 2 * torch.pi * s
+    a, b = turn / math.sqrt(2), turn / 1.533751168755204288118041
+    r, q = share.sqrt(), (1 - share).sqrt()
+    x, y, z, w = r * a.sin(), r * a.cos(), q * b.sin(), q * b.cos()
+    rows = (
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3)).float()
