@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
@@ -14,6 +16,10 @@ from amt.hand.rotations import axis_angle_to_matrix
 from amt.hand.shipped import shipped_hand
 
 FRAME = (480.0, 640.0)  # px: height, width
+
+# A shell starts background jobs so that they ignore Ctrl-C; tests that interrupt need Python's own answer.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
