@@ -2,9 +2,9 @@
 
 Each point of the object's surface has a score map of its own: how well what a cell shows goes with the point's colour. Each cell
 also answers the surface's normal and whether the object's rim is there. A pose scores the mean of all that where it projects the
-points that face the camera. What is learned is to compare colours and normals under any light, behind any fingers, which one
-object teaches about all others. A regressed rotation has to be learned for each
-object anew, and a map for each corner of a box learns nothing at all (docs/log.md).
+points that face the camera. What is learned is to compare colours and normals under any light, behind any fingers: one object
+teaches it for all others. A regressed rotation has to be learned for each object anew, and a map for each corner of a box learns
+nothing at all (docs/log.md).
 """
 
 from __future__ import annotations
@@ -85,6 +85,11 @@ class Poses(TensorFields):
         turns = self.rotation.gather(1, index[..., None, None].expand(-1, -1, 3, 3))
         return turns, self.translation.gather(1, index[..., None].expand(-1, -1, 3))
 
+    def and_those(self, rotation: Tensor, translation: Tensor, score: Tensor) -> Poses:
+        """These poses and then others, [B, N, ...]."""
+        more = (self.rotation, rotation), (self.translation, translation), (self.score, score)
+        return Poses(*(torch.cat(pair, dim=1) for pair in more))
+
     def mirrored(self, which: Tensor) -> Poses:
         """The poses of the mirrored object, x to -x, where ``which`` [B] (bool) is True."""
         return Poses(
@@ -132,15 +137,16 @@ class PoseSearch(nn.Module):
         """
         points, look = thinned(points), thinned(look)
         evidence = self._maps(fine, look[..., 3:])
-        maps, shape = evidence.detach(), (points, look[..., :3])
+        known = evidence.detach(), points, look[..., :3]
         with torch.no_grad():
             rotation, translation = rotation[:, None].float(), translation[:, None].float()
             turns = torch.cat((rotation, self.turns.expand(len(rotation), -1, -1, -1)), dim=1)
-            found = self._scored(maps, shape, turns, translation.expand(-1, turns.shape[1], -1), camera)
+            places = translation.expand(-1, turns.shape[1], -1)
+            found = Poses(turns, places, pose_scores(*known, turns, places, camera))
             for number, step in enumerate(ROUNDS):
                 steps = getattr(self, f"steps{number}").unflatten(0, (step.best, step.tries))
-                tried = self._scored(maps, shape, *_moved(*found.best(step.best), steps, step, camera), camera)
-                found = Poses(*(torch.cat(pair, dim=1) for pair in zip(_parts(found), _parts(tried), strict=True)))
+                turns, places = _moved(*found.best(step.best), steps, step, camera)
+                found = found.and_those(turns, places, pose_scores(*known, turns, places, camera))
         return found, evidence
 
     def _maps(self, fine: Tensor, colours: Tensor) -> Evidence:  # [B, H, W, C], [B, N, 4]
@@ -150,14 +156,6 @@ class PoseSearch(nn.Module):
         shown, shape = cells.split((CHANNELS, 4), dim=1)
         maps = (asked @ shown / math.sqrt(CHANNELS), shape)
         return Evidence(*(m.float().unflatten(2, fine.shape[1:3]) * self.log_scale.exp() for m in maps))
-
-    def _scored(self, maps: Evidence, shape: tuple[Tensor, Tensor], *pose_and_camera) -> Poses:
-        rotation, translation, camera = pose_and_camera
-        return Poses(rotation, translation, pose_scores(maps, *shape, rotation, translation, camera))
-
-
-def _parts(poses: Poses) -> tuple[Tensor, Tensor, Tensor]:
-    return poses.rotation, poses.translation, poses.score
 
 
 @coordinates
