@@ -1,5 +1,7 @@
 """What the locator that ships is made of: rendered scenes, crops for the second stage, its loss, and a run that goes on."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -130,3 +132,62 @@ def test_a_run_writes_the_asset_and_its_card_and_goes_on(folder, tmp_path, monke
     assert shipped_record(asset)["figures"]["val"]["false_alarms"] == figures["val"]["false_alarms"]
     assert "| recall |" in asset.with_suffix(".md").read_text()
     assert command.main([str(tmp_path), "--scenes", "0"]) == 2
+
+
+def test_a_new_state_begins_with_an_assets_weights_and_its_rounds(folder, tmp_path, monkeypatch):
+    from amt.model.shipped_locator import ASSET, shipped_locator
+    from amt.train.locator.bake import __main__ as command
+    from amt.train.locator.bake import fit
+
+    monkeypatch.setattr(fit, "PICTURES", 2)
+    monkeypatch.setattr(fit, "CROPS", 8)
+    stages = fit.Stages()
+    stages.begin(ASSET)
+    for name, value in shipped_locator().state_dict().items():
+        torch.testing.assert_close(stages.locator().state_dict()[name], value, rtol=0, atol=0)
+        own = stages.nets["verifier" if name.startswith("verifier.") else "proposals"].state_dict()
+        torch.testing.assert_close(own[name.removeprefix("verifier.")], value, rtol=0, atol=0)
+    out, asset = tmp_path / "out", tmp_path / "locator.safetensors"
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns(fit.STATE))
+    before = shipped_record(ASSET)["rounds"]
+    command.bake(out, 2, 0.0, asset, {"val": 2}, start_from=ASSET)
+    assert shipped_record(asset)["rounds"] == before
+    command.bake(out, 2, 0.01, asset, {"val": 2}, start_from=tmp_path / "nowhere")  # there is a state: it goes on
+    assert shipped_record(asset)["rounds"] > before
+    assert f"first {before:,} rounds" in asset.with_suffix(".md").read_text()
+
+
+def test_a_start_that_cannot_be_is_told_before_anything_is_rendered(tmp_path, capsys):
+    from amt.model.locator import Locator
+    from amt.model.shipped_locator import save_shipped
+    from amt.train.locator.bake import __main__ as command
+
+    other, broken = tmp_path / "other.safetensors", tmp_path / "broken.safetensors"
+    save_shipped(other, Locator(), {"rounds": 3})
+    broken.write_bytes(b"\xff" * 100)
+    for start, told in (
+        (tmp_path / "none", "is not a locator's file, or broken"),
+        (broken, "is not a locator's file, or broken"),
+        (other, "this trains LocatorConfig(width=256"),
+    ):
+        assert command.main([str(tmp_path / "out"), "--start", str(start)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"--start {start}: " in said
+        assert told in said
+    assert not (tmp_path / "out").exists()
+    for words, told in ((["--seed", "998"], "held out"), (["--rate", "0"], "--rate must be above 0")):
+        assert command.main([str(tmp_path / "out"), *words]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_hidden_views_are_those_whose_hands_cover_least_of_their_boxes(scenes):
+    shown = [np.array(m) for m in scenes.marks[:1]] * 8
+    for k, marks in enumerate(shown):
+        shown[k] = marks = marks.copy()
+        y, x = np.nonzero(marks == HAND)
+        marks[y[: k * len(y) // 8], x[: k * len(y) // 8]] = 0  # a k-th part of the hand is behind something
+    joints = np.stack([np.linspace((100.0, 80), (140, 120), 21)] * 8)
+    joints[7] += 1000  # out of the picture
+    alike = Scenes(scenes.images[:1].repeat(8, 0), np.stack(shown), joints, scenes.depth[:1].repeat(8, 0), None, None)
+    assert alike.hidden.tolist() == [6]

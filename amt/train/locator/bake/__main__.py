@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from amt.train.locator.bake.scenes import Scenes
 
 SEEDS = {"train": 100, "val": 999, "test": 998}  # of scenes; each scene has a person of its own
+OCCLUDED = 0.3  # share of the training's cameras with something before the hand; the others have the renderer's share
 HELD_OUT = {"val": 160, "test": 300}  # scenes
 VIEWS = {"train": 3, "val": 2, "test": 2}  # cameras of a scene
 CARD = """# The locator that ships
@@ -57,37 +58,67 @@ def _main(arguments: list[str] | None) -> int:
     parser.add_argument(
         "--minutes", type=float, default=240.0, help="of training in this call; 0 only scores (%(default)s)"
     )
+    parser.add_argument("--seed", type=int, default=SEEDS["train"], help="of the training scenes (%(default)s)")
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE", help="asset whose weights a new state begins with (none: random ones)"
+    )
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the peak learning rates (%(default)s)")
     parser.add_argument("--asset", type=Path, default=ASSET, help="the file that is written (%(default)s)")
     options = parser.parse_args(arguments)
     if options.scenes < 1 or options.minutes < 0:
         raise UsageError("--scenes must be at least 1, --minutes at least 0")
+    if options.seed in (SEEDS["val"], SEEDS["test"]):
+        raise UsageError(f"--seed {options.seed} is that of people who are held out; take another")
+    if options.rate <= 0:
+        raise UsageError(f"--rate must be above 0; got {options.rate}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    bake(options.out, options.scenes, options.minutes, options.asset)
+    training = {"seed": options.seed, "start_from": options.start, "peak": options.rate}
+    bake(options.out, options.scenes, options.minutes, options.asset, **training)
     print(options.asset)
     return 0
 
 
-def bake(out: Path, scenes: int, minutes: float, asset: Path, held_out: dict[str, int] = HELD_OUT) -> dict[str, Any]:
-    """The figures of both subsets, after the asset and its card are written."""
+def bake(
+    out: Path,
+    scenes: int,
+    minutes: float,
+    asset: Path,
+    held_out: dict[str, int] = HELD_OUT,
+    seed: int = SEEDS["train"],
+    start_from: Path | None = None,
+    peak: float = 1.0,
+) -> dict[str, Any]:
+    """The figures of both subsets, after the asset and its card are written.
+
+    Args:
+        held_out: scenes of each subset.
+        seed: of the training scenes.
+        start_from, peak: as for :func:`amt.train.locator.bake.fit.fit`.
+    """
     import cv2
     import torch
     from tqdm import tqdm
 
-    from amt.train.locator.bake.fit import fit
+    from amt.train.locator.bake.fit import STATE, Stages, fit
     from amt.train.locator.bake.scenes import CHUNK, read_scenes, render_scenes
 
+    if start_from is not None and not (out / STATE).is_file():
+        Stages().begin(start_from)  # a wrong file is told before scenes are rendered
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     for name, count in {"train": scenes, **held_out}.items():
-        files = render_scenes(out / name, SEEDS[name], count, VIEWS[name])
+        more = {"occluded": OCCLUDED} if name == "train" else {}
+        files = render_scenes(out / name, seed if name == "train" else SEEDS[name], count, VIEWS[name], **more)
         for _ in tqdm(files, f"{name} scenes", -(-count // CHUNK), unit="file"):
             pass
     seen = read_scenes(out / "train")
-    stages = fit(out, seen, minutes, seed=0)
+    stages = fit(out, seen, minutes, 0, start_from, peak)
     data = (
-        f"{len(seen):,} views of {scenes:,} rendered scenes (`amt/data/synthetic`, AMT's own hand, seed {SEEDS['train']}), each\n"
+        f"{len(seen):,} views of {scenes:,} rendered scenes (`amt/data/synthetic`, AMT's own hand, seed {seed}), each\n"
         "  with a person of its own; scikit-image's photographs behind some."
     )
+    if stages.begun:
+        data += f"\n  The first {stages.begun:,} rounds were on other scenes."
     return publish(stages, {name: read_scenes(out / name) for name in held_out}, asset, data)
 
 

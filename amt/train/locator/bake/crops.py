@@ -19,15 +19,15 @@ from amt.data.whole_frames import HAND, HEIGHT, WIDTH, as_a_camera, painted_over
 from amt.hand.tensors import TensorFields
 from amt.metrics.detections import box_iou
 from amt.model.verifier import JOINTS, SCALE, SIZE, UNIT
-from amt.train.locator.bake.scenes import ARM, Scenes
+from amt.train.locator.bake.scenes import ARM, IN_SIGHT, OF_BOX, Scenes
 
 EMPTY, AT_HAND, NEAR_MISS, ELSEWHERE = 0.04, 0.84, 0.92, 0.96  # shares, summed up; the rest has its hand painted over
+HIDDEN = 0.3  # share of the crops at hands that come from Scenes.hidden: most hands that are missed are behind objects
 OTHER_SURROUNDINGS, OTHER_HAND, COARSE = 0.2, 0.16, 0.12  # shares
 SAME, OTHER = (
     (0.45, 0.85),
     (0.75, 1.3),
 )  # a box is the hand's up to the first pair, not beyond the second: shift, log2 of zoom
-IN_SIGHT, OF_BOX = 0.5, 0.02  # least share of joints in the picture, and of the box's area that the hand covers
 CELLS = SIZE // 8
 
 
@@ -65,6 +65,8 @@ def make_crop(scenes: Scenes, photographs: np.ndarray, rng: np.random.Generator)
         warp = _warp(rng.uniform(0, picture.shape[0], 2), side, angle, rng.random() < 0.5)
         return as_a_camera(cut(picture, warp, SIZE), rng), NOTHING
     k = int(rng.integers(len(scenes)))
+    if kind < AT_HAND and len(scenes.hidden) and rng.random() < HIDDEN:
+        k = int(scenes.hidden[rng.integers(len(scenes.hidden))])
     image, marks, joints = scenes.images[k], scenes.marks[k], scenes.joints[k]
     low, high = joints.min(0), joints.max(0)
     longest, middle = float((high - low).max()), (low + high) / 2

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 
 from amt.data.letterbox import boxes_in_picture, letterbox
 from amt.data.whole_frames import HEIGHT, WIDTH, WholeFrames, compose, read_background_frames
+from amt.errors import UsageError
 from amt.model.locator import PROPOSED, Locator, LocatorConfig
+from amt.model.shipped_locator import shipped_locator, shipped_record
 from amt.model.verifier import SIZE, Verifier
 from amt.train.locator.bake.crops import NOTHING, CropTargets, make_crop, wrong_proposals
 from amt.train.locator.bake.loss import verifier_loss
@@ -52,7 +55,28 @@ class Stages:
         self.nets = {name: net.to(memory_format=torch.channels_last).train() for name, net in self.nets.items()}
         self.averages: dict[str, dict[str, Tensor]] = {}
         self.optimizers = {name: _optimizers(net) for name, net in self.nets.items()}
-        self.round = 0
+        self.round = self.begun = 0  # rounds in all; of them those before the optimizers began
+
+    def begin(self, path: Path) -> None:
+        """Takes the weights of an asset for nets and averages, and counts rounds on from its own.
+
+        Raises:
+            UsageError: the file cannot be read, or holds a locator of another form.
+        """
+        try:
+            locator, record = shipped_locator(path), shipped_record(path)
+        except (RuntimeError, OSError) as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            raise UsageError(f"--start {path}: is not a locator's file, or broken ({reason})") from error
+        if replace(locator.config, threshold=CONFIG.threshold) != CONFIG:
+            raise UsageError(f"--start {path}: its locator is {locator.config}; this trains {CONFIG}")
+        state = locator.state_dict()
+        own = {name: value for name, value in state.items() if not name.startswith("verifier.")}
+        second = {name.removeprefix("verifier."): value for name, value in state.items() if name not in own}
+        for name, weights in (("proposals", own), ("verifier", second)):
+            self.nets[name].load_state_dict(weights)
+            self.averages[name] = {key: value.clone() for key, value in self.nets[name].state_dict().items()}
+        self.round = self.begun = int(record.get("rounds", 0))
 
     def locator(self) -> Locator:
         """The averages as one locator of two stages, in evaluation mode."""
@@ -62,7 +86,7 @@ class Stages:
         return locator.eval()
 
     def save(self, path: Path) -> None:
-        state: dict[str, Any] = {"round": self.round, "averages": self.averages}
+        state: dict[str, Any] = {"round": self.round, "begun": self.begun, "averages": self.averages}
         state["nets"] = {name: net.state_dict() for name, net in self.nets.items()}
         state["optimizers"] = {n: [o.state_dict() for o, _ in pair] for n, pair in self.optimizers.items()}
         part = path.with_name(f".part-{path.name}")
@@ -71,7 +95,7 @@ class Stages:
 
     def load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
-        self.round, self.averages = state["round"], state["averages"]
+        self.round, self.begun, self.averages = state["round"], state.get("begun", 0), state["averages"]
         for name, net in self.nets.items():
             net.load_state_dict(state["nets"][name])
             for (optimizer, _), saved in zip(self.optimizers[name], state["optimizers"][name]):
@@ -98,19 +122,33 @@ class Stages:
                 self.averages[name][key].copy_(value)
 
 
-def fit(folder: Path, scenes: Scenes, minutes: float, seed: int) -> Stages:
-    """Trains for so many minutes; the state lies in ``folder`` and is continued from."""
+def fit(
+    folder: Path, scenes: Scenes, minutes: float, seed: int, start_from: Path | None = None, peak: float = 1.0
+) -> Stages:
+    """Trains for so many minutes; the state lies in ``folder`` and is continued from.
+
+    Args:
+        start_from: an asset whose weights a new state begins with; None: random ones.
+        peak: share of the peak rates.
+
+    Raises:
+        UsageError: ``start_from`` cannot be taken.
+    """
     stages, path = Stages(), folder / STATE
     if path.is_file():
         stages.load(path)
         log.info("goes on after round %d", stages.round)
+    elif start_from is not None:
+        stages.begin(start_from)
+        log.info("begins with the weights of %s, after round %d", start_from, stages.round)
     photographs = read_background_frames()
     frames = scenes.frames(photographs)
     start = saved = time.monotonic()
     terms: dict[str, list[float]] = {}
-    while (share := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (share := (time.monotonic() - start) / max(60 * minutes, 1e-9)) < 1:
         falling = max(0.0, share - CONSTANT) / (1 - CONSTANT)
-        rate = min(1.0, (stages.round + 1) / WARMUP) * max(0.02, 0.5 * (1 + math.cos(math.pi * falling)))
+        warm = min(1.0, (stages.round + 1 - stages.begun) / WARMUP)
+        rate = peak * warm * max(0.02, 0.5 * (1 + math.cos(math.pi * falling)))
         losses, wrong = [], []
         for k in range(PICTURE_STEPS):
             losses.append(_propose(stages, frames, seed, stages.round * PICTURE_STEPS + k, rate, wrong))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from amt.data.layout import HAND_SEGMENT
 from amt.data.letterbox import letterbox
 from amt.data.synthetic import appearance, scene
+from amt.data.synthetic.cameras import DEFAULT
 from amt.data.synthetic.config import SequenceSpec, SetConfig
 from amt.data.synthetic.objects import Shape, load_shapes
 from amt.data.synthetic.render import BodyTree, Camera, Picture, draw, static_layer
@@ -29,6 +31,8 @@ ARM = 3  # in WholeFrames.marks, beside HAND and OBJECT: forearm and sleeve
 CHUNK = 50  # scenes of a file
 ARM_SEGMENT = 254
 QUALITY = 96  # of the JPEG files in which pictures are kept
+IN_SIGHT, OF_BOX = 0.5, 0.02  # least share of joints in the picture, and of the box's area that the hand covers
+MOSTLY_HIDDEN = 0.25  # share of the views, of which the hand covers least of its box
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,28 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.images)
 
+    @cached_property
+    def hidden(self) -> np.ndarray:
+        """int64: the views whose hand is mostly behind something, and is a hand to be found all the same."""
+        covered = np.array([(marks == HAND).sum() for marks in self.marks]) / np.ptp(self.joints, 1).prod(1)
+        in_sight = ((self.joints > -0.5) & (self.joints < (WIDTH - 0.5, HEIGHT - 0.5))).all(2).mean(1)
+        found = np.flatnonzero((covered >= OF_BOX) & (in_sight >= IN_SIGHT))
+        return found[np.argsort(covered[found])[: int(MOSTLY_HIDDEN * len(found))]]
+
     def frames(self, backgrounds: np.ndarray) -> WholeFrames:
         """For :func:`amt.data.whole_frames.compose`; scenes without a person stand among the backgrounds."""
         behind = np.concatenate([backgrounds, self.empty[:500]])
         return WholeFrames(self.images, self.marks, self.joints, self.right, behind)
 
 
-def render_scenes(folder: Path, seed: int, count: int, views: int) -> Iterator[int]:
+def render_scenes(folder: Path, seed: int, count: int, views: int, occluded: float = DEFAULT.occluded) -> Iterator[int]:
     """Renders what is missing of ``count`` scenes into files of ``folder``; yields the number of scenes done after each.
 
     Args:
         views: cameras of a scene, 1-8.
+        occluded: share of cameras with something between them and the hand.
     """
-    config = SetConfig(seed=seed, independent=count)
+    config = SetConfig(seed=seed, independent=count, camera=replace(DEFAULT, occluded=occluded))
     shapes, hands = load_shapes(()), {side: config.hand(side) for side in ("left", "right")}
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, count, CHUNK):
