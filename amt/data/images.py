@@ -22,6 +22,10 @@ from amt.data.files import read_ends, read_file
 FORMATS = "jpg, png, bmp, webp, tif, gif or ppm"
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras store in samples of 16 bits
 MOST_BYTES = 1 << 30  # of a file
+TOO_LARGE = (
+    1 << 20,
+    1 << 20,
+)  # px: stands for a size that Pillow does not tell, because it is beyond its 178 megapixels
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -207,7 +211,7 @@ def _other_size(data: bytes) -> tuple[int, int] | None:
         with Image.open(io.BytesIO(data)) as picture:
             return picture.height, picture.width
     except Image.DecompressionBombError:
-        return 1 << 20, 1 << 20  # more than Pillow's own limit, 178 megapixels
+        return TOO_LARGE
     except Exception:  # what a damaged file holds can raise almost anything
         return None
 

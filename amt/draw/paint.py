@@ -312,7 +312,7 @@ def write(
     anchor: str = "la",
 ) -> None:
     """Writes one line of text into ``picture`` (uint8 [H, W, 3]) in place; ``anchor`` as in Pillow, "la" = left, top."""
-    cover, (left, top) = _letters(text, size, bold, anchor)
+    cover, (left, top) = _letters(_one_line(text), size, bold, anchor)
     left, top = place[0] + left, place[1] + top
     x, y = max(left, 0), max(top, 0)
     under = picture[y : max(top + cover.shape[0], 0), x : max(left + cover.shape[1], 0)]
@@ -336,7 +336,12 @@ def _letters(text: str, size: int, bold: bool, anchor: str) -> tuple[np.ndarray,
 
 def text_width(text: str, size: int = 16, bold: bool = False) -> float:
     """How wide :func:`write` makes a line, px."""
-    return _font(size, bold).getlength(text)
+    return _font(size, bold).getlength(_one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """A file's name may hold line ends and bytes that are no text: Pillow takes neither."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 @lru_cache(maxsize=16)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amt.data.images import read_image
+from amt.data.images import TOO_LARGE, read_image
 from amt.infer.checks import InputError
 
 if TYPE_CHECKING:
     from amt.infer.video import Video
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".3gp")
 CAMERA = re.compile(r"camera:(\d+)")
 MOST_PIXELS = 1 << 28  # of a picture; decoded, it takes three times as many bytes
 RESERVED = ("overview",)  # a name that a picture of all images takes
@@ -64,6 +64,10 @@ class Images:
 
 
 def _check_size(size: tuple[int, int]) -> None:
+    if size == TOO_LARGE:
+        raise InputError(
+            "the picture has more than 178 megapixels, the most that are read of its format; make it smaller"
+        )
     if size[0] * size[1] > MOST_PIXELS:
         raise InputError(
             f"the picture has {size[1]} x {size[0]} px; at most {MOST_PIXELS >> 20} megapixels are read, make it smaller"

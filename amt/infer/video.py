@@ -42,7 +42,8 @@ class Video:
 
         self.path, self.every = Path(path), every
         if not self.path.is_file():
-            raise InputError(f"{self.path}: no such file; check the path")
+            what = "not a file" if self.path.exists() else "no such file"
+            raise InputError(f"{self.path}: {what}; check the path")
         with _quiet():
             capture = cv2.VideoCapture(str(self.path))
         if not capture.isOpened():

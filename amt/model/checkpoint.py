@@ -112,10 +112,12 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             raise CheckpointError(f"{folder / name} is missing: a checkpoint holds {WEIGHTS} and {CONFIG}; copy both")
     try:
         record = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG} is not JSON ({error}); copy the folder again") from error
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise CheckpointError(f'{folder / CONFIG} is not a configuration of this version: it has no section "model"')
+    if not isinstance(record["model"].get("hand", ""), str):
+        raise CheckpointError(f"{folder / CONFIG}: model.hand must be a name or a path; copy the folder again")
     crop = (record.get("data") or {}).get("crop") or {} if isinstance(record.get("data") or {}, dict) else None
     if not isinstance(crop, dict):
         raise CheckpointError(f"{folder / CONFIG}: data and data.crop must be sections; copy the folder again")

@@ -104,6 +104,8 @@ class ModelConfig:
             raise ConfigError(f"model.size must be one of {', '.join(SIZES)}; got {self.size!r}")
         if isinstance(self.backbone, dict):
             self.backbone = BackboneConfig(**_known(BackboneConfig, self.backbone, "model.backbone"))
+        if not isinstance(self.backbone, BackboneConfig):
+            raise ConfigError(f"model.backbone must be a section; got {self.backbone!r}")
         if self.hand == "stand-in":
             raise ConfigError(
                 "model.hand=stand-in: the procedural hand of earlier versions is gone, and its models with it; train anew "

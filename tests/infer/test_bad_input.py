@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -213,6 +215,61 @@ def test_a_wrong_safetensors_header_is_one_line(checkpoint, tmp_path, name):
     ) as error:
         load_checkpoint(folder)
     assert "\n" not in str(error.value)
+
+
+CONFIGS = {
+    "nothing": (lambda _: "", "is not JSON"),
+    "deep": (lambda _: "[" * 100_000, "is not JSON"),
+    "a list": (lambda _: "[]", 'has no section "model"'),
+    "a hand of a number": (lambda own: {**own, "hand": 7}, "model.hand must be a name or a path"),
+    "a backbone of a number": (lambda own: {**own, "backbone": 7}, "model.backbone must be a section; got 7"),
+    "a size of a list": (lambda own: {**own, "size": []}, "is not a configuration of this version"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_wrong_configuration_is_one_line(checkpoint, photo, tmp_path, capsys, name):
+    folder, (change, message) = tmp_path / "ck", CONFIGS[name]
+    shutil.copytree(checkpoint, folder)
+    record = json.loads((folder / "config.json").read_text())
+    changed = change(record["model"])
+    text = changed if isinstance(changed, str) else json.dumps(record | {"model": changed})
+    (folder / "config.json").write_text(text)
+    picture = write_image(tmp_path / "a.png", photo)
+    assert main([str(folder), str(picture), *LENS, *BOX, "--out", str(tmp_path / "out")]) == 2
+    (line,) = told(capsys)
+    assert "config.json" in line
+    assert message in line
+
+
+@pytest.mark.parametrize("name", [b"new\nline.png", b"no text \xff.png"])
+def test_a_picture_of_an_odd_name_is_answered(checkpoint, photo, tmp_path, name):
+    picture = os.path.join(os.fsencode(tmp_path), name)
+    Path(os.fsdecode(picture)).write_bytes(write_image(tmp_path / "a.png", photo).read_bytes())
+    out = tmp_path / "out"
+    program = [sys.executable, "-m", "amt.infer", str(checkpoint), picture, *LENS, *BOX, "--out", str(out)]
+    ran = subprocess.run(program, capture_output=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    assert ran.returncode == 0, ran.stderr.decode(errors="replace")[-500:]
+    assert b"Traceback" not in ran.stderr
+    assert len(lines(out / "predictions.jsonl")[0]["joints_m"]) == 21
+    assert len(list(out.glob("*.png"))) == 1
+
+
+def test_a_video_that_is_a_fifo_is_one_line(checkpoint, tmp_path, capsys):
+    os.mkfifo(tmp_path / "v.mp4")
+    assert main([str(checkpoint), str(tmp_path / "v.mp4"), *LENS, "--out", str(tmp_path / "out")]) == 2
+    (line,) = told(capsys)
+    assert "v.mp4: not a file; check the path" in line
+
+
+def test_a_gif_beyond_pillows_limit_is_one_line(checkpoint, tmp_path, capsys):
+    Image.new("P", (8, 8)).save(tmp_path / "a.gif")
+    data = bytearray((tmp_path / "a.gif").read_bytes())
+    struct.pack_into("<HH", data, 6, 20_000, 20_000)
+    (tmp_path / "a.gif").write_bytes(data)
+    assert main([str(checkpoint), str(tmp_path / "a.gif"), *LENS, "--out", str(tmp_path / "out")]) == 2
+    (line,) = told(capsys)
+    assert "more than 178 megapixels" in line
 
 
 def test_a_run_without_a_hand_ends_well(unsure_checkpoint, photo, tmp_path):
