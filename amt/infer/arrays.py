@@ -48,12 +48,14 @@ def _from_tensor(tensor: Any, name: str) -> np.ndarray:
 
     if tensor.layout is not torch.strided:
         raise InputError(f"{name}: expected a dense tensor, got layout {tensor.layout}; call to_dense()")
-    tensor = tensor.detach().cpu()
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        tensor = tensor.float()
-    if tensor.ndim == 3 and tensor.shape[0] in CHANNELS:
-        tensor = tensor.permute(1, 2, 0)
-    return _from_array(tensor.numpy(), name)
+    try:
+        own = tensor.detach().cpu()
+        array = (own.float() if own.dtype in (torch.bfloat16, torch.float16) else own).numpy()
+    except (TypeError, NotImplementedError) as error:  # quantized; on the device "meta"
+        raise InputError(f"{name}: {_FORMS}; got a tensor of {tensor.dtype} on {tensor.device}") from error
+    if array.ndim == 3 and array.shape[0] in CHANNELS:
+        array = array.transpose(1, 2, 0)
+    return _from_array(array, name)
 
 
 def _from_pil(picture: Any, name: str) -> np.ndarray:
@@ -71,6 +73,7 @@ def _from_pil(picture: Any, name: str) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray, name: str) -> np.ndarray:
+    array = np.asarray(array)  # a np.matrix would keep two dimensions whatever is done to it
     got = f"got {array.dtype} {list(array.shape)}"
     if array.ndim == 2:
         array = array[..., None]
@@ -93,5 +96,7 @@ def _to_bytes(array: np.ndarray, name: str, got: str) -> np.ndarray:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(f"{name}: {got} with values that are not finite; repair the picture")
     if low < 0 or high > 1:
-        raise InputError(f"{name}: {got} with values from {low:g} to {high:g}; floats must lie in 0-1, divide by 255")
+        raise InputError(
+            f"{name}: {got} with values from {low:.9g} to {high:.9g}; floats must lie in 0-1, divide by 255"
+        )
     return (array.astype(np.float32) * 255 + 0.5).astype(np.uint8)

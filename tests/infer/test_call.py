@@ -42,7 +42,14 @@ def test_pictures_of_every_kind_are_the_same_picture(photo):
         np.testing.assert_array_equal(as_picture(given), photo, err_msg=name)
     grey = photo[..., 0]
     expected = np.repeat(grey[..., None], 3, 2)
-    for given in (grey, grey[..., None], torch.from_numpy(grey), torch.from_numpy(grey)[None], Image.fromarray(grey)):
+    for given in (
+        grey,
+        np.asmatrix(grey),
+        grey[..., None],
+        torch.from_numpy(grey),
+        torch.from_numpy(grey)[None],
+        Image.fromarray(grey),
+    ):
         np.testing.assert_array_equal(as_picture(given), expected)
     deep = Image.fromarray(grey.astype(np.uint16) << 8)
     np.testing.assert_array_equal(as_picture(deep), expected)
@@ -68,6 +75,9 @@ def test_a_pil_image_is_turned_as_exif_says(photo):
         (np.zeros((0, 0, 3)), r"at least 8 x 8 pixels, got \[0, 0, 3\]"),
         (np.zeros((1, 1, 3), np.uint8), r"at least 8 x 8 pixels, got \[1, 1, 3\]"),
         (torch.zeros(3, 9, 9).to_sparse(), "dense tensor, got layout torch.sparse_coo"),
+        (torch.zeros(3, 9, 9, device="meta"), "got a tensor of torch.float32 on meta"),
+        (torch.quantize_per_tensor(torch.zeros(3, 9, 9), 1 / 255, 0, torch.quint8), "got a tensor of torch.quint8 on cpu"),
+        (np.full((9, 9, 3), 1.0000001), "values from 1.0000001 to 1.0000001; floats must lie in 0-1"),
         (Image.new("F", (9, 9)), "mode 'F'"),
         ("a.jpg", "or a PIL image; got str"),
         (None, "got NoneType"),
