@@ -11,6 +11,7 @@ KINDS = {"cuda": "GPU", "cpu": "CPU"}
 OPS = {
     "refine": ("refine",),
     "frames": ("hand_frames", "frame_pointnet"),
+    "pose_scores": ("pose_scores",),
     "attention": ("attention", "attention fp8"),
     "model": ("encoder", "encoder fp8", "fp8 linear", "model"),
     "train": ("training step",),

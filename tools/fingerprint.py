@@ -77,7 +77,7 @@ def _cases():
     """Name, function and inputs of every op, shape and dtype."""
     import torch
 
-    from amt.kernels import RefineWeights, attention, frame_pointnet, hand_frames, refine
+    from amt.kernels import RefineWeights, attention, frame_pointnet, hand_frames, pose_scores, refine
 
     half, single, double = torch.bfloat16, torch.float32, torch.float64
     for batch in (1, 3, 70):
@@ -91,6 +91,9 @@ def _cases():
             cloud = _drawn((batch, points, 3), seed=5) * 0.05
             mixed = [cloud, origins, rotations, *(w.to(dtype) for w in weights)]
             yield f"frame_pointnet B{batch} N{points} {dtype}", frame_pointnet, mixed
+    for batch, points, poses in ((1, 128, 385), (3, 17, 33)):
+        for dtype in (single, double):
+            yield _pose_case(batch, points, poses, dtype, pose_scores)
     for batch, channels in ((1, (32, 64, 160)), (3, (71,)), (40, (32, 64, 160))):
         for maps_dtype, dtype in (
             (half, half),
@@ -126,6 +129,21 @@ def _refine_case(batch, channels, maps_dtype, dtype, detach, refine, weights_typ
 
     name = f"refine B{batch} C{total} maps {maps_dtype} weights {dtype} detach {detach}"
     return name, run, [_hands(batch).to(coordinates), intrinsics.to(coordinates), *maps, *weights]
+
+
+def _pose_case(batch, points, poses, dtype, pose_scores):
+    import torch
+
+    intrinsics = torch.tensor([[240.0, 0, 55], [0, 250, 57], [0, 0, 1]]).expand(batch, 3, 3)
+    sizes = ((batch, points, 28, 28), (batch, 4, 28, 28), (batch, points, 3), (batch, points, 3), (batch, poses, 3, 3))
+    colour, surface, cloud, normals, rotation = (_drawn(size, seed=40 + i) for i, size in enumerate(sizes))
+    places = _drawn((batch, poses, 3), seed=45) * 0.05 + torch.tensor([0.0, 0.0, 0.6])
+    geometry = [x.to(dtype) for x in (cloud * 0.05, normals, torch.linalg.qr(rotation)[0], places, intrinsics)]
+
+    def run(colour, surface):
+        return pose_scores(colour, surface, *geometry, image_size=(112, 112))
+
+    return f"pose_scores B{batch} N{points} K{poses} {dtype}", run, [colour.to(dtype), surface.to(dtype)]
 
 
 def _hands(batch: int):

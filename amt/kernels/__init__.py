@@ -5,6 +5,7 @@
     frame_pointnet    points through every frame and a two-layer PointNet with a max, never written out
     attention         softmax attention in bf16 or FP8
     block             a transformer block's small ops, fused: add_norm, linear_gelu, gelu_quantize
+    pose_scores       how well poses of an object fit what an image shows at its points
     normalize         bytes of pictures to floats with a mean and a scale a channel
 
 ``amt.kernels.use("reference")`` forces an implementation; ``python -m amt.kernels`` prints what runs here and why.
@@ -21,6 +22,7 @@ if not (sys.argv[:1] == ["-m"] and "amt.kernels" in sys.orig_argv):
     from amt.kernels.frame_pointnet import frame_pointnet
     from amt.kernels.hand_frames import hand_frames
     from amt.kernels.normalize import normalize
+    from amt.kernels.pose_scores import pose_scores
     from amt.kernels.refine import RefineWeights, refine
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "frame_pointnet",
     "hand_frames",
     "normalize",
+    "pose_scores",
     "refine",
     "use",
 ]

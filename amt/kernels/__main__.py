@@ -46,7 +46,7 @@ def _show() -> None:
     import torch
 
     # each op registers itself
-    from amt.kernels import _backend, attention, block, frame_pointnet, hand_frames, normalize, refine  # noqa: F401
+    from amt.kernels import _backend, attention, block, frame_pointnet, hand_frames, normalize, pose_scores, refine  # noqa: F401
     from amt.kernels.attention import rivals
     from amt.kernels.fp8_linear import epilogue  # noqa: F401
 

@@ -40,6 +40,20 @@ def tensor(
         raise ValueError(f"{op}: {name} must be on {like.device} as the first argument is, got {value.device}")
 
 
+def image_size(op: str, value) -> None:
+    """Checks a (height, width) in whole pixels: numbers of any kind, NumPy's and symbolic ones too.
+
+    Raises:
+        TypeError: not a pair of whole numbers.
+        ValueError: a size that is not positive.
+    """
+    is_pair = hasattr(type(value), "__len__") and len(value) == 2
+    if not is_pair or not all(hasattr(type(size), "__index__") for size in value):
+        raise TypeError(f"{op}: image_size must be (height, width) in whole pixels, got {value}")
+    if not all(size > 0 for size in value):
+        raise ValueError(f"{op}: image_size must be a positive (height, width), got {value}")
+
+
 def _fits(found: torch.Size, shape: tuple) -> bool:
     if len(found) != len(shape):
         return False

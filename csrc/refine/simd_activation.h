@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "refine/simd_kernels.h"
-#include "refine/simd_vector.h"
+#include "common/simd_vector.h"
 
 namespace amt::AMT_ISA {
 namespace {
@@ -37,19 +37,6 @@ AMT_INLINE Vector<float> vector_cdf(Vector<float> x) {
                           1.0f;
   const Vector<float> inside = x * p / q + 0.5f;
   return x < -5.5f ? Vector<float>{} : x > 5.5f ? broadcast(1.0f) : inside;
-}
-
-// e^x for x <= 0: 2^n times a polynomial of what is left, |rest| <= ln 2 / 2; 0 below the smallest normal number.
-AMT_INLINE Vector<float> vector_exp(Vector<float> x) {
-  typedef int32_t Integer __attribute__((vector_size(refine_vector_bytes)));
-  const Vector<float> y = x < -87.0f ? broadcast(-87.0f) : x;
-  const Integer n =
-      __builtin_convertvector(y * 1.44269504f - 0.5f, Integer);  // truncation rounds half of y <= 0 to nearest
-  const Vector<float> whole = __builtin_convertvector(n, Vector<float>);
-  const Vector<float> r = (y - whole * 0.693145752f) - whole * 1.42860677e-6f;
-  const Vector<float> e =
-      ((((((1.0f / 720) * r + 1.0f / 120) * r + 1.0f / 24) * r + 1.0f / 6) * r + 0.5f) * r + 1.0f) * r + 1.0f;
-  return x < -87.0f ? Vector<float>{} : e * reinterpret_cast<Vector<float>>((n + 127) << 23);
 }
 
 AMT_INLINE Vector<float> vector_gelu(Vector<float> x) { return x * vector_cdf(x); }

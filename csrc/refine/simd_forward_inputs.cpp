@@ -107,7 +107,7 @@ float float_of(uint32_t bits) {
 template <int bits>
 AMT_INLINE float fix_block(float* values, int64_t count, float* words) {
   constexpr int lanes = Lanes<float>::count;
-  typedef int32_t Integer __attribute__((vector_size(refine_vector_bytes)));
+  typedef int32_t Integer __attribute__((vector_size(vector_bytes)));
   for (; count < fixed_channels; count++) values[count] = 0;
   Integer most{};
   for (int c = 0; c < fixed_channels; c += lanes) {
@@ -140,7 +140,7 @@ constexpr int64_t rows_ahead = 8;                    // distance of the prefetch
 // places stay apart until they are rounded.
 AMT_INLINE void gather_pairs(const Sample<float>& sample, const Sample<float>* ahead, int64_t first, int64_t count,
                              bfloat16* out) {
-  typedef uint16_t Halves __attribute__((vector_size(refine_vector_bytes)));
+  typedef uint16_t Halves __attribute__((vector_size(vector_bytes)));
   const bfloat16* taps[4];
   for (int t = 0; t < 4; t++) taps[t] = static_cast<const bfloat16*>(sample.tap[t]) + first;
   int64_t c = 0;

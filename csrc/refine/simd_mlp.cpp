@@ -10,7 +10,7 @@
 #include "refine/simd_activation.h"
 #include "refine/simd_amx.h"
 #include "refine/simd_rows.h"
-#include "refine/simd_vector.h"
+#include "common/simd_vector.h"
 
 namespace amt::AMT_ISA {
 namespace {

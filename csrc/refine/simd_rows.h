@@ -1,7 +1,7 @@
 // The inner loop of refine's matrix products on the CPU: one element of each row, broadcast, times vectors of columns.
 #pragma once
 
-#include "refine/simd_vector.h"
+#include "common/simd_vector.h"
 
 namespace amt::AMT_ISA {
 namespace {

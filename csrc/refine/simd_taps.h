@@ -2,7 +2,7 @@
 #pragma once
 
 #include "refine/simd_kernels.h"
-#include "refine/simd_vector.h"
+#include "common/simd_vector.h"
 
 namespace amt::AMT_ISA {
 namespace {

@@ -115,6 +115,10 @@ def test_calls_on_meta(recwarn):
         "normalize": lambda x: amt.kernels.normalize(
             torch.empty(2, 3, 4, 4, dtype=torch.uint8, device="meta"), x(3), x(3)
         ),
+        "pose_scores": lambda x: amt.kernels.pose_scores(
+            *(x(2, 5, 4, 4), x(2, 4, 4, 4), x(2, 5, 3), x(2, 5, 3), x(2, 7, 3, 3), x(2, 7, 3), x(2, 3, 3)),
+            image_size=(16, 16),
+        ),
     }
     assert set(calls) == set(_backend.registered())
     for name, call in calls.items():
@@ -333,11 +337,13 @@ def test_checks_name_the_argument_what_was_expected_and_what_came(value, error, 
 
 
 def test_public_names():
-    assert {"attention", "frame_pointnet", "hand_frames", "refine", "use", "RefineWeights"} <= set(amt.kernels.__all__)
+    assert {"attention", "frame_pointnet", "hand_frames", "pose_scores", "refine", "use", "RefineWeights"} <= set(
+        amt.kernels.__all__
+    )
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler, so no native library")
-@pytest.mark.parametrize("op", ["refine", "hand_frames", "frame_pointnet"])
+@pytest.mark.parametrize("op", ["refine", "hand_frames", "frame_pointnet", "pose_scores"])
 def test_the_native_library_is_there_where_a_compiler_is(op):
     """The native tests skip without it, so that its absence must show here."""
     assert _native.missing(op, "cpu") is None

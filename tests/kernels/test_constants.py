@@ -8,6 +8,7 @@ import torch
 from amt.kernels import _native
 from amt.kernels.frame_pointnet import reference as pointnet
 from amt.kernels.hand_frames import reference as frames
+from amt.kernels.pose_scores import reference as poses
 from amt.kernels.refine import reference as refine
 
 missing = _native.missing("refine", "cpu")
@@ -51,6 +52,13 @@ def test_hand_frames_in_cpp_and_python():
 @needs_native
 def test_frame_pointnet_in_cpp_and_python():
     assert torch.ops.amt.frame_pointnet_unit() == pointnet.UNIT
+
+
+@needs_native
+def test_pose_scores_in_cpp_and_python():
+    depth, square, *facing, channels = torch.ops.amt.pose_scores_constants()
+    assert (depth, square, channels) == (poses.NEAREST_DEPTH, poses.SMALLEST_SQUARE, poses.SURFACE_CHANNELS)
+    assert facing == [poses.LEAST_FACING, poses.STEEPNESS, poses.RIM]
 
 
 def test_triton_and_python():

@@ -186,12 +186,7 @@ def _check(joints, intrinsics, maps: tuple, weights, image_size, step_size, deta
         raise ValueError(f"refine: weights must hold at least one step and at most {MAX_STEPS}, got {steps}")
     if hidden < 1:
         raise ValueError("refine: weights must hold at least one hidden unit, got 0")
-    # whole numbers of any kind: NumPy's, and symbolic ones
-    is_pair = hasattr(type(image_size), "__len__") and len(image_size) == 2
-    if not is_pair or not all(hasattr(type(size), "__index__") for size in image_size):
-        raise TypeError(f"refine: image_size must be (height, width) in whole pixels, got {image_size}")
-    if not all(size > 0 for size in image_size):
-        raise ValueError(f"refine: image_size must be a positive (height, width), got {image_size}")
+    _checks.image_size("refine", image_size)
     if isinstance(step_size, bool) or not isinstance(step_size, (numbers.Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"refine: step_size must be a number of metres, got {type(step_size).__name__}")
     if not -_INFINITE < step_size < _INFINITE:

@@ -1,4 +1,4 @@
-// Vectors as wide as the instruction set that a simd_*.cpp file is compiled for, for refine's CPU kernels.
+// Vectors as wide as the instruction set that a simd_*.cpp file is compiled for, and e^x of them.
 #pragma once
 
 #include <cstdint>
@@ -15,18 +15,18 @@ namespace amt::AMT_ISA {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int refine_vector_bytes = 64;
+constexpr int vector_bytes = 64;
 #elif defined(__AVX2__)
-constexpr int refine_vector_bytes = 32;
+constexpr int vector_bytes = 32;
 #else
-constexpr int refine_vector_bytes = 16;
+constexpr int vector_bytes = 16;
 #endif
 
 template <class T>
 struct Lanes {
-  static constexpr int count = refine_vector_bytes / sizeof(T);
-  typedef T type __attribute__((vector_size(refine_vector_bytes)));
-  typedef T unaligned __attribute__((vector_size(refine_vector_bytes), aligned(alignof(T)), may_alias));
+  static constexpr int count = vector_bytes / sizeof(T);
+  typedef T type __attribute__((vector_size(vector_bytes)));
+  typedef T unaligned __attribute__((vector_size(vector_bytes), aligned(alignof(T)), may_alias));
 };
 template <class T>
 using Vector = typename Lanes<T>::type;
@@ -51,8 +51,21 @@ AMT_INLINE Vector<T> broadcast(T value) {
   return value - Vector<T>{};
 }
 
+// e^x for x <= 0: 2^n times a polynomial of what is left, |rest| <= ln 2 / 2; 0 below the smallest normal number.
+AMT_INLINE Vector<float> vector_exp(Vector<float> x) {
+  typedef int32_t Integer __attribute__((vector_size(vector_bytes)));
+  const Vector<float> y = x < -87.0f ? broadcast(-87.0f) : x;
+  const Integer n =
+      __builtin_convertvector(y * 1.44269504f - 0.5f, Integer);  // truncation rounds half of y <= 0 to nearest
+  const Vector<float> whole = __builtin_convertvector(n, Vector<float>);
+  const Vector<float> r = (y - whole * 0.693145752f) - whole * 1.42860677e-6f;
+  const Vector<float> e =
+      ((((((1.0f / 720) * r + 1.0f / 120) * r + 1.0f / 24) * r + 1.0f / 6) * r + 0.5f) * r + 1.0f) * r + 1.0f;
+  return x < -87.0f ? Vector<float>{} : e * reinterpret_cast<Vector<float>>((n + 127) << 23);
+}
+
 // A vector of words, each of two 16-bit numbers.
-typedef int32_t Words __attribute__((vector_size(refine_vector_bytes)));
+typedef int32_t Words __attribute__((vector_size(vector_bytes)));
 AMT_INLINE Words load_words(const float* from) { return reinterpret_cast<Words>(load(from)); }
 
 AMT_INLINE float widen(bfloat16 value) {
@@ -80,8 +93,8 @@ AMT_INLINE Vector<float> widening_load(const float* from) { return load(from); }
 AMT_INLINE Vector<double> widening_load(const double* from) { return load(from); }
 
 AMT_INLINE Vector<float> widening_load(const bfloat16* from) {
-  typedef uint16_t Half __attribute__((vector_size(refine_vector_bytes / 2), aligned(2), may_alias));
-  typedef uint32_t Full __attribute__((vector_size(refine_vector_bytes)));
+  typedef uint16_t Half __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
+  typedef uint32_t Full __attribute__((vector_size(vector_bytes)));
   return reinterpret_cast<Vector<float>>(__builtin_convertvector(*reinterpret_cast<const Half*>(from), Full) << 16);
 }
 
@@ -109,8 +122,8 @@ AMT_INLINE void narrowing_store(float* to, Vector<float> value) { store(to, valu
 AMT_INLINE void narrowing_store(double* to, Vector<double> value) { store(to, value); }
 
 AMT_INLINE void narrowing_store(bfloat16* to, Vector<float> value) {
-  typedef uint32_t Full __attribute__((vector_size(refine_vector_bytes)));
-  typedef uint16_t Half __attribute__((vector_size(refine_vector_bytes / 2), aligned(2), may_alias));
+  typedef uint32_t Full __attribute__((vector_size(vector_bytes)));
+  typedef uint16_t Half __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
   const Full bits = reinterpret_cast<Full>(value);
   const Full rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Full nan = (bits >> 16) | 0x40u;  // rounding up could make an Inf of a NaN
