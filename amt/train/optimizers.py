@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from amt.model import AMT
 from amt.model.layers import Block
+from amt.model.lean import bfloat16_is_slow
 from amt.train.config import TrainConfig
 from amt.train.muon import Muon
 from amt.train.sharding import rows_of
@@ -111,7 +112,8 @@ def make_optimizers(
     )
     if not hidden:
         return [adamw]
-    return [adamw, Muon(hidden, lr=train.muon_lr, weight_decay=train.weight_decay)]
+    bfloat16 = train.precision != "float32" and not bfloat16_is_slow(torch.device("cpu"))
+    return [adamw, Muon(hidden, lr=train.muon_lr, weight_decay=train.weight_decay, bfloat16=bfloat16)]
 
 
 def rate_of(name: str, model: AMT, train: TrainConfig) -> tuple[str, float]:

@@ -56,6 +56,15 @@ def test_it_is_pytorchs_own_but_for_bfloat16():
     assert (ours - theirs).norm() < 0.02 * moved
 
 
+def test_products_in_bfloat16_give_nearly_the_same():
+    torch.manual_seed(0)
+    for shape in ((4, 64, 64), (2, 32, 288), (2, 288, 32)):
+        matrices = torch.randn(shape)
+        whole, rounded = orthogonalized(matrices), orthogonalized(matrices, bfloat16=True)
+        assert rounded.dtype == torch.float32
+        assert 0 < (whole - rounded).norm() < 0.1 * whole.norm()  # the rounds themselves leave 0.7 to 1.2 for 1
+
+
 def test_a_kernel_moves_as_its_matrix_does():
     torch.manual_seed(0)
     kernel, matrix = nn.Parameter(torch.zeros(16, 8, 3, 3)), nn.Parameter(torch.zeros(16, 72))
