@@ -10,7 +10,7 @@ NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py
 # The first import of a module writes its bytecode, which the installation leaves out.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test lint bench notebook profile clean
+.PHONY: install demo weights test lint bench notebook profile clean
 
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "amt needs Python >= 3.11: make PYTHON=python3.11")'
@@ -28,22 +28,33 @@ install: $(INSTALLED)
 SCENES := --independent 2000 --held-out 8 --frames 2
 # Two people whom training never saw, one camera, the second frame of each grasp.
 UNSEEN := $(DEMO)/data/*-subject-08/*/840412060917/color_000001.jpg $(DEMO)/data/*-subject-09/*/840412060917/color_000001.jpg
+FIRST := $(DEMO)/first/*/*/840412060917/color_000000.jpg
 
 demo: $(INSTALLED)
-	@echo "1/4 rendering a data set in DexYCB's layout into $(DEMO)/data (a second run reuses it)"
+	@echo "1/5 what the weights that come with the package see in two rendered grasps"
+	$(BIN)/python -m amt.data.synthetic $(DEMO)/first --seed 1 --subjects 1 --sequences 2 --frames 1
+	$(BIN)/python -m amt.infer amt-tiny $(FIRST) --out $(DEMO)/first-pictures
+	@echo "2/5 rendering a data set in DexYCB's layout into $(DEMO)/data (a second run reuses it)"
 	$(BIN)/python -m amt.data.synthetic $(DEMO)/data $(SCENES)
-	@echo "2/4 training the tiny model, five minutes"
+	@echo "3/5 training the tiny model, five minutes"
 	$(BIN)/python -m amt.train experiment=demo data.root=$(DEMO)/data train.output=$(DEMO)/train train.checkpoint=$(DEMO)/checkpoint
-	@echo "3/4 predicting from the .jpg files of people it never saw"
+	@echo "4/5 predicting from the .jpg files of people it never saw"
 	$(BIN)/python -m amt.infer $(DEMO)/checkpoint $(UNSEEN) --out $(DEMO)/pictures
-	@echo "4/4 evaluating on all frames of these people"
+	@echo "5/5 evaluating on all frames of these people"
 	$(BIN)/python -m amt.evaluate $(DEMO)/checkpoint data.root=$(DEMO)/data
 	@echo
 	@echo "checkpoint        $(DEMO)/checkpoint   (python: amt.load(\"$(DEMO)/checkpoint\"))"
 	@echo "metrics           $(DEMO)/checkpoint/metrics.json"
 	@echo "report            $(DEMO)/checkpoint/report.html"
-	@echo "overlay picture   $(DEMO)/pictures/overview.png"
+	@echo "overlay picture   $(DEMO)/pictures/overview.png   (of amt-tiny: $(DEMO)/first-pictures/overview.png)"
 	@echo "loss curves       $(DEMO)/train/loss.png"
+
+# amt/model/assets/amt-tiny, the weights that come with the package: a night on two cores. Trained further where WEIGHTS has a run.
+WEIGHTS ?= runs/amt-tiny
+weights: $(INSTALLED)
+	$(BIN)/python -m amt.data.synthetic $(WEIGHTS)/data --independent 16000 --held-out 12 --frames 2
+	$(BIN)/python -m amt.train experiment=amt_tiny data.root=$(WEIGHTS)/data train.output=$(WEIGHTS)/train
+	$(BIN)/python -m tools.ship $(WEIGHTS)/train/checkpoint $(WEIGHTS)/data
 
 # One process a core and one thread a process: two that each want every core slow each other down many times over.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile

@@ -1,0 +1,64 @@
+"""Weights that come with the package: found by name, whole, of this version, and never written to."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import amt
+from amt.errors import UserError
+from amt.model import AMT
+from amt.model.checkpoint import CARD, CONFIG, METRICS, WEIGHTS, save_checkpoint
+from amt.model.hub import LOCAL
+from amt.model.shipped import SHIPPED, checkpoint_folder, is_shipped
+
+NAMES = list(SHIPPED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_loads_by_its_name(name):
+    predictor = amt.load(name, device="cpu")
+    model = AMT.from_pretrained(name)
+    assert predictor.model.config == model.config
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert model.origin.metrics["frames"] > 100
+    assert model.origin.mean_pose is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_folder_is_small_and_says_what_it_is(name):
+    folder = SHIPPED[name]
+    assert sorted(path.name for path in folder.iterdir()) == sorted((CARD, CONFIG, METRICS, WEIGHTS))
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 16e6
+    card, metrics = (folder / CARD).read_text(), json.loads((folder / METRICS).read_text())
+    assert "Apache-2.0" in card
+    assert f"{metrics['wrist_aligned_mpjpe_mm']:.1f}" in card
+    assert metrics["wrist_aligned_mpjpe_mm"] < 0.3 * metrics["baseline"]["wrist_aligned_mpjpe_mm"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_path_of_another_machine_is_told(name):
+    record = json.loads((SHIPPED[name] / CONFIG).read_text())
+    for key in LOCAL:
+        section, last = key.rsplit(".", 1)
+        owner = record
+        for part in section.split("."):
+            owner = owner.get(part) or {}
+        assert "/" not in str(owner.get(last)), key
+
+
+def test_a_folder_of_that_name_goes_first(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_folder("amt-tiny") == SHIPPED["amt-tiny"]
+    assert is_shipped(checkpoint_folder("amt-tiny"))
+    save_checkpoint("amt-tiny", model)
+    assert not is_shipped(checkpoint_folder("amt-tiny"))
+    assert torch.equal(AMT.from_pretrained("amt-tiny").keypoints.beside_and_trust, model.keypoints.beside_and_trust)
+
+
+def test_another_name_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_folder("amt-huge") == Path("amt-huge")
+    with pytest.raises(UserError, match="amt-huge: no such checkpoint folder"):
+        amt.load("amt-huge")
