@@ -10,7 +10,7 @@ def load(checkpoint, device=None, hand=None, locator="model", mediapipe=None):
     """The predictor of a checkpoint folder (model.safetensors and config.json); see :func:`amt.infer.load`.
 
     Args:
-        checkpoint: the folder, or a name on the Hugging Face Hub, "owner/model".
+        checkpoint: the folder; "amt-tiny", which comes with the package; or a name on the Hugging Face Hub, "owner/model".
         device: "cpu", "cuda" or "cuda:N"; None takes the GPU where there is one.
         hand: path of MANO_RIGHT.pkl on this machine, for a model that was trained with MANO; None takes the path of training.
 

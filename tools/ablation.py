@@ -1,4 +1,4 @@
-"""`python -m tools.ablation DATA` trains size tiny without one part after another, and says what each is worth.
+"""`python -m tools.ablation DATA` trains size tiny with one part changed after another, and says what each is worth.
 
 Every variant is trained on DATA (a set in DexYCB's layout, split s1) with the demo's settings over a fixed number of steps,
 once a seed, and evaluated on people it never saw. Runs that are finished are kept in OUT and not repeated; runs are made by
@@ -22,11 +22,11 @@ from benchmarks.results import FOLDER, ROOT, commit, now
 
 VARIANTS: dict[str, list[str]] = {
     "as it ships": [],
-    "without hand frames": ["model.hand_frames=false"],
-    "without contact tokens": ["model.contact_tokens=false"],
-    "no refinement step": ["model.refine_steps=0"],
+    "without pose search": ["model.pose_search=false"],
+    "with hand frames": ["model.hand_frames=true"],
+    "with contact tokens": ["model.contact_tokens=true"],
     "1 refinement step": ["model.refine_steps=1"],
-    "2 refinement steps": ["model.refine_steps=2"],
+    "3 refinement steps": ["model.refine_steps=3"],
     "maps of 16×16": ["model.map_size=16"],
     "without sigma": ["model.sigma=false"],
     "without sigma, with diversity loss": ["model.sigma=false", "train.loss.diversity=0.5"],

@@ -1,8 +1,9 @@
 """``python -m tools.converted CHECKPOINT DATA``: what bf16 and FP8 products (emulated on a CPU) change in a trained model.
 
 A row a precision, beside float32 on the same test frames: the wrist-aligned error and its change with the standard error over
-frames, how far joints move, and the cosine of the fusion's tokens. A second row takes float32's coarse scene: where a picture
-leaves the object's rotation open, any rounding may choose another one, and the tokens then describe another scene.
+frames, how far joints move, and the cosine of the fusion's tokens. A second row takes float32's coarse scene and the poses that
+its search found: where a picture leaves the object's rotation open, any rounding may choose another one, and the tokens then
+describe another scene.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def measure(options: argparse.Namespace) -> int:
     data = compose(PROGRAM, words, read_record(options.checkpoint))["data"]
     batches = list(make_loader(data, "test", BATCH, augment=False, shuffle=False))
     scenes: list = []
+    poses: list = []
 
     def answers(fp8: bool, bf16: bool, change: Callable[[AMT], object]) -> Answers:
         model, _ = load_checkpoint(options.checkpoint)
@@ -75,17 +77,25 @@ def measure(options: argparse.Namespace) -> int:
         return answered(model, batches, bf16)
 
     print(use_fp8(load_checkpoint(options.checkpoint)[0]))
-    plain = answers(
-        False, False, lambda model: model.scene_solver.register_forward_hook(lambda *a: scenes.append(a[2]))
-    )
+
+    def remembered(model: AMT) -> None:
+        model.scene_solver.register_forward_hook(lambda *a: scenes.append(a[2]))
+        if model.pose_search is not None:
+            model.pose_search.register_forward_hook(lambda *a: poses.append(a[2]))
+
+    def fixed(model: AMT) -> None:
+        model.scene_solver = Fixed(scenes)
+        if model.pose_search is not None:
+            model.pose_search = Fixed(poses)
+
+    plain = answers(False, False, remembered)
     print(f"float32: {plain.errors_mm.mean():.3f} mm wrist-aligned on {len(plain.errors_mm)} test frames")
     print("| products | wrist-aligned, mm | change, mm | joints move, mm | cosine: mean | worst | below 0.99 |")
     print("| --- |" + " --- |" * 6)
     found = {}
     for name, fp8 in FORMS.items():
         for scene in ("", ", float32's coarse scene"):
-            change = (lambda model: setattr(model, "scene_solver", Fixed(scenes))) if scene else (lambda model: None)
-            found[name + scene] = answers(fp8, "bf16" in name, change)
+            found[name + scene] = answers(fp8, "bf16" in name, fixed if scene else (lambda model: None))
             print(row(name + scene, plain, found[name + scene]), flush=True)
     drift = abs((found["FP8, rest bf16"].errors_mm.mean() - plain.errors_mm.mean()).item())
     mean = cosines(plain, found["FP8, rest bf16"]).mean().item()

@@ -18,6 +18,7 @@ from amt.debug.config import PROGRAM
 from amt.errors import UsageError
 from amt.files import check_writable, write_text
 from amt.model.checkpoint import read_record
+from amt.model.shipped import checkpoint_folder, is_shipped
 from amt.startup import run_program
 
 
@@ -33,14 +34,18 @@ def _main(arguments: list[str]) -> int:
         return 0
     if not arguments:
         raise UsageError("expected the folder of a checkpoint; see python -m amt.debug --help")
-    folder = Path(arguments[0])
+    folder = checkpoint_folder(arguments[0])
     return run(folder, compose(PROGRAM, arguments[1:], read_record(folder)))
 
 
 def run(checkpoint: Path, settings: dict[str, Any]) -> int:
     """Debugs a checkpoint folder with composed settings; 1 where a fault was found."""
     chosen = settings["debug"]
-    path = Path(chosen.output) if chosen.output else checkpoint.resolve().parent / "debug.html"
+    path = (
+        Path(chosen.output)
+        if chosen.output
+        else (Path() if is_shipped(checkpoint) else checkpoint.resolve().parent) / "debug.html"
+    )
     check_writable(path)
     from dataclasses import replace
 

@@ -14,12 +14,12 @@ Writes metrics.json, samples.csv (a row a frame) and report.html. Data settings 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from amt.config import compose, help_text, split_words
 from amt.errors import UsageError
 from amt.evaluate.config import PROGRAM
 from amt.model.checkpoint import read_record
+from amt.model.shipped import checkpoint_folder
 from amt.startup import run_program
 from amt.words import key_of
 
@@ -46,7 +46,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     if not arguments:
         raise UsageError("expected the folder of a checkpoint; see python -m amt.evaluate --help")
-    folder = Path(arguments[0])
+    folder = checkpoint_folder(arguments[0])
     settings = compose(PROGRAM, arguments[1:], read_record(folder))
     from amt.evaluate.run import run
 

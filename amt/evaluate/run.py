@@ -35,6 +35,7 @@ from amt.model import AMT
 from amt.model.checkpoint import METRICS, REPORT, SAMPLES, load_mean_pose, weights_digest
 from amt.model.loading import load_checkpoint
 from amt.model.mean_pose import MeanPose
+from amt.model.shipped import is_shipped
 from amt.physics.extra import PACKAGES, package
 from amt.physics.frames import Judging
 
@@ -49,7 +50,9 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
         raise UsageError("evaluate.write needs a whole subset; leave data.limit out")
     if chosen.write and data.layout == "ho3d" and chosen.subset != "test":
         raise UsageError("evaluate.write: HO-3D's pred.json is of its evaluation set; take evaluate.subset=test")
-    path = Path(chosen.output) if chosen.output else checkpoint / METRICS
+    # nothing is written into the package
+    own = Path(f"{checkpoint.name}-evaluation") if is_shipped(checkpoint) else checkpoint
+    path = Path(chosen.output) if chosen.output else own / METRICS
     page_path = None if chosen.report == NO_REPORT else Path(chosen.report or path.with_name(REPORT))
     places_of = {"evaluate.output": path, SAMPLES: path.with_name(SAMPLES), "evaluate.report": page_path}
     files_of = {name: place.resolve() for name, place in places_of.items() if place}

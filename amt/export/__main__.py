@@ -12,6 +12,7 @@ from amt.export.config import PROGRAM
 from amt.export.formats import FLOAT32, FORMATS, MOST_IMAGES, OPSET, PRECISIONS, ExportError
 from amt.files import check_writable
 from amt.model.checkpoint import read_record
+from amt.model.shipped import checkpoint_folder
 from amt.startup import Parser, run_program
 
 DYNAMIC = "dynamic"
@@ -71,7 +72,7 @@ def _main(arguments: list[str]) -> int:
     options = parser().parse_args(others)
     batch = _batch(options)
     FORMATS[options.to].check(options.precision)
-    folder, out = Path(options.checkpoint), Path(options.out)
+    folder, out = checkpoint_folder(options.checkpoint), Path(options.out)
     record = read_record(folder)
     check_writable(out)
     of_a_set = options.precision != FLOAT32 or any(word.startswith("data") for word in words)

@@ -22,6 +22,7 @@ from amt.infer.inputs import CAMERA
 from amt.infer.lens import Lens, as_lens
 from amt.infer.writers import FORMATS, read_formats
 from amt.model.checkpoint import read_record
+from amt.model.shipped import checkpoint_folder
 from amt.startup import Parser
 
 if TYPE_CHECKING:
@@ -214,7 +215,10 @@ def read_command(arguments: list[str]) -> Command:
     if options.bench is not None:
         if not paths:
             raise InputError("--bench: expected one or more CHECKPOINTs; see python -m amt.infer --help")
-        options.others, options.finders = paths[1:], _finders(options.locators)
+        options.others, options.finders = (
+            [str(checkpoint_folder(path)) for path in paths[1:]],
+            _finders(options.locators),
+        )
         for path in options.others:
             read_record(path)
         paths = [paths[0], options.bench]
@@ -223,7 +227,8 @@ def read_command(arguments: list[str]) -> Command:
         raise InputError(f"--serve: expected a CHECKPOINT and no INPUT, which the page is given; got {got}")
     if len(paths) < 2 and not options.serve:
         raise InputError("expected CHECKPOINT and INPUT; see python -m amt.infer --help")
-    record = read_record(paths[0])
+    checkpoint = checkpoint_folder(paths[0])
+    record = read_record(checkpoint)
     settings, hand, mano = _settings(keys, record)
     if mano is not None and options.mano is not None and mano != options.mano:
         raise InputError(f"--mano {options.mano} contradicts data.mano={mano}; give one of the two")
@@ -237,7 +242,7 @@ def read_command(arguments: list[str]) -> Command:
     robot, world = _robot(options)
     return Command(
         options=options,
-        checkpoint=Path(paths[0]),
+        checkpoint=checkpoint,
         inputs=paths[1:],
         settings=settings,
         hand=hand,

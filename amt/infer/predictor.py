@@ -384,7 +384,8 @@ def load(
     """The predictor of a checkpoint folder (model.safetensors and config.json).
 
     Args:
-        folder: what ``python -m amt.train`` leaves, or a name on the Hugging Face Hub, "owner/model".
+        folder: what ``python -m amt.train`` leaves; "amt-tiny", which comes with the package; or a name on the Hugging Face
+            Hub, "owner/model".
         device: None takes the GPU where there is one.
         models: folder of object models for YCB names and class ids.
         batch_size: crops that go through the model at once.

@@ -33,7 +33,7 @@ from amt.model.frames import Frames
 from amt.model.fusion import Fused, Fusion, Tokens
 from amt.model.hub import Publishable
 from amt.model.joint_states import JointStates
-from amt.model.keypoints import KeypointHead
+from amt.model.keypoints import CENTRE, KeypointHead, Keypoints
 from amt.model.neck import Neck
 from amt.model.outputs import Hand, Prediction
 from amt.model.pose_search import Evidence, Poses, PoseSearch
@@ -106,7 +106,7 @@ class AMT(Publishable, nn.Module):
         coarse, parameters = self.scene_solver(guess.parameters, self.mano, keypoints, corners, camera)
 
         # to tokens; from here on the coarse scene is an observation, through which no gradient passes
-        poses, evidence = self._poses(maps.fine, inputs, coarse, camera)
+        poses, evidence = self._poses(maps.fine, inputs, coarse, keypoints, camera)
         observed = coarse.detach()
         if poses is not None:
             observed, parameters = place_object(observed, parameters, *poses.best(), inputs.object_look, camera)
@@ -147,12 +147,13 @@ class AMT(Publishable, nn.Module):
         )
 
     def _poses(
-        self, fine: Tensor, inputs: Inputs, coarse: Scene, camera: CropCamera
+        self, fine: Tensor, inputs: Inputs, coarse: Scene, keypoints: Keypoints, camera: CropCamera
     ) -> tuple[Poses | None, Evidence | None]:
         """Poses of the object, scored, and by what; None where the model does not search or no point's look is known."""
         if self.pose_search is None or inputs.object_look is None:
             return None, None
-        start = coarse.object_rotation.detach(), coarse.object_translation.detach()
+        place = keypoints.lifted(coarse.joints[:, 0, 2], camera)[:, CENTRE]
+        start = coarse.object_rotation.detach(), place.detach()
         return self.pose_search(fine, inputs.object_points, inputs.object_look, *start, camera)
 
     def _frames(self, joints: Tensor, camera: CropCamera) -> Frames:

@@ -27,6 +27,7 @@ from amt.model.checkpoint import (
     load_model,
     save_checkpoint,
 )
+from amt.model.shipped import checkpoint_folder
 
 if TYPE_CHECKING:
     from amt.model.locator import Locator
@@ -59,8 +60,8 @@ class Publishable:
         """The model of a checkpoint, in evaluation mode on the CPU.
 
         Args:
-            source: a folder that ``amt.train`` or :meth:`save_pretrained` wrote, or a name on the Hugging Face Hub,
-                "owner/model", whose files are downloaded into the hub's cache.
+            source: a folder that ``amt.train`` or :meth:`save_pretrained` wrote; "amt-tiny", which comes with the package; or
+                a name on the Hugging Face Hub, "owner/model", whose files are downloaded into the hub's cache.
             revision: branch, tag or commit on the hub.
             overrides: model settings that replace the saved ones, such as ``hand=PATH`` of MANO_RIGHT.pkl on this machine.
 
@@ -108,7 +109,7 @@ class Publishable:
 
         with TemporaryDirectory() as temporary, _hub_errors(name):
             folder = self._save(Path(temporary) / "checkpoint", {}, name)
-            _cut_paths(folder / CONFIG)
+            cut_paths(folder / CONFIG)
             api = HfApi(library_name="amt")
             address = api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(repo_id=name, folder_path=folder, revision=revision, commit_message=message)
@@ -124,12 +125,12 @@ class Publishable:
 
 
 def local_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint: ``source`` itself, or where the hub's files of that name were downloaded to.
+    """The folder of a checkpoint: ``source`` itself, the package's own of that name, or where the hub's files were downloaded to.
 
     Raises:
         CheckpointError: there is no such folder, and no such name can be had from the hub.
     """
-    folder = Path(source).expanduser()
+    folder = checkpoint_folder(source)
     if folder.exists() or not HUB_NAME.fullmatch(str(source)):
         return folder  # what reads it says what is wrong with it
     from huggingface_hub import snapshot_download
@@ -163,7 +164,8 @@ def _metrics(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _cut_paths(path: Path) -> None:
+def cut_paths(path: Path) -> None:
+    """Cuts the paths in a config.json down to their last part: whoever reads it has another machine."""
     record = json.loads(path.read_text())
     for key in LOCAL:
         *sections, last = key.split(".")

@@ -15,8 +15,10 @@ from amt.hand.mirror import choose
 from amt.hand.objects import NUM_CORNERS
 from amt.hand.skeleton import NUM_JOINTS
 from amt.hand.tensors import TensorFields, exported
+from amt.model.camera import CropCamera
 from amt.model.config import ModelConfig
 from amt.model.precision import coordinates
+from amt.model.scene import OFFSET_UNIT
 
 CENTRE, FIRST_CORNER = NUM_JOINTS, NUM_JOINTS + 1
 NUM_KEYPOINTS = FIRST_CORNER + NUM_CORNERS  # the joints, the object's origin, the corners of the box around its points
@@ -33,6 +35,13 @@ class Keypoints(TensorFields):
     depth: Tensor  # [B, 30], 0.1 m behind the wrist
     trust: Tensor  # [B, 30], 0 to 1: the weight in the geometric solvers
     log_maps: Tensor  # [B, 30, H, W]: log probability of each cell to hold the keypoint
+
+    @coordinates
+    def lifted(self, wrist_depth: Tensor, camera: CropCamera) -> Tensor:
+        """The points [B, 30, 3] (m, camera frame) that show where the keypoints are, with a wrist at this depth [B] (m)."""
+        depth = wrist_depth[:, None, None] + self.depth[..., None] * OFFSET_UNIT
+        rays = camera.rays(self.position)
+        return torch.cat((rays, torch.ones_like(depth)), dim=-1) * depth
 
     def mirrored(self, which: Tensor) -> Keypoints:
         """The keypoints of the mirrored crop where ``which`` [B] (bool) is True."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amt import kernels
 from amt.hand.mirror import choose, mirror_points, mirror_rotations
 from amt.hand.rotations import axis_angle_to_matrix
 from amt.hand.tensors import TensorFields, exported
@@ -30,8 +30,7 @@ NUM_POINTS = 128  # of the object's, evenly spread as they come in
 CHANNELS = 32  # in which a cell and a colour are compared
 NUM_COLOURS = 4  # red, green, blue, and whether they are known
 FIRST_LOG_SCALE = 2.0  # of scores: log probabilities of poses
-TURNS = 384  # rotations of the first round, all with the coarse translation
-RIM = 0.2  # cosine to the camera below which a point belongs to the rim
+TURNS = 1024  # rotations of the first round, all at the place where the object is seen
 COLOURLESS = 0.1  # share of training samples whose colours are hidden: a user's mesh may have none
 
 
@@ -46,9 +45,10 @@ class Round(NamedTuple):
 
 
 ROUNDS = (
-    Round(8, 24, 0.4, 0.12, 0.08),
-    Round(4, 16, 0.2, 0.05, 0.04),
-    Round(2, 32, 0.1, 0.02, 0.02),
+    Round(16, 24, 0.4, 0.15, 0.06),
+    Round(16, 16, 0.3, 0.1, 0.05),
+    Round(8, 16, 0.2, 0.05, 0.04),
+    Round(4, 16, 0.1, 0.03, 0.02),
     Round(1, 32, 0.05, 0.01, 0.01),
 )
 
@@ -133,7 +133,8 @@ class PoseSearch(nn.Module):
             fine: the fine map [B, H, W, C].
             points: of the object, in its own frame, [B, P, 3], m.
             look: what is known of each point, [B, P, 7]: see :class:`amt.hand.batch.Inputs`.
-            rotation, translation: the coarse pose [B, 3, 3], [B, 3] (m); the first round keeps its translation.
+            rotation: the coarse one, [B, 3, 3], tried with others.
+            translation: where the object's origin is seen, [B, 3], m; the first round tries no other place.
         """
         points, look = thinned(points), thinned(look)
         evidence = self._maps(fine, look[..., 3:])
@@ -180,22 +181,10 @@ def pose_scores(
         points, normals: [B, N, 3], m, in the object's frame.
         rotation, translation: [B, K, 3, 3] and [B, K, 3] (m), object to camera.
     """
-    batch, count = rotation.shape[:2]
-    turned = (rotation.flatten(1, 2) @ torch.cat((points, normals), dim=1).mT).unflatten(1, (count, 3))  # [B, K, 3, 2N]
-    seen, normal = turned.chunk(2, dim=3)
-    seen = (seen + translation[..., None]).mT  # [B, K, N, 3]
-    facing = -(seen * normal.mT).sum(-1) / seen.norm(dim=-1).clamp(min=1e-6)
-    weight = torch.sigmoid((facing - 0.1) * 12)  # points at the rim count half
-    at = camera.project(seen.flatten(1, 2)).unflatten(1, (count, -1)).transpose(1, 2)  # [B, N, K, 2], half crops
-    own = _sampled(maps.colour.flatten(0, 1)[:, None], at.flatten(0, 1)[:, :, None])
-    surface = _sampled(maps.surface, at)  # [B, 4, N, K]
-    score = own.view(batch, -1, count) + (surface[:, :3] * normal.permute(0, 2, 3, 1)).sum(1)
-    score = score.mT + surface[:, 3].mT * torch.exp(-((facing / RIM) ** 2))
-    return (score * weight).sum(-1) / weight.sum(-1).clamp(min=1)
-
-
-def _sampled(maps: Tensor, at: Tensor) -> Tensor:
-    return F.grid_sample(maps, at, padding_mode="border", align_corners=False)
+    size = (camera.size, camera.size)
+    return kernels.pose_scores(
+        maps.colour, maps.surface, points, normals, rotation, translation, camera.intrinsics, image_size=size
+    )
 
 
 def spread_rotations(count: int) -> Tensor:

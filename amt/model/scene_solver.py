@@ -42,8 +42,7 @@ class SceneSolver(nn.Module):
         corner_rays, corner_trust = rays[:, FIRST_CORNER:], keypoints.trust[:, FIRST_CORNER:]
         wrist = self.wrist(camera.unproject(parameters.wrist), Seen(scene.joints, joint_rays, joint_trust))
 
-        depth = wrist[:, None, 2:] + keypoints.depth[..., None] * OFFSET_UNIT
-        seen = torch.cat((rays, torch.ones_like(depth)), dim=-1) * depth - wrist[:, None]  # from the wrist, m
+        seen = keypoints.lifted(wrist[:, 2], camera) - wrist[:, None]
         centre = seen[:, CENTRE]
         hand = self.hand(scene.joints, seen[:, :NUM_JOINTS], joint_trust)
         body = self.object(corners @ scene.object_rotation.mT, seen[:, FIRST_CORNER:] - centre[:, None], corner_trust)

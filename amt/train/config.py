@@ -68,7 +68,7 @@ class LossConfig:
     object_points: float = 1.0  # symmetric chamfer distance of the points under the two rotations
     object_rotation: float = 0.3  # the same points compared one by one: wrong for symmetric objects, so weak
     object_pose: float = 0.0  # geodesic distance of the pose from the wrist on SE(3); ADD-S for symmetric objects
-    pose_search: float = 0.5  # cross-entropy of the scores of the object's poses with their nearness to the true one
+    pose_search: float = 2.0  # cross-entropy of the scores of the object's poses with their nearness to the true one
     contact: float = 0.5  # cross-entropy and overlap (soft Dice) on hand vertices and object points
     diversity: float = 0.0  # how far the batch's joints spread less than its labels
     joint_limits: float = 0.0  # rad that joints are outside their anatomic range: coarse and decoded

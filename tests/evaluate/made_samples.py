@@ -10,7 +10,7 @@ import torch
 from amt.data.sequences import SequenceInfo
 
 SYMMETRIES = {kind: torch.eye(3, dtype=torch.float64)[None] for kind in range(22)}
-SMALL = {"decoder_depth": 1, "backbone": {"depth": 1}, "visibility": True, "joint_scale": True}
+SMALL = {"decoder_depth": 1, "backbone": {"depth": 1}, "visibility": True, "joint_scale": True, "refine_steps": 3}
 
 
 def made_reader():

@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def crops():
     """Five of them: right and left hands in turn."""
-    return made_crops(5, SMALL["crop_size"], POINTS)
+    return made_crops(5, SMALL["crop_size"], POINTS, look=True)
 
 
 @pytest.fixture(scope="session")

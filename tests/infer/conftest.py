@@ -29,7 +29,7 @@ K = np.array([[310.0, 0, 158.0], [0, 305.0, 121.0], [0, 0, 1]])
 def save_tiny(folder: Path, sharpness: float) -> Path:
     """An untrained model whose keypoint scores are multiplied by ``sharpness``."""
     torch.manual_seed(0)
-    model = AMT(ModelConfig(size="tiny"))
+    model = AMT(ModelConfig(size="tiny", refine_steps=2))
     with torch.no_grad():
         model.keypoints.score_and_depth.weight[:NUM_KEYPOINTS] *= sharpness
     return save_checkpoint(folder, model, data={"crop": {"num_points": 64}})

@@ -11,6 +11,7 @@ from amt.hand.shipped import shipped_hand
 from amt.model import AMT, ModelConfig, Prediction
 from amt.model.summary import fake_state
 from amt.train.losses import LossConfig, compute_loss
+from tests.model.conftest import EVERY_PART
 
 NUM_VERTICES = shipped_hand().num_vertices
 
@@ -28,9 +29,9 @@ def build(size: str, device: str = "cpu") -> AMT:
     torch.manual_seed(0)
     with torch.device(device):
         if size == "tiny":
-            return AMT(ModelConfig(size=size))
+            return AMT(ModelConfig(size=size, **EVERY_PART))
         with pytest.warns(UserWarning, match=f"dinov2-{size} starts at random"):
-            return AMT(ModelConfig(size=size))
+            return AMT(ModelConfig(size=size, **EVERY_PART))
 
 
 def check_shapes(prediction: Prediction, batch_size: int) -> None:

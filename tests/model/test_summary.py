@@ -12,6 +12,7 @@ from amt.kernels import _native, use
 from amt.model import AMT, ModelConfig
 from amt.model.__main__ import main
 from amt.model.summary import summarize
+from tests.model.conftest import EVERY_PART
 
 NUM_VERTICES = shipped_hand().num_vertices
 
@@ -39,7 +40,7 @@ def test_a_linear_layer_costs_what_it_should():
 @pytest.fixture(scope="module")
 def tiny():
     torch.manual_seed(0)
-    return AMT(ModelConfig())
+    return AMT(ModelConfig(**EVERY_PART))
 
 
 def test_totals(tiny):
@@ -108,7 +109,7 @@ def test_nothing_changes(tiny):
 
 def test_a_model_on_meta_has_the_same_costs(tiny):
     with torch.device("meta"):
-        model = AMT(ModelConfig())
+        model = AMT(ModelConfig(**EVERY_PART))
     assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
     assert model.summary() == tiny.summary()
 

@@ -12,6 +12,7 @@ from amt.kernels import hand_frames
 from amt.model import AMT, ModelConfig, load_checkpoint, save_checkpoint
 from amt.model.mean_pose import MeanPose
 from amt.train.losses import LossConfig, compute_loss
+from tests.model.conftest import EVERY_PART
 
 NUM_VERTICES = shipped_hand().num_vertices
 
@@ -19,6 +20,7 @@ WITHOUT = [
     {"refine_steps": 0},
     {"hand_frames": False},
     {"contact_tokens": False},
+    {"pose_search": False},
     {"hand_frames": False, "contact_tokens": False, "refine_steps": 0, "sigma": False},
     {"refine_shared": True},
     {"fusion_depth": 0},
@@ -28,7 +30,7 @@ WITHOUT = [
 
 def build(**switches):
     torch.manual_seed(0)
-    return AMT(ModelConfig(decoder_depth=1, **switches))
+    return AMT(ModelConfig(decoder_depth=1, **{**EVERY_PART, **switches}))
 
 
 @pytest.mark.parametrize("switches", WITHOUT, ids=lambda s: " ".join(s))

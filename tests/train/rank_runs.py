@@ -42,7 +42,8 @@ STAGES = [[0, 2], [2, 0], [4, 1]]  # train.freeze: all, nothing, the first block
 def made(folder, name, parallel, model=None, **options):
     """The configuration of a run into ``folder/name``, and this rank's loaders of ``folder/frames-SIZE.pt``."""
     world, rank = (int(os.environ[k]) if parallel != "none" else v for k, v in (("WORLD_SIZE", 1), ("RANK", 0)))
-    model = ModelConfig(**{**SMALL, "drop_path": 0.3, **(model or {})})
+    # without the pose search: rounding, which differs between ranks, decides which of two like poses goes on
+    model = ModelConfig(**{**SMALL, "drop_path": 0.3, "pose_search": False, **(model or {})})
     options = {**OPTIONS, "output": str(folder / name), "parallel": parallel, **options}
     data = DataConfig(crop=CropConfig(size=model.crop_size))
     config = Config(model, data, TrainConfig(loss=LossConfig(**LOSS), **options), KernelsConfig())

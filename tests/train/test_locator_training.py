@@ -120,7 +120,7 @@ def test_an_epoch_shows_every_frame_once(monkeypatch):
 def test_it_learns_to_find_hands_it_has_not_seen():
     torch.manual_seed(0)
     locator = Locator(SMALL)
-    fit(locator, made_frames(40), LocatorTraining(batch_size=8, lr=5e-3, muon_lr=1e-2), 60, 0, None, lambda *_: None)
+    fit(locator, made_frames(40), LocatorTraining(batch_size=8, lr=5e-3, muon_lr=1e-2), 90, 0, None, lambda *_: None)
     figures = calibrate(locator.eval(), made_frames(40, seed=9), seed=0)
     assert figures["recall"] > 0.9
     assert figures["ap50"] > 0.9

@@ -22,7 +22,7 @@ def answers(make_batch):
     torch.manual_seed(0)
     batch = make_batch(3, left=True)
     with torch.no_grad():
-        return AMT(ModelConfig(decoder_depth=1)).eval()(batch.inputs), batch
+        return AMT(ModelConfig(decoder_depth=1, refine_steps=3)).eval()(batch.inputs), batch
 
 
 def test_a_fingertip_weighs_more_and_a_bad_joint_more_still():

@@ -10,6 +10,7 @@ from amt.model import AMT, ModelConfig
 from amt.model.config import SIZES
 from amt.train.config import TrainConfig
 from amt.train.optimizers import HEADS, Optimizers, make_optimizers
+from tests.model.conftest import EVERY_PART
 
 # Has two dimensions or more and must not decay: biases a joint or a frame, embeddings, queries, special tokens.
 NOT_MATRICES = {
@@ -42,7 +43,7 @@ RAW_MATRICES = {
 def test_exactly_the_weights_of_layers_decay(size, optimizer):
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that DINOv2 starts at random does not matter here
-        model = AMT(ModelConfig(size=size))
+        model = AMT(ModelConfig(size=size, **EVERY_PART))
     names = {id(p): name for name, p in model.named_parameters()}
     decayed = {
         names[id(p)]
@@ -92,7 +93,7 @@ def test_a_pretrained_backbone_learns_slower_the_deeper_a_block_lies(dinov2):
 def test_heads_have_a_rate_of_their_own(size):
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        model = AMT(ModelConfig(size=size))
+        model = AMT(ModelConfig(size=size, **EVERY_PART))
     found = rates(model, TrainConfig(lr=1e-3, head_lr=3e-3))
     heads = {name for name, lr in found.items() if lr == 3e-3}
     assert heads == {name for name in found if name.startswith(HEADS)}

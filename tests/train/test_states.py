@@ -38,7 +38,7 @@ def contents(folder):
         ({"ema": 0.9}, r"train\.ema is 0\.9, was 0\.999"),
         ({"accumulate": 2}, r"train\.accumulate is 2, was 1"),
         ({"optimizer": "adamw"}, r"train\.optimizer is adamw, was muon"),
-        ({"model": {"refine_steps": 1}}, r"model\.refine_steps is 1, was 3"),
+        ({"model": {"refine_steps": 1}}, r"model\.refine_steps is 1, was 0"),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False], ids=["finished", "stopped"])

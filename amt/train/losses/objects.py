@@ -13,7 +13,7 @@ from amt.hand.rotations import axis_angle_to_matrix, geodesic_distance, six_d_to
 from amt.model.camera import CropCamera
 from amt.model.draws import drawn_like
 from amt.model.outputs import Prediction
-from amt.model.pose_search import Evidence, pose_scores, thinned
+from amt.model.pose_search import pose_scores, thinned
 from amt.model.scene import Scene, posed_points
 from amt.train.losses.hand import Terms
 from amt.train.losses.masks import mean_where
@@ -22,7 +22,12 @@ from amt.train.losses.units import ANGLE_UNIT, LENGTH_UNIT
 CHAMFER_POINTS = 128  # object points in the chamfer distance, which costs their square
 # Deviations of the pose search's wanted distribution: rad, half crops, log of the depth
 SEARCH_ANGLE, SEARCH_SHIFT, SEARCH_DEPTH = 0.2, 0.04, 0.05
-NEAR, NEAR_ANGLE, ANYWHERE = 48, 0.5, 128  # poses that the evidence is trained on: how many, rad
+# Poses that the evidence is trained on: how many, and how far their places deviate, in the units above for shift and depth. Those
+# of the first two kinds deviate by NEAR_ANGLE (rad) along each axis from the true rotation, those of the others have any.
+POSES = ((48, 1.0, 1.0), (48, 6.0, 2.0), (64, 0.5, 0.5), (64, 6.0, 2.0))
+NEAR_ANGLE = 0.5
+HARD = 96  # and how many of those that the search liked best
+LEAST = 1e4  # minus the log of a probability that is none
 
 
 def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
@@ -55,7 +60,7 @@ def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
         if p.evidence is None:
             return mean_where(t.object_translation[:, 0] * 0, t.object_valid)
         known = (inputs.object_look != 0).flatten(1).any(dim=1)
-        return mean_where(_search_error(p.evidence, t, inputs), t.object_valid & known)
+        return mean_where(_search_error(p, t, inputs), t.object_valid & known)
 
     def kind() -> Tensor:
         errors = F.cross_entropy(p.object_class, inputs.object_class, reduction="none")
@@ -79,28 +84,54 @@ def symmetric_objects(t: Targets, inputs: Inputs) -> Tensor:
     return sum(classes == known for known in (0, *SYMMETRIC_CLASSES)) > 0
 
 
-def _search_error(evidence: Evidence, t: Targets, inputs: Inputs) -> Tensor:
-    """[B]: how far scores of poses around the true one are from what they should be, a cross-entropy.
+def _search_error(p: Prediction, t: Targets, inputs: Inputs) -> Tensor:
+    """[B]: how far scores of poses are from what they should be, a cross-entropy.
 
-    The poses: some near the true one, some with any rotation and nearly the true place. The wanted weights fall off around the
-    true pose as a normal distribution does.
+    The poses: the true one, :data:`POSES`, and of an object without symmetries the best that the search found, which are wrong
+    for as long as the evidence is. The wanted weights fall off around the true pose as a normal distribution does.
     """
-    rotation, translation = t.object_rotation[:, None], t.object_translation[:, None]
-    near = drawn_like(translation.new_empty(len(translation), NEAR, 6))
-    turn = axis_angle_to_matrix(near[..., :3] * NEAR_ANGLE) @ rotation
-    anywhere = six_d_to_matrix(drawn_like(translation.new_empty(len(translation), ANYWHERE, 6)))
-    rotations = torch.cat((rotation, turn, anywhere), dim=1)
-    place = drawn_like(translation.new_empty(len(translation), rotations.shape[1], 3))
-    place = torch.cat((torch.zeros_like(place[:, :1]), place[:, 1 : 1 + NEAR], 0.5 * place[:, 1 + NEAR :]), dim=1)
     camera = CropCamera.of(inputs.intrinsics, inputs.image.shape[-1])
-    shift = place[..., :2] * SEARCH_SHIFT * camera.size / 2 / camera.reference_focal()[:, None, None]
-    across = translation[..., :2] / translation[..., 2:].clamp(min=MIN_DEPTH) + shift
-    depth = translation[..., 2:] * (place[..., 2:] * SEARCH_DEPTH).exp()
-    translations = torch.cat((across, torch.ones_like(depth)), dim=-1) * depth
+    unit = torch.stack((camera.size / 2 / camera.reference_focal() * SEARCH_SHIFT,) * 2, dim=-1)[:, None]
+    rotations, translations = _drawn_poses(t, unit)
+    found = p.poses.best(HARD)
+    rotations, translations = (torch.cat(both, dim=1) for both in zip((rotations, translations), found))
     points, normals = thinned(inputs.object_points), thinned(inputs.object_look)[..., :3]
-    score = pose_scores(evidence, points, normals, rotations, translations, camera)
-    away = (geodesic_distance(rotations, rotation) / SEARCH_ANGLE) ** 2 + place.square().sum(dim=-1)
+    score = pose_scores(p.evidence, points, normals, rotations, translations, camera)
+    left_out = symmetric_objects(t, inputs)[:, None] & (
+        torch.arange(score.shape[1], device=score.device) >= score.shape[1] - HARD
+    )
+    score = torch.where(left_out, -LEAST, score)
+    log_depth, across = _depth_and_direction(translations)
+    true_depth, true_across = _depth_and_direction(t.object_translation[:, None])
+    away = (geodesic_distance(rotations, t.object_rotation[:, None]) / SEARCH_ANGLE).square()
+    away = (
+        away
+        + ((log_depth - true_depth) / SEARCH_DEPTH).square()[..., 0]
+        + ((across - true_across) / unit).square().sum(-1)
+    )
+    away = torch.where(left_out, LEAST, away)
     return -(torch.softmax(-away / 2, dim=1) * torch.log_softmax(score, dim=1)).sum(dim=1)
+
+
+def _drawn_poses(t: Targets, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """The true pose and :data:`POSES`: [B, N, 3, 3] and [B, N, 3] (m); ``unit`` [B, 1, 2] is SEARCH_SHIFT as x/z and y/z."""
+    rotation, translation = t.object_rotation[:, None], t.object_translation[:, None]
+    batch, near = len(translation), POSES[0][0] + POSES[1][0]
+    turn = axis_angle_to_matrix(drawn_like(translation.new_empty(batch, near, 3)) * NEAR_ANGLE) @ rotation
+    anywhere = six_d_to_matrix(drawn_like(translation.new_empty(batch, POSES[2][0] + POSES[3][0], 6)))
+    rotations = torch.cat((rotation, turn, anywhere), dim=1)
+    spread = [translation.new_tensor((shift, shift, depth)).expand(count, 3) for count, shift, depth in POSES]
+    spread = torch.cat((translation.new_zeros(1, 3), *spread))
+    place = drawn_like(translation.new_empty(batch, rotations.shape[1], 3)) * spread
+    log_depth, across = _depth_and_direction(translation)
+    across, depth = across + place[..., :2] * unit, (log_depth + place[..., 2:] * SEARCH_DEPTH).exp()
+    return rotations, torch.cat((across, torch.ones_like(depth)), dim=-1) * depth
+
+
+def _depth_and_direction(translation: Tensor) -> tuple[Tensor, Tensor]:
+    """The log of the depth [..., 1] (of metres) and x/z, y/z [..., 2] of points [..., 3] (m)."""
+    depth = translation[..., 2:].clamp(min=MIN_DEPTH)
+    return depth.log(), translation[..., :2] / depth
 
 
 def _pose_error(scene: Scene, joints: Tensor, t: Targets, points: Tensor, symmetric: Tensor) -> Tensor:
