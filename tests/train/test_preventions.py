@@ -10,7 +10,7 @@ from amt.train.collapse import LEAST_SPREAD, CollapseMonitor, spread_ratio
 from amt.train.config import LossConfig
 from amt.train.trainer import Trainer
 
-WRONG, STEPS = 0.95, 60
+WRONG, STEPS = 0.95, 100
 
 
 def drawn(batch):
