@@ -37,7 +37,7 @@ alone=520
 rehearsal=3600
 # In a whole run, the shapes that benchmarks/goals.py asks about; alone, `ops` measures all.
 goals='refine-B(1|8|32|512)-mapspyramid-C256-bfloat16|refine-B512-mapssingle-C256-bfloat16|hand_frames-B512'
-goals+='|frame_pointnet-B512-N778|attention-B(1|16)-H16-N(257|1370)-D64'
+goals+='|frame_pointnet-B512-N778|pose_scores-B16-N128|attention-B(1|16)-H16-N(257|1370)-D64'
 
 usage() {
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"

@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from amt.kernels import RefineWeights, _backend, attention, frame_pointnet, hand_frames, refine, use
+from amt.kernels import RefineWeights, _backend, attention, frame_pointnet, hand_frames, pose_scores, refine, use
 from amt.kernels.attention.fp8 import quantize
 from amt.kernels.fp8_linear import epilogue
 from benchmarks.harness import default_device
@@ -46,6 +46,14 @@ def _frame_pointnet(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     return frame_pointnet(_draw(2, 71, 3, device=device), *frames, *weights)
 
 
+def _pose_scores(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    maps = _draw(2, 13, 5, 7, device=device), _draw(2, 4, 5, 7, device=device)
+    # around the camera, so that points lie behind it and beyond the image
+    geometry = [torch.randn(2, *shape, device=device) for shape in ((13, 3), (13, 3), (41, 3, 3), (41, 3))]
+    intrinsics = torch.tensor([[100.0, 0, 32], [0, 100.0, 32], [0, 0, 1]], device=device).repeat(2, 1, 1)
+    return pose_scores(*maps, *geometry, intrinsics, image_size=(64, 64))
+
+
 def _attention(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     return attention(*(_draw(1, 2, 71, 64, device=device, dtype=dtype) for _ in range(3)))
 
@@ -63,8 +71,8 @@ def _fp8_linear(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     return x.sum() + sum(out.float().sum() for out in outs)
 
 
-OPS = {"refine": _refine, "hand_frames": _hand_frames, "frame_pointnet": _frame_pointnet, "attention": _attention,
-       "attention_fp8": _attention_fp8, "fp8_linear": _fp8_linear}  # fmt: skip
+OPS = {"refine": _refine, "hand_frames": _hand_frames, "frame_pointnet": _frame_pointnet, "pose_scores": _pose_scores,
+       "attention": _attention, "attention_fp8": _attention_fp8, "fp8_linear": _fp8_linear}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

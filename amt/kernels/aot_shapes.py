@@ -89,6 +89,20 @@ def _frame_pointnet() -> Iterator[tuple[str, Callable]]:
         yield f"B 512, 778 points, weights {_name(weights)}", lambda weights=weights: call(weights)
 
 
+def _pose_scores() -> Iterator[tuple[str, Callable]]:
+    from amt.kernels.pose_scores import triton
+
+    def call(poses: int, with_backward: bool):
+        batch, points, side = 16, 128, 28
+        geometry = [empty(batch, *shape) for shape in ((points, 3), (points, 3), (poses, 3, 3), (poses, 3), (3, 3))]
+        scores = triton.forward(empty(batch, points, side, side), empty(batch, 4, side, side), *geometry, 112, 112)
+        if with_backward:
+            triton.backward(scores, *geometry, 112, 112, side, side)
+
+    yield "B 16, 1,024 poses", lambda: call(1024, False)
+    yield "B 16, 225 poses", lambda: call(225, True)
+
+
 def _heads(tokens: int, size: int) -> tuple[Tensor, ...]:
     """Queries, keys and values of 16 images and 16 heads, as one projection leaves them."""
     packed = empty(16, tokens, 3, 16, size, dtype=BF16)
@@ -149,6 +163,7 @@ OPS: dict[str, Callable[[], Iterator[tuple[str, Callable]]]] = {
     "refine": _refine,
     "hand_frames": _hand_frames,
     "frame_pointnet": _frame_pointnet,
+    "pose_scores": _pose_scores,
     "attention": _attention,
     "attention_fp8": _attention_fp8,
     "block": _block,

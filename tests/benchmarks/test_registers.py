@@ -44,6 +44,7 @@ def test_no_kernel_spills_and_products_are_hoppers():
         "refine",
         "hand_frames",
         "frame_pointnet",
+        "pose_scores",
         "attention",
         "attention_fp8",
         "block",

@@ -54,6 +54,24 @@ def _frame_pointnet_backward(device: str) -> Callable:
     return lambda: triton._backward(grad, winners, *inputs, True)
 
 
+def _poses(device: str) -> tuple[Tensor, ...]:
+    return tuple(_made(device, 2, *shape) for shape in ((9, 3), (9, 3), (40, 3, 3), (40, 3), (3, 3)))
+
+
+def _pose_scores(device: str) -> Callable:
+    from amt.kernels.pose_scores import triton
+
+    maps, geometry = (_made(device, 2, 9, 5, 6), _made(device, 2, 4, 5, 6)), _poses(device)
+    return lambda: triton._forward(*maps, *geometry, 112, 96)
+
+
+def _pose_scores_backward(device: str) -> Callable:
+    from amt.kernels.pose_scores import triton
+
+    grad, geometry = _made(device, 2, 40), _poses(device)
+    return lambda: triton._backward(grad, *geometry, 112, 96, 5, 6)
+
+
 def _refine(device: str, steps: int = 2) -> tuple:
     shapes = ((3, 5, 3), (3, 3, 3))
     joints, intrinsics = (_made(device, *shape) for shape in shapes)
@@ -158,6 +176,8 @@ CASES: dict[str, tuple[str, Callable[[str], Callable]]] = {
     "frame_pointnet backward": ("frame_pointnet", _frame_pointnet_backward),
     "hand_frames": ("hand_frames", _hand_frames),
     "hand_frames backward": ("hand_frames", _hand_frames_backward),
+    "pose_scores": ("pose_scores", _pose_scores),
+    "pose_scores backward": ("pose_scores", _pose_scores_backward),
     "add_norm": ("block", _add_norm(True, False, True)),
     "add_norm in e4m3, without a branch": ("block", _add_norm(False, True, False)),
     "add_norm backward": ("block", _add_norm_backward(True)),

@@ -39,6 +39,28 @@ def test_block_on_sm_90(shape):
 
 
 @compiled
+def test_pose_scores_on_sm_90():
+    for _, launch in aot_shapes.launches("pose_scores"):
+        code, name = aot.compile_launch(launch), launch.kernel.fn.__name__
+        assert not code.spills, name
+        assert code.matrix == (("HMMA",) if name == "gradient_kernel" else ())
+        if name == "forward_kernel":  # the warps' sums alone: no tap goes from thread to thread
+            assert code.shared == 4 * launch.warps * launch.constants["BLOCK_POSES"]
+
+
+@compiled
+@pytest.mark.parametrize("side", [27, 56])
+@pytest.mark.parametrize("architecture", [90, 80])
+def test_gradients_of_other_maps_do_not_spill(side, architecture):
+    from amt.kernels.pose_scores import triton
+
+    geometry = [aot_shapes.empty(8, *shape) for shape in ((128, 3), (128, 3), (300, 3, 3), (300, 3), (3, 3))]
+    with recorded() as launches:
+        triton.backward(aot_shapes.empty(8, 300), *geometry, 112, 112, side, side)
+    assert not aot.compile_launch(launches[-1], architecture).spills
+
+
+@compiled
 def test_cards_before_hopper_have_tiles_of_their_own():
     """sm_80 has no HGMMA: a product's operands lie in registers, and Hopper's tiles would spill."""
     found = {(said, x.kernel.fn.__name__): x for said, x in aot_shapes.launches("attention", ARCHITECTURES["sm_80"])}
@@ -103,6 +125,6 @@ def test_what_is_recorded_is_not_launched():
 def test_words_are_checked(capsys):
     assert aot.main(["everything"]) == 2
     assert (
-        "op must be one of refine, hand_frames, frame_pointnet, attention, attention_fp8, block; got"
+        "op must be one of refine, hand_frames, frame_pointnet, pose_scores, attention, attention_fp8, block; got"
         in capsys.readouterr().err
     )

@@ -65,6 +65,7 @@ def test_triton_and_python():
     pytest.importorskip("triton")
     from amt.kernels.frame_pointnet import triton_kernels as pointnet_kernels
     from amt.kernels.hand_frames import triton_kernels as frames_kernels
+    from amt.kernels.pose_scores import triton_kernels as poses_kernels
     from amt.kernels.refine.triton_kernels import sampling
 
     assert (sampling.NEAREST_DEPTH.value, sampling.RELATIVE_UNIT.value) == (refine.NEAREST_DEPTH, refine.RELATIVE_UNIT)
@@ -72,6 +73,14 @@ def test_triton_and_python():
     if missing is None:
         assert frames_kernels.SMALLEST_SIZE.value == torch.ops.amt.hand_frames_constants()[6]
     assert pointnet_kernels.PER_UNIT.value * pointnet.UNIT == 1.0
+    found = (
+        poses_kernels.NEAREST_DEPTH,
+        poses_kernels.SMALLEST_SQUARE,
+        poses_kernels.LEAST_FACING,
+        poses_kernels.STEEPNESS,
+    )
+    assert [x.value for x in found] == [poses.NEAREST_DEPTH, poses.SMALLEST_SQUARE, poses.LEAST_FACING, poses.STEEPNESS]
+    assert poses_kernels.PER_RIM_SQUARE.value * poses.RIM**2 == pytest.approx(1, rel=1e-15)
 
 
 def test_the_model_takes_as_many_steps_as_refine():

@@ -8,20 +8,20 @@ import helpers
 import pytest
 import torch
 from frames_cases import generator, rotations
-from helpers import assert_error_rule
+from helpers import assert_error_rule, interpreted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from amt.hand.camera import project
-from amt.kernels import pose_scores, use
+from amt.kernels import _backend, _triton, pose_scores, use
 from amt.kernels.pose_scores import reference
 
 native = helpers.native("pose_scores")
 implementations = pytest.mark.parametrize("runs", helpers.implementations("pose_scores"), ids=str)
 everywhere = pytest.mark.parametrize("runs", helpers.implementations("pose_scores", reference=True), ids=str)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+PRECISION = {"triton": torch.float32}  # the most that an implementation computes in, float64 where none is named
 SIZE = (96, 112)  # px of the image: height, width
 SHAPES = {  # images, points, poses, the maps' height and width
     "search": (2, 128, 225, 28, 28),
@@ -31,7 +31,25 @@ SHAPES = {  # images, points, poses, the maps' height and width
     "odd": (3, 17, 33, 5, 9),
     "many points": (1, 700, 3, 12, 14),
     "two blocks": (2, 19, 130, 6, 6),
+    "more than a tile": (1, 5, 20, 35, 67),
 }
+if _triton.INTERPRETED:  # ten minutes otherwise
+    SHAPES |= {"search": (1, 20, 65, 28, 28), "many points": (1, 70, 3, 12, 14), "one of all": (20, 1, 1, 1, 1)}
+
+
+def in_every_dtype() -> list:
+    """Parameters (runs, dtype) of a test."""
+    return [
+        pytest.param(runs, dtype, marks=p.marks, id=f"{p.id}-{dtype}")
+        for p in helpers.implementations("pose_scores")
+        for runs in p.values
+        for dtype in (torch.float32, torch.float64)
+        if dtype == torch.float32 or finest(runs) == dtype
+    ]
+
+
+def finest(runs: helpers.Runs) -> torch.dtype:
+    return PRECISION.get(runs.name, torch.float64)
 
 
 def make(shape, seed: int = 0) -> list[Tensor]:
@@ -92,16 +110,16 @@ def by_hand(colour, surface, points, normals, rotation, translation, intrinsics)
 @everywhere
 def test_the_formula(runs):
     arguments = make((1, 6, 4, 5, 7))
+    tolerance = 1e-9 if finest(runs) == torch.float64 else 1e-5
     with use(runs.name):
-        scores = ours(*cast(arguments, runs.device)).cpu()
+        scores = ours(*cast(arguments, runs.device, finest(runs))).cpu().double()
     colour, surface, points, normals, rotation, translation, intrinsics = (x[0] for x in arguments)
     for k in range(4):
         expected = by_hand(colour, surface, points, normals, rotation[k], translation[k], intrinsics)
-        torch.testing.assert_close(scores[0, k], expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(scores[0, k], expected, rtol=tolerance, atol=tolerance)
 
 
-@implementations
-@dtypes
+@pytest.mark.parametrize(("runs", "dtype"), in_every_dtype())
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_error_rule(runs, dtype, shape):
     arguments = cast(make(shape), dtype)
@@ -193,7 +211,7 @@ def test_derivatives_in_float64():
 
 @everywhere
 def test_the_gradient_of_one_map_alone(runs):
-    arguments = cast(make((2, 4, 5, 3, 4)), runs.device)
+    arguments = cast(make((2, 4, 5, 3, 4)), runs.device, finest(runs))
     with use(runs.name):
         both = results(ours, arguments)[1:]
         for which in (0, 1):
@@ -216,18 +234,44 @@ def test_other_gradients_are_the_references(which):
     torch.testing.assert_close(gradient, torch.autograd.grad(defined(*arguments).sum(), arguments[which])[0])
 
 
-@native
-def test_opcheck():
-    colour, surface, *rest = cast(make((2, 3, 5, 4, 6)), torch.float32)
+@implementations
+def test_the_backwards_derivative_is_the_forward(runs):
+    """With respect to the gradient of the scores: the scores are linear in the maps."""
+    arguments = cast(make((2, 6, 9, 4, 5)), torch.float32)
+
+    def second(function, arguments) -> list[Tensor]:
+        maps = [x.detach().requires_grad_() for x in arguments[:2]]
+        scores = function(*maps, *arguments[2:])
+        seed = torch.ones_like(scores, requires_grad=True)
+        gradients = torch.autograd.grad(scores, maps, seed, create_graph=True)
+        return [torch.autograd.grad(gradients, seed, [x.detach() for x in maps])[0].cpu()]
+
+    with use(runs.name):
+        found = second(ours, cast(arguments, runs.device))
+    truth = [defined(*cast(arguments, torch.float64))]
+    assert_error_rule(found, truth, second(defined, arguments))
+
+
+@implementations
+def test_opcheck(runs):
+    colour, surface, *rest = cast(make((2, 3, 5, 4, 6)), runs.device, torch.float32)
     maps = colour.requires_grad_(), surface.requires_grad_()
-    torch.library.opcheck(torch.ops.amt.pose_scores.default, (*maps, *rest, *SIZE))
-    backward = torch.ops.amt.pose_scores_backward.default
-    torch.library.opcheck(backward, (torch.ones(2, 5, requires_grad=True), *rest, *SIZE, 4, 6))
+    with use(runs.name):
+        ours(*maps, *rest)  # registers the ops
+    name = {"native": "pose_scores"}.get(runs.name, f"pose_scores_{runs.name}")
+    forward, backward = (getattr(torch.ops.amt, op).default for op in (name, f"{name}_backward"))
+    torch.library.opcheck(forward, (*maps, *rest, *SIZE))
+    seed = torch.ones(2, 5, device=runs.device, requires_grad=True)
+    torch.library.opcheck(backward, (seed, *rest, *SIZE, 4, 6))
 
 
-@native
-def test_compiles_whole():
-    colour, surface, *rest = cast(make((2, 9, 20, 4, 6)), torch.float32)
+@implementations
+def test_compiles_whole(runs):
+    with use(runs.name):
+        compiles_whole(*cast(make((2, 9, 20, 4, 6)), runs.device, torch.float32))
+
+
+def compiles_whole(colour, surface, *rest):
     maps = [colour.requires_grad_(), surface.requires_grad_()]
 
     def loss(colour, surface):
@@ -277,10 +321,10 @@ def test_torch_func():
 )
 def test_nothing_to_score(runs, shape):
     with use(runs.name):
-        scores, grad_colour, grad_surface = results(ours, cast(make(shape), runs.device))
-    assert torch.equal(scores, torch.zeros(shape[0], shape[2], dtype=torch.float64))
+        scores, grad_colour, grad_surface = results(ours, cast(make(shape), runs.device, finest(runs)))
+    assert torch.equal(scores, torch.zeros(shape[0], shape[2], dtype=finest(runs)))
     assert grad_colour.shape == (*shape[:2], 3, 3)
-    assert torch.equal(grad_surface, torch.zeros(shape[0], 4, 3, 3, dtype=torch.float64))
+    assert torch.equal(grad_surface, torch.zeros(shape[0], 4, 3, 3, dtype=finest(runs)))
 
 
 @implementations
@@ -376,6 +420,22 @@ def test_a_wrong_image_size_is_named():
         ValueError, match=r"pose_scores: image_size must be a positive \(height, width\), got \(0, 112\)"
     ):
         pose_scores(*arguments, image_size=(0, 112))
+
+
+@pytest.mark.skipif(not _triton.INSTALLED, reason="needs Triton")
+def test_a_gpu_takes_triton_in_float32():
+    able = {
+        dtype: next(name for name, reason in _backend.explain("pose_scores", torch.device("cuda"), dtype) if not reason)
+        for dtype in (torch.float32, torch.float64)
+    }
+    assert able == {torch.float32: "triton", torch.float64: "reference"}
+
+
+@interpreted
+def test_more_cells_than_triton_takes_are_refused():
+    colour, surface, *rest = cast(make((1, 1, 1, 1, 1)), torch.float32)
+    with use("triton"), pytest.raises(ValueError, match="at most 16777216 cells, got 4097 x 4096; use amt.kernels.use"):
+        ours(colour.expand(1, 1, 4097, 4096), surface.expand(1, 4, 4097, 4096), *rest)
 
 
 @native

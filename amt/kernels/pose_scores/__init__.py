@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amt.kernels import _backend, _checks, _native
+from amt.kernels import _backend, _checks, _native, _triton
 from amt.kernels.pose_scores import reference
 from amt.kernels.pose_scores.reference import SURFACE_CHANNELS
 
@@ -82,10 +82,21 @@ def _load_native():
     return pose_scores
 
 
+def _load_triton():
+    from amt.kernels.pose_scores.triton import pose_scores
+
+    return pose_scores
+
+
+def _no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    return "it computes in float32" if dtype == torch.float64 else _triton.missing(device)
+
+
 _backend.register(
     "pose_scores",
     [
         _backend.Implementation("native", _load_native, _native.reason_on("pose_scores", "cpu")),
+        _backend.Implementation("triton", _load_triton, _no_triton),
         _backend.Implementation(
             "reference", lambda: reference.pose_scores, _backend.runs_everywhere, fast=False, transforms=True
         ),
