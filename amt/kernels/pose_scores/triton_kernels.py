@@ -9,8 +9,8 @@ from L2 for all but the first.
 
 Backward: without atomics. A cell's share in a bilinear sample is max(0, 1 - |y - v|) max(0, 1 - |x - u|), for cells outside of
 the four taps 0. So the sum over the poses k of g_k times the shares is a product of matrices, [rows, poses] x [poses, columns],
-which the tensor cores add in a fixed order: 28 x 28 multiply-adds a pose where a scatter has four, but no two threads ever write to
-one cell. A program owns the maps' gradients of a few points, and a part of the surface's, and the host adds the parts up.
+which the tensor cores add in a fixed order: 28 x 28 multiply-adds a pose where a scatter has four, but no two threads write to
+one cell. A program owns the maps' gradients of a few points and a part of the surface's; the host adds the parts up.
 
 Where a number of a pose is NaN its image's gradients are NaN in all cells, not in those of its taps alone.
 """
