@@ -110,16 +110,18 @@ def forward_kernel(
 ):
     blocks = tl.cdiv(num_poses, BLOCK_POSES)
     image = (tl.program_id(0) // blocks).to(tl.int64)
-    pose = tl.program_id(0) % blocks * BLOCK_POSES + tl.arange(0, BLOCK_POSES)[None, :]
-    known = tl.minimum(pose, num_poses - 1)  # the last one is repeated
+    first = tl.program_id(0) % blocks * BLOCK_POSES
+    # one axis for points and poses: of two, some versions of Triton would lay lanes along the points
+    lane = tl.arange(0, BLOCK_POINTS * BLOCK_POSES)
+    known = tl.minimum(first + lane % BLOCK_POSES, num_poses - 1)  # the last one is repeated
     held = load_pose(rotation + image * num_poses * 9, translation + image * num_poses * 3, known)
     camera = load_camera(intrinsics + image * 9, scale_x, scale_y)
     surface += image * (HEIGHT * WIDTH * 4)
-    channel = tl.arange(0, 4)[None, None, :]
-    score_sum = tl.zeros([BLOCK_POINTS, BLOCK_POSES], tl.float32)
-    weight_sum = tl.zeros([BLOCK_POINTS, BLOCK_POSES], tl.float32)
+    channel = tl.arange(0, 4)[None, :]
+    score_sum = tl.zeros([BLOCK_POINTS * BLOCK_POSES], tl.float32)
+    weight_sum = tl.zeros([BLOCK_POINTS * BLOCK_POSES], tl.float32)
     for start in range(0, num_points, BLOCK_POINTS):
-        n = start + tl.arange(0, BLOCK_POINTS)[:, None]
+        n = start + lane // BLOCK_POSES
         counts = n < num_points
         at_point = image * num_points + tl.minimum(n, num_points - 1)
         x, m, facing, weight = seen_under(held, load3(points + at_point * 3), load3(normals + at_point * 3))
@@ -135,17 +137,18 @@ def forward_kernel(
 
         own = colour + at_point * (HEIGHT * WIDTH)
         score = tl.load(own + tap[0]) * share[0]
-        shown = tl.load(surface + (tap[0] * 4)[:, :, None] + channel) * share[0][:, :, None]
+        shown = tl.load(surface + (tap[0] * 4)[:, None] + channel) * share[0][:, None]
         for i in tl.static_range(1, 4):
             score += tl.load(own + tap[i]) * share[i]
-            shown += tl.load(surface + (tap[i] * 4)[:, :, None] + channel) * share[i][:, :, None]
+            shown += tl.load(surface + (tap[i] * 4)[:, None] + channel) * share[i][:, None]
         # m and what the rim counts, channels last
         wanted = tl.join(tl.join(m[0], m[2]), tl.join(m[1], at_rim(facing)))
-        score += tl.sum(shown * wanted.reshape(BLOCK_POINTS, BLOCK_POSES, 4), axis=2)
+        score += tl.sum(shown * wanted.reshape(BLOCK_POINTS * BLOCK_POSES, 4), axis=1)
         score_sum += tl.where(counts, score * weight, 0.0)
         weight_sum += tl.where(counts, weight, 0.0)
-    total = tl.sum(weight_sum, axis=0, keep_dims=True)
-    score = tl.sum(score_sum, axis=0, keep_dims=True) / tl.where(total < 1.0, 1.0, total)
+    total = tl.sum(weight_sum.reshape(BLOCK_POINTS, BLOCK_POSES), axis=0)
+    score = tl.sum(score_sum.reshape(BLOCK_POINTS, BLOCK_POSES), axis=0) / tl.where(total < 1.0, 1.0, total)
+    pose = first + tl.arange(0, BLOCK_POSES)
     tl.store(scores + image * num_poses + pose, score, mask=pose < num_poses)
 
 
