@@ -76,11 +76,11 @@ OUTPUTS = (
     _floats("steps", "steps", ("R", 21, 3), "m", "the joints after each refinement step"),
     *_scene("coarse", "coarse_", "coarse_", "coarse_"),
     _floats(
-        "keypoint_position", "keypoints.position", (30, 2), "half crops", "from the crop's centre, x right, y down"
+        "keypoint_position", "keypoints.position", ("N", 2), "half crops", "from the crop's centre, x right, y down"
     ),
-    _floats("keypoint_depth", "keypoints.depth", (30,), "0.1 m", "behind the wrist"),
-    _floats("keypoint_trust", "keypoints.trust", (30,), "0 to 1", "weight in the geometric solvers"),
-    _floats("keypoint_log_maps", "keypoints.log_maps", (30, "G", "G"), "nat", "log probability of each cell"),
+    _floats("keypoint_depth", "keypoints.depth", ("N",), "0.1 m", "behind the wrist"),
+    _floats("keypoint_trust", "keypoints.trust", ("N",), "0 to 1", "weight in the geometric solvers"),
+    _floats("keypoint_log_maps", "keypoints.log_maps", ("N", "G", "G"), "nat", "log probability of each cell"),
     _floats("poses_rotation", "poses.rotation", ("K", 3, 3), "", "of the object, every pose tried, to camera"),
     _floats("poses_translation", "poses.translation", ("K", 3), "m", "of the object, every pose tried"),
     _floats("poses_score", "poses.score", ("K",), "nat", "log probability among them, up to a constant"),

@@ -63,7 +63,7 @@ class AMT(Publishable, nn.Module):
         self.neck = Neck(config, self.backbone.map_channels)
         self.keypoints = KeypointHead(config)
         self.coarse_decoder = CoarseDecoder(config, mean_pose)
-        self.scene_solver = SceneSolver()
+        self.scene_solver = SceneSolver(config)
         self.pose_search = PoseSearch(config) if config.pose_search else None
         self.hand_encoder = HandEncoder(config) if config.hand_frames else PlaceEncoder(config)
         self.object_encoder = ObjectEncoder(config)

@@ -42,7 +42,7 @@ class HybridBackbone(nn.Module):
         hidden = config.hidden
         widths = (hidden // 6, hidden // 3, hidden * 2 // 3, hidden)
         self.stages = nn.ModuleList(
-            _stage(i, o, deeper) for i, o, deeper in zip((3, *widths[:-1]), widths, (False, False, True, True))
+            _stage(i, o, count) for i, o, count in zip((3, *widths[:-1]), widths, config.backbone.residuals)
         )
         grid = config.crop_size // 16
         self.position = nn.Parameter(_sines(grid, hidden)[None])
@@ -76,11 +76,10 @@ def _sines(grid: int, width: int) -> Tensor:
     return torch.cat((y, x), dim=2).flatten(0, 1) * 0.5
 
 
-def _stage(channels_in: int, channels_out: int, deeper: bool) -> nn.Sequential:
+def _stage(channels_in: int, channels_out: int, residuals: int) -> nn.Sequential:
     """Halves a map's side."""
-    return nn.Sequential(
-        convolution(channels_in, channels_out, stride=2), *([Residual(channels_out)] if deeper else [])
-    )
+    more = (Residual(channels_out) for _ in range(residuals))
+    return nn.Sequential(convolution(channels_in, channels_out, stride=2), *more)
 
 
 def build_backbone(config: ModelConfig) -> nn.Module:

@@ -11,7 +11,7 @@ from amt.hand.mano import NUM_BETAS, NUM_MANO_JOINTS
 from amt.hand.objects import NUM_CLASSES
 from amt.model.camera import NUM_CAMERA_FEATURES, CropCamera
 from amt.model.config import ModelConfig
-from amt.model.keypoints import NUM_KEYPOINTS, Keypoints
+from amt.model.keypoints import Keypoints, num_keypoints
 from amt.model.layers import Block, Mlp, rising, small_output
 from amt.model.scene import Parameters
 
@@ -36,9 +36,9 @@ class CoarseDecoder(nn.Module):
         super().__init__()
         dim = config.hidden
         self.queries = nn.Parameter(torch.randn(1, 3, dim) * 0.02)
-        self.lift = Mlp(NUM_CAMERA_FEATURES + 3 * NUM_KEYPOINTS, 2 * dim, 3 * dim)
+        self.lift = Mlp(NUM_CAMERA_FEATURES + 3 * num_keypoints(config), 2 * dim, 3 * dim)
         self.keypoint = nn.Linear(config.map_channels + 3, dim)
-        self.keypoint_embedding = nn.Parameter(torch.randn(NUM_KEYPOINTS, dim) * 0.02)
+        self.keypoint_embedding = nn.Parameter(torch.randn(num_keypoints(config), dim) * 0.02)
         self.classify = nn.Linear(dim, NUM_CLASSES)
         self.class_embedding = nn.Embedding(NUM_CLASSES, dim)
         self.blocks = nn.ModuleList(
@@ -58,7 +58,7 @@ class CoarseDecoder(nn.Module):
 
         Args:
             tokens: the image's, [B, N, hidden].
-            keypoints, features: what the keypoint head found, and the fine map's features there [B, 30, C].
+            keypoints, features: what the keypoint head found, and the fine map's features there [B, N, C].
             object_class: [B]; 0 stands for unknown, then the class that the image suggests is taken.
         """
         logits = self.classify(tokens.mean(dim=1))

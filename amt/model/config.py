@@ -41,9 +41,11 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+RESIDUALS, EARLIER_RESIDUALS = (0, 1, 2, 1), (0, 0, 1, 1)
 EARLIER = {
     "visibility": False,
     "pose_search": False,
+    "corners": True,
     "hand_frames": True,
     "contact_tokens": True,
     "refine_steps": 3,
@@ -63,6 +65,8 @@ class BackboneConfig:
         None  # "hybrid" (convolutions, then a transformer), "dinov2-small", "dinov2-base", "dinov2-large"
     )
     depth: int | None = None  # transformer blocks
+    # "hybrid" only: residual convolutions after the strided one of each of its four stages
+    residuals: list[int] = field(default_factory=lambda: list(RESIDUALS))
     # DINOv2 only: "none", "auto" (the published ones with registers), a name on the Hugging Face Hub such as
     # "facebook/dinov2-small", or a folder made by save_pretrained of a DINOv2 model with registers or without
     weights: str = "none"
@@ -93,8 +97,9 @@ class ModelConfig:
     )
     latent: int = 128
     sigma: bool = True  # sample the hand's and the object's latent in training; False: always the mean
-    # the object's pose by comparing its points' colours with the image; False: by the corners of its box
-    pose_search: bool = True
+    pose_search: bool = True  # the object's pose by comparing its points' colours with the image
+    # the corners of the object's box among the keypoints: their maps learn nothing but the object's centre (docs/log.md)
+    corners: bool = False
     # Three parts that gained nothing where it was measured (docs/log.md, 27 November), and are off for that:
     # the hand's local frames with a PointNet over the mesh in each. False: the 22 places keep their positions but all take the
     # view's axes, wherever a frame is used; a hand token is a linear map of its place
@@ -130,6 +135,11 @@ class ModelConfig:
         self._check()
 
     def _check(self):
+        counts = self.backbone.residuals
+        if len(counts) != len(RESIDUALS) or not all(isinstance(n, int) and n >= 0 for n in counts):
+            raise ConfigError(
+                f"model.backbone.residuals must be {len(RESIDUALS)} whole numbers, at least 0, such as {list(RESIDUALS)}; got {counts}"
+            )
         if self.backbone.name != "hybrid" and self.backbone.name not in DINOV2_NAMES:
             choices = ", ".join(["hybrid", *DINOV2_NAMES])
             raise ConfigError(f"model.backbone.name must be one of {choices}; got {self.backbone.name!r}")
@@ -173,7 +183,10 @@ class ModelConfig:
 
         A key that is not there has the value that it had before it was a key, or before its default changed.
         """
-        return cls(**_known(cls, {**EARLIER, **values}, "model"))
+        values = {**EARLIER, "backbone": {}, **values}
+        if isinstance(values["backbone"], dict):
+            values["backbone"] = {"residuals": list(EARLIER_RESIDUALS), **values["backbone"]}
+        return cls(**_known(cls, values, "model"))
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

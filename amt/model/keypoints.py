@@ -21,9 +21,14 @@ from amt.model.precision import coordinates
 from amt.model.scene import OFFSET_UNIT
 
 CENTRE, FIRST_CORNER = NUM_JOINTS, NUM_JOINTS + 1
-NUM_KEYPOINTS = FIRST_CORNER + NUM_CORNERS  # the joints, the object's origin, the corners of the box around its points
+MOST_KEYPOINTS = FIRST_CORNER + NUM_CORNERS
 # the keypoints of a mirrored image: bit 2 of a corner's number is its x, see amt.hand.objects.box_corners
 MIRRORED = (*range(FIRST_CORNER), *(FIRST_CORNER + (i ^ 4) for i in range(NUM_CORNERS)))
+
+
+def num_keypoints(config: ModelConfig) -> int:
+    """N: the joints, the object's origin and, with ``corners``, the corners of the box around its points."""
+    return MOST_KEYPOINTS if config.corners else FIRST_CORNER
 
 
 @exported
@@ -31,26 +36,27 @@ MIRRORED = (*range(FIRST_CORNER), *(FIRST_CORNER + (i ^ 4) for i in range(NUM_CO
 class Keypoints(TensorFields):
     """2.5D: positions in the crop and depths from the wrist. All float32."""
 
-    position: Tensor  # [B, 30, 2]: half crops from the crop's centre, x right, y down
-    depth: Tensor  # [B, 30], 0.1 m behind the wrist
-    trust: Tensor  # [B, 30], 0 to 1: the weight in the geometric solvers
-    log_maps: Tensor  # [B, 30, H, W]: log probability of each cell to hold the keypoint
+    position: Tensor  # [B, N, 2]: half crops from the crop's centre, x right, y down
+    depth: Tensor  # [B, N], 0.1 m behind the wrist
+    trust: Tensor  # [B, N], 0 to 1: the weight in the geometric solvers
+    log_maps: Tensor  # [B, N, H, W]: log probability of each cell to hold the keypoint
 
     @coordinates
     def lifted(self, wrist_depth: Tensor, camera: CropCamera) -> Tensor:
-        """The points [B, 30, 3] (m, camera frame) that show where the keypoints are, with a wrist at this depth [B] (m)."""
+        """The points [B, N, 3] (m, camera frame) that show where the keypoints are, with a wrist at this depth [B] (m)."""
         depth = wrist_depth[:, None, None] + self.depth[..., None] * OFFSET_UNIT
         rays = camera.rays(self.position)
         return torch.cat((rays, torch.ones_like(depth)), dim=-1) * depth
 
     def mirrored(self, which: Tensor) -> Keypoints:
         """The keypoints of the mirrored crop where ``which`` [B] (bool) is True."""
-        flipped = self.position[:, MIRRORED] * self.position.new_tensor((-1, 1))
+        order = MIRRORED[: self.depth.shape[1]]
+        flipped = self.position[:, order] * self.position.new_tensor((-1, 1))
         return Keypoints(
             position=choose(which, flipped, self.position),
-            depth=choose(which, self.depth[:, MIRRORED], self.depth),
-            trust=choose(which, self.trust[:, MIRRORED], self.trust),
-            log_maps=choose(which, self.log_maps[:, MIRRORED].flip(-1), self.log_maps),
+            depth=choose(which, self.depth[:, order], self.depth),
+            trust=choose(which, self.trust[:, order], self.trust),
+            log_maps=choose(which, self.log_maps[:, order].flip(-1), self.log_maps),
         )
 
 
@@ -63,14 +69,14 @@ class KeypointHead(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         channels, size = config.map_channels, config.map_size
-        self.score_and_depth = nn.Linear(channels, 2 * NUM_KEYPOINTS)
-        self.beside_and_trust = nn.Parameter(torch.zeros(NUM_KEYPOINTS, 3, channels))
+        self.score_and_depth = nn.Linear(channels, 2 * num_keypoints(config))
+        self.beside_and_trust = nn.Parameter(torch.zeros(num_keypoints(config), 3, channels))
         axis = (torch.arange(size) + 0.5) * 2 / size - 1
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         self.register_buffer("grid", torch.stack((x, y), dim=-1).flatten(0, 1), persistent=False)
 
     def forward(self, fine: Tensor) -> tuple[Keypoints, Tensor]:
-        """The keypoints, and the fine map's features at each [B, 30, C], from the fine map [B, H, W, C]."""
+        """The keypoints, and the fine map's features at each [B, N, C], from the fine map [B, H, W, C]."""
         cells = fine.flatten(1, 2)
         score, depth = self.score_and_depth(cells).float().mT.chunk(2, dim=1)
         log_weights = torch.log_softmax(score, dim=2)
@@ -87,7 +93,7 @@ class KeypointHead(nn.Module):
         return keypoints, features
 
     def _beside(self, features: Tensor) -> Tensor:
-        """Offset x, y and trust [B, 30, 3] of features [B, 30, C]; each keypoint has weights of its own."""
+        """Offset x, y and trust [B, N, 3] of features [B, N, C]; each keypoint has weights of its own."""
         return (self.beside_and_trust.to(features.dtype) @ features[..., None])[..., 0]
 
 

@@ -11,6 +11,7 @@ from amt.hand.mano import ManoLayer
 from amt.hand.rotations import matrix_to_six_d
 from amt.hand.skeleton import NUM_JOINTS
 from amt.model.camera import CropCamera
+from amt.model.config import ModelConfig
 from amt.model.keypoints import CENTRE, FIRST_CORNER, Keypoints
 from amt.model.orientation import OrientationSolver
 from amt.model.precision import coordinates
@@ -19,12 +20,15 @@ from amt.model.wrist import Seen, WristSolver
 
 
 class SceneSolver(nn.Module):
-    """Finds the wrist, rotates hand and object about it and finds the wrist again, with the object's box this time."""
+    """Finds the wrist, rotates hand and object about it and finds the wrist again, with the object's box this time.
 
-    def __init__(self):
+    Without corners among the keypoints the object keeps its guessed rotation, and says nothing of the wrist's distance.
+    """
+
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.wrist = WristSolver()
-        self.hand, self.object = OrientationSolver(), OrientationSolver()
+        self.wrist, self.hand = WristSolver(), OrientationSolver()
+        self.object = OrientationSolver() if config.corners else None
 
     @coordinates
     def forward(
@@ -34,7 +38,7 @@ class SceneSolver(nn.Module):
 
         Args:
             parameters: the coarse decoder's guess.
-            corners: of the box around the object's points, [B, 8, 3], m, in its own frame.
+            corners: of the box around the object's points, [B, 8, 3], m, in its own frame; read with ``corners`` only.
         """
         scene = wrist_scene(parameters, mano, camera)
         rays = camera.rays(keypoints.position)
@@ -45,17 +49,23 @@ class SceneSolver(nn.Module):
         seen = keypoints.lifted(wrist[:, 2], camera) - wrist[:, None]
         centre = seen[:, CENTRE]
         hand = self.hand(scene.joints, seen[:, :NUM_JOINTS], joint_trust)
-        body = self.object(corners @ scene.object_rotation.mT, seen[:, FIRST_CORNER:] - centre[:, None], corner_trust)
+        rotation = scene.object_rotation
+        if self.object is not None:
+            seen_box = seen[:, FIRST_CORNER:] - centre[:, None]
+            rotation = self.object(corners @ rotation.mT, seen_box, corner_trust) @ rotation
         scene = replace(
             scene,
             joints=scene.joints @ hand.mT,
             vertices=scene.vertices @ hand.mT,
             pose=rotated_hand(scene.pose, hand),
-            object_rotation=body @ scene.object_rotation,
+            object_rotation=rotation,
             object_translation=torch.lerp(scene.object_translation, centre, keypoints.trust[:, CENTRE, None]),
         )
-        box = posed_points(corners, scene.object_rotation, scene.object_translation)
-        wrist = self.wrist(wrist, Seen(scene.joints, joint_rays, joint_trust), Seen(box, corner_rays, corner_trust))
+        box = None
+        if self.object is not None:
+            points = posed_points(corners, scene.object_rotation, scene.object_translation)
+            box = Seen(points, corner_rays, corner_trust)
+        wrist = self.wrist(wrist, Seen(scene.joints, joint_rays, joint_trust), box)
         return scene.moved(wrist), _solved(parameters, scene, wrist, camera)
 
 

@@ -56,7 +56,7 @@ LossSchedule = dict[str, list[list[float]]]  # weights over the steps by term: [
 class LossConfig:
     """The weight of each term, and how some are computed. A weight of 0 leaves a term out."""
 
-    keypoints: float = 4.0  # joints, object's origin and box corners in the crop, and their depths from the wrist
+    keypoints: float = 4.0  # joints, object's origin and box corners, if any, in the crop, and their depths from the wrist
     keypoint_maps: float = 8.0  # cross-entropy of the maps with the four cells around each of them
     joints: float = 4.0  # wrist-relative: coarse, decoded and every refinement step
     vertices: float = 1.0  # wrist-relative: coarse and decoded

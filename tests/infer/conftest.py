@@ -18,7 +18,7 @@ from amt.infer.result import Result
 from amt.model.amt import AMT
 from amt.model.checkpoint import save_checkpoint
 from amt.model.config import ModelConfig
-from amt.model.keypoints import NUM_KEYPOINTS
+from amt.model.keypoints import num_keypoints
 
 NUM_VERTICES = shipped_hand().num_vertices
 
@@ -31,7 +31,7 @@ def save_tiny(folder: Path, sharpness: float) -> Path:
     torch.manual_seed(0)
     model = AMT(ModelConfig(size="tiny", refine_steps=2))
     with torch.no_grad():
-        model.keypoints.score_and_depth.weight[:NUM_KEYPOINTS] *= sharpness
+        model.keypoints.score_and_depth.weight[: num_keypoints(model.config)] *= sharpness
     return save_checkpoint(folder, model, data={"crop": {"num_points": 64}})
 
 

@@ -10,7 +10,7 @@ from amt.hand.objects import box_corners
 from amt.model import ConfigError, ModelConfig
 from amt.model.camera import CropCamera
 from amt.model.distances import nearest_distances, vertex_distances
-from amt.model.keypoints import MIRRORED, NUM_KEYPOINTS, KeypointHead
+from amt.model.keypoints import MIRRORED, KeypointHead, num_keypoints
 from amt.model.latent import Gaussian, Latent
 from amt.model.orientation import OrientationSolver
 from amt.model.wrist import Seen, WristSolver
@@ -67,7 +67,7 @@ def test_keypoints_stand_on_the_peak_of_their_map():
     fine[0, 3, 10] = head.score_and_depth.weight[4].detach() * 500  # only keypoint 4 is sure to answer
     keypoints, _ = head(fine)
     torch.testing.assert_close(keypoints.position[0, 4], torch.tensor([10.5, 3.5]) * 2 / 14 - 1, atol=1e-3, rtol=0)
-    torch.testing.assert_close(keypoints.log_maps.exp().sum(dim=(2, 3)), torch.ones(1, NUM_KEYPOINTS))
+    torch.testing.assert_close(keypoints.log_maps.exp().sum(dim=(2, 3)), torch.ones(1, num_keypoints(config)))
 
 
 def test_corners_of_the_box_around_the_points():
@@ -217,6 +217,8 @@ def test_the_latent_is_its_mean_in_evaluation_and_kl_is_zero_at_the_prior():
         ({"backbone": {"depth": 0}}, "model.backbone.depth must be at least 1; got 0"),
         ({"backbone": {"name": "resnet"}}, "model.backbone.name must be one of hybrid, dinov2-small"),
         ({"backbone": {"nane": "hybrid"}}, "model.backbone: unknown nane"),
+        ({"backbone": {"residuals": [1, 2]}}, "model.backbone.residuals must be 4 whole numbers"),
+        ({"backbone": {"residuals": [0, 1, -1, 1]}}, "model.backbone.residuals must be 4 whole numbers"),
         ({"backbone": {"frozen_layers": 9}}, "model.backbone.frozen_layers must be 0 to 1; got 9"),
     ],
 )

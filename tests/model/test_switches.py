@@ -21,6 +21,8 @@ WITHOUT = [
     {"hand_frames": False},
     {"contact_tokens": False},
     {"pose_search": False},
+    {"corners": False},
+    {"backbone": {"residuals": [0, 0, 0, 2]}},
     {"hand_frames": False, "contact_tokens": False, "refine_steps": 0, "sigma": False},
     {"refine_shared": True},
     {"fusion_depth": 0},

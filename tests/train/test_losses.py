@@ -23,7 +23,7 @@ NUM_VERTICES = shipped_hand().num_vertices
 def scene(make_batch):
     torch.manual_seed(0)
     batch = make_batch(3, left=True)
-    model = AMT(ModelConfig()).eval()
+    model = AMT(ModelConfig(refine_steps=3, corners=True)).eval()
     with torch.no_grad():
         return model(batch.inputs), batch
 

@@ -14,7 +14,6 @@ from amt.hand.objects import box_corners
 from amt.hand.rotations import axis_angle_to_matrix, geodesic_distance
 from amt.hand.skeleton import NUM_JOINTS
 from amt.model.joint_states import MAX_LOG_SCALE, SCALE_UNIT
-from amt.model.keypoints import NUM_KEYPOINTS
 from amt.model.outputs import Prediction
 from amt.model.scene import posed_points
 from amt.train.losses.masks import mean_where
@@ -31,12 +30,11 @@ def keypoint_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
     """``keypoints``, ``keypoint_maps`` and, where the model has that head, ``visibility``."""
     size = inputs.image.shape[-1]
     corners = posed_points(box_corners(inputs.object_points), t.object_rotation, t.object_translation)
-    points = torch.cat((t.joints, t.object_translation[:, None], corners), dim=1)
+    points = torch.cat((t.joints, t.object_translation[:, None], corners), dim=1)[:, : p.keypoints.depth.shape[1]]
     wanted = (project(points, inputs.intrinsics) - (size - 1) / 2) / (size / 2)
     both = (t.hand_valid & t.object_valid)[:, None]
-    valid = torch.cat(
-        (t.hand_valid[:, None].expand(-1, NUM_JOINTS), both.expand(-1, NUM_KEYPOINTS - NUM_JOINTS)), dim=1
-    )
+    of_object = points.shape[1] - NUM_JOINTS
+    valid = torch.cat((t.hand_valid[:, None].expand(-1, NUM_JOINTS), both.expand(-1, of_object)), dim=1)
     valid = valid & (wanted.abs() < FARTHEST_KEYPOINT).all(dim=-1)
 
     def keypoints() -> Tensor:
