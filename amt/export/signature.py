@@ -81,6 +81,10 @@ OUTPUTS = (
     _floats("keypoint_depth", "keypoints.depth", ("N",), "0.1 m", "behind the wrist"),
     _floats("keypoint_trust", "keypoints.trust", ("N",), "0 to 1", "weight in the geometric solvers"),
     _floats("keypoint_log_maps", "keypoints.log_maps", ("N", "G", "G"), "nat", "log probability of each cell"),
+    _floats(
+        "outline_reach", "outline.reach", (8,), "half crops", "how far the object reaches, directions 45 degrees apart"
+    ),
+    _floats("outline_scale", "outline.scale", (8,), "half crops", "scale of a Laplace distribution of its error"),
     _floats("poses_rotation", "poses.rotation", ("K", 3, 3), "", "of the object, every pose tried, to camera"),
     _floats("poses_translation", "poses.translation", ("K", 3), "m", "of the object, every pose tried"),
     _floats("poses_score", "poses.score", ("K",), "nat", "log probability among them, up to a constant"),

@@ -35,6 +35,7 @@ from amt.model.hub import Publishable
 from amt.model.joint_states import JointStates
 from amt.model.keypoints import CENTRE, KeypointHead, Keypoints
 from amt.model.neck import Neck
+from amt.model.outline import Outline, OutlineHead
 from amt.model.outputs import Hand, Prediction
 from amt.model.pose_search import Evidence, Poses, PoseSearch
 from amt.model.refinement import Refinement
@@ -65,6 +66,7 @@ class AMT(Publishable, nn.Module):
         self.coarse_decoder = CoarseDecoder(config, mean_pose)
         self.scene_solver = SceneSolver(config)
         self.pose_search = PoseSearch(config) if config.pose_search else None
+        self.outline = OutlineHead(config) if config.pose_search and config.outline else None
         self.hand_encoder = HandEncoder(config) if config.hand_frames else PlaceEncoder(config)
         self.object_encoder = ObjectEncoder(config)
         self.contact_encoder = ContactEncoder(config, self.mano) if config.contact_tokens else None
@@ -106,7 +108,8 @@ class AMT(Publishable, nn.Module):
         coarse, parameters = self.scene_solver(guess.parameters, self.mano, keypoints, corners, camera)
 
         # to tokens; from here on the coarse scene is an observation, through which no gradient passes
-        poses, evidence = self._poses(maps.fine, inputs, coarse, keypoints, camera)
+        outline = self.outline(maps.fine) if self.outline else None
+        poses, evidence = self._poses(maps.fine, inputs, coarse, keypoints, camera, outline)
         observed = coarse.detach()
         if poses is not None:
             observed, parameters = place_object(observed, parameters, *poses.best(), inputs.object_look, camera)
@@ -141,20 +144,27 @@ class AMT(Publishable, nn.Module):
             hand_latent=hand.distribution,
             object_latent=body.distribution,
             poses=poses,
+            outline=outline,
             evidence=evidence if self.training else None,
             joint_visible=visible,
             joint_scale=scale,
         )
 
     def _poses(
-        self, fine: Tensor, inputs: Inputs, coarse: Scene, keypoints: Keypoints, camera: CropCamera
+        self,
+        fine: Tensor,
+        inputs: Inputs,
+        coarse: Scene,
+        keypoints: Keypoints,
+        camera: CropCamera,
+        outline: Outline | None,
     ) -> tuple[Poses | None, Evidence | None]:
         """Poses of the object, scored, and by what; None where the model does not search or no point's look is known."""
         if self.pose_search is None or inputs.object_look is None:
             return None, None
         place = keypoints.lifted(coarse.joints[:, 0, 2], camera)[:, CENTRE]
         start = coarse.object_rotation.detach(), place.detach()
-        return self.pose_search(fine, inputs.object_points, inputs.object_look, *start, camera)
+        return self.pose_search(fine, inputs.object_points, inputs.object_look, *start, camera, outline)
 
     def _frames(self, joints: Tensor, camera: CropCamera) -> Frames:
         """The frames of joints [B, 21, 3] (m); without ``hand_frames`` their axes are the view's."""

@@ -46,6 +46,7 @@ EARLIER = {
     "visibility": False,
     "pose_search": False,
     "corners": True,
+    "outline": False,
     "hand_frames": True,
     "contact_tokens": True,
     "refine_steps": 3,
@@ -98,6 +99,7 @@ class ModelConfig:
     latent: int = 128
     sigma: bool = True  # sample the hand's and the object's latent in training; False: always the mean
     pose_search: bool = True  # the object's pose by comparing its points' colours with the image
+    outline: bool = True  # how far the object reaches in the crop in eight directions, by which the search places it
     # the corners of the object's box among the keypoints: their maps learn nothing but the object's centre (docs/log.md)
     corners: bool = False
     # Three parts that gained nothing where it was measured (docs/log.md, 27 November), and are off for that:
@@ -138,7 +140,8 @@ class ModelConfig:
         counts = self.backbone.residuals
         if len(counts) != len(RESIDUALS) or not all(isinstance(n, int) and n >= 0 for n in counts):
             raise ConfigError(
-                f"model.backbone.residuals must be {len(RESIDUALS)} whole numbers, at least 0, such as {list(RESIDUALS)}; got {counts}"
+                f"model.backbone.residuals must be {len(RESIDUALS)} whole numbers, at least 0, such as {list(RESIDUALS)}; "
+                f"got {counts}"
             )
         if self.backbone.name != "hybrid" and self.backbone.name not in DINOV2_NAMES:
             choices = ", ".join(["hybrid", *DINOV2_NAMES])

@@ -11,6 +11,7 @@ from amt.hand.tensors import TensorFields, exported
 from amt.model.decoders import Contact
 from amt.model.keypoints import Keypoints
 from amt.model.latent import Gaussian
+from amt.model.outline import Outline
 from amt.model.pose_search import Evidence, Poses
 from amt.model.scene import Scene
 
@@ -52,6 +53,7 @@ class Prediction(TensorFields):
     hand_latent: Gaussian
     object_latent: Gaussian
     poses: Poses | None = None  # of the object, all that were tried; the best is where the object's decoder starts
+    outline: Outline | None = None  # of the object, how far it reaches in the crop
     evidence: Evidence | None = None  # in training: by what poses are scored
     joint_visible: Tensor | None = None  # [B, 21], logits: nothing hides the joint
     joint_scale: Tensor | None = (
@@ -118,5 +120,6 @@ class Prediction(TensorFields):
             steps=choose(which, mirror_points(self.steps), self.steps),
             refined=self.refined.mirrored(which),
             poses=None if self.poses is None else self.poses.mirrored(which),
+            outline=None if self.outline is None else self.outline.mirrored(which),
             evidence=None if self.evidence is None else self.evidence.mirrored(which),
         )

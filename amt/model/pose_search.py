@@ -24,13 +24,16 @@ from amt.model.camera import CropCamera
 from amt.model.config import ModelConfig
 from amt.model.draws import drawn_like
 from amt.model.layers import Mlp
+from amt.model.outline import Outline, corners, placed, reach_of
 from amt.model.precision import coordinates
 
 NUM_POINTS = 128  # of the object's, evenly spread as they come in
 CHANNELS = 32  # in which a cell and a colour are compared
 NUM_COLOURS = 4  # red, green, blue, and whether they are known
 FIRST_LOG_SCALE = 2.0  # of scores: log probabilities of poses
-TURNS = 1024  # rotations of the first round, all at the place where the object is seen
+TURNS = 1024  # rotations of the first round
+# Reaches in eight directions are wrong together. Of 0.15, 0.3, 0.5 and 1, 0.15 to 0.3 found most rotations (docs/log.md).
+OUTLINE_WEIGHT = 0.2
 COLOURLESS = 0.1  # share of training samples whose colours are hidden: a user's mesh may have none
 
 
@@ -60,6 +63,8 @@ class Evidence(TensorFields):
 
     colour: Tensor  # [B, N, H, W], one map a point: how well its colour goes with what a cell shows
     surface: Tensor  # [B, 4, H, W]: a vector that is compared with the normal, and the score of a point at the rim
+    outline: Outline | None = None  # of the object; no gradient goes through it
+    corners: Tensor | None = None  # [B, 26, 3], m, in the object's frame: what reaches farthest
 
     def mirrored(self, which: Tensor) -> Evidence:
         """The evidence of the mirrored crop where ``which`` [B] (bool) is True."""
@@ -67,6 +72,8 @@ class Evidence(TensorFields):
         return Evidence(
             choose(which, self.colour.flip(-1), self.colour),
             choose(which, self.surface.flip(-1) * signs, self.surface),
+            None if self.outline is None else self.outline.mirrored(which),
+            None if self.corners is None else choose(which, mirror_points(self.corners), self.corners),
         )
 
 
@@ -125,7 +132,14 @@ class PoseSearch(nn.Module):
             self.register_buffer(f"steps{number}", steps, persistent=False)
 
     def forward(
-        self, fine: Tensor, points: Tensor, look: Tensor, rotation: Tensor, translation: Tensor, camera: CropCamera
+        self,
+        fine: Tensor,
+        points: Tensor,
+        look: Tensor,
+        rotation: Tensor,
+        translation: Tensor,
+        camera: CropCamera,
+        outline: Outline | None = None,
     ) -> tuple[Poses, Evidence]:
         """Poses and their scores, through which no gradient goes, and the evidence, which the loss judges.
 
@@ -134,15 +148,20 @@ class PoseSearch(nn.Module):
             points: of the object, in its own frame, [B, P, 3], m.
             look: what is known of each point, [B, P, 7]: see :class:`amt.hand.batch.Inputs`.
             rotation: the coarse one, [B, 3, 3], tried with others.
-            translation: where the object's origin is seen, [B, 3], m; the first round tries no other place.
+            translation: where the object's origin is seen, [B, 3], m: the place of all turns in the first round, if no outline
+                says for each of them where it must be.
+            outline: of the object, if it is known.
         """
+        known_outline = None if outline is None else (outline.detach(), corners(points))
         points, look = thinned(points), thinned(look)
-        evidence = self._maps(fine, look[..., 3:])
+        evidence = self._maps(fine, look[..., 3:], known_outline)
         known = evidence.detach(), points, look[..., :3]
         with torch.no_grad():
-            rotation, translation = rotation[:, None].float(), translation[:, None].float()
-            turns = torch.cat((rotation, self.turns.expand(len(rotation), -1, -1, -1)), dim=1)
-            places = translation.expand(-1, turns.shape[1], -1)
+            turns = torch.cat((rotation[:, None].float(), self.turns.expand(rotation.shape[0], -1, -1, -1)), dim=1)
+            if outline is None:
+                places = translation[:, None].float().expand(-1, turns.shape[1], -1)
+            else:
+                places = placed(evidence.corners, turns, translation, evidence.outline, camera)
             found = Poses(turns, places, pose_scores(*known, turns, places, camera))
             for number, step in enumerate(ROUNDS):
                 steps = getattr(self, f"steps{number}").unflatten(0, (step.best, step.tries))
@@ -150,13 +169,15 @@ class PoseSearch(nn.Module):
                 found = found.and_those(turns, places, pose_scores(*known, turns, places, camera))
         return found, evidence
 
-    def _maps(self, fine: Tensor, colours: Tensor) -> Evidence:  # [B, H, W, C], [B, N, 4]
+    def _maps(self, fine: Tensor, colours: Tensor, outline: tuple[Outline, Tensor] | None) -> Evidence:
         if self.training:
             colours = colours * drawn_like(colours[:, :1, :1], lambda mask: mask.bernoulli_(1 - COLOURLESS))
         cells, asked = self.cell(fine).flatten(1, 2).mT, self.colour(colours)
         shown, shape = cells.split((CHANNELS, 4), dim=1)
         maps = (asked @ shown / math.sqrt(CHANNELS), shape)
-        return Evidence(*(m.float().unflatten(2, fine.shape[1:3]) * self.log_scale.exp() for m in maps))
+        return Evidence(
+            *(m.float().unflatten(2, fine.shape[1:3]) * self.log_scale.exp() for m in maps), *(outline or ())
+        )
 
 
 @coordinates
@@ -176,15 +197,21 @@ def pose_scores(
 ) -> Tensor:
     """How well poses fit, [B, K]: the mean of the evidence where points are seen, over those that face the camera.
 
+    An outline adds :data:`OUTLINE_WEIGHT` times the log density of the poses' reaches.
+
     Args:
         maps: the evidence, over the whole crop.
         points, normals: [B, N, 3], m, in the object's frame.
         rotation, translation: [B, K, 3, 3] and [B, K, 3] (m), object to camera.
     """
     size = (camera.size, camera.size)
-    return kernels.pose_scores(
+    looks = kernels.pose_scores(
         maps.colour, maps.surface, points, normals, rotation, translation, camera.intrinsics, image_size=size
     )
+    if maps.outline is None:
+        return looks
+    reach = reach_of(maps.corners, rotation, translation, camera)
+    return looks - OUTLINE_WEIGHT * maps.outline.unlikeliness(reach)
 
 
 def spread_rotations(count: int) -> Tensor:

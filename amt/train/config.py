@@ -56,7 +56,9 @@ LossSchedule = dict[str, list[list[float]]]  # weights over the steps by term: [
 class LossConfig:
     """The weight of each term, and how some are computed. A weight of 0 leaves a term out."""
 
-    keypoints: float = 4.0  # joints, object's origin and box corners, if any, in the crop, and their depths from the wrist
+    keypoints: float = (
+        4.0  # joints, object's origin and box corners, if any, in the crop, and their depths from the wrist
+    )
     keypoint_maps: float = 8.0  # cross-entropy of the maps with the four cells around each of them
     joints: float = 4.0  # wrist-relative: coarse, decoded and every refinement step
     vertices: float = 1.0  # wrist-relative: coarse and decoded
@@ -68,6 +70,7 @@ class LossConfig:
     object_points: float = 1.0  # symmetric chamfer distance of the points under the two rotations
     object_rotation: float = 0.3  # the same points compared one by one: wrong for symmetric objects, so weak
     object_pose: float = 0.0  # geodesic distance of the pose from the wrist on SE(3); ADD-S for symmetric objects
+    outline: float = 2.0  # Laplace's negative log-likelihood of how far the object reaches in the crop
     pose_search: float = 2.0  # cross-entropy of the scores of the object's poses with their nearness to the true one
     contact: float = 0.5  # cross-entropy and overlap (soft Dice) on hand vertices and object points
     diversity: float = 0.0  # how far the batch's joints spread less than its labels

@@ -16,10 +16,16 @@ from amt.train.config import TrainConfig
 from amt.train.muon import Muon
 from amt.train.sharding import rows_of
 
-MATRICES = ("w1", "w2", "beside_and_trust")  # of FramePointNet and Refinement, of KeypointHead
+MATRICES = (
+    "w1",
+    "w2",
+    "beside_and_trust",
+    "beside_and_scale",
+)  # of FramePointNet and Refinement, Keypoint- and OutlineHead
 PIXELS = 3  # channels of the image: the first convolution's kernels are filters, not a map between features
 HEADS = (  # what turns features into answers, by the beginning of its parameters' names
     "keypoints.",
+    "outline.",
     "coarse_decoder.classify.",
     "coarse_decoder.hand_head.",
     "coarse_decoder.object_head.",

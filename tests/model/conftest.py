@@ -3,7 +3,12 @@ import torch
 
 from amt.model import AMT, ModelConfig
 
-EVERY_PART = {"hand_frames": True, "contact_tokens": True, "refine_steps": 3, "corners": True}  # some are off by default
+EVERY_PART = {
+    "hand_frames": True,
+    "contact_tokens": True,
+    "refine_steps": 3,
+    "corners": True,
+}  # some are off by default
 
 
 @pytest.fixture(scope="session")

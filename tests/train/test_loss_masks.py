@@ -32,7 +32,7 @@ KINDS = {  # the flag, the labels behind it, and the terms that need them
     "object": (
         "object_valid",
         OBJECT_LABELS,
-        ("object_translation", "object_points", "object_rotation", "object_pose", "pose_search"),
+        ("object_translation", "object_points", "object_rotation", "object_pose", "outline", "pose_search"),
     ),
     "contact": ("contact_valid", (), ("contact",)),
     "visibility": ("visibility_valid", (), ("visibility",)),

@@ -12,6 +12,7 @@ from amt.hand.objects import SYMMETRIC_CLASSES
 from amt.hand.rotations import axis_angle_to_matrix, geodesic_distance, six_d_to_matrix
 from amt.model.camera import CropCamera
 from amt.model.draws import drawn_like
+from amt.model.outline import DIRECTIONS, LEAST_LOG_SCALE, corners, reach_of
 from amt.model.outputs import Prediction
 from amt.model.pose_search import pose_scores, thinned
 from amt.model.scene import Scene, posed_points
@@ -31,7 +32,7 @@ LEAST = 1e4  # minus the log of a probability that is none
 
 
 def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
-    """``object_translation``, ``object_points``, ``object_rotation``, ``object_pose``, ``pose_search``, ``object_class``."""
+    """Terms of the object's pose, outline and class."""
     both = t.hand_valid & t.object_valid
     points = inputs.object_points[:, :: max(1, inputs.object_points.shape[1] // CHAMFER_POINTS)]
     wanted = points @ t.object_rotation.mT
@@ -56,6 +57,15 @@ def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
         coarse = _pose_error(p.coarse, p.coarse.joints, t, points, symmetric)
         return mean_where((coarse + _pose_error(p.decoded, p.joints, t, points, symmetric)) / 2, both)
 
+    def outline() -> Tensor:
+        if p.outline is None:
+            return mean_where(t.object_translation[:, 0] * 0, t.object_valid)
+        camera = CropCamera.of(inputs.intrinsics, inputs.image.shape[-1])
+        true = t.object_rotation[:, None], t.object_translation[:, None]
+        reach = reach_of(corners(inputs.object_points), *true, camera)
+        error = p.outline.unlikeliness(reach)[:, 0] / DIRECTIONS
+        return mean_where(error + (p.outline.scale.log() - LEAST_LOG_SCALE).mean(dim=1), t.object_valid)
+
     def search() -> Tensor:
         if p.evidence is None:
             return mean_where(t.object_translation[:, 0] * 0, t.object_valid)
@@ -71,6 +81,7 @@ def object_terms(p: Prediction, t: Targets, inputs: Inputs) -> Terms:
         "object_points": chamfer,
         "object_rotation": matched,
         "object_pose": pose,
+        "outline": outline,
         "pose_search": search,
         "object_class": kind,
     }

@@ -11,7 +11,7 @@ from amt.train.config import TERMS, LossConfig, LossSchedule
 
 LEAST_LOG_VARIANCE, GREATEST_LOG_VARIANCE = -5.0, 5.0
 FIXED = frozenset(
-    {"kl", "diversity", "joint_limits", "penetration", "variance"}
+    {"kl", "diversity", "joint_limits", "penetration", "variance", "outline"}
 )  # no errors of an answer: nothing to learn
 
 
