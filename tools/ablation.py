@@ -23,6 +23,9 @@ from benchmarks.results import FOLDER, ROOT, commit, now
 VARIANTS: dict[str, list[str]] = {
     "as it ships": [],
     "without pose search": ["model.pose_search=false"],
+    "without outline": ["model.outline=false"],
+    "with box corners": ["model.corners=true"],
+    "4 residual convolutions fewer": ["model.backbone.residuals=[0,0,0,0]"],
     "with hand frames": ["model.hand_frames=true"],
     "with contact tokens": ["model.contact_tokens=true"],
     "1 refinement step": ["model.refine_steps=1"],

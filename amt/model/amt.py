@@ -1,7 +1,7 @@
 """The whole model in one sitting: crop and camera in, hand, object and contact in metric camera space out.
 
 crop, K ─ backbone ─ neck ────────────────────────────────────────────────┐ maps
-             │ tokens                                         keypoints ──┤
+             │ tokens                                keypoints, outline ──┤
              ├ coarse decoder ─ scene solver ─ pose search ── coarse scene┤
              │        └ hand, object and contact encoders ─ tokens        │
              └────── fusion ── hand decoder ──┐                           │
