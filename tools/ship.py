@@ -78,6 +78,8 @@ def ship(checkpoint: Path, data: Path, out: Path) -> dict[str, Any]:
         settings = compose(PROGRAM, [f"data.root={data}", "evaluate.report=off"], read_record(part))
         figures = run(part, settings)
         cut_paths(part / CONFIG)
+        metrics = json.loads((part / METRICS).read_text())
+        (part / METRICS).write_text(json.dumps({**metrics, "checkpoint": NAME}, indent=2) + "\n")
         for extra in set(part.iterdir()) - {part / WEIGHTS, part / CONFIG, part / METRICS}:
             extra.unlink()  # a row a frame: megabytes that nobody asks for
         train = record["train"]

@@ -26,8 +26,9 @@ MIRRORED = tuple((DIRECTIONS // 2 - i) % DIRECTIONS for i in range(DIRECTIONS))
 FARTHEST = 2.0  # half crops: what reaches farther counts as if it reached so far
 FIRST_LOG_SCALE = math.log(0.2)
 LEAST_LOG_SCALE, GREATEST_LOG_SCALE = math.log(0.01), math.log(2.0)
-CLOSER, FARTHER = 0.5, 2.0  # a solved depth stays within these shares of the one that it starts from
-RIDGE = 1e-6  # of the normal equations' mean diagonal
+CLOSER, FARTHER = 0.5, 2.0  # a depth stays within these shares of the one that is expected
+# Relative deviation of the depth that is expected. Keypoints tell it to 6 % (median), an outline alone worse (docs/log.md).
+DEPTH_DOUBT = 0.1
 
 
 @exported
@@ -105,47 +106,51 @@ def reach_of(points: Tensor, rotation: Tensor, translation: Tensor, camera: Crop
 def placed(points: Tensor, rotation: Tensor, near: Tensor, outline: Outline, camera: CropCamera) -> Tensor:
     """Where an object turned so must be for its outline: translations [B, K, 3] (m) of rotations [B, K, 3, 3].
 
-    Least squares with the outline's scales. Reaches are linear in 1/z, x/z and y/z as long as the object is small beside its
-    distance; one more step puts that right. The depth of the points' mean stays within a factor of 2 of that of ``near``
-    [B, 3] (m).
+    Least squares with the outline's scales and with :data:`DEPTH_DOUBT` on the depth. Reaches are linear in 1/z, x/z and y/z as
+    long as the object is small beside its distance; a second step puts that right.
+
+    Args:
+        points: [B, P, 3], m, in the object's frame.
+        near: [B, 3], m: of which the depth is what the object's is expected to be, and is off by a factor of 2 at most.
     """
     middle = points.mean(dim=1, keepdim=True)
     points, moved = points - middle, (rotation @ middle[:, None].mT)[..., 0]
     wide = _farthest(_turned(points, rotation)[:, :2], camera)  # at a distance of 1 m, weak perspective: [B, K, 8]
-    wanted, first = outline.reach.clamp(-FARTHEST, FARTHEST)[:, None], near[:, None, 2:].reciprocal()
-    solver = _Places(wide, _rows(camera), outline.scale)
-    inverse, rays = solver(wanted - _offset(camera)[:, None], first)
-    place = torch.cat((rays, torch.ones_like(inverse)), dim=-1) / inverse
-    missing = wanted - reach_of(points, rotation, place, camera)
-    shift, turn = solver.step(missing)
-    inverse = torch.minimum(torch.maximum(inverse + shift, first / FARTHER), first / CLOSER)
-    return torch.cat((rays + turn, torch.ones_like(inverse)), dim=-1) / inverse - moved
+    rows = torch.cat(
+        (wide[..., None], _rows(camera)[:, None].expand(-1, wide.shape[1], -1, -1)), dim=-1
+    )  # [B, K, 8, 3]
+    weighted = rows / outline.scale[:, None, :, None].square()
+    first = near[:, None, 2:].reciprocal()  # 1/z: [B, 1, 1]
+    certainty = (DEPTH_DOUBT * first) ** -2
+    solve = _inverse(weighted.mT @ rows + _alone(certainty)[..., None] * torch.eye(3, device=rows.device)[0])
+
+    def step(seen: Tensor, inverse: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+        missing = outline.reach.clamp(-FARTHEST, FARTHEST)[:, None] - seen
+        wanted = (weighted * missing[..., None]).sum(dim=-2) + _alone(certainty * (first - inverse))
+        solved = (solve @ wanted[..., None])[..., 0]
+        inverse = torch.minimum(torch.maximum(inverse + solved[..., :1], first / FARTHER), first / CLOSER)
+        return inverse, rays + solved[..., 1:]
+
+    inverse, rays = step(wide * first + _offset(camera)[:, None], first, torch.zeros_like(wide[..., :2]))
+    inverse, rays = step(reach_of(points, rotation, _point(inverse, rays), camera), inverse, rays)
+    return _point(inverse, rays) - moved
 
 
-class _Places:
-    """The normal equations of ``placed``: three unknowns, 1/z (1/m), x/z and y/z, for each of K rotations."""
+def _point(inverse: Tensor, rays: Tensor) -> Tensor:
+    """[..., 3], m, of 1/z [..., 1] and x/z, y/z [..., 2]."""
+    return torch.cat((rays, torch.ones_like(inverse)), dim=-1) / inverse
 
-    def __init__(self, wide: Tensor, rows: Tensor, scale: Tensor):
-        self.rows = torch.cat(
-            (wide[..., None], rows[:, None].expand(-1, wide.shape[1], -1, -1)), dim=-1
-        )  # [B, K, 8, 3]
-        self.weighted = self.rows / scale[:, None, :, None].square()
-        normal = self.weighted.mT @ self.rows
-        ridge = RIDGE * normal.diagonal(dim1=-2, dim2=-1).mean(dim=-1)
-        a, b, c = (normal + ridge[..., None, None] * torch.eye(3, dtype=wide.dtype, device=wide.device)).unbind(-1)
-        adjugate = torch.stack((torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)), dim=-2)
-        self.inverse = adjugate / (a * adjugate[..., 0, :]).sum(dim=-1)[..., None, None]
 
-    def step(self, missing: Tensor) -> tuple[Tensor, Tensor]:
-        """What to add to 1/z [B, K, 1] and to x/z, y/z [B, K, 2] for reaches that are ``missing`` [B, K, 8]."""
-        solved = (self.inverse @ (self.weighted * missing[..., None]).sum(dim=-2)[..., None])[..., 0]
-        return solved[..., :1], solved[..., 1:]
+def _alone(value: Tensor) -> Tensor:
+    """A number [..., 1] with two zeros behind it: [..., 3]."""
+    return torch.nn.functional.pad(value, (0, 2))
 
-    def __call__(self, wanted: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """The solution from nothing; where 1/z leaves its bounds around ``first`` [B, 1, 1], the rays fit the bound."""
-        inverse = self.step(wanted)[0]
-        inverse = torch.minimum(torch.maximum(inverse, first / FARTHER), first / CLOSER)
-        return inverse, self.step(wanted - self.rows[..., 0] * inverse)[1]
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Of symmetric positive 3 x 3 matrices [..., 3, 3], by their cofactors: exporters know no solver."""
+    a, b, c = matrices.unbind(-1)
+    adjugate = torch.stack((torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)), dim=-2)
+    return adjugate / (a * adjugate[..., 0, :]).sum(dim=-1)[..., None, None]
 
 
 def _turned(points: Tensor, rotation: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def test_an_object_of_known_rotation_is_placed_by_its_outline(points, camera):
     rotation = spread_rotations(50)[None]
     true = torch.tensor([[0.03, 0.01, 0.6]])
     reach = reach_of(points, rotation, true[:, None].expand(1, 50, 3), camera)
-    outlines = Outline(reach[0], torch.full((50, 8), 0.05))
+    outlines = Outline(reach[0], torch.full((50, 8), 0.01))
     near = (true + torch.tensor([[0.1, -0.1, 0.1]])).expand(50, 3)
     many = CropCamera.of(INTRINSICS.expand(50, 3, 3), 112)
     found = placed(points.expand(50, -1, -1), rotation[0][:, None], near, outlines, many)[:, 0]

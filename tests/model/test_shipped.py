@@ -46,6 +46,7 @@ def test_no_path_of_another_machine_is_told(name):
         for part in section.split("."):
             owner = owner.get(part) or {}
         assert "/" not in str(owner.get(last)), key
+    assert json.loads((SHIPPED[name] / METRICS).read_text())["checkpoint"] == name
 
 
 def test_a_folder_of_that_name_goes_first(tmp_path, monkeypatch, model):
