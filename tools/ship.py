@@ -26,8 +26,9 @@ TEXT = """
 scikit-image's photographs behind some; in DexYCB's layout, split {split}. Each training frame is a grasp of its own: person,
 object, pose, camera, light and background are drawn anew. {scored:,} frames of other people, seen by eight cameras, gave the
 figures above; a third group of people chose what was kept. Seeds: {seed} of the weights, 0 of the scenes.
-Samples: {samples:,} ({steps:,} steps of {batch} images), {precision}.
-`make weights` rebuilds them; `python -m amt.train experiment=amt_tiny train.finetune=amt-tiny data.root=SET` trains on.
+Samples: {samples:,}, of which {steps:,} steps of {batch} images in the last piece, {precision}.
+`make weights` rebuilds such weights; `python -m amt.train experiment=amt_tiny train.finetune=amt-tiny train.seed=1 data.root=SET`
+trains on, with augmentations that were not drawn before.
 
 ## What it cannot do
 
@@ -43,9 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=SHIPPED[NAME], help="the folder that is written (%(default)s)")
+    parser.add_argument("--earlier", type=int, default=0, help="samples of the pieces before this one")
     options = parser.parse_args(arguments)
     try:
-        ship(options.checkpoint, options.data, options.out)
+        ship(options.checkpoint, options.data, options.out, options.earlier)
     except UserError as error:
         print(f"tools.ship: {error}", file=sys.stderr)
         return 2
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def ship(checkpoint: Path, data: Path, out: Path) -> dict[str, Any]:
+def ship(checkpoint: Path, data: Path, out: Path, earlier: int = 0) -> dict[str, Any]:
     """Writes the folder and returns the figures of the test people. Raises UserError: the checkpoint or set cannot be read."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -88,7 +90,7 @@ def ship(checkpoint: Path, data: Path, out: Path) -> dict[str, Any]:
             scored=figures["frames"],
             split=settings["data"].split,
             seed=train["seed"],
-            samples=record["steps"] * train["batch_size"],
+            samples=earlier + record["steps"] * train["batch_size"],
             steps=record["steps"],
             batch=train["batch_size"],
             precision=train["precision"],

