@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 ROWS = (
@@ -23,7 +24,7 @@ tags:
 USE = """```python
 import amt
 
-predictor = amt.load({source!r})  # or amt.model.AMT.from_pretrained for the network alone
+predictor = amt.load({source})  # or amt.model.AMT.from_pretrained for the network alone
 result = predictor(image, intrinsics, side="right", object="003_cracker_box")
 result.joints  # [21, 3] metres in the camera frame: x right, y down, z forward
 ```"""
@@ -45,7 +46,7 @@ def model_card(
         HEAD + f"\n# {title}",
         "AMT looks at one RGB image of a hand that holds an object, and says in metres where the hand is (21 joints and a mesh), "
         "where the object is (6-DoF), and where they touch.",
-        USE.format(source=title) if use is None else use,
+        USE.format(source=json.dumps(title, ensure_ascii=False)) if use is None else use,
         "## Model and training",
         _list(
             size=model.get("size"),

@@ -67,7 +67,7 @@ def test_the_card_says_what_it_is_and_how_good(trained, tmp_path):
     card = (AMT.from_pretrained(trained).save_pretrained(tmp_path / "mine") / "README.md").read_text()
     head = card.split("---")[1]
     assert "library_name: amt" in head
-    assert "amt.load('mine')" in card
+    assert 'amt.load("mine")' in card
     assert "- size: tiny" in card
     assert "- hand: AMT's own" in card
     assert "On synthetic images, split s1 test, protocol T, true box, 96 frames." in card
@@ -125,7 +125,7 @@ def test_what_is_pushed_comes_back(trained, hub):
     record = again.origin.record
     assert record["data"]["root"] == "dexycb"  # no path of the machine that trained
     assert record["train"]["output"] == "o"
-    assert "amt.load('somebody/amt-tiny')" in (hub.store / "somebody/amt-tiny/README.md").read_text()
+    assert 'amt.load("somebody/amt-tiny")' in (hub.store / "somebody/amt-tiny/README.md").read_text()
 
 
 def test_without_a_network_one_line_says_so(hub):
