@@ -37,10 +37,10 @@ LAUNCHED = {
     "frame_pointnet": "2 launches, 13 tensors",
     "frame_pointnet backward": "2 launches, 16 tensors",
     "hand_frames": "1 launches, 3 tensors",
-    "add_norm": "1 launches, 8 tensors",
-    "add_norm backward, without a branch": "1 launches, 9 tensors",
     "pose_scores": "1 launches, 8 tensors",
     "pose_scores backward": "2 launches, 9 tensors",
+    "add_norm": "1 launches, 8 tensors",
+    "add_norm backward, without a branch": "1 launches, 9 tensors",
     "refine, two kernels": "4 launches, 11 tensors",
     "refine backward": "10 launches, 26 tensors",
 }

@@ -86,7 +86,7 @@ def test_an_outline_places_every_turn(box, camera):
     rotation, translation = spread_rotations(TURNS)[200][None], torch.tensor([[0.03, 0.01, 0.6]])
     start = translation + torch.tensor([[0.05, -0.03, 0.06]])
     reach = reach_of(corners(box[0]), rotation[:, None], translation[:, None], camera)[:, 0]
-    outline = Outline(reach, torch.full_like(reach, 0.05))
+    outline = Outline(reach, torch.full_like(reach, 0.02))
     found = [searched(box, camera, rotation, translation, start, known) for known in (outline, None)]
     (turn, place), (_, other_place) = (poses.best() for poses in found)
     assert geodesic_distance(turn[:, 0], rotation).rad2deg() < 5

@@ -46,7 +46,7 @@ def test_what_ships(checkpoint, tmp_path, capsys):
     assert str(tmp_path) not in text
     assert json.loads(text)["license"] == "Apache-2.0"
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "Samples: 16,000 (1,000 steps of 16 images), bf16" in card
+    assert "Samples: 16,000, of which 1,000 steps of 16 images in the last piece, bf16" in card
     assert "wrist-aligned MPJPE" in card
 
 

@@ -33,6 +33,7 @@ DINOV2 = {
 # Matrices that no nn.Linear holds: an op or a head takes them as they are.
 RAW_MATRICES = {
     "keypoints.beside_and_trust",
+    "outline.beside_and_scale",
     *(f"{part}.{name}" for part in ("hand_encoder.points", "object_encoder.points") for name in ("w1", "w2")),
     *(f"{part}.{name}" for part in ("contact_encoder.points", "refinement") for name in ("w1", "w2")),
 }
