@@ -60,6 +60,13 @@ class Keypoints(TensorFields):
         )
 
 
+def cell_positions(size: int) -> Tensor:
+    """Where the cells of a map are seen, row by row: [size * size, 2], half crops from the crop's centre."""
+    axis = (torch.arange(size) + 0.5) * 2 / size - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack((x, y), dim=-1).flatten(0, 1)
+
+
 class KeypointHead(nn.Module):
     """One score map a keypoint. Its softmax averages the cells' positions, depths, trust and features.
 
@@ -71,9 +78,7 @@ class KeypointHead(nn.Module):
         channels, size = config.map_channels, config.map_size
         self.score_and_depth = nn.Linear(channels, 2 * num_keypoints(config))
         self.beside_and_trust = nn.Parameter(torch.zeros(num_keypoints(config), 3, channels))
-        axis = (torch.arange(size) + 0.5) * 2 / size - 1
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        self.register_buffer("grid", torch.stack((x, y), dim=-1).flatten(0, 1), persistent=False)
+        self.register_buffer("grid", cell_positions(size), persistent=False)
 
     def forward(self, fine: Tensor) -> tuple[Keypoints, Tensor]:
         """The keypoints, and the fine map's features at each [B, N, C], from the fine map [B, H, W, C]."""

@@ -18,6 +18,7 @@ from amt.hand.mirror import choose
 from amt.hand.tensors import TensorFields, exported
 from amt.model.camera import CropCamera
 from amt.model.config import ModelConfig
+from amt.model.keypoints import cell_positions
 from amt.model.precision import coordinates
 
 NEIGHBOURS = [step for step in product((-1.0, 0.0, 1.0), repeat=3) if any(step)]  # of a cell in a grid
@@ -57,10 +58,7 @@ class OutlineHead(nn.Module):
         channels, size = config.map_channels, config.map_size
         self.score = nn.Linear(channels, DIRECTIONS)
         self.beside_and_scale = nn.Parameter(torch.zeros(DIRECTIONS, 2, channels))
-        axis = (torch.arange(size) + 0.5) * 2 / size - 1
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        grid = torch.stack((x, y), dim=-1).flatten(0, 1)
-        self.register_buffer("along", grid @ directions().mT, persistent=False)  # [cells, 8]
+        self.register_buffer("along", cell_positions(size) @ directions().mT, persistent=False)  # [cells, 8]
 
     def forward(self, fine: Tensor) -> Outline:
         """The outline, from the fine map [B, H, W, C]."""
