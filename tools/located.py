@@ -17,8 +17,10 @@ import numpy as np
 import torch
 
 from amt.data.config import DataConfig
+from amt.data.layout import HAND_SEGMENT
 from amt.data.loader import open_reader
-from amt.data.whole_frames import HEIGHT, WIDTH, compose, read_whole_frames
+from amt.data.set_folder import Frame
+from amt.data.whole_frames import HEIGHT, HIDDEN, WIDTH, compose, read_whole_frames
 from amt.errors import UsageError
 from amt.infer.config import LOCATORS
 from amt.infer.hands import HandsTracker, predict_hands
@@ -35,6 +37,7 @@ from tools.two_hands import SIDES, TwoHands, triples, two_hands
 EMPTY = 500  # pictures without a hand
 RATE = 30  # frames/s of the video
 BATCH = 32
+HALF_HIDDEN = 0.15  # of its box: a hand that covers less is mostly behind something
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,6 +72,7 @@ def say_frames(finder: Finder, data: DataConfig) -> None:
     reader = open_reader(data, "test")
     frames = [frame for frame in (reader[k] for k in range(len(reader))) if frame.hand_valid]
     found, scores, true, right = [], [], [], []
+    shown = np.array([covered(frame) for frame in frames])
     for start in range(0, len(frames), BATCH):
         part = frames[start : start + BATCH]
         for frame, hands in zip(part, finder.locate_many([frame.image() for frame in part])):
@@ -84,6 +88,11 @@ def say_frames(finder: Finder, data: DataConfig) -> None:
         0.98,
     )
     say("AP50, of the hands above the locator's threshold", average_precision(found, scores, true), "{:.3f}", 0.95)
+    for least in (HIDDEN, HALF_HIDDEN):
+        seen = [[column[k] for k in np.flatnonzero(shown >= least)] for column in (found, scores, true)]
+        of = f"{len(seen[0])} hands that cover {100 * least:.0f} % of their box"
+        say(f"recall, {of}", recall(*seen), "{:.3f}")
+        say(f"AP50, {of}", average_precision(*seen), "{:.3f}")
     say("side right, of the hands found", float(np.mean(right)) if right else float("nan"), "{:.3f}")
     pictures = read_whole_frames(reader, len(frames), data.augment.backgrounds)
     empty = [compose(pictures, WIDTH, HEIGHT, 0, 1, k, empty=1, plain=True).image for k in range(EMPTY)]
@@ -96,6 +105,12 @@ def say_frames(finder: Finder, data: DataConfig) -> None:
         "{:.4f}",
         -0.01,
     )
+
+
+def covered(frame: Frame) -> float:
+    """The hand's share of its joints' box, 0-1: 0 where something hides it all."""
+    box = np.ptp(frame.joints_2d, axis=0).prod()
+    return float((frame.segment() == HAND_SEGMENT).sum() / max(box, 1.0))
 
 
 def say_accuracy(checkpoint: Path, data: Path, limit: int) -> None:

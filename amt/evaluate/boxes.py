@@ -12,9 +12,12 @@ import torch
 
 from amt.data.crops import cut
 from amt.data.reader import Reader
-from amt.hand.batch import Batch
+from amt.hand.batch import Batch, Inputs
 from amt.hand.camera import crop_camera
+from amt.hand.skeleton import NUM_JOINTS
 from amt.locate import open_locator
+from amt.locate.sides import in_doubt, word
+from amt.model import AMT
 
 NEAREST = 0.25  # a found square whose overlap over union with the true one is less has found something else
 
@@ -24,6 +27,10 @@ class Found(Protocol):
 
     box: Sequence[float]  # px of the full picture: centre x, centre y, side
     side: str  # "right" or "left"
+
+    @property
+    def odds(self) -> float:
+        """Of a right hand, nats."""
 
 
 class Locator(Protocol):
@@ -48,11 +55,15 @@ class LocatedBatches:
     """Batches whose crops are cut again, from the full pictures, in the squares that a locator finds.
 
     Of the hands that it finds in a picture, the one counts whose square lies nearest to the labelled hand's. Where none
-    overlaps it, the hand is missed: its crop stays the true one, and its index goes into :attr:`missed`.
+    overlaps it, the hand is missed: its crop stays the true one, and its index goes into :attr:`missed`. A side in doubt is the
+    one that the model is surer of (:mod:`amt.locate.sides`), as in :mod:`amt.infer`.
+
+    Args:
+        model: in evaluation mode.
     """
 
-    def __init__(self, batches: Iterable[Batch], reader: Reader, locator: Locator):
-        self.batches, self.reader, self.locator = batches, reader, locator
+    def __init__(self, batches: Iterable[Batch], reader: Reader, locator: Locator, model: AMT):
+        self.batches, self.reader, self.locator, self.model = batches, reader, locator, model
         self.missed: set[int] = set()
 
     def __len__(self) -> int:
@@ -61,6 +72,7 @@ class LocatedBatches:
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.batches:
             inputs = batch.inputs.map(torch.clone)
+            doubtful: dict[int, float] = {}  # odds of a right hand by row
             for row, index in enumerate(batch.index.tolist()):
                 frame = self.reader.frame_at(index)
                 image = frame.image()
@@ -74,7 +86,24 @@ class LocatedBatches:
                 inputs.intrinsics[row] = intrinsics.float()
                 inputs.box[row] = torch.from_numpy(box).float()
                 inputs.right[row] = found.side == "right"
+                if in_doubt(found.odds):
+                    doubtful[row] = found.odds
+            self._ask(inputs, doubtful)
             yield replace(batch, inputs=inputs)
+
+    @torch.no_grad()
+    def _ask(self, inputs: Inputs, doubtful: dict[int, float]) -> None:
+        """Lets the model decide the sides of these rows, in place."""
+        if not doubtful:
+            return
+        rows, device = list(doubtful), next(self.model.parameters()).device
+        asked = inputs[rows].to(device)
+        doubts = [
+            self.model(replace(asked, right=torch.full_like(asked.right, side))).keypoints.doubt(NUM_JOINTS).tolist()
+            for side in (True, False)
+        ]
+        for row, as_right, as_left in zip(rows, *doubts):
+            inputs.right[row] = doubtful[row] + word(as_right, as_left) >= 0
 
 
 def nearest(found: Sequence[Found], true: np.ndarray) -> Found | None:

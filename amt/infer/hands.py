@@ -13,6 +13,7 @@ from amt.infer.result import Result
 from amt.infer.smooth import HandFilter
 from amt.infer.tracks import HandTracks, Track, follow
 from amt.locate import Finder
+from amt.locate.sides import in_doubt, word
 
 if TYPE_CHECKING:
     from amt.infer.predictor import Predictor, Request
@@ -33,16 +34,41 @@ def predict_hands(predictor: Predictor, requests: Sequence[Request], side: str |
     pictures = [request.image for request, wanted in zip(requests, looked_for) if wanted]
     found = iter(finder.locate_many(pictures) if pictures else ())
     asked = [
-        [replace(request, box=hand.box, near=None, side=side or hand.side) for hand in next(found)]
+        [
+            (replace(request, box=hand.box, near=None, side=side or hand.side), None if side else hand.odds)
+            for hand in next(found)
+        ]
         if wanted
-        else [request]
+        else [(request, None)]
         for request, wanted in zip(requests, looked_for)
     ]
-    results = iter(predictor.predict_many([one for of_picture in asked for one in of_picture]))
+    results = iter(from_both_sides(predictor, [one for of_picture in asked for one in of_picture]))
     return [
-        [as_located(next(results)) if wanted else next(results) for _ in of_picture]
+        [as_located(next(results)[0]) if wanted else next(results)[0] for _ in of_picture]
         for of_picture, wanted in zip(asked, looked_for)
     ]
+
+
+def from_both_sides(predictor: Predictor, asked: Sequence[tuple[Request, float | None]]) -> list[tuple[Result, float]]:
+    """The answer to each request, and the model's word on the side (nats), 0 where it was not asked.
+
+    Args:
+        asked: requests, and the odds of a right hand (nats); None where the side is known.
+    """
+    doubtful = [odds is not None and in_doubt(odds) for _, odds in asked]
+    looks = [(("right", "left") if both else (request.side,)) for (request, _), both in zip(asked, doubtful)]
+    every = [replace(request, side=side) for (request, _), sides in zip(asked, looks) for side in sides]
+    results = iter(predictor.predict_many(every))
+    answers = []
+    for (_, odds), both in zip(asked, doubtful):
+        first = next(results)
+        if not both:
+            answers.append((first, 0.0))
+            continue
+        other = next(results)
+        said = word(first.doubt, other.doubt)
+        answers.append((first if odds + said >= 0 else other, said))
+    return answers
 
 
 class HandsTracker:
@@ -72,8 +98,17 @@ class HandsTracker:
 
     def _predict(self, request: Request) -> Callable[[list[Track]], list[Result]]:
         def predict(tracks: list[Track]) -> list[Result]:
-            asked = [replace(request, box=track.box, near=None, side=track.side) for track in tracks]
-            results = self.predictor.predict_many(asked)
+            asked = [
+                (
+                    replace(request, box=track.box, near=None, side=track.side),
+                    track.odds if self.tracks.in_doubt(track) else None,
+                )
+                for track in tracks
+            ]
+            results = []
+            for track, (result, said) in zip(tracks, from_both_sides(self.predictor, asked)):
+                self.tracks.hear(track, said)
+                results.append(result)
             results = [as_located(r) if t.confirmed else r for r, t in zip(results, tracks)]
             return [replace(r, box_source=LOCATED if not t.seen else "tracked") for r, t in zip(results, tracks)]
 

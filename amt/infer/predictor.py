@@ -30,7 +30,7 @@ from amt.infer.checks import InputError
 from amt.infer.config import MAX_SPREAD
 from amt.infer.engine import Engine
 from amt.infer.finder import choose_finder
-from amt.infer.hands import as_located
+from amt.infer.hands import as_located, from_both_sides
 from amt.infer.lens import cut_through, project_through
 from amt.infer.locate import FOLLOWED, ROUNDS, SEARCHED, SETTLED, moved, next_box, spread, windows
 from amt.infer.objects import HeldObject, ObjectLike, resolve_object
@@ -134,10 +134,14 @@ class Predictor:
                 boxes = self.finder.locate_many(pictures)
                 boxes = boxes[0] if one_picture else boxes
         requests, single, alone = requests_of(image, intrinsics, boxes, side, object, distortion)
-        found = iter(self.predict_many([request for of_image in requests for request in of_image]))
-        answers = [[next(found) for _ in of_image] for of_image in requests]
+        flat = [request for of_image in requests for request in of_image]
         if located:
-            answers = [[as_located(result) for result in of_image] for of_image in answers]
+            hands = boxes if one_picture else [hand for of_image in boxes for hand in of_image]
+            odds = [hand.odds if side is None else None for hand in hands]
+            found = iter([as_located(result) for result, _ in from_both_sides(self, list(zip(flat, odds)))])
+        else:
+            found = iter(self.predict_many(flat))
+        answers = [[next(found) for _ in of_image] for of_image in requests]
         answers = [hands[0] if one else hands for hands, one in zip(answers, single)]
         return answers[0] if alone else answers
 
@@ -241,8 +245,7 @@ class Predictor:
         joints_2d = project(prediction.joints, intrinsics)
         hand_contact, object_contact = prediction.hand_contact.sigmoid(), prediction.object_contact.sigmoid()
         class_seen = prediction.object_class.argmax(1)
-        maps = prediction.keypoints.log_maps[:, :NUM_JOINTS].flatten(2)
-        doubt, cells = -(maps.exp() * maps).sum(2).mean(1), maps.shape[2]
+        doubt, cells = prediction.keypoints.doubt(NUM_JOINTS), prediction.keypoints.log_maps[0, 0].numel()
         visibility = None if prediction.joint_visible is None else prediction.joint_visible.sigmoid().numpy()
         sigma = joint_sigmas(prediction, inputs.intrinsics, self.model.config.crop_size).numpy()
         rows = []

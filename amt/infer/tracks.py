@@ -5,8 +5,8 @@ drifts, for their error grows with the square's. How far the finder's square lie
 the finder's next word, and added. The finder looks at the whole picture in the first frames of a hand, in every fourth frame,
 and in any frame in which no hand is followed or one is lost. A hand that it sees is there, however unsure the model is of its
 joints; in the other frames the model's word decides. What the finder sees belongs to the track that lies there, else to a
-lost one of that side, which so keeps its number, else to a new track. Its word on the side is summed up over time: a single
-doubtful picture does not change a hand's side.
+lost one of that side, which so keeps its number, else to a new track. Its word on the side is summed up over time, and the
+model's while it is in doubt (:mod:`amt.locate.sides`): a single doubtful picture does not change a hand's side.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from amt.infer.locate import next_box
 from amt.locate import Finder, Located
+from amt.locate.sides import in_doubt
 
 EVERY = 4  # frames between two looks at the whole picture
 YOUNG = 4  # frames at a track's beginning, in each of which the whole picture is looked at
@@ -91,6 +92,14 @@ class HandTracks:
         self._assign(self.finder.locate(image))
         return [track for track in self.tracks if not track.lost and track.number not in before]
 
+    def in_doubt(self, track: Track) -> bool:
+        """Whether the model should look at the hand from both sides."""
+        return self.known_side is None and in_doubt(track.odds)
+
+    def hear(self, track: Track, word: float) -> None:
+        """Adds the model's word on the side (nats, above 0 for a right hand)."""
+        track.odds = _added(track.odds, word)
+
     def update(self, track: Track, joints: np.ndarray, found: bool, height: int, width: int) -> None:
         """Says what was seen in a track's square: joints [21, 2] (px), or no hand."""
         if not found or not np.isfinite(joints).all():
@@ -142,9 +151,7 @@ class HandTracks:
     def _odds(self, track: Track, hand: Located) -> float:
         if self.known_side is not None:
             return 1.0 if self.known_side == "right" else -1.0
-        p = min(max(hand.side_score, 0.5), 1 - 1e-6)
-        word = min(np.log(p / (1 - p)), MOST_ODDS) * (1 if hand.side == "right" else -1)
-        return float(np.clip(track.odds + word, -LARGEST_ODDS, LARGEST_ODDS))
+        return _added(track.odds, hand.odds)
 
 
 def follow(tracks: HandTracks, image: np.ndarray, predict: Callable[[list[Track]], list]) -> list[tuple[Track, object]]:
@@ -165,6 +172,10 @@ def follow(tracks: HandTracks, image: np.ndarray, predict: Callable[[list[Track]
                 answers.append((track, result))
     tracks.end_frame()
     return [(track, result) for track, result in answers if track in tracks.tracks]
+
+
+def _added(odds: float, word: float) -> float:
+    return float(np.clip(odds + np.clip(word, -MOST_ODDS, MOST_ODDS), -LARGEST_ODDS, LARGEST_ODDS))
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -17,6 +17,7 @@ import torch
 from amt.data.crops import square_around
 from amt.data.letterbox import boxes_in_picture, letterbox
 from amt.locate.second_look import verify
+from amt.locate.sides import log_odds
 from amt.model.checkpoint import load_locator, read_record
 from amt.model.lean import bfloat16_is_slow, lean
 from amt.model.locator import PROPOSED, FoundHand, Locator
@@ -38,6 +39,11 @@ class Located:
 
     def __iter__(self):
         return iter((self.box, self.side, self.score))
+
+    @property
+    def odds(self) -> float:
+        """Of a right hand, nats."""
+        return log_odds(self.side, self.side_score)
 
 
 class Finder(Protocol):

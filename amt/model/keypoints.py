@@ -41,6 +41,11 @@ class Keypoints(TensorFields):
     trust: Tensor  # [B, N], 0 to 1: the weight in the geometric solvers
     log_maps: Tensor  # [B, N, H, W]: log probability of each cell to hold the keypoint
 
+    def doubt(self, count: int) -> Tensor:
+        """[B], nats: the mean entropy of the first ``count`` keypoints' maps. The more a map is spread, the less it knows."""
+        maps = self.log_maps[:, :count].flatten(2)
+        return -(maps.exp() * maps).sum(2).mean(1)
+
     @coordinates
     def lifted(self, wrist_depth: Tensor, camera: CropCamera) -> Tensor:
         """The points [B, N, 3] (m, camera frame) that show where the keypoints are, with a wrist at this depth [B] (m)."""

@@ -57,6 +57,41 @@ def test_without_boxes_every_hand_is_answered(seeing, photo):
     assert [[r.side for r in of_image] for of_image in seeing([photo, photo], K)] == [["left", "right"]] * 2
 
 
+def surer_of(monkeypatch, predictor, side):
+    """Makes the predictor's maps narrow where it is asked for this side, and counts what it is asked."""
+    predict, asked = predictor.predict_many, []
+
+    def predict_many(requests):
+        asked.extend(request.side for request in requests)
+        return [replace(r, doubt=1.0 if r.side == side else 2.0) for r in predict(requests)]
+
+    monkeypatch.setattr(predictor, "predict_many", predict_many)
+    return asked
+
+
+@pytest.mark.parametrize(("score", "answered", "looks"), [(0.8, "right", 2), (0.999, "left", 1)])
+def test_a_side_in_doubt_is_the_one_that_the_model_is_surer_of(seeing, photo, monkeypatch, score, answered, looks):
+    seeing.finder = Fixed([replace(HANDS[0], side_score=score)])
+    asked = surer_of(monkeypatch, seeing, "right")
+    (result,) = seeing(photo, K)
+    assert (result.side, len(asked)) == (answered, looks)
+    (given,) = seeing(photo, K, side="left")
+    assert (given.side, len(asked)) == ("left", looks + 1)
+
+
+def test_the_side_of_a_followed_hand_settles(seeing, photo, monkeypatch):
+    """In doubt both sides are looked at; the model's word adds up with the finder's until there is none left."""
+    seeing.finder = Fixed([replace(HANDS[0], side_score=0.6)])
+    asked = surer_of(monkeypatch, seeing, "right")
+    tracker = HandsTracker(seeing, seeing.finder, smooth=False)
+    looks = []
+    for k in range(4):
+        ((_, result),) = tracker.next(Request(photo, K), k / 30)
+        assert result.side == "right"
+        looks.append(len(asked))
+    assert looks == [2, 4, 5, 6]
+
+
 def test_no_hand_is_an_empty_answer(seeing, photo):
     seeing.finder = Fixed([])
     assert seeing(photo, K) == []
