@@ -45,7 +45,7 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
 
 
 LOGGERS = ("auto", "none", "tensorboard", "wandb", "trackio")
-AUTO = "auto"  # train.batch_size before it is found
+AUTO = "auto"  # train.batch_size and train.precision before they are found
 SEEDS = 2**43  # a step's seed, a million times as large, still fits 64 bits
 ROTATIONS = ("geodesic", "matrix")
 CONTACT_FORMS = ("balanced", "focal")
@@ -176,7 +176,8 @@ class TrainConfig:
     collapse_checks: int = (
         100  # or after so many looks (every ``log_every`` steps) at nearly constant predictions; 0: never
     )
-    # bf16: autocast; fp8: and the blocks' QKV and MLPs in FP8, te and torchao: by these packages; coordinates stay float32
+    # auto: bf16 where the device computes in it, else float32; bf16: autocast; fp8: and the blocks' QKV and MLPs in FP8, te and
+    # torchao: by these packages; coordinates stay float32
     precision: str = "float32"
     blocks: str = "auto"  # of a block: stock, fused, fused_gelu, fused_tanh, fused_cutlass; auto: by the card's table
     checkpointing: str = (
@@ -242,8 +243,10 @@ class TrainConfig:
             raise ConfigError(f"train.schedule must be cosine or constant; got {self.schedule!r}")
         if self.optimizer not in ("muon", "adamw"):
             raise ConfigError(f"train.optimizer must be muon or adamw; got {self.optimizer!r}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"train.precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        if self.precision not in (AUTO, *PRECISIONS):
+            raise ConfigError(
+                f"train.precision must be one of {', '.join((AUTO, *PRECISIONS))}; got {self.precision!r}"
+            )
         if self.blocks not in BLOCKS:
             raise ConfigError(f"train.blocks must be one of {', '.join(BLOCKS)}; got {self.blocks!r}")
         if self.checkpointing not in ("none", "selective", "full"):
@@ -367,7 +370,7 @@ def check_ranks(config: Config, dry: bool = False) -> None:
         raise ConfigError(
             f"train.parallel={train.parallel} is started by torchrun --nproc-per-node=N -m amt.train, N the number of GPUs"
         )
-    if train.parallel == "fsdp" and train.precision not in ("float32", "bf16"):
+    if train.parallel == "fsdp" and train.precision not in ("float32", "bf16", AUTO):
         raise ConfigError(
             f"train.precision={train.precision} is not sharded: take train.parallel=ddp, or train.precision=bf16"
         )

@@ -13,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from amt.config import choose_device
 from amt.data.crop_cache import disk_need
 from amt.data.loader import open_reader
 from amt.data.synthetic.config import SetConfig
 from amt.model import AMT
 from amt.train.batch_size import with_batch_size
 from amt.train.config import Config
+from amt.train.precision import with_precision
 from amt.train.records import STEPS, read_log
 from amt.train.states import states
 from amt.train.trainer import Trainer, run
@@ -35,7 +37,8 @@ def dry_run(config: Config) -> str:
     Raises:
         What the real run would raise.
     """
-    config = with_batch_size(config, None, Trainer)
+    device = choose_device(config.train.device, "train.device")
+    config = with_batch_size(with_precision(config, None, device), None, Trainer)
     with TemporaryDirectory(prefix="amt-dry-run-") as temporary:
         small = shrunk(config, Path(temporary))
         start = time.perf_counter()

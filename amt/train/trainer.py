@@ -44,6 +44,7 @@ from amt.train.losses import TrainingLoss
 from amt.train.memory import Memory, estimate
 from amt.train.optimizers import Optimizers, decayed_weights, head_weights
 from amt.train.parallelize import apply_checkpointing, messages, parallelize
+from amt.train.precision import with_precision
 from amt.train.profiling import Profile
 from amt.train.records import draw_curves
 from amt.train.run_log import NORM, RunLog
@@ -260,7 +261,7 @@ def _begin(config: Config, device: torch.device) -> Trainer:
     output = config.output_folder()
     newest = load_newest_of_all(output / "states", device if config.train.parallel == "none" else torch.device("cpu"))
     state = None if newest is None else newest[1]
-    config = with_batch_size(config, state, Trainer)
+    config = with_batch_size(with_precision(config, state, device), state, Trainer)
     ranks.lead(check_checkpoint, config)
     if state is None:
         return Trainer(config)
