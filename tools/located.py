@@ -27,7 +27,6 @@ from amt.infer.hands import HandsTracker, predict_hands
 from amt.infer.predictor import Predictor, load
 from amt.infer.request import Request
 from amt.infer.result import Result
-from amt.locate import Finder
 from amt.metrics.detections import average_precision, false_alarms, matches, recall
 from amt.metrics.sequences import acceleration_error_mm
 from amt.startup import run_program
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(options: argparse.Namespace) -> int:
     predictor = load(options.checkpoint, device="cpu", locator=options.locator, mediapipe=options.mediapipe)
     data = DataConfig(root=str(options.data), split="s1", limit=options.frames)
-    say_frames(predictor.finder, data)
+    say_frames(predictor, data)
     if options.locator == "model":
         say_accuracy(options.checkpoint, options.data, options.frames)
     say_video(predictor, two_hands(options.seed, options.video))
@@ -67,20 +66,24 @@ def say(name: str, value: float, form: str, goal: float | None = None) -> None:
     print(f"{name:<72}{form.format(value):>9}{verdict(value, goal)}", flush=True)
 
 
-def say_frames(finder: Finder, data: DataConfig) -> None:
-    """How well the finder finds the hands of test frames, and nothing where there is none."""
+def say_frames(predictor: Predictor, data: DataConfig) -> None:
+    """How well the hands of test frames are found, and nothing where there is none."""
+    finder = predictor.finder
     reader = open_reader(data, "test")
     frames = [frame for frame in (reader[k] for k in range(len(reader))) if frame.hand_valid]
-    found, scores, true, right = [], [], [], []
+    found, answered, scores, true, right = [], [], [], [], []
     shown = np.array([covered(frame) for frame in frames])
     for start in range(0, len(frames), BATCH):
         part = frames[start : start + BATCH]
-        for frame, hands in zip(part, finder.locate_many([frame.image() for frame in part])):
+        pictures = [frame.image() for frame in part]
+        requests = [Request(image, frame.intrinsics) for image, frame in zip(pictures, part)]
+        for frame, hands, results in zip(part, finder.locate_many(pictures), predict_hands(predictor, requests)):
             found.append(np.array([hand.tight for hand in hands]).reshape(-1, 4))
+            answered.append(np.array([tight(result.joints_2d) for result in results]).reshape(-1, 4))
             scores.append(np.array([hand.score for hand in hands]))
-            true.append(np.concatenate((frame.joints_2d.min(0), frame.joints_2d.max(0)))[None])
-            chosen = matches(found[-1], scores[-1], true[-1])
-            right += [hand.side == frame.sequence.side for hand, match in zip(hands, chosen) if match >= 0]
+            true.append(tight(frame.joints_2d)[None])
+            chosen = matches(answered[-1], scores[-1], true[-1])
+            right += [result.side == frame.sequence.side for result, match in zip(results, chosen) if match >= 0]
     say(
         f"recall, {len(frames)} test frames, boxes of joints at an overlap of 0.5",
         recall(found, scores, true),
@@ -88,12 +91,12 @@ def say_frames(finder: Finder, data: DataConfig) -> None:
         0.98,
     )
     say("AP50, of the hands above the locator's threshold", average_precision(found, scores, true), "{:.3f}", 0.95)
-    for least in (HIDDEN, HALF_HIDDEN):
-        seen = [[column[k] for k in np.flatnonzero(shown >= least)] for column in (found, scores, true)]
-        of = f"{len(seen[0])} hands that cover {100 * least:.0f} % of their box"
+    for least in (0.0, HIDDEN, HALF_HIDDEN):
+        seen = [[column[k] for k in np.flatnonzero(shown >= least)] for column in (answered, scores, true)]
+        of = f"boxes of the model's joints, {len(seen[0])} hands that cover {100 * least:.0f} % of theirs"
         say(f"recall, {of}", recall(*seen), "{:.3f}")
         say(f"AP50, {of}", average_precision(*seen), "{:.3f}")
-    say("side right, of the hands found", float(np.mean(right)) if right else float("nan"), "{:.3f}")
+    say("side right, of the hands answered", float(np.mean(right)) if right else float("nan"), "{:.3f}")
     pictures = read_whole_frames(reader, len(frames), data.augment.backgrounds)
     empty = [compose(pictures, WIDTH, HEIGHT, 0, 1, k, empty=1, plain=True).image for k in range(EMPTY)]
     alarms = [
@@ -105,6 +108,11 @@ def say_frames(finder: Finder, data: DataConfig) -> None:
         "{:.4f}",
         -0.01,
     )
+
+
+def tight(pixels: np.ndarray) -> np.ndarray:
+    """float64 [4], px: left, top, right, bottom around joints [21, 2]."""
+    return np.concatenate((pixels.min(0), pixels.max(0))).astype(np.float64)
 
 
 def covered(frame: Frame) -> float:

@@ -78,12 +78,16 @@ def test_jitter_is_the_error_of_acceleration_over_frames_that_were_found():
     assert [part.start for part in triples(np.array([1, 1, 0, 1, 1, 1, 1], bool))] == [3, 4]
 
 
-def test_a_video_is_followed_and_answered_frame_by_frame(video, tmp_path, capsys):
-    """Labels that tremble by 4 mm stand for the network: all frames have both hands, with their sides and numbers."""
+def untrained(folder):
     torch.manual_seed(0)
     config = ModelConfig(size="tiny", crop_size=32)
-    save_checkpoint(tmp_path / "ck", AMT(config), data={"crop": {"num_points": 64}})
-    predictor = load(tmp_path / "ck", "cpu", max_spread=1.0)
+    save_checkpoint(folder, AMT(config), data={"crop": {"num_points": 64}})
+    return load(folder, "cpu", max_spread=1.0)
+
+
+def test_a_video_is_followed_and_answered_frame_by_frame(video, tmp_path, capsys):
+    """Labels that tremble by 4 mm stand for the network: all frames have both hands, with their sides and numbers."""
+    predictor = untrained(tmp_path / "ck")
     pixels, known = video.joints_2d(), [image.tobytes() for image in video.images]
 
     class FromLabels:
@@ -130,7 +134,8 @@ class Labels:
         for image in images:
             frame = self.known.get(image.tobytes())
             tight = None if frame is None else np.concatenate((frame.joints_2d.min(0), frame.joints_2d.max(0)))
-            found.append([] if frame is None else [Located(np.zeros(3), frame.sequence.side, 0.9, 1.0, tight)])
+            square = None if frame is None else square_around(frame.joints_2d)
+            found.append([] if frame is None else [Located(square, frame.sequence.side, 0.9, 1.0, tight)])
         return found
 
 
@@ -143,8 +148,26 @@ def test_a_perfect_finder_meets_every_goal(tmp_path, capsys, monkeypatch):
     root = write_set(tmp_path / "set", SetConfig(sequences=1, frames=1, subjects=1, seed=3), workers=1, progress=False)
     reader = DexYCB(root, "s0", "train")
     monkeypatch.setattr(located, "open_reader", lambda data, subset: reader)
-    located.say_frames(Labels(reader), DataConfig(root=str(root)))
+    predictor, labels = untrained(tmp_path / "ck"), Labels(reader)
+    predict = predictor.predict_many
+
+    def labelled(requests):
+        frames = [labels.known[request.image.tobytes()] for request in requests]
+        return [replace(r, joints_2d=frame.joints_2d) for r, frame in zip(predict(requests), frames)]
+
+    predictor.finder, predictor.predict_many = labels, labelled
+    located.say_frames(predictor, DataConfig(root=str(root)))
     said = capsys.readouterr().out
     assert "recall, 8 test frames" in said
     assert said.count(": met") == 3
-    assert "side right, of the hands found" in said
+    assert re.search(r"recall, boxes of the model's joints, 8 hands that cover 0 % of theirs +1\.000", said)
+    assert re.search(r"side right, of the hands answered +1\.000", said)
+
+
+def test_the_share_of_a_box_that_a_hand_covers():
+    segment = np.zeros((480, 640), np.uint8)
+    segment[100:110, 200:240] = 255
+    joints = np.full((21, 2), (200, 100), np.float32)
+    joints[20] = (240, 120)
+    frame = SimpleNamespace(joints_2d=joints, segment=lambda: segment)
+    assert located.covered(frame) == pytest.approx(0.5)
