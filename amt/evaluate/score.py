@@ -125,7 +125,14 @@ def _object_figures(e: Errors, chosen: Tensor) -> dict[str, float]:
     columns = dict(zip((f"{name}_mm" for name in OBJECT), e.object_mm[chosen].unbind(1)))
     columns |= {"rotation_deg": e.object_deg[chosen], "mspd_px": e.mspd_px[chosen]}
     # NaN: an object whose symmetries nobody knows
-    return {name: float(x[x.isfinite()].mean()) for name, x in columns.items() if x.isfinite().any()}
+    figures = {name: float(x[x.isfinite()].mean()) for name, x in columns.items() if x.isfinite().any()}
+    turned = e.object_deg[chosen][e.object_deg[chosen].isfinite()]
+    if len(turned):  # found or not at all: the mean says little of either
+        figures |= {
+            "rotation_median_deg": float(turned.quantile(0.5)),
+            "rotation_below_30": float((turned < 30).double().mean()),
+        }
+    return figures
 
 
 def _contact_figures(e: Errors, chosen: Tensor) -> dict[str, float]:

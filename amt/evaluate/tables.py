@@ -29,6 +29,8 @@ ROWS = (
     ("object centre (OCE), mm", "oce_mm"),
     ("object corners (MCE), mm", "mce_mm"),
     ("object rotation, degrees", "rotation_deg"),
+    ("  median", "rotation_median_deg"),
+    ("  share below 30 degrees", "rotation_below_30"),
     ("object MSSD, mm", "mssd_mm"),
     ("object MSPD, px", "mspd_px"),
     ("contact F1, hand vertices", "contact_f1"),

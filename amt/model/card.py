@@ -10,6 +10,7 @@ ROWS = (
     ("Procrustes MPJPE, mm", "procrustes_mpjpe_mm"),
     ("absolute MPJPE, mm", "absolute_mpjpe_mm"),
     ("object ADD-S, mm", "adds_mm"),
+    ("object rotation, median, degrees", "rotation_median_deg"),
     ("contact F1, hand vertices", "contact_f1"),
 )
 HEAD = """---

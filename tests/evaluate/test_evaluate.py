@@ -52,6 +52,7 @@ def test_every_key_is_there_and_a_perfect_answer_scores_perfectly(collected, mod
         "wrist_aligned_mpjpe_mm", "coarse_wrist_aligned_mpjpe_mm", "procrustes_mpjpe_mm", "absolute_mpjpe_mm", "adds_mm",
         "contact_f1", "spread_ratio", "procrustes_f5", "wrist_aligned_auc", "procrustes_mpvpe_mm", "mce_mm", "oce_mm",
         "rotation_deg", "mssd_mm", "mspd_px", "touching_accuracy", "contact_precision", "wrist_aligned_mpjpe_p_mm",
+        "rotation_median_deg", "rotation_below_30",
     }  # fmt: skip
     assert wanted <= set(figures)
     assert {"contact_ece", "visibility_ece", "scale_ece"} <= set(figures["calibration"])
@@ -72,6 +73,8 @@ def test_every_key_is_there_and_a_perfect_answer_scores_perfectly(collected, mod
     )
     assert best["f5"] == best["procrustes_f15"] == best["recall"] == 1
     assert best["rotation_deg"] == pytest.approx(0, abs=0.1)  # float32 rotations
+    assert best["rotation_median_deg"] == pytest.approx(0, abs=0.1)
+    assert best["rotation_below_30"] == 1
     assert best["spread_ratio"] == pytest.approx(1.0)
     assert best["baseline"] == figures["baseline"]
 
@@ -332,6 +335,17 @@ def test_samples_are_read_back(evaluated):
         (folder / "samples.csv").write_text(broken)
         with pytest.raises(SamplesError, match=message):
             read_samples(folder / "samples.csv")
+
+
+def test_a_rotation_is_found_or_not_and_unknown_symmetries_do_not_count(collected):
+    samples, beliefs = collected
+    held = samples.object_valid.nonzero()[:, 0]
+    degrees = torch.full((len(samples),), 150.0, dtype=torch.float64)
+    degrees[held[0]], degrees[held[1]], degrees[held[2]] = 10, 20, float("nan")
+    turned = dataclasses.replace(samples, model=dataclasses.replace(samples.model, object_deg=degrees))
+    figures = score(turned, beliefs)
+    assert figures["rotation_median_deg"] == 150
+    assert figures["rotation_below_30"] == pytest.approx(2 / (len(held) - 1))
 
 
 class Made:
