@@ -6,7 +6,7 @@
 __version__ = "0.1.0"
 
 
-def load(checkpoint, device=None, hand=None, locator="model", mediapipe=None):
+def load(checkpoint, device=None, hand=None, locator="model", mediapipe=None, models=None):
     """The predictor of a checkpoint folder (model.safetensors and config.json); see :func:`amt.infer.load`.
 
     Args:
@@ -17,6 +17,8 @@ def load(checkpoint, device=None, hand=None, locator="model", mediapipe=None):
         locator: what finds hands where no boxes are given: "model" (the checkpoint's own or the one that
             ships), "mediapipe" or "window".
         mediapipe: the wheel of mediapipe 0.10.21, or a folder with its .tflite files.
+        models: folder of object models, such as a set's ``models``: whose look YCB names and class ids have. Without it the size
+            of such an object is known and its colours are not, so that its rotation is a guess.
 
     Raises:
         amt.errors.UserError: the checkpoint or a package that it needs is missing; one line with the remedy.
@@ -29,7 +31,7 @@ def load(checkpoint, device=None, hand=None, locator="model", mediapipe=None):
         from amt.infer.predictor import load
 
         chosen = {} if hand is None else {"hand": str(hand)}
-        return load(checkpoint, device=device, locator=locator, mediapipe=mediapipe, **chosen)
+        return load(checkpoint, device=device, locator=locator, mediapipe=mediapipe, models=models, **chosen)
     except ModuleNotFoundError as error:
         if not error.name or error.name.partition(".")[0] == "amt":
             raise

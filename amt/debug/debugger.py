@@ -22,6 +22,7 @@ DEAD_SHARE = 0.5  # of a layer's units
 LARGEST = 1e4  # absolute value of an activation; float16 ends at 65,504
 EXPLODING = 100.0  # a gradient's norm over its weights'
 LEAST_ENTROPY = 0.02  # nats: a query looks at 1.02 tokens
+FEW_QUERIES = 8  # fewer choose a token each, such as a joint's; that is no collapse
 MOST_NAMED = 5  # layers in one sentence
 
 Loss = Callable[[Prediction, Batch], Tensor]
@@ -135,7 +136,10 @@ class ModelDebugger:
         entropy = {name: float(heads.mean()) for name, heads in by_head.items()}
         value = float(loss.detach())
         faults = [*_parameter_faults(parameters), *_activation_faults(activations), *_gradient_faults(value, gradients)]
-        narrow = [f"{name} ({value:.3f} nats)" for name, value in entropy.items() if value < LEAST_ENTROPY]
+        many = {name for name, calls in entropies.items() if calls[0].shape[2] >= FEW_QUERIES}
+        narrow = [
+            f"{name} ({entropy[name]:.3f} nats)" for name in entropy if name in many and entropy[name] < LEAST_ENTROPY
+        ]
         if narrow:
             faults.append(f"attention has collapsed to one token a query: {_names(narrow)}")
         least = {name: float(heads.min()) for name, heads in by_head.items()}

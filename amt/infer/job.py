@@ -178,11 +178,22 @@ class Job:
         request = Request(picture.image, intrinsics, box, side, held, near, lens, assumed)
         request.check()
         self._say_guess(picture, camera)
+        self._say_object(request.object)
         for note in picture.notes:
             self.say(f"{picture.path}: {note}", note)
             self.notes[note] += 1
         known = None if frame is None else self._truth(frame, intrinsics, lens)
         return Question(picture, request, known, {"intrinsics_source": camera, **found})
+
+    def _say_object(self, held: HeldObject | None) -> None:
+        if held is None:
+            self.say("no object is named: hands alone are answered; --object says what is held", "no object")
+        elif held.known and held.look is None and self.predictor.model.pose_search is not None:
+            self.say(
+                f"{held.name}: nothing is known of its colours, so that its rotation is a guess; --models FOLDER holds coloured "
+                "meshes, or --object is the file of one",
+                "no look",
+            )
 
     def _camera(self, picture: Picture, frame: SetFrame | None) -> tuple[np.ndarray, Lens | None, str]:
         """K, the lens, and where they come from."""

@@ -66,8 +66,7 @@ class BackboneConfig:
         None  # "hybrid" (convolutions, then a transformer), "dinov2-small", "dinov2-base", "dinov2-large"
     )
     depth: int | None = None  # transformer blocks
-    # "hybrid" only: residual convolutions after the strided one of each of its four stages
-    residuals: list[int] = field(default_factory=lambda: list(RESIDUALS))
+    residuals: list[int] = field(default_factory=lambda: list(RESIDUALS))  # hybrid: convolutions of its 4 stages
     # DINOv2 only: "none", "auto" (the published ones with registers), a name on the Hugging Face Hub such as
     # "facebook/dinov2-small", or a folder made by save_pretrained of a DINOv2 model with registers or without
     weights: str = "none"
@@ -99,13 +98,12 @@ class ModelConfig:
     latent: int = 128
     sigma: bool = True  # sample the hand's and the object's latent in training; False: always the mean
     pose_search: bool = True  # the object's pose by comparing its points' colours with the image
-    outline: bool = True  # how far the object reaches in the crop in eight directions, by which the search places it
-    # the corners of the object's box among the keypoints: their maps learn nothing but the object's centre (docs/log.md)
-    corners: bool = False
+    outline: bool = True  # with pose_search: how far the object reaches in eight directions, which places it
+    corners: bool = False  # of the object's box among the keypoints; they learn its centre alone (docs/log.md)
     # Three parts that gained nothing where it was measured (docs/log.md, 27 November), and are off for that:
-    # the hand's local frames with a PointNet over the mesh in each. False: the 22 places keep their positions but all take the
-    # view's axes, wherever a frame is used; a hand token is a linear map of its place
-    hand_frames: bool = False
+    # hand_frames=false: the 22 places keep their positions but all take the view's axes, wherever a frame is used; a hand token
+    # is a linear map of its place
+    hand_frames: bool = False  # the hand's local frames with a PointNet over the mesh in each
     contact_tokens: bool = False  # the object's points in the frames of the hand, a token each
     refine_steps: int = 0  # of the joints by the maps where they are seen; 0: the decoded joints are the answer
     visibility: bool = True  # a logit a joint: is it seen

@@ -282,3 +282,14 @@ def test_the_page_holds_all_and_needs_no_other_file(sound, batch, loader):
     broken = replace(batch, inputs=replace(batch.inputs, image=image))
     html = page("broken", debugger.analyze_model(broken), None, debugger.find_nonfinite(broken))
     assert 'class="fault">not finite: the batch&#x27;s inputs.image' in html
+
+
+def test_few_queries_may_choose_a_token_each(sound, batch):
+    """Three queries of the coarse decoder, not a layer of tokens."""
+    block = sound.coarse_decoder.blocks[0].attention
+    with torch.no_grad():
+        block.q.weight.mul_(300)
+        block.k.weight.mul_(300)
+    report = ModelDebugger(sound).analyze_model(batch)
+    assert report.entropy["coarse_decoder.blocks.0"] < 0.02
+    assert not any("attention has collapsed" in fault for fault in report.faults)

@@ -73,6 +73,22 @@ def test_a_guessed_camera_is_said(checkpoint, picture, tmp_path, capsys):
     np.testing.assert_allclose(record["intrinsics_px"], [[160, 0, 159.5], [0, 160, 119.5], [0, 0, 1]])
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no object is named: hands alone are answered; --object says what is held"),
+        (
+            ["--object", "mug"],
+            "025_mug: nothing is known of its colours, so that its rotation is a guess; --models FOLDER",
+        ),
+    ],
+)
+def test_what_is_not_known_of_the_object_is_said(checkpoint, picture, words, said, tmp_path, capsys):
+    arguments = [str(checkpoint), str(picture), *LENS, "--box", "180,110,120", "--no-draw", *words]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert said in capsys.readouterr().err
+
+
 def test_a_video_becomes_a_video(checkpoint, photo, tmp_path, capsys):
     video = write_video(tmp_path / "clip.mp4", [np.roll(photo, 3 * i, 1) for i in range(4)])
     out = tmp_path / "out"
