@@ -49,7 +49,8 @@ demo: $(INSTALLED)
 	@echo "overlay picture   $(DEMO)/pictures/overview.png   (of amt-tiny: $(DEMO)/first-pictures/overview.png)"
 	@echo "loss curves       $(DEMO)/train/loss.png"
 
-# amt/model/assets/amt-tiny, the weights that come with the package: a night on two cores. Trained further where WEIGHTS has a run.
+# amt/model/assets/amt-tiny, the weights that come with the package: a night on two cores. An interrupted run in WEIGHTS goes on;
+# a finished one does not: train its weights further by train.finetune=amt-tiny with another train.seed, into another folder.
 WEIGHTS ?= runs/amt-tiny
 weights: $(INSTALLED)
 	$(BIN)/python -m amt.data.synthetic $(WEIGHTS)/data --independent 16000 --held-out 12 --frames 2

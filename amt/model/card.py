@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+
+from amt.hand.skeleton import SHIPPED_HAND
 
 ROWS = (
     ("wrist-aligned MPJPE, mm", "wrist_aligned_mpjpe_mm"),
@@ -11,8 +14,10 @@ ROWS = (
     ("absolute MPJPE, mm", "absolute_mpjpe_mm"),
     ("object ADD-S, mm", "adds_mm"),
     ("object rotation, median, degrees", "rotation_median_deg"),
-    ("contact F1, hand vertices", "contact_f1"),
+    ("contact F1, hand vertices (mean pose: the best constant mask)", "contact_f1"),
+    ("contact F1, object points", "object_contact_f1"),
 )
+LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")  # a name such as Apache-2.0, which the head of a card can hold
 HEAD = """---
 library_name: amt
 pipeline_tag: keypoint-detection
@@ -26,8 +31,8 @@ USE = """```python
 import amt
 
 predictor = amt.load({source})  # or amt.model.AMT.from_pretrained for the network alone
-result = predictor(image, intrinsics, side="right", object="003_cracker_box")
-result.joints  # [21, 3] metres in the camera frame: x right, y down, z forward
+hands = predictor(image, intrinsics, object="003_cracker_box")  # every hand that is found
+hands[0].joints  # [21, 3] metres in the camera frame: x right, y down, z forward
 ```"""
 
 
@@ -44,7 +49,7 @@ def model_card(
     """
     model, data, train = (record.get(name) or {} for name in ("model", "data", "train"))
     parts = [
-        HEAD + f"\n# {title}",
+        _head(record.get("license"), model.get("hand")) + f"\n# {title}",
         "AMT looks at one RGB image of a hand that holds an object, and says in metres where the hand is (21 joints and a mesh), "
         "where the object is (6-DoF), and where they touch.",
         USE.format(source=json.dumps(title, ensure_ascii=False)) if use is None else use,
@@ -62,10 +67,23 @@ def model_card(
         "## Evaluation",
         "Nobody has evaluated these weights." if metrics is None else _table(metrics),
         "## Limits and licence",
-        "One hand and one object an image; the object's shape must be known. Weights that were trained on a data set, or with "
-        "MANO, stand under its terms as well.",
+        "One hand and one object an image; the object's shape must be known. "
+        + _terms(record.get("license"), model.get("hand")),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _head(licence: Any, hand: Any) -> str:
+    """The card's first lines. MANO's terms are no licence that the hub knows: such weights have no line of it."""
+    if hand != SHIPPED_HAND or not (isinstance(licence, str) and LICENCE.fullmatch(licence)):
+        return HEAD
+    return HEAD.replace("---\n", f"---\nlicense: {licence.lower()}\n", 1)
+
+
+def _terms(licence: Any, hand: Any) -> str:
+    if not isinstance(licence, str) or not licence:
+        return "Weights that were trained on a data set, or with MANO, stand under its terms as well."
+    return f"The weights stand under {licence}" + ("." if hand == SHIPPED_HAND else ", and under MANO's terms as well.")
 
 
 def _list(**entries: Any) -> str:
@@ -79,12 +97,13 @@ def _table(metrics: dict[str, Any]) -> str:
     lines = [f"On {kind} images, split {split}, {how}, {metrics.get('frames', '?')} frames.", ""]
     lines += ["| | this model | mean pose |", "| --- | --- | --- |"]
     lines += [
-        f"| {label} | {_number(metrics[key])} | {_number(base.get(key))} |" for label, key in ROWS if key in metrics
+        f"| {label} | {number(metrics[key])} | {number(base.get(key))} |" for label, key in ROWS if key in metrics
     ]
     return "\n".join(lines)
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A figure as a table shows it: thousandths below 2, tenths above; nothing where there is none."""
     if not isinstance(value, (int, float)):
         return ""
     return f"{value:.3f}" if value < 2 else f"{value:.1f}"

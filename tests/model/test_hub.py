@@ -5,20 +5,23 @@ import shutil
 from unittest.mock import create_autospec
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 import amt
+from amt.locate import Located
 from amt.model import AMT, CheckpointError, ModelConfig, load_checkpoint, save_checkpoint
+from amt.model.card import model_card
 from amt.model.checkpoint import load_mean_pose
 from amt.model.mean_pose import MeanPose
 
 SMALL = {"refine_steps": 1, "decoder_depth": 1}
 METRICS = {
     "data": "synthetic", "split": "s1", "subset": "test", "protocol": "T", "box": "true", "frames": 96,
-    "wrist_aligned_mpjpe_mm": 41.25, "contact_f1": 0.5,
-    "baseline": {"wrist_aligned_mpjpe_mm": 63.0},
+    "wrist_aligned_mpjpe_mm": 41.25, "rotation_median_deg": 61.0, "contact_f1": 0.5, "object_contact_f1": 0.25,
+    "baseline": {"wrist_aligned_mpjpe_mm": 63.0, "contact_f1": 0.4},
 }  # fmt: skip
 
 
@@ -72,9 +75,43 @@ def test_the_card_says_what_it_is_and_how_good(trained, tmp_path):
     assert "- hand: AMT's own" in card
     assert "On synthetic images, split s1 test, protocol T, true box, 96 frames." in card
     assert "| wrist-aligned MPJPE, mm | 41.2 | 63.0 |" in card
-    assert "| contact F1, hand vertices | 0.500 |  |" in card
+    assert "| contact F1, hand vertices (mean pose: the best constant mask) | 0.500 | 0.400 |" in card
+    assert "| object rotation, median, degrees | 61.0 |  |" in card
+    assert "| contact F1, object points | 0.250 |  |" in card
+    assert "license" not in head
+    assert "stand under its terms as well" in card
     fresh = (AMT(ModelConfig(**SMALL)).save_pretrained(tmp_path / "fresh") / "README.md").read_text()
     assert "Nobody has evaluated these weights." in fresh
+
+
+def test_the_cards_example_runs(trained, tmp_path, monkeypatch):
+    class OneHand:
+        def locate_many(self, images):
+            return [[Located(np.array((160.0, 120.0, 90.0)), "left", 0.9)] for _ in images]
+
+    card = (AMT.from_pretrained(trained).save_pretrained(tmp_path / "mine") / "README.md").read_text()
+    example = card.split("```python\n")[1].split("```")[0]
+    image = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    names = {"image": image, "intrinsics": (310.0, 305.0, 158.0, 121.0)}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("amt.infer.predictor.choose_finder", lambda *_: OneHand())
+    exec(example, names)
+    assert [hand.side for hand in names["hands"]] == ["left"]
+    assert eval(example.strip().splitlines()[-1], names).shape == (21, 3)
+
+
+def test_a_licence_stands_in_the_card_where_the_record_names_one(trained, tmp_path):
+    model = AMT.from_pretrained(trained)
+    card = (model.save_pretrained(tmp_path / "mine", license="Apache-2.0") / "README.md").read_text()
+    assert "license: apache-2.0" in card.split("---")[1].splitlines()
+    assert "The weights stand under Apache-2.0." in card
+    assert "its terms" not in card
+    words = model_card("mine", {"model": {"hand": "amt"}, "license": "my own: ask me"})
+    assert "license:" not in words.split("---")[1]  # the head is YAML
+    assert "The weights stand under my own: ask me." in words
+    mano = model_card("mine", {"model": {"hand": "MANO_RIGHT.pkl"}, "license": "Apache-2.0"})
+    assert "license:" not in mano.split("---")[1]
+    assert "The weights stand under Apache-2.0, and under MANO's terms as well." in mano
 
 
 class Hub:
