@@ -58,6 +58,27 @@ def test_a_folder_of_that_name_goes_first(tmp_path, monkeypatch, model):
     assert torch.equal(AMT.from_pretrained("amt-tiny").keypoints.beside_and_trust, model.keypoints.beside_and_trust)
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_checkpoint_hides_nothing(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    if kind == "file":
+        Path("amt-tiny").touch()
+    else:
+        Path("amt-tiny").mkdir()
+        Path("amt-tiny", "predictions.jsonl").touch()
+    assert checkpoint_folder("amt-tiny") == SHIPPED["amt-tiny"]
+
+
+def test_the_packages_folder_is_known_by_any_path(tmp_path, monkeypatch):
+    folder = SHIPPED["amt-tiny"]
+    monkeypatch.chdir(folder.parent)
+    (tmp_path / "link").symlink_to(folder)
+    assert is_shipped(Path("amt-tiny"))
+    assert is_shipped(folder / ".." / "amt-tiny")
+    assert is_shipped(tmp_path / "link")
+    assert not is_shipped(tmp_path)
+
+
 def test_another_name_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert checkpoint_folder("amt-huge") == Path("amt-huge")
