@@ -26,7 +26,7 @@ from amt.hand.camera import crop_camera, project
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from amt.hand.skeleton import NUM_JOINTS
 from amt.infer.arrays import as_pictures
-from amt.infer.checks import InputError
+from amt.infer.checks import InputError, check_size
 from amt.infer.config import MAX_SPREAD
 from amt.infer.engine import Engine
 from amt.infer.finder import choose_finder
@@ -131,6 +131,8 @@ class Predictor:
         if located:
             with self.stage("locate"):
                 pictures, one_picture = as_pictures(image)
+                for picture in pictures:
+                    check_size(picture)
                 boxes = self.finder.locate_many(pictures)
                 boxes = boxes[0] if one_picture else boxes
         requests, single, alone = requests_of(image, intrinsics, boxes, side, object, distortion)
