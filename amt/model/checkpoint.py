@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from amt.errors import UserError
 from amt.files import new_folder
 from amt.model.config import ModelConfig
+from amt.model.shipped import hint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +107,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             "read, because it can run code"
         )
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder; python -m amt.train writes one")
+        raise CheckpointError(f"{folder}: no such checkpoint folder; python -m amt.train writes one{hint(folder)}")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing: a checkpoint holds {WEIGHTS} and {CONFIG}; copy both")

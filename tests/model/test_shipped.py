@@ -9,7 +9,7 @@ import torch
 import amt
 from amt.errors import UserError
 from amt.model import AMT
-from amt.model.checkpoint import CARD, CONFIG, METRICS, WEIGHTS, save_checkpoint
+from amt.model.checkpoint import CARD, CONFIG, METRICS, WEIGHTS, CheckpointError, read_record, save_checkpoint
 from amt.model.hub import LOCAL
 from amt.model.shipped import SHIPPED, checkpoint_folder, is_shipped
 
@@ -84,3 +84,19 @@ def test_another_name_is_a_folder(tmp_path, monkeypatch):
     assert checkpoint_folder("amt-huge") == Path("amt-huge")
     with pytest.raises(UserError, match="amt-huge: no such checkpoint folder"):
         amt.load("amt-huge")
+
+
+@pytest.mark.parametrize("name", ["amt-tinny", "amt_tiny", "AMT-tiny", "amt-tiny/", "./amt-tiny"])
+def test_a_name_that_is_almost_right_is_told_the_right_one(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for read in (amt.load, AMT.from_pretrained, lambda name: read_record(checkpoint_folder(name))):
+        with pytest.raises(CheckpointError, match="the package's own weights are called amt-tiny") as caught:
+            read(name)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", None, 3, b"x"])
+def test_what_is_no_name_is_one_line_that_names_the_argument(name):
+    for load, argument in ((amt.load, "checkpoint"), (AMT.from_pretrained, "source")):
+        with pytest.raises(UserError, match=rf"^{argument}: expected a folder, .*; got {name!r}$"):
+            load(name)
