@@ -67,6 +67,7 @@ class Publishable:
 
         Raises:
             CheckpointError: the files are missing, broken or cannot be had; the message says what to do.
+            ConfigError, UsageError: an override or the source cannot be; the message names it.
         """
         folder = local_folder(source, revision, "source")
         model, record = load_model(cls, folder, **overrides)
