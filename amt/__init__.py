@@ -11,7 +11,7 @@ def load(checkpoint, device=None, hand=None, locator="model", mediapipe=None, mo
 
     Args:
         checkpoint: the folder; "amt-tiny", which comes with the package; or a name on the Hugging Face Hub, "owner/model".
-        device: "cpu", "cuda" or "cuda:N"; None takes the GPU where there is one.
+        device: "cpu", "cuda" or "cuda:N"; None or "auto" takes the GPU where there is one.
         hand: path of MANO_RIGHT.pkl on this machine, for a model that was trained with MANO; None takes the path of training.
 
         locator: what finds hands where no boxes are given: "model" (the checkpoint's own or the one that
@@ -21,7 +21,8 @@ def load(checkpoint, device=None, hand=None, locator="model", mediapipe=None, mo
             of such an object is known and its colours are not, so that its rotation is a guess.
 
     Raises:
-        amt.errors.UserError: the checkpoint or a package that it needs is missing; one line with the remedy.
+        amt.errors.UserError: an argument is wrong, or the checkpoint, the device or a package is missing; one line with the
+            remedy.
     """
     from amt.errors import UserError
 

@@ -3,7 +3,7 @@
 Every variant is trained on DATA (a set in DexYCB's layout, split s1) with the demo's settings over a fixed number of steps,
 once a seed, and evaluated on people it never saw. Runs that are finished are kept in OUT and not repeated; runs are made by
 `python -m amt.train` and `python -m amt.evaluate`, two at a time with one thread each. The table, and one JSON with every
-run's figures, commit and settings, go to benchmarks/results/ablation.
+run's figures, commit and settings, go to benchmarks/results/ablation; nothing is written there where every run failed.
 """
 
 from __future__ import annotations
@@ -52,10 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=FOLDER / "ablation", help="folder of the table and the JSON")
     parser.add_argument("--steps", type=int, default=400, help="of 16 images")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side, each with one thread")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, each with one thread")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="some variants")
     parser.add_argument("override", nargs="*", help="key=value for every run, as python -m amt.train takes them")
     options = parser.parse_intermixed_args(arguments)
+    for name in ("steps", "seeds", "jobs"):
+        if getattr(options, name) < 1:
+            print(f"tools.ablation: --{name} must be at least 1; got {getattr(options, name)}", file=sys.stderr)
+            return 2
     names = options.only or list(VARIANTS)
     runs = [(name, seed) for seed in range(options.seeds) for name in names]
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -70,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
         for (name, seed), metrics in zip(runs, found)
         if metrics is not None
     ]
+    if not records:
+        print(f"tools.ablation: no run succeeded; {options.results} stays as it is", file=sys.stderr)
+        return 1
     options.results.mkdir(parents=True, exist_ok=True)
     record = {"commit": commit(), "date": now(), "steps": options.steps, "images": 16 * options.steps}
     # where the data lie changes no figure, and is nobody else's business

@@ -23,6 +23,14 @@ class InputError(UserError, ValueError):
     """Something that the user gave cannot be used; the message names it and the remedy, on one line."""
 
 
+def check_size(image: np.ndarray) -> None:
+    """Raises InputError unless a picture [H, W, ...] is large enough to show a hand."""
+    if min(image.shape[:2]) < SMALLEST_BOX:
+        raise InputError(
+            f"image: expected at least {SMALLEST_BOX:g} x {SMALLEST_BOX:g} pixels, got {list(image.shape)}"
+        )
+
+
 def check_fov(degrees: float, name: str = "fov") -> None:
     """Raises InputError unless a horizontal field of view is one that a lens without distortion can have."""
     if not SMALLEST_FOV <= degrees <= LARGEST_FOV:

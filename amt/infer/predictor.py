@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from amt.config import choose_device
 from amt.data.config import CropConfig
 from amt.data.crops import cut
 from amt.data.meshes import LOOK
@@ -26,8 +27,8 @@ from amt.hand.camera import crop_camera, project
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from amt.hand.skeleton import NUM_JOINTS
 from amt.infer.arrays import as_pictures
-from amt.infer.checks import InputError
-from amt.infer.config import MAX_SPREAD
+from amt.infer.checks import InputError, check_size
+from amt.infer.config import LOCATORS, MAX_SPREAD
 from amt.infer.engine import Engine
 from amt.infer.finder import choose_finder
 from amt.infer.hands import as_located, from_both_sides
@@ -131,6 +132,8 @@ class Predictor:
         if located:
             with self.stage("locate"):
                 pictures, one_picture = as_pictures(image)
+                for picture in pictures:
+                    check_size(picture)
                 boxes = self.finder.locate_many(pictures)
                 boxes = boxes[0] if one_picture else boxes
         requests, single, alone = requests_of(image, intrinsics, boxes, side, object, distortion)
@@ -389,7 +392,7 @@ def load(
     Args:
         folder: what ``python -m amt.train`` leaves; "amt-tiny", which comes with the package; or a name on the Hugging Face
             Hub, "owner/model".
-        device: None takes the GPU where there is one.
+        device: "cpu", "cuda" or "cuda:N"; None or "auto" takes the GPU where there is one.
         models: folder of object models for YCB names and class ids.
         batch_size: crops that go through the model at once.
         max_spread, engine, bfloat16: see :class:`Predictor`.
@@ -398,7 +401,12 @@ def load(
 
     Raises:
         CheckpointError: the folder or a file of it is missing or broken; the message names it and the remedy.
+        ConfigError: the device or an override cannot be had.
+        InputError, UsageError: the locator or the folder is no such name.
     """
+    if locator not in LOCATORS:
+        raise InputError(f"locator: expected one of {', '.join(LOCATORS)}; got {locator!r}")
+    device = choose_device("auto" if device is None else str(device), "device")
     folder = local_folder(folder)
     model, record = load_checkpoint(folder, **overrides)
     broken = next((name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()), None)
@@ -408,6 +416,5 @@ def load(
         crop_config(record)
     except ValueError as error:
         raise CheckpointError(f"{Path(folder, CONFIG)}: {error}; copy the folder again") from error
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    finder = choose_finder(locator, folder, crop_config(record).box_scale, place, mediapipe)
+    finder = choose_finder(locator, folder, crop_config(record).box_scale, device, mediapipe)
     return Predictor(model, record, device, models, batch_size, max_spread, engine, bfloat16, finder)

@@ -10,7 +10,7 @@ import numpy as np
 
 from amt.infer.arrays import as_pictures
 from amt.infer.cameras import ASSUMED_FOV, Camera, as_camera, diagonal_camera
-from amt.infer.checks import SMALLEST_BOX, InputError, check_box, check_camera
+from amt.infer.checks import InputError, check_box, check_camera, check_size
 from amt.infer.lens import Lens, as_lens
 from amt.infer.objects import HeldObject, ObjectLike
 
@@ -36,10 +36,7 @@ class Request:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             got = f"{image.dtype} {list(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
             raise InputError(f"image: expected a uint8 array [H, W, 3] (RGB), got {got}")
-        if min(image.shape[:2]) < SMALLEST_BOX:
-            raise InputError(
-                f"image: expected at least {SMALLEST_BOX:g} x {SMALLEST_BOX:g} pixels, got {list(image.shape)}"
-            )
+        check_size(image)
         check_camera(self.intrinsics, *image.shape[:2])
         for name in ("box", "near"):
             if getattr(self, name) is not None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from amt.errors import UserError
 from amt.files import new_folder
-from amt.model.config import ModelConfig
+from amt.model.config import ConfigError, ModelConfig
+from amt.model.shipped import hint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +107,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             "read, because it can run code"
         )
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder; python -m amt.train writes one")
+        raise CheckpointError(f"{folder}: no such checkpoint folder; python -m amt.train writes one{hint(folder)}")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing: a checkpoint holds {WEIGHTS} and {CONFIG}; copy both")
@@ -142,6 +143,7 @@ def load_model(
 
     Raises:
         CheckpointError: the folder or one of its files is missing, broken, or does not belong to the other.
+        ConfigError: an override cannot be, or is one that the weights do not fit; the message names it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -150,6 +152,9 @@ def load_model(
     try:
         config = ModelConfig.from_dict({**record["model"], **overrides})
     except (ValueError, KeyError, TypeError) as error:
+        wrong = _blamed(overrides, lambda given: _is_configuration({**record["model"], **given}))
+        if wrong:
+            raise ConfigError(f"{wrong}: {error}") from error
         raise CheckpointError(f"{folder / CONFIG} is not a configuration of this version: {error}") from error
     # its own weights come from the checkpoint: looking for pretrained ones would only warn or fail
     config.backbone.weights, config.backbone.require_pretrained = "none", False
@@ -162,12 +167,53 @@ def load_model(
             f"({model.mano.digest}); name the hand of the training, or train anew"
         )
     try:
-        state = load_file(folder / WEIGHTS)
-        model.load_state_dict(own_weights(state))
+        state = own_weights(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{folder / WEIGHTS} cannot be loaded: {reason}; copy the folder again") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        hand = {"hand": config.hand}
+        wrong = _blamed(overrides, lambda given: _fits(build, {**record["model"], **hand, **given}, state))
+        if wrong:
+            raise ConfigError(
+                f"{wrong}: the weights in {folder} do not fit it; leave it out, or change parts by fine-tuning: python -m "
+                "amt.train with train.finetune"
+            ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder / WEIGHTS} cannot be loaded: {reason}; copy the folder again") from error
     return model.eval(), record
+
+
+def _blamed(overrides: Mapping[str, Any], works: Callable[[Mapping[str, Any]], bool]) -> str:
+    """The overrides without which a checkpoint ``works``, as "name=value, ..."; "" where it does not work without any."""
+    if not overrides or not works({}):
+        return ""
+    alone = {name: value for name, value in overrides.items() if not works({name: value})}
+    return ", ".join(f"{name}={value!r}" for name, value in (alone or overrides).items())
+
+
+def _is_configuration(values: dict[str, Any]) -> bool:
+    try:
+        ModelConfig.from_dict(values)
+    except (ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def _fits(build: Callable[[ModelConfig], Module], values: dict[str, Any], state: Mapping[str, Tensor]) -> bool:
+    """Has the model of a configuration tensors of these names and shapes? Takes no memory for them."""
+    import torch
+
+    if not _is_configuration(values):
+        return False
+    config = ModelConfig.from_dict(values)
+    config.backbone.weights, config.backbone.require_pretrained = "none", False
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*starts at random")
+        own = build(config).state_dict()
+    return {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in state.items()}
 
 
 def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -136,7 +136,8 @@ class ModelConfig:
 
     def _check(self):
         counts = self.backbone.residuals
-        if len(counts) != len(RESIDUALS) or not all(isinstance(n, int) and n >= 0 for n in counts):
+        whole = isinstance(counts, (list, tuple)) and all(isinstance(n, int) and n >= 0 for n in counts)
+        if not whole or len(counts) != len(RESIDUALS):
             raise ConfigError(
                 f"model.backbone.residuals must be {len(RESIDUALS)} whole numbers, at least 0, such as {list(RESIDUALS)}; "
                 f"got {counts}"

@@ -67,8 +67,9 @@ class Publishable:
 
         Raises:
             CheckpointError: the files are missing, broken or cannot be had; the message says what to do.
+            ConfigError, UsageError: an override or the source cannot be; the message names it.
         """
-        folder = local_folder(source, revision)
+        folder = local_folder(source, revision, "source")
         model, record = load_model(cls, folder, **overrides)
         others = {key: value for key, value in record.items() if key not in ("model", HAND)}
         model.origin = Origin(others, load_mean_pose(folder), _metrics(folder), load_locator(folder))
@@ -124,13 +125,14 @@ class Publishable:
         return save_checkpoint(folder, self, origin.mean_pose, texts, None, origin.locator, **record)
 
 
-def local_folder(source: str | Path, revision: str | None = None) -> Path:
+def local_folder(source: str | Path, revision: str | None = None, argument: str = "checkpoint") -> Path:
     """The folder of a checkpoint: ``source`` itself, the package's own of that name, or where the hub's files were downloaded to.
 
     Raises:
         CheckpointError: there is no such folder, and no such name can be had from the hub.
+        UsageError: ``source`` is neither text nor a path, or empty; the message calls it ``argument``.
     """
-    folder = checkpoint_folder(source)
+    folder = checkpoint_folder(source, argument)
     if folder.exists() or not HUB_NAME.fullmatch(str(source)):
         return folder  # what reads it says what is wrong with it
     from huggingface_hub import snapshot_download

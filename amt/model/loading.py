@@ -16,5 +16,6 @@ def load_checkpoint(folder: str | Path, **overrides: Any) -> tuple[AMT, dict[str
 
     Raises:
         CheckpointError: the folder or one of its files is missing, broken, or does not belong to the other.
+        ConfigError: an override cannot be, or is one that the weights do not fit; the message names it.
     """
     return load_model(AMT, folder, **overrides)

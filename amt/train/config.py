@@ -329,8 +329,8 @@ def identity(values: dict[str, Any]) -> dict[str, Any]:
     """What makes a run another than any other: its configuration as plain values by key, without :data:`MAY_DIFFER`."""
     flat = {key: value for key, value in _flat(values).items() if key not in MAY_DIFFER}
     for key in (*PATHS, START_FROM):
-        if key == START_FROM and not Path(flat.get(key) or "").expanduser().is_dir():
-            continue  # a name on the hub
+        if key == START_FROM and not Path(flat.get(key) or "", "config.json").expanduser().is_file():
+            continue  # a name of the package's or on the hub
         if flat.get(key) is not None and (key, flat[key]) != ("model.hand", SHIPPED_HAND):
             flat[key] = str(Path(flat[key]).expanduser().resolve())
     return flat

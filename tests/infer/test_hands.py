@@ -9,6 +9,7 @@ import torch
 from infer_files import write_image
 
 from amt.infer.__main__ import main
+from amt.infer.checks import InputError
 from amt.infer.finder import choose_finder
 from amt.infer.hands import HandsTracker
 from amt.infer.predictor import Request, load
@@ -95,6 +96,18 @@ def test_the_side_of_a_followed_hand_settles(seeing, photo, monkeypatch):
 def test_no_hand_is_an_empty_answer(seeing, photo):
     seeing.finder = Fixed([])
     assert seeing(photo, K) == []
+
+
+@pytest.mark.parametrize("shape", [(0, 0, 3), (0, 640, 3), (480, 0, 3), (7, 640, 3)])
+@pytest.mark.parametrize("kind", [np.array, lambda a: [a], torch.from_numpy], ids=["array", "list", "tensor"])
+def test_a_picture_that_shows_nothing_is_the_same_error_with_and_without_boxes(seeing, shape, kind):
+    seeing.finder = ModelLocator(shipped_locator())
+    image, told = kind(np.zeros(shape, np.uint8)), []
+    for boxes in (None, [(1, 1, 9)]):
+        with pytest.raises(InputError, match="image: expected at least 8 x 8 pixels, got") as caught:
+            seeing(image, boxes=boxes if boxes is None or not isinstance(image, list) else [boxes])
+        told.append(str(caught.value))
+    assert told[0] == told[1]
 
 
 def test_a_video_keeps_numbers_and_smooths(seeing, photo):

@@ -61,6 +61,25 @@ def test_a_run_that_fails_is_named_and_its_exit_status_kept(tmp_path, capsys):
     assert "nothing" in (ablation._folder(tmp_path, "without sigma", 0) / "log.txt").read_text()
 
 
+def test_where_no_run_succeeds_earlier_results_stay(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ablation, "trained", lambda *_: None)
+    results = tmp_path / "r"
+    results.mkdir()
+    (results / "ablation.md").write_text("earlier")
+    arguments = ["data", "--out", str(tmp_path), "--results", str(results), "--only", "as it ships"]
+    assert ablation.main(arguments) == 1
+    assert f"tools.ablation: no run succeeded; {results} stays as it is" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in results.iterdir()} == {"ablation.md": "earlier"}
+
+
+@pytest.mark.parametrize("name", ["jobs", "seeds", "steps"])
+def test_a_count_below_1_is_one_line(tmp_path, capsys, name):
+    arguments = ["data", "--out", str(tmp_path), "--results", str(tmp_path / "r"), f"--{name}", "0"]
+    assert ablation.main(arguments) == 2
+    assert capsys.readouterr().err == f"tools.ablation: --{name} must be at least 1; got 0\n"
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize("name", list(ablation.VARIANTS))
 def test_every_variant_is_a_configuration(name):
     settings = compose(PROGRAM, ["experiment=demo", *ablation.VARIANTS[name]])

@@ -64,6 +64,14 @@ def test_a_run_begins_with_the_weights(checkpoint, make_small, small_loader, mon
     assert differences(now, identity({"train": {"finetune": None}})) == f"train.finetune is None, was {checkpoint}"
 
 
+def test_a_folder_of_output_does_not_make_it_another_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = {"train": {"finetune": "amt-tiny"}}
+    before = identity(named)
+    (tmp_path / "amt-tiny").mkdir()  # such as train.output
+    assert differences(before, identity(named)) == ""
+
+
 def test_another_hand_takes_all_but_its_vertices_and_betas(checkpoint, mano, caplog):
     caplog.set_level("INFO")
     saved = load_checkpoint(checkpoint)[0].state_dict()
