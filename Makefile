@@ -36,7 +36,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m amt.infer amt-tiny $(FIRST) --out $(DEMO)/first-pictures
 	@echo "2/5 rendering a data set in DexYCB's layout into $(DEMO)/data (a second run reuses it)"
 	$(BIN)/python -m amt.data.synthetic $(DEMO)/data $(SCENES)
-	@echo "3/5 training the tiny model, five minutes"
+	@echo "3/5 training the tiny model, six minutes"
 	$(BIN)/python -m amt.train experiment=demo data.root=$(DEMO)/data train.output=$(DEMO)/train train.checkpoint=$(DEMO)/checkpoint
 	@echo "4/5 predicting from the .jpg files of people it never saw"
 	$(BIN)/python -m amt.infer $(DEMO)/checkpoint $(UNSEEN) --out $(DEMO)/pictures

@@ -3,10 +3,11 @@
 A hand is looked for where it was in the frame before, moved on as it moved. A square that follows the model's joints alone
 drifts, for their error grows with the square's. How far the finder's square lies from the joints' one is therefore kept until
 the finder's next word, and added. The finder looks at the whole picture in the first frames of a hand, in every fourth frame,
-and in any frame in which no hand is followed or one is lost. A hand that it sees is there, however unsure the model is of its
-joints; in the other frames the model's word decides. What the finder sees belongs to the track that lies there, else to a
-lost one of that side, which so keeps its number, else to a new track. Its word on the side is summed up over time, and the
-model's while it is in doubt (:mod:`amt.locate.sides`): a single doubtful picture does not change a hand's side.
+after a square has jumped, which it then replaces, and in any frame in which no hand is followed or one is lost. A hand that it
+sees is there, however unsure the model is of its joints; in the other frames the model's word decides. What the finder sees
+belongs to the track that lies there, else to a lost one of that side, which so keeps its number, else to a new track. Its word
+on the side is summed up over time, and the model's while it is in doubt (:mod:`amt.locate.sides`): a single doubtful picture
+does not change a hand's side.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from amt.infer.locate import next_box
+from amt.infer.locate import moved, next_box
 from amt.locate import Finder, Located
 from amt.locate.sides import in_doubt
 
@@ -26,6 +27,9 @@ KEPT = 30  # frames for which a lost hand's number is kept
 NEAR = 0.5  # of the larger square's side: squares whose middles are nearer are of one hand
 GONE_ASTRAY = 0.35  # a followed square that is farther from the found one (of its side) is replaced
 NEW_OFFSET = 0.5  # share of the finder's last word in how far its square lies from the joints'
+UNSTEADY = (
+    0.2  # a square that moves or grows by more than this share of its side is checked by the finder in the next frame
+)
 MOST_ODDS = 3.0  # of one picture's word on the side, nats
 LARGEST_OFFSET = 0.7  # in the units of Track.offset
 LARGEST_ODDS = 12.0  # of the sum
@@ -46,6 +50,7 @@ class Track:
     located: np.ndarray | None = None  # px, float64 [3]: the finder's square in this frame
     seen: int = 0  # frames in which it was found
     lost: int = 0  # frames since it was found; 0: followed
+    unsteady: bool = False  # its square has just jumped: a wrong one makes joints that ask for a worse one
 
     @property
     def confirmed(self) -> bool:
@@ -78,7 +83,8 @@ class HandTracks:
             track.located = None
         young = any(track.seen < YOUNG for track in self.tracks)
         lost = any(track.lost for track in self.tracks)
-        self._located = not self.tracks or young or lost or self._frame % EVERY == 0
+        unsteady = any(track.unsteady for track in self.tracks)
+        self._located = not self.tracks or young or lost or unsteady or self._frame % EVERY == 0
         if self._located:
             self._assign(self.finder.locate(image))
         return [track for track in self.tracks if not track.lost]
@@ -106,9 +112,10 @@ class HandTracks:
             track.lost = max(track.lost, 1)
             return
         box = _corrected(track, next_box(joints, height, width, self.scale))
+        track.unsteady = moved(track.box, box) > UNSTEADY
         if track.seen:
-            moved = box[:2] - (track.box[:2] - track.velocity)
-            track.velocity = np.clip(0.5 * track.velocity + 0.5 * moved, -box[2] / 4, box[2] / 4)
+            step = box[:2] - (track.box[:2] - track.velocity)
+            track.velocity = np.clip(0.5 * track.velocity + 0.5 * step, -box[2] / 4, box[2] / 4)
         track.seen, track.lost = track.seen + 1, 0
         track.box = np.array([*np.clip(box[:2] + track.velocity, 0, (width - 1, height - 1)), box[2]])
 
@@ -136,7 +143,7 @@ class HandTracks:
             else:
                 free.remove(track)
                 away = np.abs(track.box - hand.box).max() > GONE_ASTRAY * hand.box[2]
-                if track.lost or away:
+                if track.lost or track.unsteady or away:
                     track.box, track.velocity, track.lost = hand.box.copy(), np.zeros(2), 0
             track.odds, track.located = self._odds(track, hand), hand.box
 

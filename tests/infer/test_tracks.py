@@ -166,6 +166,27 @@ def test_a_square_does_not_drift_with_the_error_of_the_joints():
         assert np.abs(track.box - (200, 200, 90)).max() < 9
 
 
+def test_a_square_that_jumps_is_replaced_by_the_finders_in_the_next_frame():
+    """A wrong square makes joints that ask for a worse one: nobody waits for the finder's turn."""
+    world, tracks = two_hands()
+    world.hands.pop("b")
+    for _ in range(YOUNG + 1):
+        world.frame(tracks)
+    looks, (track,) = world.looks, tracks.tracks
+    see = world._see
+    world._see = lambda box: Seen(200 + 1.4 * (see(box).joints_2d - 200), True)
+    world.frame(tracks)
+    assert track.unsteady
+    assert track.box[2] > 110
+    assert world.looks == looks
+    world._see = see
+    asked = []
+    follow(tracks, IMAGE, lambda of: asked.extend(t.box.copy() for t in of) or world.predict(of))
+    assert world.looks == looks + 1
+    np.testing.assert_allclose(asked, [(200, 200, 90)])
+    assert not track.unsteady
+
+
 def test_what_the_model_does_not_confirm_is_no_hand():
     """The finder sees a hand where the model sees none: no answer, and no number is used up for long."""
     world, tracks = two_hands()
