@@ -319,7 +319,7 @@ class Predictor:
             right=torch.tensor([r.side == "right" for r in requests]),
             object_class=torch.tensor([r.object.class_id for r in requests]),
             object_points=torch.from_numpy(np.stack([r.object.points for r in requests])),
-            object_look=torch.from_numpy(np.stack([_look(r.object) for r in requests])),
+            object_look=_looks([r.object for r in requests]),
         )
         return inputs, rotations
 
@@ -330,8 +330,12 @@ class Predictor:
         return {"right": right, "left": np.ascontiguousarray(right[:, ::-1])}
 
 
-def _look(held: HeldObject) -> np.ndarray:
-    return np.zeros((len(held.points), LOOK), np.float32) if held.look is None else held.look
+def _looks(held: Sequence[HeldObject]) -> torch.Tensor | None:
+    """[B, P, 7]; None where no object's look is known: the model then leaves out the pose search, which would find nothing."""
+    if all(one.look is None for one in held):
+        return None
+    unknown = np.zeros((len(held[0].points), LOOK), np.float32)
+    return torch.from_numpy(np.stack([unknown if one.look is None else one.look for one in held]))
 
 
 def no_clock(stage: str) -> AbstractContextManager:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from amt.infer.engine import Engine
+from amt.infer.objects import HeldObject
 from amt.infer.predictor import Predictor
-from amt.infer.traced import MOST_SIZES, Tracer
+from amt.infer.traced import MOST_KINDS, Tracer
 
 K = np.array([[310.0, 0, 158.0], [0, 305.0, 121.0], [0, 0, 1]])
 BOXES = [(120.0, 110, 100), (180.0, 120, 130)]
@@ -41,7 +43,7 @@ def same(ours, theirs) -> None:
 def test_nothing_of_the_first_crops_is_frozen_in(predictor, traced, photo):
     """Traced with one crop, then asked about other pictures, boxes, sides, cameras and objects."""
     traced(photo, K, BOXES[0])
-    assert isinstance(traced.engine._forward._traces[1], type(lambda: None))
+    assert isinstance(traced.engine._forward._traces[1, True], type(lambda: None))
     other = np.ascontiguousarray(photo[::-1, ::-1])
     for side in ("right", "left"):
         for held in (None, "006_mustard_bottle", (0.1, 0.05, 0.2)):
@@ -50,11 +52,31 @@ def test_nothing_of_the_first_crops_is_frozen_in(predictor, traced, photo):
                 same(traced(*arguments), predictor(*arguments))
 
 
+def test_an_object_whose_look_is_known_has_a_trace_with_the_pose_search(predictor, photo, monkeypatch):
+    assert predictor.model.pose_search is not None
+    searched, search = [], predictor.model.pose_search.forward
+    monkeypatch.setattr(predictor.model.pose_search, "forward", lambda *a: searched.append(1) or search(*a))
+    own = Predictor(predictor.model, predictor.record, "cpu", max_spread=1, engine="trace")
+    points = np.random.default_rng(0).normal(0, 0.03, (predictor.num_points, 3)).astype(np.float32)
+    normals = points / np.linalg.norm(points, axis=1, keepdims=True)
+    look = np.concatenate((normals, np.full((len(points), 4), 0.5)), 1).astype(np.float32)
+    held = HeldObject(0, "made", points, look)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        own(photo, K, BOXES[0])
+        assert not searched
+        own(photo, K, BOXES[0], "right", held)
+    assert searched
+    assert set(own.engine._forward._traces) == {(1, True), (1, False)}
+    arguments = (photo, K, BOXES[1], "left", held)
+    same(own(*arguments), predictor(*arguments))
+
+
 def test_each_size_of_batch_has_its_trace(predictor, traced, photo):
     for boxes in (BOXES, BOXES[:1], BOXES[::-1]):
         for ours, theirs in zip(traced(photo, K, boxes), predictor(photo, K, boxes)):
             same(ours, theirs)
-    assert set(traced.engine._forward._traces) == {1, 2}
+    assert set(traced.engine._forward._traces) == {(1, True), (2, True)}
 
 
 class Model:
@@ -87,11 +109,11 @@ def test_tracing_begins_when_it_pays(stand_in, make_batch):
     with torch.inference_mode():
         for k in range(6):
             tracer(make_batch(2, seed=k).inputs)
-            assert (2 in tracer._traces) == (k >= 3)
-        for size in range(3, 3 + 2 * MOST_SIZES):
+            assert ((2, False) in tracer._traces) == (k >= 3)
+        for size in range(3, 3 + 2 * MOST_KINDS):
             for _ in range(5):
                 tracer(make_batch(size).inputs)
-    assert len(tracer._traces) == MOST_SIZES
+    assert len(tracer._traces) == MOST_KINDS
     before = tracer.model.inner.calls
     with torch.inference_mode():
         tracer(make_batch(2).inputs)
@@ -105,7 +127,7 @@ def test_a_trace_that_answers_otherwise_is_not_used(stand_in, make_batch):
             tracer(inputs)
         expected = tracer.model(inputs)
         assert torch.equal(tracer(inputs).image, expected.image)
-    assert tracer._traces == {1: None}
+    assert tracer._traces == {(1, False): None}
 
 
 def test_a_network_that_cannot_be_traced_goes_on_without(make_batch):
