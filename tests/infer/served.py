@@ -35,7 +35,7 @@ class Stub:
         self.go.set()
         mesh = SimpleNamespace(faces=SimpleNamespace(cpu=lambda: SimpleNamespace(numpy=lambda: result.faces)))
         mesh.v_template = result.vertices
-        self.model = SimpleNamespace(mano=mesh, config=SimpleNamespace(hand="amt"))
+        self.model = SimpleNamespace(mano=mesh, config=SimpleNamespace(hand="amt"), pose_search=None)
 
     def predict_many(self, requests: Sequence) -> list[Result]:
         assert self.go.wait(60)

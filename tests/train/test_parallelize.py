@@ -116,7 +116,7 @@ def test_compiled_blocks_are_the_same_blocks(make_small, small_loader, monkeypat
             {"blocks": "fast"},
             r"train\.blocks must be one of auto, stock, fused, fused_gelu, fused_tanh, fused_cutlass; got 'fast'",
         ),
-        ({"precision": "half"}, r"train\.precision must be one of float32, bf16, fp8, te, torchao; got 'half'"),
+        ({"precision": "half"}, r"train\.precision must be one of auto, float32, bf16, fp8, te, torchao; got 'half'"),
         ({"checkpointing": "some"}, r"train\.checkpointing must be none, selective or full; got 'some'"),
         ({"ema": 1.0}, r"train\.ema must be at least 0 and below 1; got 1\.0"),
         ({"layer_decay": 0.0}, r"train\.layer_decay must be above 0 and at most 1; got 0\.0"),
