@@ -16,7 +16,7 @@ import torch
 
 from amt.data.crops import square_around
 from amt.data.letterbox import boxes_in_picture, letterbox
-from amt.locate.second_look import verify
+from amt.locate.second_look import LOOKED_AT, verify
 from amt.locate.sides import log_odds
 from amt.model.checkpoint import load_locator, read_record
 from amt.model.lean import bfloat16_is_slow, lean
@@ -96,7 +96,11 @@ class ModelLocator:
         small = [letterbox(image, config.width, config.height) for image in images]
         pictures = torch.from_numpy(np.stack([picture for picture, _ in small])).to(self.device).permute(0, 3, 1, 2)
         verifier, least = self.running.verifier, config.threshold if self.threshold is None else self.threshold
-        found = self.running.find(pictures, least if verifier is None and not self.always else min(least, PROPOSED))
+        if verifier is not None or self.always:
+            least_seen = min(least, PROPOSED if self.always else LOOKED_AT)
+        else:
+            least_seen = least
+        found = self.running.find(pictures, least_seen)
         boxes = [boxes_in_picture([hand.box for hand in hands], scale) for hands, (_, scale) in zip(found, small)]
         if verifier is None:
             located = [[h._replace(box=tuple(b)) for h, b in zip(*picture)] for picture in zip(found, boxes)]

@@ -10,7 +10,7 @@ Objectness and side are apart: where the side is doubtful, a hand is found all t
 objectness above :attr:`LocatorConfig.threshold`, which training calibrates on validation frames.
 
 A locator of two stages has a :class:`amt.model.verifier.Verifier` as well. What the first stage proposes above
-:data:`PROPOSED` is looked at again in crops of the full picture (:mod:`amt.locate.second_look`); the threshold is then of the
+:data:`amt.locate.second_look.LOOKED_AT` is looked at again in crops of the full picture; the threshold is then of the
 verifier's probability, and the side and the box are its own.
 """
 
@@ -28,7 +28,7 @@ from amt.model.verifier import Verifier
 
 STRIDE = 8
 MOST_HANDS = 8  # in a picture
-PROPOSED = 0.05  # least objectness of what a verifier looks at
+PROPOSED = 0.05  # least objectness of what a verifier learns from, and looks at where every picture shows a hand
 SAME_HAND = 0.3  # boxes that overlap more are one hand
 NEAR = 0.6  # and so are boxes whose middles are nearer than this share of the smaller one's longer side
 
