@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from amt.infer.predictor import Predictor, Request
 
 LOCATED = "located"  # Result.box_source
+OTHER = {"right": "left", "left": "right"}
 
 
 def predict_hands(predictor: Predictor, requests: Sequence[Request], side: str | None = None) -> list[list[Result]]:
@@ -55,19 +56,17 @@ def from_both_sides(predictor: Predictor, asked: Sequence[tuple[Request, float |
     Args:
         asked: requests, and the odds of a right hand (nats); None where the side is known.
     """
-    doubtful = [odds is not None and in_doubt(odds) for _, odds in asked]
-    looks = [(("right", "left") if both else (request.side,)) for (request, _), both in zip(asked, doubtful)]
-    every = [replace(request, side=side) for (request, _), sides in zip(asked, looks) for side in sides]
-    results = iter(predictor.predict_many(every))
-    answers = []
-    for (_, odds), both in zip(asked, doubtful):
-        first = next(results)
-        if not both:
-            answers.append((first, 0.0))
-            continue
-        other = next(results)
-        said = word(first.doubt, other.doubt)
-        answers.append((first if odds + said >= 0 else other, said))
+    doubtful = [k for k, (_, odds) in enumerate(asked) if odds is not None and in_doubt(odds)]
+    own = predictor.predict_many([request for request, _ in asked])
+    answers = [(result, 0.0) for result in own]
+    # apart from the first looks, so that the sizes of batches stay those of the hands: each size has a trace of its own
+    others = (
+        predictor.predict_many([replace(asked[k][0], side=OTHER[own[k].side]) for k in doubtful]) if doubtful else []
+    )
+    for k, other in zip(doubtful, others):
+        sides = {own[k].side: own[k], other.side: other}
+        said = word(sides["right"].doubt, sides["left"].doubt)
+        answers[k] = sides["right" if asked[k][1] + said >= 0 else "left"], said
     return answers
 
 

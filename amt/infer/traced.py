@@ -20,6 +20,7 @@ from amt.model.outputs import Prediction
 LARGEST = 20_000_000  # parameters of a model that engine=auto traces; a trace holds the weights a second time
 PATIENCE = 30  # batches of one size after which engine=auto traces: a run of a few pictures would not gain two seconds
 MOST_KINDS = 4  # of batches that are traced: of one size, with or without the look of an object
+COMMON = 0.25  # least share of the batches that are of a kind which engine=auto traces: a trace keeps some 50 MB
 TRIED = ("poses.",)  # what is not compared: of poses with like scores, rounding decides which is tried next
 TOLERANCE = 1e-4  # between the network's answers and its trace's, absolute and relative
 
@@ -27,7 +28,7 @@ TOLERANCE = 1e-4  # between the network's answers and its trace's, absolute and 
 class Tracer:
     """Runs a model on crops; by a trace from the ``patience``-th batch of a kind on. Thread-safe.
 
-    While one thread traces, others go on without. A trace whose answer is not the network's is not used, and that is warned of.
+    With patience, rare kinds have no trace. While one thread traces, others go on without. A trace whose answer is not the network's is not used, and that is warned of.
     """
 
     def __init__(self, model: AMT, patience: int = 0):
@@ -39,12 +40,13 @@ class Tracer:
     def __call__(self, inputs: Inputs) -> Prediction:
         """The prediction. Call it in inference mode."""
         kind = inputs.batch_size, inputs.object_look is None
+        self._seen[kind] += 1
         trace = self._traces.get(kind)
         if trace is not None:
             return trace(inputs)
-        self._seen[kind] += 1
         wanted = kind not in self._traces and len(self._traces) < MOST_KINDS and self._seen[kind] > self.patience
-        if wanted and self._lock.acquire(blocking=False):
+        common = not self.patience or self._seen[kind] >= COMMON * self._seen.total()
+        if wanted and common and self._lock.acquire(blocking=False):
             try:
                 self._traces[kind], prediction = self._trace(inputs)
                 return prediction

@@ -110,14 +110,22 @@ def test_tracing_begins_when_it_pays(stand_in, make_batch):
         for k in range(6):
             tracer(make_batch(2, seed=k).inputs)
             assert ((2, False) in tracer._traces) == (k >= 3)
-        for size in range(3, 3 + 2 * MOST_KINDS):
-            for _ in range(5):
-                tracer(make_batch(size).inputs)
-    assert len(tracer._traces) == MOST_KINDS
     before = tracer.model.inner.calls
     with torch.inference_mode():
         tracer(make_batch(2).inputs)
     assert tracer.model.inner.calls == before
+
+
+def test_there_are_few_traces_and_rare_sizes_have_none(stand_in, make_batch):
+    """Each keeps the weights a second time."""
+    eager, patient = Tracer(stand_in()), Tracer(stand_in(), patience=3)
+    with torch.inference_mode():
+        for size in range(1, 3 + MOST_KINDS):
+            eager(make_batch(size).inputs)
+        for k in range(60):
+            patient(make_batch(1 if k % 6 == 5 else 2).inputs)
+    assert len(eager._traces) == MOST_KINDS
+    assert set(patient._traces) == {(2, False)}
 
 
 def test_a_trace_that_answers_otherwise_is_not_used(stand_in, make_batch):
