@@ -28,7 +28,8 @@ TOLERANCE = 1e-4  # between the network's answers and its trace's, absolute and 
 class Tracer:
     """Runs a model on crops; by a trace from the ``patience``-th batch of a kind on. Thread-safe.
 
-    With patience, rare kinds have no trace. While one thread traces, others go on without. A trace whose answer is not the network's is not used, and that is warned of.
+    With patience, rare kinds have no trace. While one thread traces, others go on without. A trace whose answer is not the
+    network's is not used, and that is warned of.
     """
 
     def __init__(self, model: AMT, patience: int = 0):
