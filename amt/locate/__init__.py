@@ -96,11 +96,8 @@ class ModelLocator:
         small = [letterbox(image, config.width, config.height) for image in images]
         pictures = torch.from_numpy(np.stack([picture for picture, _ in small])).to(self.device).permute(0, 3, 1, 2)
         verifier, least = self.running.verifier, config.threshold if self.threshold is None else self.threshold
-        if verifier is not None or self.always:
-            least_seen = min(least, PROPOSED if self.always else LOOKED_AT)
-        else:
-            least_seen = least
-        found = self.running.find(pictures, least_seen)
+        proposed = PROPOSED if self.always else LOOKED_AT
+        found = self.running.find(pictures, least if verifier is None and not self.always else min(least, proposed))
         boxes = [boxes_in_picture([hand.box for hand in hands], scale) for hands, (_, scale) in zip(found, small)]
         if verifier is None:
             located = [[h._replace(box=tuple(b)) for h, b in zip(*picture)] for picture in zip(found, boxes)]

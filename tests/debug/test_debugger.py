@@ -185,11 +185,15 @@ def _amplify(maps):
     return True
 
 
-def test_collapsed_attention_is_named(sound, batch):
-    block = sound.fusion.blocks[0].attention
+def sharpen(attention):
+    """Each query looks at one token."""
     with torch.no_grad():
-        block.q.weight.mul_(300)
-        block.k.weight.mul_(300)
+        attention.q.weight.mul_(300)
+        attention.k.weight.mul_(300)
+
+
+def test_collapsed_attention_is_named(sound, batch):
+    sharpen(sound.fusion.blocks[0].attention)
     faults = ModelDebugger(sound).analyze_model(batch).faults
     assert any("attention has collapsed to one token a query: fusion.blocks.0" in fault for fault in faults)
 
@@ -286,10 +290,7 @@ def test_the_page_holds_all_and_needs_no_other_file(sound, batch, loader):
 
 def test_few_queries_may_choose_a_token_each(sound, batch):
     """Three queries of the coarse decoder, not a layer of tokens."""
-    block = sound.coarse_decoder.blocks[0].attention
-    with torch.no_grad():
-        block.q.weight.mul_(300)
-        block.k.weight.mul_(300)
+    sharpen(sound.coarse_decoder.blocks[0].attention)
     report = ModelDebugger(sound).analyze_model(batch)
     assert report.entropy["coarse_decoder.blocks.0"] < 0.02
     assert not any("attention has collapsed" in fault for fault in report.faults)

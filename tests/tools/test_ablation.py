@@ -5,6 +5,7 @@ import json
 import pytest
 
 from amt.config import compose
+from amt.model import ModelConfig
 from amt.train.config import PROGRAM
 from tools import ablation
 
@@ -82,5 +83,7 @@ def test_a_count_below_1_is_one_line(tmp_path, capsys, name):
 
 @pytest.mark.parametrize("name", list(ablation.VARIANTS))
 def test_every_variant_is_a_configuration(name):
-    settings = compose(PROGRAM, ["experiment=demo", *ablation.VARIANTS[name]])
+    settings = compose(PROGRAM, ["experiment=ablation", *ablation.VARIANTS[name]])
     assert settings["train"].steps > 0
+    own = ModelConfig() == settings["model"]
+    assert own == (name in ("as it ships", "with diversity loss"))  # each other one changes the model

@@ -1,0 +1,89 @@
+"""Crops of the boxes that a locator finds, and the side of a hand where the locator is in doubt."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from amt.evaluate.boxes import LocatedBatches, nearest, overlap
+
+
+class Made:
+    """A locator that finds each hand a little beside its true box, and one more elsewhere; none in pictures of ``lost``."""
+
+    def __init__(self, boxes, lost, odds=9.0):
+        self.boxes, self.lost, self.odds = boxes, lost, odds
+
+    def locate(self, image):
+        number = int(image[0, 0, 0])
+        if number in self.lost:
+            return [SimpleNamespace(box=(5.0, 5.0, 10.0), side="left", odds=-9.0)]
+        x, y, side = self.boxes[number]
+        return [
+            SimpleNamespace(box=(600.0, 20.0, 30.0), side="left", odds=-9.0),
+            SimpleNamespace(box=(x + 4, y, side), side="right", odds=self.odds),
+        ]
+
+
+class Sided(torch.nn.Linear):
+    """A model whose maps are narrower for left hands in the crops whose first pixel is 1, for right ones in others."""
+
+    def __init__(self):
+        super().__init__(1, 1)
+        self.asked = 0
+
+    def forward(self, inputs):
+        self.asked += len(inputs.image)
+        left = inputs.image[:, 0, 0, 0] == 1
+        doubt = torch.where(inputs.right == left, 2.0, 1.0)
+        return SimpleNamespace(keypoints=SimpleNamespace(doubt=lambda count: doubt))
+
+
+def test_located_crops_are_cut_from_the_full_picture(make_batch):
+    batch = make_batch(3, seed=4)
+    k = batch.inputs.frame_intrinsics[0].numpy()
+
+    def frame_at(index):
+        rows = np.broadcast_to(np.arange(480, dtype=np.uint8)[:, None, None], (480, 640, 3)).copy()
+        rows[0, 0] = index
+        return SimpleNamespace(image=lambda: rows, intrinsics=k)
+
+    locator, model = Made(batch.inputs.box.tolist(), {1}), Sided()
+    found = LocatedBatches([batch], SimpleNamespace(frame_at=frame_at), locator, model)
+    (moved,) = list(found)
+    assert model.asked == 0
+    assert found.missed == {1}
+    torch.testing.assert_close(moved.inputs.box[0] - batch.inputs.box[0], torch.tensor([4.0, 0, 0]))
+    torch.testing.assert_close(moved.inputs.box[1], batch.inputs.box[1])
+    assert torch.equal(moved.inputs.image[1], batch.inputs.image[1])
+    assert not torch.equal(moved.inputs.image[0], batch.inputs.image[0])
+    # The pixel in the middle of the crop shows the row of the picture at the box's centre.
+    middle = float(moved.inputs.image[0, 0, 55:57, 55].float().mean())
+    assert middle == pytest.approx(float(batch.inputs.box[0, 1]) % 256, abs=1.5)
+    # The same ray lies at the same place: K of the crop belongs to the new box.
+    shift = moved.inputs.intrinsics[0, 0, 2] - batch.inputs.intrinsics[0, 0, 2]
+    assert float(shift) == pytest.approx(-4 * 112 / float(batch.inputs.box[0, 2]), abs=1e-2)
+
+
+@pytest.mark.parametrize(("odds", "answer"), [(0.5, [True, False, True]), (9.0, [True, True, True])])
+def test_the_model_decides_on_sides_in_doubt(make_batch, monkeypatch, odds, answer):
+    batch = make_batch(3, seed=4)
+    k, numbers = batch.inputs.frame_intrinsics[0].numpy(), iter((0, 1, 2))
+    monkeypatch.setattr("amt.evaluate.boxes.cut", lambda *_: np.full((112, 112, 3), next(numbers), np.uint8))
+
+    def frame_at(index):
+        return SimpleNamespace(image=lambda: np.full((480, 640, 3), index, np.uint8), intrinsics=k)
+
+    locator, model = Made(batch.inputs.box.tolist(), (), odds), Sided()
+    (asked,) = LocatedBatches([batch], SimpleNamespace(frame_at=frame_at), locator, model)
+    assert asked.inputs.right.tolist() == answer
+    assert model.asked == (6 if odds < 1 else 0)
+
+
+def test_the_overlap_of_squares():
+    a = np.array((10.0, 10, 4))
+    assert overlap(a, a) == 1
+    assert overlap(a, np.array((12.0, 10, 4))) == pytest.approx(8 / 24)
+    assert overlap(a, np.array((19.0, 10, 4))) == 0
+    assert nearest([], a) is None
