@@ -82,6 +82,7 @@ class AugmentConfig:
     turn: float = 30.0  # degrees: in-plane rotation of the camera, either way; 180 for any
     zoom: float = 0.15  # log2-ish: side of the box times 2 ** uniform(-zoom, zoom)
     shift: float = 0.08  # of the box's side, along x and y
+    loose: float = 0.0  # share of samples in a square as a locator errs: shift 0.3, zoom 0.6; asks for crop.margin 2.4
     brightness: float = 0.35  # gain 2 ** uniform(-b, b) on all channels
     contrast: float = 0.25
     gamma: float = 0.25
@@ -97,7 +98,7 @@ class AugmentConfig:
     backgrounds: str | None = None  # folder of pictures for that, or photographs (scikit-image's); None: made ones
 
     def __post_init__(self):
-        for name in ("blur", "erase", "grey", "occlude", "background"):
+        for name in ("loose", "blur", "erase", "grey", "occlude", "background"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"data.augment.{name} is a share, 0-1; got {getattr(self, name)}")
         for name in ("turn", "zoom", "shift", "brightness", "contrast", "gamma", "tint", "hue", "noise", "perspective"):

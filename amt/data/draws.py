@@ -22,9 +22,10 @@ _COLUMNS = {  # uniform numbers in [0, 1) a sample; new ones go to the end, so t
     "angle": 1, "zoom": 1, "shift": 2, "tilt": 2,
     "brightness": 1, "gamma": 1, "contrast": 1, "tint": 3, "hue": 1,
     "blur": 2, "noise": 1, "erase": 8, "grey": 1,
-    "occlude": 13, "background": 2,
+    "occlude": 13, "background": 2, "loose": 1,
 }  # fmt: skip
 _SLICES = dict(zip(_COLUMNS, np.split(np.arange(sum(_COLUMNS.values())), np.cumsum([*_COLUMNS.values()])[:-1])))
+LOOSE_SHIFT, LOOSE_ZOOM = 0.3, 0.6  # in place of a configuration's, for samples in a loose square
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -94,10 +95,12 @@ def draw(
     share = {name: u[:, columns] for name, columns in _SLICES.items()}
     both = {name: 2 * values - 1 for name, values in share.items()}  # in [-1, 1)
     angle, tilt = np.radians(config.turn) * both["angle"][:, 0], np.radians(config.perspective) * both["tilt"]
+    loose = share["loose"] < config.loose
+    shift, zoom = np.where(loose, LOOSE_SHIFT, config.shift), np.where(loose, LOOSE_ZOOM, config.zoom)
     view = View(
         rotation=torch.from_numpy(_rotation(angle, tilt)),
-        shift=torch.from_numpy(config.shift * both["shift"]),
-        zoom=torch.from_numpy(2 ** (config.zoom * both["zoom"][:, 0])),
+        shift=torch.from_numpy(shift * both["shift"]),
+        zoom=torch.from_numpy(2 ** (zoom * both["zoom"])[:, 0]),
     )
     blur, erase, occlude, background = (share[name] for name in ("blur", "erase", "occlude", "background"))
 
