@@ -10,13 +10,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from amt.data.config import CropConfig
 from amt.data.crops import cut
 from amt.data.reader import Reader
 from amt.hand.batch import Batch, Inputs
-from amt.hand.camera import crop_camera
+from amt.hand.camera import crop_camera, project
 from amt.hand.skeleton import NUM_JOINTS
 from amt.locate import open_locator
 from amt.locate.sides import in_doubt, word
+from amt.locate.squares import SETTLED, moved, next_box
 from amt.model import AMT
 
 NEAREST = 0.25  # a found square whose overlap over union with the true one is less has found something else
@@ -55,16 +57,29 @@ class LocatedBatches:
     """Batches whose crops are cut again, from the full pictures, in the squares that a locator finds.
 
     Of the hands that it finds in a picture, the one counts whose square lies nearest to the labelled hand's. Where none
-    overlaps it, the hand is missed: its crop stays the true one, and its index goes into :attr:`missed`. A side in doubt is the
-    one that the model is surer of (:mod:`amt.locate.sides`), as in :mod:`amt.infer`.
+    overlaps it, the hand is missed: its crop stays the true one, and its index goes into :attr:`missed`. As in :mod:`amt.infer`,
+    a side in doubt is the one that the model is surer of, and a square that its joints do not fit is replaced by theirs.
 
     Args:
         model: in evaluation mode.
+        box_scale: see :func:`find_locator`.
     """
 
-    def __init__(self, batches: Iterable[Batch], reader: Reader, locator: Locator, model: AMT):
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        reader: Reader,
+        locator: Locator,
+        model: AMT,
+        box_scale: float = CropConfig.box_scale,
+    ):
         self.batches, self.reader, self.locator, self.model = batches, reader, locator, model
+        self.box_scale = box_scale
         self.missed: set[int] = set()
+
+    def of(self, batches: Iterable[Batch]) -> LocatedBatches:
+        """The same of other batches."""
+        return LocatedBatches(batches, self.reader, self.locator, self.model, self.box_scale)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -73,22 +88,20 @@ class LocatedBatches:
         for batch in self.batches:
             inputs = batch.inputs.map(torch.clone)
             doubtful: dict[int, float] = {}  # odds of a right hand by row
+            pictures: dict[int, np.ndarray] = {}  # by row, where a hand was found
             for row, index in enumerate(batch.index.tolist()):
-                frame = self.reader.frame_at(index)
-                image = frame.image()
+                image = self.reader.frame_at(index).image()
                 found = nearest(self.locator.locate(image), inputs.box[row].numpy())
                 if found is None:
                     self.missed.add(index)
                     continue
-                box, size = np.asarray(found.box, np.float64), inputs.image.shape[-1]
-                intrinsics, warp = crop_camera(frame.intrinsics.astype(np.float64), box, size)
-                inputs.image[row] = torch.from_numpy(cut(image, warp.numpy(), size)).permute(2, 0, 1)
-                inputs.intrinsics[row] = intrinsics.float()
-                inputs.box[row] = torch.from_numpy(box).float()
+                pictures[row] = image
+                _cut_again(inputs, row, image, np.asarray(found.box, np.float64))
                 inputs.right[row] = found.side == "right"
                 if in_doubt(found.odds):
                     doubtful[row] = found.odds
             self._ask(inputs, doubtful)
+            self._settle(inputs, pictures)
             yield replace(batch, inputs=inputs)
 
     @torch.no_grad()
@@ -104,6 +117,28 @@ class LocatedBatches:
         ]
         for row, as_right, as_left in zip(rows, *doubts):
             inputs.right[row] = doubtful[row] + word(as_right, as_left) >= 0
+
+    @torch.no_grad()
+    def _settle(self, inputs: Inputs, pictures: dict[int, np.ndarray]) -> None:
+        """Cuts these rows again, in place, where the model's joints ask for another square."""
+        if not pictures:
+            return
+        rows, device = list(pictures), next(self.model.parameters()).device
+        seen = self.model(inputs[rows].to(device)).joints.cpu()
+        pixels = project(seen, inputs.frame_intrinsics[rows]).numpy()
+        for row, joints in zip(rows, pixels):
+            square = next_box(joints, *pictures[row].shape[:2], self.box_scale)
+            if np.isfinite(joints).all() and moved(inputs.box[row].double().numpy(), square) >= SETTLED:
+                _cut_again(inputs, row, pictures[row], square)
+
+
+def _cut_again(inputs: Inputs, row: int, image: np.ndarray, box: np.ndarray) -> None:
+    """Puts the crop of a square (cx, cy, side; px of ``image``) in place of a row's."""
+    size = inputs.image.shape[-1]
+    of_crop, warp = crop_camera(inputs.frame_intrinsics[row].double().numpy(), box, size)
+    inputs.image[row] = torch.from_numpy(cut(image, warp.numpy(), size)).permute(2, 0, 1)
+    inputs.intrinsics[row] = of_crop.float()
+    inputs.box[row] = torch.from_numpy(box).float()
 
 
 def nearest(found: Sequence[Found], true: np.ndarray) -> Found | None:

@@ -76,7 +76,9 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     batches = (
         test
         if chosen.box == "truth"
-        else LocatedBatches(test, reader, find_locator(checkpoint, data.crop.box_scale, device), model)
+        else LocatedBatches(
+            test, reader, find_locator(checkpoint, data.crop.box_scale, device), model, data.crop.box_scale
+        )
     )
     mean_pose = load_mean_pose(checkpoint)
     if mean_pose is None:

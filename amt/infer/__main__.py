@@ -40,6 +40,7 @@ def _main(arguments: list[str]) -> int:
     from amt.config import choose_device, set_threads
     from amt.infer.engine import out_of_memory
     from amt.kernels import BackendUnavailable, use
+    from amt.model.config import AUTO
 
     set_threads(command.settings["infer"].threads)
     device = choose_device(options.device, "--device")
@@ -62,7 +63,8 @@ def _main(arguments: list[str]) -> int:
                 from amt.infer.benchmark import benchmark
 
                 infer = command.settings["infer"]
-                benchmark(job, source, options.batch, infer.precision, _mediapipe(infer.mediapipe))
+                precision = "float32" if infer.precision == AUTO else infer.precision
+                benchmark(job, source, options.batch, precision, _mediapipe(infer.mediapipe))
                 return 0
             if not options.live:
                 return _run(job, source)
@@ -81,14 +83,19 @@ def _main(arguments: list[str]) -> int:
 
 def job_of(command: Command, checkpoint: str | Path, device, locator: str | None = None) -> Job:
     """The settings of a run with one checkpoint; ``locator`` stands over that of the command line."""
+    import torch
+
     from amt.infer.job import Job
     from amt.infer.output import OutputFolder
     from amt.infer.predictor import load
+    from amt.model.config import AUTO
     from amt.model.fp8 import use_precision
     from amt.model.fused_blocks import use_blocks
     from amt.model.lean import bfloat16_is_slow
 
     options, infer = command.options, command.settings["infer"]
+    device = torch.device(device)
+    narrow = infer.precision == AUTO and device.type == "cpu" and not bfloat16_is_slow(device)
     predictor = load(
         checkpoint,
         device,
@@ -97,11 +104,13 @@ def job_of(command: Command, checkpoint: str | Path, device, locator: str | None
         max_spread=infer.max_spread,
         engine=infer.engine,
         bfloat16=infer.precision == "bf16",
+        narrow=narrow,
         locator=locator or options.locator or infer.locator,
         mediapipe=infer.mediapipe,
         **({} if command.hand is None else {"hand": command.hand}),
     )
-    products = use_precision(predictor.model, "infer.precision", infer.precision, training=False)
+    precision = "float32" if infer.precision == AUTO else infer.precision
+    products = use_precision(predictor.model, "infer.precision", precision, training=False)
     if products:
         print(f"infer.precision={infer.precision}: {products}", file=sys.stderr)
     blocks = use_blocks(predictor.model, infer.blocks)

@@ -124,7 +124,7 @@ def benchmark(
     say(
         SCOPE.format(
             engine=f"engine {predictor.engine.name}",
-            precision=precision,
+            precision="convolutions in bfloat16, all else in float32" if predictor.engine.narrow else precision,
             threads=torch.get_num_threads(),
             device=predictor.device,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amt.config import Program
-from amt.model.config import BLOCKS, PRECISIONS, ConfigError
+from amt.model.config import AUTO, BLOCKS, PRECISIONS, ConfigError
 
 MAX_SPREAD = 0.08  # amt.infer.locate says how it was measured
 
@@ -23,8 +23,8 @@ class InferConfig:
     smooth: bool = True  # whether hands that a locator finds in a video are smoothed over its frames
     fit: bool = False  # whether the exported MANO parameters are fitted to the refined joints
     threads: int = 0  # CPU threads; 0 leaves PyTorch's choice, less one for the other stages in a video that is drawn
-    # te and torchao: FP8 by these packages
-    precision: str = "float32"  # bf16: autocast; fp8: e4m3 products in the blocks' QKV and MLPs, emulated if need be
+    # auto: convolutions in bfloat16 on a CPU that has it, all else in float32; te and torchao: FP8 by these packages
+    precision: str = AUTO  # bf16: autocast; fp8: e4m3 products in the blocks' QKV and MLPs, emulated if need be
     # auto: a small model on a CPU is traced in a long run; trace: at once; compile: torch.compile, in batches of fixed size
     engine: str = "auto"
     blocks: str = "auto"  # of a block: stock, fused, fused_gelu, fused_tanh, fused_cutlass; auto: by the card's table
@@ -34,8 +34,10 @@ class InferConfig:
             raise ConfigError(f"infer.blocks must be one of {', '.join(BLOCKS)}; got {self.blocks!r}")
         if not 0 < self.max_spread <= 1:
             raise ConfigError(f"infer.max_spread must be above 0 and at most 1; got {self.max_spread}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"infer.precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        if self.precision not in (AUTO, *PRECISIONS):
+            raise ConfigError(
+                f"infer.precision must be one of {', '.join((AUTO, *PRECISIONS))}; got {self.precision!r}"
+            )
         if self.locator not in LOCATORS:
             raise ConfigError(f"infer.locator must be one of {', '.join(LOCATORS)}; got {self.locator!r}")
         if self.engine not in ENGINES:

@@ -13,6 +13,7 @@ from amt.infer.checks import InputError
 from amt.infer.config import ENGINES
 from amt.infer.traced import LARGEST, PATIENCE, Tracer
 from amt.model.amt import AMT
+from amt.model.lean import with_narrow_convolutions
 from amt.model.outputs import Prediction
 
 
@@ -26,16 +27,24 @@ class Engine:
             in float32, a small model is traced from the 31st batch of a size on, anything else is eager; "compile":
             ``torch.compile`` for batches of two sizes, 1 and ``batch_size``, whose first batch takes some minutes.
         bfloat16: run under autocast; coordinates stay float32.
+        narrow: the convolutions compute in bfloat16 (:func:`amt.model.lean.with_narrow_convolutions`).
         batch_size: crops at once, at most. What does not fit into memory is tried once in halves.
     """
 
     def __init__(
-        self, model: AMT, device: torch.device, name: str = "eager", bfloat16: bool = False, batch_size: int = 16
+        self,
+        model: AMT,
+        device: torch.device,
+        name: str = "eager",
+        bfloat16: bool = False,
+        batch_size: int = 16,
+        narrow: bool = False,
     ):
         if name not in ENGINES:
             raise InputError(f"engine: expected one of {', '.join(ENGINES)}; got {name!r}")
         self.model, self.device, self.name, self.bfloat16, self.batch_size = model, device, name, bfloat16, batch_size
-        self.halved = False
+        self.halved, self.narrow = False, narrow
+        model = with_narrow_convolutions(model) if narrow else model
         self._forward: Callable[[Inputs], Prediction] = model
         if name == "auto":
             gains = device.type == "cpu" and not bfloat16 and sum(p.numel() for p in model.parameters()) <= LARGEST

@@ -14,6 +14,7 @@ from amt.infer.smooth import HandFilter
 from amt.infer.tracks import HandTracks, Track, follow
 from amt.locate import Finder
 from amt.locate.sides import in_doubt, word
+from amt.locate.squares import SETTLED, moved, next_box
 
 if TYPE_CHECKING:
     from amt.infer.predictor import Predictor, Request
@@ -39,15 +40,32 @@ def predict_hands(predictor: Predictor, requests: Sequence[Request], side: str |
             (replace(request, box=hand.box, near=None, side=side or hand.side), None if side else hand.odds)
             for hand in next(found)
         ]
-        if wanted
-        else [(request, None)]
         for request, wanted in zip(requests, looked_for)
+        if wanted
     ]
-    results = iter(from_both_sides(predictor, [one for of_picture in asked for one in of_picture]))
-    return [
-        [as_located(next(results)[0]) if wanted else next(results)[0] for _ in of_picture]
-        for of_picture, wanted in zip(asked, looked_for)
-    ]
+    located = iter(located_hands(predictor, [one for of_picture in asked for one in of_picture]))
+    hands = iter([[next(located) for _ in of_picture] for of_picture in asked])
+    given = iter(predictor.predict_many([r for r, wanted in zip(requests, looked_for) if not wanted]))
+    return [next(hands) if wanted else [next(given)] for wanted in looked_for]
+
+
+def located_hands(predictor: Predictor, asked: Sequence[tuple[Request, float | None]]) -> list[Result]:
+    """The hands in squares that a finder gave: looked at a second time where their joints ask for another square.
+
+    Args:
+        asked: requests with the finder's squares, and the odds of a right hand (nats); None where the side is known.
+    """
+    results = [as_located(result) for result, _ in from_both_sides(predictor, asked)]
+    squares = {}
+    for k, ((request, _), result) in enumerate(zip(asked, results)):
+        square = next_box(result.joints_2d, *request.image.shape[:2], predictor.box_scale)
+        if result.hand_found and moved(request.box, square) >= SETTLED:
+            squares[k] = square
+    again = [replace(asked[k][0], box=square, side=results[k].side) for k, square in squares.items()]
+    for k, result in zip(squares, predictor.predict_many(again)):
+        if np.isfinite(result.joints).all():
+            results[k] = as_located(result)
+    return results
 
 
 def from_both_sides(predictor: Predictor, asked: Sequence[tuple[Request, float | None]]) -> list[tuple[Result, float]]:

@@ -31,14 +31,15 @@ from amt.infer.checks import InputError, check_size
 from amt.infer.config import LOCATORS, MAX_SPREAD
 from amt.infer.engine import Engine
 from amt.infer.finder import choose_finder
-from amt.infer.hands import as_located, from_both_sides
+from amt.infer.hands import located_hands
 from amt.infer.lens import cut_through, project_through
-from amt.infer.locate import FOLLOWED, ROUNDS, SEARCHED, SETTLED, moved, next_box, spread, windows
+from amt.infer.locate import FOLLOWED, ROUNDS, SEARCHED, spread, windows
 from amt.infer.objects import HeldObject, ObjectLike, resolve_object
 from amt.infer.request import Request, requests_of
 from amt.infer.result import Result
 from amt.infer.uncertainty import joint_sigmas
 from amt.locate import Finder
+from amt.locate.squares import SETTLED, moved, next_box
 from amt.model.amt import AMT
 from amt.model.checkpoint import CONFIG, WEIGHTS, CheckpointError
 from amt.model.hub import local_folder
@@ -57,7 +58,7 @@ class Predictor:
         batch_size: crops that go through the model at once.
         max_spread: share of the crop that a joint's keypoint map may cover; above it no hand is found, above three quarters
             of it in a search (``amt.infer.locate``). 1 finds one everywhere.
-        engine, bfloat16: how the network is run (:class:`amt.infer.engine.Engine`).
+        engine, bfloat16, narrow: how the network is run (:class:`amt.infer.engine.Engine`).
         finder: finds hands in whole pictures; None searches one hand by windows.
 
     Thread-safe: threads may call one predictor at once, and get what one thread gets.
@@ -74,6 +75,7 @@ class Predictor:
         engine: str = "eager",
         bfloat16: bool = False,
         finder: Finder | None = None,
+        narrow: bool = False,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -81,7 +83,7 @@ class Predictor:
             raise ValueError(f"max_spread: expected a share above 0, got {max_spread}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
-        self.engine = Engine(self.model, self.device, engine, bfloat16, batch_size)
+        self.engine = Engine(self.model, self.device, engine, bfloat16, batch_size, narrow)
         self.record, self.models, self.max_spread, self.finder = record or {}, models, max_spread, finder
         self.stage: Callable[[str], AbstractContextManager] = no_clock  # a benchmark puts a clock here
         trained = crop_config(self.record)
@@ -141,7 +143,7 @@ class Predictor:
         if located:
             hands = boxes if one_picture else [hand for of_image in boxes for hand in of_image]
             odds = [hand.odds if side is None else None for hand in hands]
-            found = iter([as_located(result) for result, _ in from_both_sides(self, list(zip(flat, odds)))])
+            found = iter(located_hands(self, list(zip(flat, odds))))
         else:
             found = iter(self.predict_many(flat))
         answers = [[next(found) for _ in of_image] for of_image in requests]
@@ -387,6 +389,7 @@ def load(
     max_spread: float = MAX_SPREAD,
     engine: str = "eager",
     bfloat16: bool = False,
+    narrow: bool = False,
     locator: str = "model",
     mediapipe: str | Path | None = None,
     **overrides: Any,
@@ -399,7 +402,7 @@ def load(
         device: "cpu", "cuda" or "cuda:N"; None or "auto" takes the GPU where there is one.
         models: folder of object models for YCB names and class ids.
         batch_size: crops that go through the model at once.
-        max_spread, engine, bfloat16: see :class:`Predictor`.
+        max_spread, engine, bfloat16, narrow: see :class:`Predictor`.
         locator, mediapipe: what finds hands (:func:`amt.infer.finder.choose_finder`).
         overrides: model settings that replace the saved ones, such as ``hand=PATH`` of MANO_RIGHT.pkl on this machine.
 
@@ -421,4 +424,4 @@ def load(
     except ValueError as error:
         raise CheckpointError(f"{Path(folder, CONFIG)}: {error}; copy the folder again") from error
     finder = choose_finder(locator, folder, crop_config(record).box_scale, device, mediapipe)
-    return Predictor(model, record, device, models, batch_size, max_spread, engine, bfloat16, finder)
+    return Predictor(model, record, device, models, batch_size, max_spread, engine, bfloat16, finder, narrow)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from amt.data.crops import centred_square
-from amt.infer.locate import next_box
 from amt.infer.predictor import Predictor, Request
 from amt.infer.result import Result
+from amt.locate.squares import next_box
 
 LONGEST_WAIT = 16  # frames between two searches of a video without a hand
 

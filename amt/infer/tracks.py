@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from amt.infer.locate import moved, next_box
 from amt.locate import Finder, Located
 from amt.locate.sides import in_doubt
+from amt.locate.squares import moved, next_box
 
 EVERY = 4  # frames between two looks at the whole picture
 YOUNG = 4  # frames at a track's beginning, in each of which the whole picture is looked at

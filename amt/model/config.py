@@ -9,6 +9,7 @@ from amt.errors import UserError
 from amt.hand.skeleton import SHIPPED_HAND
 
 HEAD_DIM = 64  # what the attention kernels take
+AUTO = "auto"  # a setting that is found when a program starts
 PRECISIONS = ("float32", "bf16", "fp8", "te", "torchao")  # of training and inference
 # how a block is computed: amt.kernels.block.choice
 BLOCKS = ("auto", "stock", "fused", "fused_gelu", "fused_tanh", "fused_cutlass")

@@ -1,6 +1,7 @@
 """A convolutional network as it is run, not trained: batch norms folded into the convolutions, bfloat16 where a CPU has it.
 
-The locator's two networks are run so in pictures and videos. Evaluation and calibration take them as they were trained.
+The locator's two networks are run so in pictures and videos, and AMT's convolutions with ``infer.precision=auto``. Evaluation and
+calibration take them as they were trained.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from amt.model.conv import Residual
 
 _HAS_BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16")  # flags in /proc/cpuinfo of x86 and Arm
 
@@ -36,6 +39,41 @@ def lean(network: Network, bfloat16: bool = False) -> Network:
         if isinstance(module, nn.Conv2d):
             module.to(torch.bfloat16 if bfloat16 else torch.float32, memory_format=torch.channels_last)
     return network
+
+
+class Narrow(nn.Module):
+    """Convolutions that compute in bfloat16 between float32 modules."""
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.to(torch.bfloat16)).to(x.dtype)
+
+
+def with_narrow_convolutions(network: Network) -> Network:
+    """A network in evaluation mode whose stacks of convolutions compute in bfloat16; all other modules keep their tensors' dtype.
+
+    Parameters outside the stacks are those of ``network`` itself, not copies.
+    """
+    tensors = (*network.parameters(), *network.buffers())
+    network = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
+    for owner in list(network.modules()):
+        for name, child in list(owner.named_children()):
+            if _is_stack(child) and not _is_stack(owner):
+                owner.add_module(name, Narrow(lean(child, bfloat16=True)))
+    return network
+
+
+def _is_stack(module: nn.Module) -> bool:
+    """Whether a module is made of :func:`amt.model.conv.convolution` and residuals of it alone."""
+    leaves = [m for m in module.modules() if not len(list(m.children()))]
+    return (
+        isinstance(module, (nn.Sequential, Residual))
+        and all(isinstance(m, (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)) for m in leaves)
+        and any(isinstance(m, nn.Conv2d) for m in leaves)
+    )
 
 
 def bfloat16_is_slow(device: torch.device) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from amt.config import PATHS, START_FROM, KernelsConfig, Program, check_crop_size
 from amt.data.config import DataConfig
 from amt.hand.skeleton import SHIPPED_HAND
-from amt.model.config import BLOCKS, HYBRID_PATCH, PRECISIONS, ConfigError, ModelConfig
+from amt.model.config import AUTO, BLOCKS, HYBRID_PATCH, PRECISIONS, ConfigError, ModelConfig
 from amt.train.locator_config import LocatorTraining
 
 MAY_DIFFER = {  # between a run and its continuation, because it does not change what is learned
@@ -45,7 +45,6 @@ MAY_DIFFER = {  # between a run and its continuation, because it does not change
 
 
 LOGGERS = ("auto", "none", "tensorboard", "wandb", "trackio")
-AUTO = "auto"  # train.batch_size and train.precision before they are found
 SEEDS = 2**43  # a step's seed, a million times as large, still fits 64 bits
 ROTATIONS = ("geodesic", "matrix")
 CONTACT_FORMS = ("balanced", "focal")

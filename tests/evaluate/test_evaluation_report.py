@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -203,13 +204,19 @@ def test_calibrated_beliefs_lie_on_the_dashed_line():
         assert float(circle["cy"]) == pytest.approx(y1 + share * (y2 - y1), abs=0.1)
 
 
-def test_the_command_writes_the_page(evaluated, monkeypatch, tmp_path):
+@pytest.mark.parametrize("box", ["truth", "located"])
+def test_the_command_writes_the_page(evaluated, monkeypatch, tmp_path, box):
     model, batches, *_ = evaluated
     folder = save_checkpoint(tmp_path / "checkpoint", model, MeanPose.of(batches))
     monkeypatch.setattr("amt.evaluate.report.looks.FEW", 1)  # pictures take most of the time
     monkeypatch.setattr("amt.evaluate.run.make_loader", lambda *_, **__: batches)
     monkeypatch.setattr("amt.evaluate.run.open_reader", lambda *_: reader_with_pictures())
-    assert main([str(folder), "evaluate.device=cpu", f"evaluate.report={tmp_path}/deep/page.html"]) == 0
+    squares = torch.cat([batch.inputs.box for batch in batches]).double().numpy()
+    hands = [SimpleNamespace(box=square, side="right", odds=9.0) for square in squares]
+    locator = SimpleNamespace(locate=lambda image: hands)
+    monkeypatch.setattr("amt.evaluate.run.find_locator", lambda *_: locator)
+    words = [str(folder), "evaluate.device=cpu", f"evaluate.box={box}"]
+    assert main([*words, f"evaluate.report={tmp_path}/deep/page.html"]) == 0
     assert "In three dimensions" in (tmp_path / "deep" / "page.html").read_text()
     assert (
         main([str(folder), "evaluate.device=cpu", f"evaluate.output={tmp_path}/x/m.json", "evaluate.report=off"]) == 0

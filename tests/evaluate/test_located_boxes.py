@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from amt.evaluate.boxes import LocatedBatches, nearest, overlap
+from amt.hand.camera import crop_camera
 
 
 class Made:
@@ -27,17 +28,21 @@ class Made:
 
 
 class Sided(torch.nn.Linear):
-    """A model whose maps are narrower for left hands in the crops whose first pixel is 1, for right ones in others."""
+    """A model whose maps are narrower for left hands in the crops whose first pixel is 1, for right ones in others.
 
-    def __init__(self):
+    Its joints [B, 21, 3] (m) are these, or unknown.
+    """
+
+    def __init__(self, joints=None):
         super().__init__(1, 1)
-        self.asked = 0
+        self.asked, self.joints = 0, joints
 
     def forward(self, inputs):
         self.asked += len(inputs.image)
         left = inputs.image[:, 0, 0, 0] == 1
         doubt = torch.where(inputs.right == left, 2.0, 1.0)
-        return SimpleNamespace(keypoints=SimpleNamespace(doubt=lambda count: doubt))
+        joints = torch.full((len(left), 21, 3), float("nan")) if self.joints is None else self.joints
+        return SimpleNamespace(keypoints=SimpleNamespace(doubt=lambda count: doubt), joints=joints)
 
 
 def test_located_crops_are_cut_from_the_full_picture(make_batch):
@@ -52,7 +57,7 @@ def test_located_crops_are_cut_from_the_full_picture(make_batch):
     locator, model = Made(batch.inputs.box.tolist(), {1}), Sided()
     found = LocatedBatches([batch], SimpleNamespace(frame_at=frame_at), locator, model)
     (moved,) = list(found)
-    assert model.asked == 0
+    assert model.asked == 2  # no side is in doubt: once for the square of each hand that was found
     assert found.missed == {1}
     torch.testing.assert_close(moved.inputs.box[0] - batch.inputs.box[0], torch.tensor([4.0, 0, 0]))
     torch.testing.assert_close(moved.inputs.box[1], batch.inputs.box[1])
@@ -78,7 +83,30 @@ def test_the_model_decides_on_sides_in_doubt(make_batch, monkeypatch, odds, answ
     locator, model = Made(batch.inputs.box.tolist(), (), odds), Sided()
     (asked,) = LocatedBatches([batch], SimpleNamespace(frame_at=frame_at), locator, model)
     assert asked.inputs.right.tolist() == answer
-    assert model.asked == (6 if odds < 1 else 0)
+    assert model.asked == (9 if odds < 1 else 3)
+
+
+def test_a_square_that_the_joints_do_not_fit_is_replaced_by_theirs(make_batch):
+    batch = make_batch(2, seed=4)
+    k = batch.inputs.frame_intrinsics[0].numpy()
+    picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    picture[0, 0] = 0
+    reader = SimpleNamespace(frame_at=lambda index: SimpleNamespace(image=lambda: picture, intrinsics=k))
+    found = np.array((320.0, 240.0, 150.0))
+    # the first hand lies to the right of its square and is larger, the second one fills its square
+    wide = np.array([[(360 + 120 * dx, 240 + 100 * dy) for dx, dy in ((-0.5, -0.5), (0.5, 0.5))]]).repeat(11, 1)[:, :21]
+    tight = (wide - (360, 240)) * 100 / 120 + (320, 240)
+    pixels = np.concatenate((wide, tight))
+    rays = np.concatenate((pixels, np.ones((2, 21, 1))), 2) @ np.linalg.inv(k.astype(np.float64)).T
+    model = Sided(torch.from_numpy(rays * 0.6).float())
+    locator = SimpleNamespace(locate=lambda image: [SimpleNamespace(box=found, side="right", odds=9.0)])
+    batch.inputs.box[:] = torch.from_numpy(found)
+    (settled,) = LocatedBatches([batch], reader, locator, model)
+    torch.testing.assert_close(settled.inputs.box[0], torch.tensor((360.0, 240.0, 180.0)), atol=1e-2, rtol=0)
+    torch.testing.assert_close(settled.inputs.box[1], torch.from_numpy(found).float())
+    again, _ = crop_camera(k.astype(np.float64), np.array((360.0, 240, 180)), settled.inputs.image.shape[-1])
+    torch.testing.assert_close(settled.inputs.intrinsics[0], again.float(), atol=1e-2, rtol=1e-4)
+    assert not torch.equal(settled.inputs.image[0], settled.inputs.image[1])
 
 
 def test_the_overlap_of_squares():

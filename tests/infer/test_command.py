@@ -149,7 +149,10 @@ def test_an_input_that_cannot_be_used_costs_one_line(checkpoint, bad, name, tmp_
         ([*LENS, "--models", "/nowhere"], "--models /nowhere: no such folder"),
         ([*LENS, "--video", "0"], "--video: expected a rate above 0"),
         ([*LENS, "infer.max_spread=2"], "infer.max_spread must be above 0 and at most 1; got 2.0"),
-        ([*LENS, "infer.precision=int4"], "infer.precision must be one of float32, bf16, fp8, te, torchao; got 'int4'"),
+        (
+            [*LENS, "infer.precision=int4"],
+            "infer.precision must be one of auto, float32, bf16, fp8, te, torchao; got 'int4'",
+        ),
         (
             [*LENS, "infer.blocks=fast"],
             "infer.blocks must be one of auto, stock, fused, fused_gelu, fused_tanh, fused_cutlass; got 'fast'",
@@ -230,6 +233,21 @@ def test_fp8_says_which_layers_and_moves_joints_a_little(checkpoint, picture, tm
         joints[precision] = np.array(lines(out / "predictions.jsonl")[0]["joints_m"])
         assert ("infer.precision=fp8: FP8 products in" in capsys.readouterr().err) == (precision == "fp8")
     assert 0 < np.abs(joints["fp8"] - joints["float32"]).max() < 0.05
+
+
+def test_convolutions_are_narrow_where_the_processor_has_bfloat16(checkpoint, picture, tmp_path, monkeypatch):
+    joints = {}
+    for slow in (True, False):
+        monkeypatch.setattr("amt.model.lean.bfloat16_is_slow", lambda device, slow=slow: slow)
+        for precision in ("auto", "float32"):
+            out = tmp_path / f"{precision}-{slow}"
+            words = [str(checkpoint), str(picture), *LENS, "--box", "160,120,120", f"infer.precision={precision}"]
+            assert main([*words, "--no-draw", "--out", str(out)]) == 0
+            joints[precision, slow] = np.array(lines(out / "predictions.jsonl")[0]["joints_m"])
+    exact = joints["float32", False]
+    assert np.array_equal(joints["float32", True], exact)
+    assert np.array_equal(joints["auto", True], exact)
+    assert 0 < np.abs(joints["auto", False] - exact).max() < 0.01
 
 
 def test_mano_can_be_named_in_two_ways_that_agree(checkpoint, picture, tmp_path, capsys):

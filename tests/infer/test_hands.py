@@ -14,6 +14,7 @@ from amt.infer.finder import choose_finder
 from amt.infer.hands import HandsTracker
 from amt.infer.predictor import Request, load
 from amt.locate import Located, ModelLocator
+from amt.locate.squares import SETTLED, moved, next_box
 from amt.model.checkpoint import CheckpointError, add_locator
 from amt.model.locator import FoundHand, Locator, LocatorConfig
 from amt.model.shipped_locator import shipped_locator
@@ -53,9 +54,32 @@ def test_without_boxes_every_hand_is_answered(seeing, photo):
         ("right", "located", True),
     ]
     for result, hand in zip(results, HANDS):
-        alone = seeing(photo, K, hand.box, hand.side)
-        np.testing.assert_allclose(result.joints, alone.joints, atol=1e-5)
+        first = seeing(photo, K, hand.box, hand.side)
+        square = next_box(first.joints_2d, *photo.shape[:2], seeing.box_scale)
+        assert moved(np.array(hand.box, float), square) > SETTLED  # the joints ask for another square
+        np.testing.assert_allclose(result.box, square, atol=1e-2)
+        np.testing.assert_allclose(result.joints, seeing(photo, K, result.box, hand.side).joints, atol=1e-4)
     assert [[r.side for r in of_image] for of_image in seeing([photo, photo], K)] == [["left", "right"]] * 2
+
+
+def test_a_square_that_the_joints_fit_is_looked_at_once(seeing, photo, monkeypatch):
+    first = seeing(photo, K, HANDS[0].box, HANDS[0].side)
+    fitting = next_box(first.joints_2d, *photo.shape[:2], seeing.box_scale)
+    predict, asked = seeing.predict_many, []
+
+    def predict_many(requests):
+        """The joints of the first look, wherever it looks."""
+        asked.extend(request.box for request in requests)
+        return [replace(r, joints_2d=first.joints_2d) for r in predict(requests)]
+
+    monkeypatch.setattr(seeing, "predict_many", predict_many)
+    for away, looks in ((0, 1), (0.04, 1), (0.06, 2)):
+        square = fitting + np.array((away * fitting[2], 0, 0))
+        asked.clear()
+        seeing.finder = Fixed([replace(HANDS[0], box=square, side_score=0.999)])
+        (result,) = seeing(photo, K)
+        assert len(asked) == looks
+        np.testing.assert_allclose(result.box, fitting if looks == 2 else square, atol=1e-3)
 
 
 def surer_of(monkeypatch, predictor, side):
@@ -74,6 +98,7 @@ def surer_of(monkeypatch, predictor, side):
 def test_a_side_in_doubt_is_the_one_that_the_model_is_surer_of(seeing, photo, monkeypatch, score, answered, looks):
     seeing.finder = Fixed([replace(HANDS[0], side_score=score)])
     asked = surer_of(monkeypatch, seeing, "right")
+    monkeypatch.setattr("amt.infer.hands.SETTLED", np.inf)
     (result,) = seeing(photo, K)
     assert (result.side, len(asked)) == (answered, looks)
     (given,) = seeing(photo, K, side="left")

@@ -15,10 +15,11 @@ from amt.draw.pictures import overlay
 from amt.hand.camera import crop_camera, project
 from amt.hand.mano import ManoLayer
 from amt.hand.shipped import shipped_hand
-from amt.infer.locate import ROUNDS, SETTLED, moved, next_box, windows
+from amt.infer.locate import ROUNDS, windows
 from amt.infer.objects import resolve_object
 from amt.infer.predictor import Predictor, Request
 from amt.infer.track import Tracker
+from amt.locate.squares import SETTLED, moved, next_box
 from amt.model.checkpoint import CheckpointError
 
 NUM_VERTICES = shipped_hand().num_vertices

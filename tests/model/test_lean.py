@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from amt.model.lean import lean
+from amt.model import AMT, ModelConfig
+from amt.model.backbone import HybridBackbone
+from amt.model.lean import Narrow, lean, with_narrow_convolutions
 from amt.model.locator import Locator, LocatorConfig
 from amt.model.verifier import SIZE, Verifier
 
@@ -43,3 +45,31 @@ def test_a_network_in_training_is_not_folded_by_its_batch():
     fast = lean(verifier)
     assert verifier.training
     assert not fast.training
+
+
+def test_convolutions_alone_are_narrow_and_the_other_tensors_are_shared():
+    model = trained(AMT(ModelConfig(size="tiny")))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    narrow = with_narrow_convolutions(model)
+    stacks = {name for name, module in narrow.named_modules() if isinstance(module, Narrow)}
+    assert stacks == {*(f"backbone.stages.{k}" for k in range(4)), "neck.merge", "neck.sharpen"}
+    inside = [p for name, p in narrow.named_parameters() if any(name.startswith(f"{stack}.") for stack in stacks)]
+    assert inside
+    assert {p.dtype for p in inside} == {torch.bfloat16}
+    own = dict(model.named_parameters())
+    outside = [name for name, _ in narrow.named_parameters() if not any(name.startswith(stack) for stack in stacks)]
+    assert outside
+    assert all(narrow.get_parameter(name) is own[name] for name in outside)
+    for name, tensor in model.state_dict().items():  # what was given is as it was
+        assert torch.equal(tensor, weights[name]), name
+
+
+@torch.no_grad()
+def test_a_narrow_backbone_gives_float32_maps_that_are_near():
+    torch.manual_seed(0)
+    backbone = trained(HybridBackbone(ModelConfig(size="tiny")))
+    image = torch.randn(2, 3, 112, 112)
+    exact, near = backbone(image), with_narrow_convolutions(backbone)(image)
+    for expected, found in zip((*exact.maps, exact.tokens), (*near.maps, near.tokens)):
+        assert found.dtype == torch.float32
+        assert 0 < (found - expected).abs().max() < 0.05 * expected.abs().max()

@@ -86,11 +86,7 @@ def extremes(samples: Samples) -> list[tuple[str, int]]:
 def at(batches: Iterable[Batch], places: list[int]) -> list[Batch]:
     """The samples at these places of all batches, each as a batch of one. A loader cuts only these."""
     if isinstance(batches, LocatedBatches):
-        return [
-            one
-            for batch in at(batches.batches, places)
-            for one in LocatedBatches([batch], batches.reader, batches.locator)
-        ]
+        return [one for batch in at(batches.batches, places) for one in batches.of([batch])]
     if isinstance(batches, Loader):
         rows = batches.windows.reshape(-1)
         return [batches.dataset.batch(rows[[place]]).to("cpu") for place in places]
