@@ -12,14 +12,17 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from amt.hand.skeleton import BONES, FINGER_JOINTS, PARENTS
 
 SUPERSAMPLING = 2
 SMOOTH_AREA = 20.0  # px²: a triangle below it needs no shades within
 _SUBPIXEL_BITS = 4
+_STAIRS = 0.75  # px of the sheet: by how much a contour may leave the pixels that it goes around
 _FAR = 3.0  # of the rasteriser, whose meshes lie between 1 and 2
 _LARGEST = 4_000_000  # px of a sheet: the rasteriser takes 16 bytes for each
 _LIGHT = np.array(
@@ -100,10 +103,12 @@ class Layer:
         import cv2
 
         fixed = _fixed(points)
-        faces = faces[_drawable(fixed[faces]) & np.isfinite(depth[faces]).all(1)]
+        usable = _drawable(fixed[:, None]) & np.isfinite(depth)
+        if not usable.all():
+            faces = faces[usable[faces].all(1)]
         if not len(faces):
             return
-        self._hold(fixed[faces], 0)
+        self._hold(fixed[usable], 0)
         faces, shade = np.int32(faces), np.float32(colours / 255)
         near, far = depth[faces].min(), depth[faces].max()
         away = 1 + (depth - near) / ((far - near) or 1.0)  # 1 to 2, in the rasteriser's unit
@@ -135,6 +140,7 @@ class Layer:
         if covered.any():
             low, _ = self._bounds()
             edges, _ = cv2.findContours(covered, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=low.tolist())
+            edges = [cv2.approxPolyDP(edge, _STAIRS, True) for edge in edges]  # fewer strokes, no stairs
 
             def draw(sheet: np.ndarray, corner: np.ndarray) -> None:
                 moved = [edge - corner.astype(np.int32) for edge in edges]
@@ -218,15 +224,15 @@ def paint_mesh(layer: Layer, pixels: np.ndarray, seen: np.ndarray, faces: np.nda
         faces: int [F, 3].
         colours: [V, 3], RGB 0-255.
     """
-    corners = seen[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    at = faces.T.ravel()
-    smooth = np.stack([np.bincount(at, np.tile(axis, 3), len(seen)) for axis in normals.T], axis=1)
-    smooth /= np.linalg.norm(smooth, axis=1, keepdims=True) + 1e-12
-    shade = 0.66 + 0.42 * np.clip(smooth @ _LIGHT, -0.6, 1)
+    mesh = _topology(faces.tobytes(), faces.dtype.str, len(seen))
+    a, b, c = seen.T[:, faces.T].swapaxes(0, 1)  # corners of all faces, [3, F] each
+    (x, y, z), (u, v, w) = b - a, c - a
+    smooth = mesh.at_corners @ np.stack((y * w - z * v, z * u - x * w, x * v - y * u), 1)
+    lit = (smooth @ _LIGHT) / (np.sqrt((smooth * smooth).sum(1)) + 1e-12)
+    shade = 0.66 + 0.42 * np.clip(lit, -0.6, 1)
     painted = np.clip(np.asarray(colours, np.float64) * shade[:, None], 0, 255)
     # What shows the viewer its back lies behind something, once the opening at the wrist is closed.
-    closed = np.concatenate((faces, _lids(faces.tobytes(), faces.dtype.str)))
+    closed = mesh.closed
     sides = np.minimum(np.ptp(pixels, axis=0), (layer.width, layer.height)) * SUPERSAMPLING
     if has_rasteriser() and np.prod(sides) <= _LARGEST:
         layer.triangles(pixels, seen[:, 2], closed[_area(pixels[closed]) < 0], painted)
@@ -239,6 +245,21 @@ def paint_mesh(layer: Layer, pixels: np.ndarray, seen: np.ndarray, faces: np.nda
     values = np.concatenate((values[~large], _quarter(values[large])))
     values = values[np.argsort(-values[..., 2].mean(1))]
     layer.polygons(values[..., :2], values[..., 3:].mean(1))
+
+
+class _Mesh(NamedTuple):
+    """What depends on a mesh's faces alone."""
+
+    at_corners: csr_array  # float64 [V, F]: 1 where a face has this corner
+    closed: np.ndarray  # int [F + L, 3]: the faces, and lids on the openings
+
+
+@lru_cache(maxsize=4)
+def _topology(faces: bytes, dtype: str, points: int) -> _Mesh:
+    triangles = np.frombuffer(faces, dtype).reshape(-1, 3)
+    places = triangles.ravel(), np.arange(len(triangles)).repeat(3)
+    at_corners = csr_array((np.ones(triangles.size), places), (points, len(triangles)))
+    return _Mesh(at_corners, np.concatenate((triangles, _lids(faces, dtype))))
 
 
 @lru_cache(maxsize=4)

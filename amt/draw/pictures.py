@@ -74,7 +74,7 @@ def side_view(
         seen = np.stack((points[:, 2] - middle[2], points[:, 1] - middle[1], -points[:, 0]), axis=1)
         return seen[:, :2] * zoom + (size - 1) / 2, seen
 
-    picture = np.full((size, size, 3), PAPER, np.uint8)
+    picture = np.empty((size, size, 3), np.uint8)
     _draw_grid(picture, middle, span, size)
     if truth is not None:
         draw_shadow(picture, truth, view, size / 480)
@@ -173,7 +173,7 @@ def sheet(panels: Sequence[np.ndarray], columns: int = 1, gap: int = 16) -> np.n
 
 
 def _draw_grid(picture: np.ndarray, middle: np.ndarray, span: float, size: int) -> None:
-    """Lines every 5 cm, and the distance from the camera along the lower edge."""
+    """Fills a picture: paper, lines every 5 cm, and the distance from the camera along the lower edge."""
     labels, ruled = [], []
     for axis in (2, 1):
         first, last = (np.array((-0.5, 0.5)) * span + middle[axis]) / GRID_STEP
