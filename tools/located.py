@@ -1,8 +1,9 @@
 """``python -m tools.located CHECKPOINT DATA``: what is lost where nobody gives boxes. Prints each figure with its goal.
 
-Recall, AP50 and false alarms of the locator on the test frames of a set; MPJPE-p of the model in located boxes beside the true
-ones; and a rendered video of two hands: frames in which both are answered, sides, identities, and the jitter of followed and
-smoothed hands beside that of a frame at a time. Needs the extra that renders (embreex).
+Recall, AP50 and false alarms of the answers on the test frames of a set: a box around the joints of each, at an overlap of 0.5.
+MPJPE-p of the model in located boxes beside the true ones. And a rendered video of two hands: frames in which both are answered,
+sides, identities, and the jitter of followed and smoothed hands beside that of a frame at a time. Needs the extra that renders
+(embreex).
 """
 
 from __future__ import annotations
@@ -71,36 +72,41 @@ def say_frames(predictor: Predictor, data: DataConfig) -> None:
     finder = predictor.finder
     reader = open_reader(data, "test")
     frames = [frame for frame in (reader[k] for k in range(len(reader))) if frame.hand_valid]
-    found, answered, scores, true, right = [], [], [], [], []
+    found, scores, answered, spreads, true, right = [], [], [], [], [], []
     shown = np.array([covered(frame) for frame in frames])
     for start in range(0, len(frames), BATCH):
         part = frames[start : start + BATCH]
         pictures = [frame.image() for frame in part]
         requests = [Request(image, frame.intrinsics) for image, frame in zip(pictures, part)]
         for frame, hands, results in zip(part, finder.locate_many(pictures), predict_hands(predictor, requests)):
-            found.append(np.array([hand.tight for hand in hands]).reshape(-1, 4))
+            sure = [hand for hand in hands if hand.sure]
+            found.append(np.array([hand.tight for hand in sure]).reshape(-1, 4))
+            scores.append(np.array([hand.score for hand in sure]))
             answered.append(np.array([tight(result.joints_2d) for result in results]).reshape(-1, 4))
-            scores.append(np.array([hand.score for hand in hands]))
+            spreads.append(np.array([-result.spread for result in results]))
             true.append(tight(frame.joints_2d)[None])
-            chosen = matches(answered[-1], scores[-1], true[-1])
+            chosen = matches(answered[-1], spreads[-1], true[-1])
             right += [result.side == frame.sequence.side for result, match in zip(results, chosen) if match >= 0]
-    say(
-        f"recall, {len(frames)} test frames, boxes of joints at an overlap of 0.5",
-        recall(found, scores, true),
-        "{:.3f}",
-        0.98,
-    )
-    say("AP50, of the hands above the locator's threshold", average_precision(found, scores, true), "{:.3f}", 0.95)
     for least in (0.0, HIDDEN, HALF_HIDDEN):
-        seen = [[column[k] for k in np.flatnonzero(shown >= least)] for column in (answered, scores, true)]
-        of = f"boxes of the model's joints, {len(seen[0])} hands that cover {100 * least:.0f} % of theirs"
-        say(f"recall, {of}", recall(*seen), "{:.3f}")
-        say(f"AP50, {of}", average_precision(*seen), "{:.3f}")
+        seen = [[column[k] for k in np.flatnonzero(shown >= least)] for column in (answered, spreads, true)]
+        of = (
+            f"{len(frames)} test frames"
+            if not least
+            else f"{len(seen[0])} hands that cover {100 * least:.0f} % of their box"
+        )
+        say(f"recall of the answers, {of}", recall(*seen), "{:.3f}", None if least else 0.98)
+        say(f"AP50 of the answers, {of}", average_precision(*seen), "{:.3f}", None if least else 0.95)
+    say("recall of the locator alone, above its threshold", recall(found, scores, true), "{:.3f}")
+    say("AP50 of the locator alone", average_precision(found, scores, true), "{:.3f}")
     say("side right, of the hands answered", float(np.mean(right)) if right else float("nan"), "{:.3f}")
     pictures = read_whole_frames(reader, len(frames), data.augment.backgrounds)
     empty = [compose(pictures, WIDTH, HEIGHT, 0, 1, k, empty=1, plain=True).image for k in range(EMPTY)]
     alarms = [
-        len(hands) for start in range(0, EMPTY, BATCH) for hands in finder.locate_many(empty[start : start + BATCH])
+        len(hands)
+        for start in range(0, EMPTY, BATCH)
+        for hands in predict_hands(
+            predictor, [Request(image, frames[0].intrinsics) for image in empty[start : start + BATCH]]
+        )
     ]
     say(
         f"false alarms, share of {EMPTY} pictures without a hand",

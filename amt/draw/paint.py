@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from amt.hand.skeleton import BONES, FINGER_JOINTS, PARENTS
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 SUPERSAMPLING = 2
 SMOOTH_AREA = 20.0  # px²: a triangle below it needs no shades within
@@ -256,6 +258,8 @@ class _Mesh(NamedTuple):
 
 @lru_cache(maxsize=4)
 def _topology(faces: bytes, dtype: str, points: int) -> _Mesh:
+    from scipy.sparse import csr_array  # late: a first answer without a drawing does not wait for it
+
     triangles = np.frombuffer(faces, dtype).reshape(-1, 3)
     places = triangles.ravel(), np.arange(len(triangles)).repeat(3)
     at_corners = csr_array((np.ones(triangles.size), places), (points, len(triangles)))

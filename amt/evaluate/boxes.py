@@ -100,36 +100,41 @@ class LocatedBatches:
                 inputs.right[row] = found.side == "right"
                 if in_doubt(found.odds):
                     doubtful[row] = found.odds
-            self._ask(inputs, doubtful)
-            self._settle(inputs, pictures)
+            self._settle(inputs, pictures, doubtful)
             yield replace(batch, inputs=inputs)
 
     @torch.no_grad()
-    def _ask(self, inputs: Inputs, doubtful: dict[int, float]) -> None:
-        """Lets the model decide the sides of these rows, in place."""
-        if not doubtful:
-            return
-        rows, device = list(doubtful), next(self.model.parameters()).device
-        asked = inputs[rows].to(device)
-        doubts = [
-            self.model(replace(asked, right=torch.full_like(asked.right, side))).keypoints.doubt(NUM_JOINTS).tolist()
-            for side in (True, False)
-        ]
-        for row, as_right, as_left in zip(rows, *doubts):
-            inputs.right[row] = doubtful[row] + word(as_right, as_left) >= 0
-
-    @torch.no_grad()
-    def _settle(self, inputs: Inputs, pictures: dict[int, np.ndarray]) -> None:
-        """Cuts these rows again, in place, where the model's joints ask for another square."""
+    def _settle(self, inputs: Inputs, pictures: dict[int, np.ndarray], doubtful: dict[int, float]) -> None:
+        """Cuts rows again where the model's joints ask for another square, and lets it decide the sides in doubt. In place."""
         if not pictures:
             return
+        mirrored = replace(inputs.map(torch.clone), right=~inputs.right)
+        own = self._follow(inputs, pictures)
+        other = self._follow(mirrored, {row: pictures[row] for row in doubtful})
+        for row, odds in doubtful.items():
+            right = bool(inputs.right[row])
+            as_right, as_left = (own[row], other[row]) if right else (other[row], own[row])
+            if right != (odds + word(as_right, as_left) >= 0):
+                for (_, tensor), (_, its_other) in zip(inputs.named_tensors(), mirrored.named_tensors()):
+                    tensor[row] = its_other[row]
+
+    def _follow(self, inputs: Inputs, pictures: dict[int, np.ndarray]) -> dict[int, float]:
+        """Cuts these rows again, in place, in the squares of their joints. Each row's doubt (nats) in the square it now has."""
+        if not pictures:
+            return {}
         rows, device = list(pictures), next(self.model.parameters()).device
-        seen = self.model(inputs[rows].to(device)).joints.cpu()
-        pixels = project(seen, inputs.frame_intrinsics[rows]).numpy()
+        seen = self.model(inputs[rows].to(device))
+        doubts = dict(zip(rows, seen.keypoints.doubt(NUM_JOINTS).tolist()))
+        pixels, again = project(seen.joints.cpu(), inputs.frame_intrinsics[rows]).numpy(), []
         for row, joints in zip(rows, pixels):
             square = next_box(joints, *pictures[row].shape[:2], self.box_scale)
             if np.isfinite(joints).all() and moved(inputs.box[row].double().numpy(), square) >= SETTLED:
                 _cut_again(inputs, row, pictures[row], square)
+                again.append(row)
+        if again:
+            seen = self.model(inputs[again].to(device))
+            doubts.update(zip(again, seen.keypoints.doubt(NUM_JOINTS).tolist()))
+        return doubts
 
 
 def _cut_again(inputs: Inputs, row: int, image: np.ndarray, box: np.ndarray) -> None:

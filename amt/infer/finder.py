@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from amt.infer.hands import UNSURE
 from amt.locate import Finder, open_locator
 
 
@@ -28,4 +29,4 @@ def choose_finder(
     """
     if name == "window":
         return None
-    return open_locator(name, folder, box_scale=box_scale, device=device, mediapipe=mediapipe, fast=True)
+    return open_locator(name, folder, box_scale=box_scale, device=device, mediapipe=mediapipe, fast=True, unsure=UNSURE)

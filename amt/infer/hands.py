@@ -12,14 +12,19 @@ from amt.data.crops import centred_square
 from amt.infer.result import Result
 from amt.infer.smooth import HandFilter
 from amt.infer.tracks import HandTracks, Track, follow
-from amt.locate import Finder
+from amt.locate import Finder, Located
 from amt.locate.sides import in_doubt, word
 from amt.locate.squares import SETTLED, moved, next_box
+from amt.model.locator import same_hand
 
 if TYPE_CHECKING:
     from amt.infer.predictor import Predictor, Request
 
 LOCATED = "located"  # Result.box_source
+# Hands below the finder's threshold. Chosen on 512 pictures of people who were not trained on, and 300 without a hand: 6 hands
+# and 3 false ones more in the 512, none in the 300 (docs/log.md, 29 November 2026).
+UNSURE = 0.2  # least score of what the model decides on
+CONFIRMED = 0.06  # 0-1: share of the crop that a joint's map may cover there
 OTHER = {"right": "left", "left": "right"}
 
 
@@ -33,39 +38,80 @@ def predict_hands(predictor: Predictor, requests: Sequence[Request], side: str |
     """
     finder = predictor.finder
     looked_for = [request.box is None and finder is not None for request in requests]
-    pictures = [request.image for request, wanted in zip(requests, looked_for) if wanted]
-    found = iter(finder.locate_many(pictures) if pictures else ())
-    asked = [
-        [
-            (replace(request, box=hand.box, near=None, side=side or hand.side), None if side else hand.odds)
-            for hand in next(found)
-        ]
-        for request, wanted in zip(requests, looked_for)
-        if wanted
-    ]
-    located = iter(located_hands(predictor, [one for of_picture in asked for one in of_picture]))
-    hands = iter([[next(located) for _ in of_picture] for of_picture in asked])
-    given = iter(predictor.predict_many([r for r, wanted in zip(requests, looked_for) if not wanted]))
+    searched = [request for request, wanted in zip(requests, looked_for) if wanted]
+    found = finder.locate_many([request.image for request in searched]) if searched else []
+    hands = iter(
+        located_hands(predictor, [(request, of_picture, side) for request, of_picture in zip(searched, found)])
+    )
+    given = iter(predictor.predict_many([request for request, wanted in zip(requests, looked_for) if not wanted]))
     return [next(hands) if wanted else [next(given)] for wanted in looked_for]
 
 
-def located_hands(predictor: Predictor, asked: Sequence[tuple[Request, float | None]]) -> list[Result]:
-    """The hands in squares that a finder gave: looked at a second time where their joints ask for another square.
+def located_hands(
+    predictor: Predictor, pictures: Sequence[tuple[Request, Sequence[Located], str | None]]
+) -> list[list[Result]]:
+    """The hands of each picture where a finder saw them, in its order.
+
+    A square that the joints do not fit is replaced by theirs, once. Where the side is in doubt, both are looked at so. A hand
+    that the finder is not sure of counts where the model's maps are narrow and no other answer has its place.
 
     Args:
-        asked: requests with the finder's squares, and the odds of a right hand (nats); None where the side is known.
+        pictures: each picture's request, what the finder saw in it, and the side of its hands where it is known.
     """
-    results = [as_located(result) for result, _ in from_both_sides(predictor, asked)]
+    hands = [(request, hand, side) for request, found, side in pictures for hand in found]
+    looks: list[tuple[int, Request]] = []
+    for k, (request, hand, side) in enumerate(hands):
+        both = side is None and in_doubt(hand.odds)
+        for one in (hand.side, OTHER[hand.side]) if both else (side or hand.side,):
+            looks.append((k, replace(request, box=hand.box, near=None, side=one)))
+    sides: list[dict[str, Result]] = [{} for _ in hands]
+    for (k, _), result in zip(looks, _settled(predictor, [request for _, request in looks])):
+        sides[k][result.side] = result
+    answers = iter([as_located(_surer(hand.odds, results)) for (_, hand, _), results in zip(hands, sides)])
+    return [_counted([(hand, next(answers)) for hand in found]) for _, found, _ in pictures]
+
+
+def _settled(predictor: Predictor, requests: Sequence[Request]) -> list[Result]:
+    """The answers to requests with squares; to those whose joints ask for another square, in that one."""
+    results = predictor.predict_many(requests)
     squares = {}
-    for k, ((request, _), result) in enumerate(zip(asked, results)):
+    for k, (request, result) in enumerate(zip(requests, results)):
         square = next_box(result.joints_2d, *request.image.shape[:2], predictor.box_scale)
-        if result.hand_found and moved(request.box, square) >= SETTLED:
+        if np.isfinite(result.joints_2d).all() and moved(request.box, square) >= SETTLED:
             squares[k] = square
-    again = [replace(asked[k][0], box=square, side=results[k].side) for k, square in squares.items()]
-    for k, result in zip(squares, predictor.predict_many(again)):
+    again = predictor.predict_many([replace(requests[k], box=square) for k, square in squares.items()])
+    for k, result in zip(squares, again):
         if np.isfinite(result.joints).all():
-            results[k] = as_located(result)
+            results[k] = result
     return results
+
+
+def _surer(odds: float, sides: dict[str, Result]) -> Result:
+    """Of one look, or of one from each side, the one that the finder's odds of a right hand (nats) and the maps speak for."""
+    if len(sides) == 2:
+        odds += word(sides["right"].doubt, sides["left"].doubt)
+        return sides["right" if odds >= 0 else "left"]
+    (result,) = sides.values()
+    return result
+
+
+def _counted(answers: Sequence[tuple[Located, Result]]) -> list[Result]:
+    """The answers of one picture without those that the finder is not sure of and the model does not confirm."""
+    places = [_tight(result) for hand, result in answers if hand.sure]
+    kept = []
+    for hand, result in answers:
+        if not hand.sure:
+            box = _tight(result)
+            if not result.spread <= CONFIRMED or any(same_hand(box, place) for place in places):
+                continue
+            places.append(box)
+        kept.append(result)
+    return kept
+
+
+def _tight(result: Result) -> np.ndarray:
+    """float64 [4], px: left, top, right, bottom around the joints."""
+    return np.concatenate((result.joints_2d.min(0), result.joints_2d.max(0))).astype(np.float64)
 
 
 def from_both_sides(predictor: Predictor, asked: Sequence[tuple[Request, float | None]]) -> list[tuple[Result, float]]:

@@ -26,8 +26,7 @@ from amt.hand.batch import Inputs
 from amt.hand.camera import crop_camera, project
 from amt.hand.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from amt.hand.skeleton import NUM_JOINTS
-from amt.infer.arrays import as_pictures
-from amt.infer.checks import InputError, check_size
+from amt.infer.checks import InputError
 from amt.infer.config import LOCATORS, MAX_SPREAD
 from amt.infer.engine import Engine
 from amt.infer.finder import choose_finder
@@ -130,23 +129,18 @@ class Predictor:
             if boxes is not None:
                 raise InputError("box: stands for boxes; give one of the two")
             boxes = box
-        located = boxes is None and self.finder is not None
-        if located:
-            with self.stage("locate"):
-                pictures, one_picture = as_pictures(image)
-                for picture in pictures:
-                    check_size(picture)
-                boxes = self.finder.locate_many(pictures)
-                boxes = boxes[0] if one_picture else boxes
         requests, single, alone = requests_of(image, intrinsics, boxes, side, object, distortion)
-        flat = [request for of_image in requests for request in of_image]
-        if located:
-            hands = boxes if one_picture else [hand for of_image in boxes for hand in of_image]
-            odds = [hand.odds if side is None else None for hand in hands]
-            found = iter(located_hands(self, list(zip(flat, odds))))
-        else:
-            found = iter(self.predict_many(flat))
-        answers = [[next(found) for _ in of_image] for of_image in requests]
+        if boxes is None and self.finder is not None:
+            asked = [request for (request,) in requests]
+            for request in asked:
+                request.check()
+            with self.stage("locate"):
+                found = self.finder.locate_many([request.image for request in asked])
+            sides = [None if side is None else request.side for request in asked]
+            answers = located_hands(self, list(zip(asked, found, sides)))
+            return answers[0] if alone else answers
+        flat = iter(self.predict_many([request for of_image in requests for request in of_image]))
+        answers = [[next(flat) for _ in of_image] for of_image in requests]
         answers = [hands[0] if one else hands for hands, one in zip(answers, single)]
         return answers[0] if alone else answers
 

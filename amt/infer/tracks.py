@@ -86,7 +86,7 @@ class HandTracks:
         unsteady = any(track.unsteady for track in self.tracks)
         self._located = not self.tracks or young or lost or unsteady or self._frame % EVERY == 0
         if self._located:
-            self._assign(self.finder.locate(image))
+            self._assign(self._find(image))
         return [track for track in self.tracks if not track.lost]
 
     def look_again(self, image: np.ndarray) -> list[Track]:
@@ -95,7 +95,7 @@ class HandTracks:
             return []
         before = {track.number for track in self.tracks if not track.lost}
         self._located = True
-        self._assign(self.finder.locate(image))
+        self._assign(self._find(image))
         return [track for track in self.tracks if not track.lost and track.number not in before]
 
     def in_doubt(self, track: Track) -> bool:
@@ -129,6 +129,9 @@ class HandTracks:
             if track.lost or not any(_together(track, other) for other in kept if not other.lost):
                 kept.append(track)
         self.tracks = sorted(kept, key=lambda t: t.number)
+
+    def _find(self, image: np.ndarray) -> list[Located]:
+        return [hand for hand in self.finder.locate(image) if hand.sure]
 
     def _assign(self, located: Sequence[Located]) -> None:
         free = list(self.tracks)

@@ -36,6 +36,7 @@ class Located:
     score: float  # 0-1: how sure it is that a hand is there
     side_score: float = 1.0  # 0.5-1: how sure the side is
     tight: np.ndarray | None = None  # float64 [4], px: left, top, right, bottom around the joints
+    sure: bool = True  # False: below the finder's threshold, for another judge to decide
 
     def __iter__(self):
         return iter((self.box, self.side, self.score))
@@ -64,6 +65,7 @@ class ModelLocator:
         box_scale: side of the square over the longest side of the joints' tight box, as the model's crops were cut.
         threshold: least score of a hand; None: what training calibrated.
         always: every picture shows a hand, as labelled frames do: where no score reaches the threshold, the surest one counts.
+        unsure: least score of hands that are given below the threshold, with ``sure`` False; None: there are none.
         fast: run a copy with batch norms folded, on a CPU in bfloat16 where that is faster (:func:`amt.model.lean.lean`).
     """
 
@@ -75,15 +77,16 @@ class ModelLocator:
         threshold: float | None = None,
         always: bool = False,
         fast: bool = False,
+        unsure: float | None = None,
     ):
-        self.device, self.always = torch.device(device), always
+        self.device, self.always, self.unsure = torch.device(device), always, unsure
         self.network, self.box_scale, self.threshold = network.eval().to(self.device), box_scale, threshold
         narrow = self.device.type == "cpu" and not bfloat16_is_slow(self.device)
         self.running = lean(self.network, narrow) if fast else self.network
 
     def plain(self) -> ModelLocator:
         """The same finder with the network as it was trained."""
-        return ModelLocator(self.network, self.box_scale, self.device, self.threshold, self.always)
+        return ModelLocator(self.network, self.box_scale, self.device, self.threshold, self.always, unsure=self.unsure)
 
     def locate(self, image: np.ndarray) -> list[Located]:
         return self.locate_many([image])[0]
@@ -95,7 +98,8 @@ class ModelLocator:
         config = self.network.config
         small = [letterbox(image, config.width, config.height) for image in images]
         pictures = torch.from_numpy(np.stack([picture for picture, _ in small])).to(self.device).permute(0, 3, 1, 2)
-        verifier, least = self.running.verifier, config.threshold if self.threshold is None else self.threshold
+        verifier, threshold = self.running.verifier, config.threshold if self.threshold is None else self.threshold
+        least = threshold if self.unsure is None else min(threshold, self.unsure)
         proposed = PROPOSED if self.always else LOOKED_AT
         found = self.running.find(pictures, least if verifier is None and not self.always else min(least, proposed))
         boxes = [boxes_in_picture([hand.box for hand in hands], scale) for hands, (_, scale) in zip(found, small)]
@@ -103,10 +107,10 @@ class ModelLocator:
             located = [[h._replace(box=tuple(b)) for h, b in zip(*picture)] for picture in zip(found, boxes)]
         else:
             located = verify(verifier, images, boxes)
-        sure = [[hand for hand in hands if hand.score >= least] or hands[: int(self.always)] for hands in located]
-        return [[self._located(hand) for hand in hands] for hands in sure]
+        kept = [[hand for hand in hands if hand.score >= least] or hands[: int(self.always)] for hands in located]
+        return [[self._located(hand, hand.score >= threshold or self.always) for hand in hands] for hands in kept]
 
-    def _located(self, hand: FoundHand) -> Located:
+    def _located(self, hand: FoundHand, sure: bool) -> Located:
         tight = np.array(hand.box)
         return Located(
             box=square_around(tight.reshape(2, 2), self.box_scale),
@@ -114,6 +118,7 @@ class ModelLocator:
             score=hand.score,
             side_score=max(hand.right, 1 - hand.right),
             tight=tight,
+            sure=sure,
         )
 
 
@@ -127,6 +132,7 @@ def open_locator(
     always: bool = False,
     mediapipe: str | Path | None = None,
     fast: bool = False,
+    unsure: float | None = None,
 ) -> Finder:
     """The finder of that name.
 
@@ -136,7 +142,7 @@ def open_locator(
         checkpoint: the folder that may hold a locator; None takes the one that ships.
         always: see :class:`ModelLocator`; MediaPipe's models know no candidates.
         mediapipe: MediaPipe's wheel, or a folder with its .tflite files.
-        fast: see :class:`ModelLocator`.
+        fast, unsure: see :class:`ModelLocator`; MediaPipe's models give only hands that they are sure of.
 
     Raises:
         CheckpointError: the locator in the checkpoint is broken.
@@ -151,4 +157,4 @@ def open_locator(
         found = read_record(checkpoint)["locator"].get("recall")
         if isinstance(found, (int, float)) and found < USABLE:
             network = None
-    return ModelLocator(network or shipped_locator(), box_scale, device, threshold, always, fast)
+    return ModelLocator(network or shipped_locator(), box_scale, device, threshold, always, fast, unsure)

@@ -1,8 +1,9 @@
 """Which side a hand is, where a finder is in doubt: the model looks at it as a right hand and as a left one.
 
 A left hand is predicted as a right one in a mirror. Maps of the wrong side's picture are more spread, so that their entropy is
-a witness. Its weight was chosen on 497 hands of people who were not trained on, of which the finder takes 34 for the other
-side: 28 with a weight of 1, 22 with 4 to 6, 21 with 8, 23 with 15 (docs/log.md, 29 November 2026).
+a witness. Its weight was chosen on 499 hands of people who were not trained on, of which the finder takes 32 for the other
+side: 20 with a weight of 3, 13 with 6, 11 with 8 and 10, 13 with 15, where each look's square fits its joints (docs/log.md, 29
+November 2026).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 
 DOUBT = 3.0  # nats: odds below which the model is asked; one hand in five
-WEIGHT = 6.0  # of a difference of entropies
+WEIGHT = 8.0  # of a difference of entropies
 
 
 def log_odds(side: str, score: float) -> float:

@@ -16,6 +16,7 @@ verifier's probability, and the side and the box are its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -146,12 +147,13 @@ def apart(hands: list[FoundHand]) -> list[FoundHand]:
     """Without those that are one hand with a surer one."""
     kept: list[FoundHand] = []
     for hand in hands:
-        if not any(_is_same(hand.box, other.box) for other in kept):
+        if not any(same_hand(hand.box, other.box) for other in kept):
             kept.append(hand)
     return kept[:MOST_HANDS]
 
 
-def _is_same(a: tuple, b: tuple) -> bool:
+def same_hand(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two boxes (left, top, right, bottom) are so near that they are taken for those of one hand."""
     sides = [[box[2] - box[0], box[3] - box[1]] for box in (a, b)]
     shared = [max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1)]
     area = shared[0] * shared[1]

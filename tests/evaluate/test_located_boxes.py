@@ -83,7 +83,7 @@ def test_the_model_decides_on_sides_in_doubt(make_batch, monkeypatch, odds, answ
     locator, model = Made(batch.inputs.box.tolist(), (), odds), Sided()
     (asked,) = LocatedBatches([batch], SimpleNamespace(frame_at=frame_at), locator, model)
     assert asked.inputs.right.tolist() == answer
-    assert model.asked == (9 if odds < 1 else 3)
+    assert model.asked == (6 if odds < 1 else 3)
 
 
 def test_a_square_that_the_joints_do_not_fit_is_replaced_by_theirs(make_batch):

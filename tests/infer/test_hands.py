@@ -11,7 +11,7 @@ from infer_files import write_image
 from amt.infer.__main__ import main
 from amt.infer.checks import InputError
 from amt.infer.finder import choose_finder
-from amt.infer.hands import HandsTracker
+from amt.infer.hands import HandsTracker, predict_hands
 from amt.infer.predictor import Request, load
 from amt.locate import Located, ModelLocator
 from amt.locate.squares import SETTLED, moved, next_box
@@ -80,6 +80,34 @@ def test_a_square_that_the_joints_fit_is_looked_at_once(seeing, photo, monkeypat
         (result,) = seeing(photo, K)
         assert len(asked) == looks
         np.testing.assert_allclose(result.box, fitting if looks == 2 else square, atol=1e-3)
+
+
+@pytest.mark.parametrize(("spread", "beside", "counted"), [(0.05, 300.0, 2), (0.07, 300.0, 1), (0.05, 5.0, 1)])
+def test_a_hand_that_the_finder_is_not_sure_of_counts_where_the_model_confirms_it(
+    seeing, photo, monkeypatch, spread, beside, counted
+):
+    """And where it is not a second answer about a surer one."""
+    sure, unsure = replace(HANDS[1], side_score=0.999), replace(HANDS[0], side_score=0.999, sure=False)
+    predict = seeing.predict_many
+
+    def predict_many(requests):
+        """Joints in the squares' place, the unsure hand's so many px beside the sure one's; maps that are narrow for that one."""
+        answers = []
+        for request, result in zip(requests, predict(requests)):
+            is_sure = request.side == "right"
+            left = 200 + (0 if is_sure else beside)
+            joints = np.linspace((left, 100), (left + 60, 160), 21)
+            answers.append(replace(result, joints_2d=joints, spread=0.9 if is_sure else spread))
+        return answers
+
+    monkeypatch.setattr(seeing, "predict_many", predict_many)
+    seeing.finder = Fixed([sure, unsure])
+    assert [result.side for result in seeing(photo, K)] == ["right", "left"][:counted]
+    assert [result.side for result in predict_hands(seeing, [Request(photo, K)])[0]] == ["right", "left"][:counted]
+    tracker = HandsTracker(seeing, seeing.finder, smooth=False)
+    assert [result.side for _, result in tracker.next(Request(photo, K), 0.0)] == [
+        "right"
+    ]  # a video asks for sure ones
 
 
 def surer_of(monkeypatch, predictor, side):
@@ -232,8 +260,6 @@ def test_a_given_side_stands_over_the_finders(seeing, photo):
 
 
 def test_a_request_with_a_box_is_answered_as_before(seeing, photo):
-    from amt.infer.hands import predict_hands
-
     ((result,),) = predict_hands(seeing, [Request(photo, K, (160, 120, 100))])
     assert result.box_source == "given"
     assert len(predict_hands(seeing, [replace(Request(photo, K), side="right")])[0]) == 2

@@ -82,6 +82,21 @@ def test_where_every_picture_shows_a_hand_the_surest_candidate_counts():
     assert find([], True) == []
 
 
+def test_hands_below_the_threshold_are_marked_where_they_are_asked_for():
+    hands = [FoundHand((20.0 + x, 20.0, 60.0 + x, 60.0), score, 0.9) for x, score in ((0, 0.95), (80, 0.3), (160, 0.1))]
+    network = Locator(LocatorConfig(channels=(8, 8, 8), threshold=0.9))
+    network.find = lambda pictures, least: [[hand for hand in hands if hand.score >= least]]
+    picture = np.zeros((120, 320, 3), np.uint8)
+
+    def found(**settings):
+        return [(hand.score, hand.sure) for hand in ModelLocator(network, **settings).locate(picture)]
+
+    assert found() == [(0.95, True)]
+    assert found(unsure=0.2) == [(0.95, True), (0.3, False)]
+    assert found(unsure=0.99) == [(0.95, True)]
+    assert [hand.sure for hand in ModelLocator(network, unsure=0.2).plain().locate(picture)] == [True, False]
+
+
 class Doubtful(Blob):
     """Doubts the side of an upright red blob; takes a turned one for a left hand. Keeps how many crops it saw."""
 
