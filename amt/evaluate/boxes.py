@@ -109,8 +109,8 @@ class LocatedBatches:
         if not pictures:
             return
         mirrored = replace(inputs.map(torch.clone), right=~inputs.right)
-        own = self._follow(inputs, pictures)
-        other = self._follow(mirrored, {row: pictures[row] for row in doubtful})
+        own = self._follow(inputs, pictures, set(doubtful))
+        other = self._follow(mirrored, {row: pictures[row] for row in doubtful}, set(doubtful))
         for row, odds in doubtful.items():
             right = bool(inputs.right[row])
             as_right, as_left = (own[row], other[row]) if right else (other[row], own[row])
@@ -118,8 +118,8 @@ class LocatedBatches:
                 for (_, tensor), (_, its_other) in zip(inputs.named_tensors(), mirrored.named_tensors()):
                     tensor[row] = its_other[row]
 
-    def _follow(self, inputs: Inputs, pictures: dict[int, np.ndarray]) -> dict[int, float]:
-        """Cuts these rows again, in place, in the squares of their joints. Each row's doubt (nats) in the square it now has."""
+    def _follow(self, inputs: Inputs, pictures: dict[int, np.ndarray], asked: set[int]) -> dict[int, float]:
+        """Cuts these rows again, in place, in the squares of their joints. The doubts (nats) of ``asked`` in theirs, by row."""
         if not pictures:
             return {}
         rows, device = list(pictures), next(self.model.parameters()).device
@@ -131,6 +131,7 @@ class LocatedBatches:
             if np.isfinite(joints).all() and moved(inputs.box[row].double().numpy(), square) >= SETTLED:
                 _cut_again(inputs, row, pictures[row], square)
                 again.append(row)
+        again = [row for row in again if row in asked]
         if again:
             seen = self.model(inputs[again].to(device))
             doubts.update(zip(again, seen.keypoints.doubt(NUM_JOINTS).tolist()))
