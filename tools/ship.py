@@ -43,7 +43,8 @@ the sizes of YCB's, scikit-image's photographs behind some; in DexYCB's layout, 
 {scored:,} frames of {other_grasps:,} grasps by other people, seen by {cameras} cameras, gave the figures above; a third group of
 people chose what was kept. Seeds: {seed} of the weights, {scene_seed} of the scenes.
 Samples: {samples:,}, of which {steps:,} steps of {batch} images in the last piece, {precision}.
-`make weights` rebuilds such weights; `python -m amt.train experiment=amt_tiny train.finetune=amt-tiny train.seed={next_seed} data.root=SET`
+`make weights` rebuilds such weights.
+`python -m amt.train experiment=amt_tiny train.finetune=amt-tiny train.seed={next_seed} data.root=SET`
 trains on, with augmentations that were not drawn before.
 
 ## What it cannot do
