@@ -12,7 +12,7 @@ import numpy as np
 
 from amt.data.crops import centred_square, square_around
 from amt.draw.hand_object import HandObject, errors
-from amt.draw.paint import DARK, Colour, Layer, text_width, write
+from amt.draw.paint import DARK, Colour, text_width, write
 from amt.draw.scene import GREY, camera_view, draw_scene, draw_shadow, extent_points
 from amt.hand.camera import crop_camera
 
@@ -194,12 +194,12 @@ def _draw_grid(picture: np.ndarray, middle: np.ndarray, span: float, size: int) 
 
 
 def _ruled(places: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [size, 3]: a row of white pixels with a line of 1 px at each place."""
-    row, lines = np.full((1, size, 3), PAPER, np.uint8), Layer(1, size)
-    ends = np.stack((np.stack((places, places), 1), np.tile((-1.0, 2.0), (len(places), 1))), 2)
-    lines.lines(ends, [GRID] * len(places), 1.0)
-    lines.over(row)
-    return row[0]
+    """uint8 [size, 3]: a row of white pixels with a line of 1 px at each place, shared by the two pixels that it lies on."""
+    cover, first = np.zeros(size + 1), np.floor(places).astype(int)
+    for pixel, share in ((first, first + 1 - places), (first + 1, places - first)):
+        np.add.at(cover, np.where((pixel >= 0) & (pixel < size), pixel, size), share)
+    cover = np.clip(cover[:size, None], 0, 1)
+    return np.uint8(np.round(cover * GRID + (1 - cover) * PAPER))
 
 
 def _enlarge(image: np.ndarray, warp: np.ndarray, size: int) -> np.ndarray:
