@@ -18,7 +18,7 @@ from amt.hand.camera import crop_camera, project
 from amt.hand.skeleton import NUM_JOINTS
 from amt.locate import open_locator
 from amt.locate.sides import in_doubt, word
-from amt.locate.squares import SETTLED, moved, next_box
+from amt.locate.squares import SETTLED, moved, next_box, on_grid
 from amt.model import AMT
 
 NEAREST = 0.25  # a found square whose overlap over union with the true one is less has found something else
@@ -96,7 +96,7 @@ class LocatedBatches:
                     self.missed.add(index)
                     continue
                 pictures[row] = image
-                _cut_again(inputs, row, image, np.asarray(found.box, np.float64))
+                _cut_again(inputs, row, image, on_grid(found.box))
                 inputs.right[row] = found.side == "right"
                 if in_doubt(found.odds):
                     doubtful[row] = found.odds
@@ -127,7 +127,7 @@ class LocatedBatches:
         doubts = dict(zip(rows, seen.keypoints.doubt(NUM_JOINTS).tolist()))
         pixels, again = project(seen.joints.cpu(), inputs.frame_intrinsics[rows]).numpy(), []
         for row, joints in zip(rows, pixels):
-            square = next_box(joints, *pictures[row].shape[:2], self.box_scale)
+            square = on_grid(next_box(joints, *pictures[row].shape[:2], self.box_scale))
             if np.isfinite(joints).all() and moved(inputs.box[row].double().numpy(), square) >= SETTLED:
                 _cut_again(inputs, row, pictures[row], square)
                 again.append(row)

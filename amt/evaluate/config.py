@@ -9,7 +9,7 @@ from amt.data.layout import PROTOCOL_NAMES, SUBSETS
 from amt.model.config import ConfigError
 
 BOXES = ("truth", "located")
-NO_REPORT = "off"
+NO_REPORT = ("off", "false")
 
 
 @dataclass

@@ -53,7 +53,7 @@ def run(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
     # nothing is written into the package
     own = Path(f"{checkpoint.name}-evaluation") if is_shipped(checkpoint) else checkpoint
     path = Path(chosen.output) if chosen.output else own / METRICS
-    page_path = None if chosen.report == NO_REPORT else Path(chosen.report or path.with_name(REPORT))
+    page_path = None if chosen.report in NO_REPORT else Path(chosen.report or path.with_name(REPORT))
     places_of = {"evaluate.output": path, SAMPLES: path.with_name(SAMPLES), "evaluate.report": page_path}
     files_of = {name: place.resolve() for name, place in places_of.items() if place}
     for name, place in files_of.items():

@@ -86,7 +86,11 @@ def parser() -> argparse.ArgumentParser:
         "mediapipe (see infer.mediapipe), or window (one hand, some eighty crops); infer.locator=NAME means the same",
     )
     p.add_argument("--locators", metavar="NAME,NAME", help="with --bench: compare these, each with every checkpoint")
-    p.add_argument("--side", choices=("right", "left"), help="which hand (default right; a data set says it)")
+    p.add_argument(
+        "--side",
+        choices=("right", "left"),
+        help="which hand (default: the model tells; right where a box is given; a data set says it)",
+    )
     p.add_argument(
         "--object",
         metavar="NAME|ID|MESH|BOX",

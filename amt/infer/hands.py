@@ -14,7 +14,7 @@ from amt.infer.smooth import HandFilter
 from amt.infer.tracks import HandTracks, Track, follow
 from amt.locate import Finder, Located
 from amt.locate.sides import in_doubt, word
-from amt.locate.squares import SETTLED, moved, next_box
+from amt.locate.squares import SETTLED, moved, next_box, on_grid
 from amt.model.locator import same_hand
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def located_hands(
     for k, (request, hand, side) in enumerate(hands):
         both = side is None and in_doubt(hand.odds)
         for one in (hand.side, OTHER[hand.side]) if both else (side or hand.side,):
-            looks.append((k, replace(request, box=hand.box, near=None, side=one)))
+            looks.append((k, replace(request, box=on_grid(hand.box), near=None, side=one)))
     sides: list[dict[str, Result]] = [{} for _ in hands]
     for (k, _), result in zip(looks, _settled(predictor, [request for _, request in looks])):
         sides[k][result.side] = result
@@ -76,7 +76,7 @@ def _settled(predictor: Predictor, requests: Sequence[Request]) -> list[Result]:
     results = predictor.predict_many(requests)
     squares = {}
     for k, (request, result) in enumerate(zip(requests, results)):
-        square = next_box(result.joints_2d, *request.image.shape[:2], predictor.box_scale)
+        square = on_grid(next_box(result.joints_2d, *request.image.shape[:2], predictor.box_scale))
         if np.isfinite(result.joints_2d).all() and moved(request.box, square) >= SETTLED:
             squares[k] = square
     again = predictor.predict_many([replace(requests[k], box=square) for k, square in squares.items()])

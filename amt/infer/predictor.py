@@ -139,6 +139,8 @@ class Predictor:
             sides = [None if side is None else request.side for request in asked]
             answers = located_hands(self, list(zip(asked, found, sides)))
             return answers[0] if alone else answers
+        if boxes is not None and not alone and any(of_image is None for of_image in boxes):
+            raise InputError("boxes: an image has None; give boxes for every image, or for none")
         flat = iter(self.predict_many([request for of_image in requests for request in of_image]))
         answers = [[next(flat) for _ in of_image] for of_image in requests]
         answers = [hands[0] if one else hands for hands, one in zip(answers, single)]

@@ -27,3 +27,14 @@ def next_box(pixels: np.ndarray, height: int, width: int, scale: float = CropCon
 def moved(before: np.ndarray, after: np.ndarray) -> float:
     """How far a square moved or grew, as a share of its side."""
     return float(np.abs(after - before).max() / before[2])
+
+
+def on_grid(square: np.ndarray) -> np.ndarray:
+    """A square (cx, cy, side; px) rounded to 1/128 to 1/64 of its side.
+
+    Networks round otherwise in batches of another size. A finder's box then differs by a fraction of a pixel, and what is found
+    in one crop decides on the next. On a grid both are the same but in rare cases. Squares of training are off by more.
+    """
+    square = np.asarray(square, np.float64)
+    step = 2.0 ** np.floor(np.log2(square[2] / 64))
+    return np.round(square / step) * step

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -262,8 +263,9 @@ def test_only_the_test_set_is_read_where_the_checkpoint_holds_the_mean_pose(eval
 def test_two_runs_write_the_same_bytes(evaluated):
     folder = save_checkpoint(evaluated.folder / "checkpoint", evaluated.model, evaluated.mean_pose)
     written = []
-    for _ in range(2):
-        assert main([str(folder), "evaluate.device=cpu", "evaluate.report=off"]) == 0
+    for no in ("off", "false"):
+        assert main([str(folder), "evaluate.device=cpu", f"evaluate.report={no}"]) == 0
+        assert not {"report.html", no} & {path.name for path in (*folder.iterdir(), *Path().iterdir())}
         written.append([(folder / name).read_bytes() for name in ("metrics.json", "samples.csv")])
     assert written[0] == written[1]
     save_checkpoint(folder, evaluated.model)  # what an evaluation leaves is no stranger's file

@@ -8,6 +8,7 @@ import torch
 
 from amt.evaluate.boxes import LocatedBatches, nearest, overlap
 from amt.hand.camera import crop_camera
+from amt.locate.squares import on_grid
 
 
 class Made:
@@ -59,16 +60,17 @@ def test_located_crops_are_cut_from_the_full_picture(make_batch):
     (moved,) = list(found)
     assert model.asked == 2  # no side is in doubt: once for the square of each hand that was found
     assert found.missed == {1}
-    torch.testing.assert_close(moved.inputs.box[0] - batch.inputs.box[0], torch.tensor([4.0, 0, 0]))
+    seen = torch.from_numpy(on_grid(batch.inputs.box[0].numpy() + np.array((4.0, 0, 0)))).float()
+    torch.testing.assert_close(moved.inputs.box[0], seen)
     torch.testing.assert_close(moved.inputs.box[1], batch.inputs.box[1])
     assert torch.equal(moved.inputs.image[1], batch.inputs.image[1])
     assert not torch.equal(moved.inputs.image[0], batch.inputs.image[0])
     # The pixel in the middle of the crop shows the row of the picture at the box's centre.
     middle = float(moved.inputs.image[0, 0, 55:57, 55].float().mean())
-    assert middle == pytest.approx(float(batch.inputs.box[0, 1]) % 256, abs=1.5)
+    assert middle == pytest.approx(float(seen[1]) % 256, abs=1.5)
     # The same ray lies at the same place: K of the crop belongs to the new box.
-    shift = moved.inputs.intrinsics[0, 0, 2] - batch.inputs.intrinsics[0, 0, 2]
-    assert float(shift) == pytest.approx(-4 * 112 / float(batch.inputs.box[0, 2]), abs=1e-2)
+    centre, of_frame = moved.inputs.intrinsics[0, 0, 2], batch.inputs.frame_intrinsics[0, 0, 2]
+    assert float(centre) == pytest.approx(55.5 + float(of_frame - seen[0]) * 112 / float(seen[2]), abs=1e-2)
 
 
 @pytest.mark.parametrize(("odds", "answer"), [(0.5, [True, False, True]), (9.0, [True, True, True])])
