@@ -124,13 +124,10 @@ def from_both_sides(predictor: Predictor, asked: Sequence[tuple[Request, float |
     own = predictor.predict_many([request for request, _ in asked])
     answers = [(result, 0.0) for result in own]
     # apart from the first looks, so that the sizes of batches stay those of the hands: each size has a trace of its own
-    others = (
-        predictor.predict_many([replace(asked[k][0], side=OTHER[own[k].side]) for k in doubtful]) if doubtful else []
-    )
+    others = predictor.predict_many([replace(asked[k][0], side=OTHER[own[k].side]) for k in doubtful])
     for k, other in zip(doubtful, others):
         sides = {own[k].side: own[k], other.side: other}
-        said = word(sides["right"].doubt, sides["left"].doubt)
-        answers[k] = sides["right" if asked[k][1] + said >= 0 else "left"], said
+        answers[k] = _surer(asked[k][1], sides), word(sides["right"].doubt, sides["left"].doubt)
     return answers
 
 

@@ -136,7 +136,7 @@ class Predictor:
                 request.check()
             with self.stage("locate"):
                 found = self.finder.locate_many([request.image for request in asked])
-            sides = [None if side is None else request.side for request in asked]
+            sides = [side] * len(asked) if alone or side is None or isinstance(side, str) else list(side)
             answers = located_hands(self, list(zip(asked, found, sides)))
             return answers[0] if alone else answers
         if boxes is not None and not alone and any(of_image is None for of_image in boxes):

@@ -279,6 +279,18 @@ def test_shares_and_ranges_are_what_the_settings_say():
     assert (nothing.curves == torch.arange(256)).all()
 
 
+def test_loose_squares_are_a_share_of_the_samples_and_change_no_other_draw():
+    index = np.arange(4000)
+    tight, loose = (draw(AugmentConfig(loose=share), 3, 0, index, index, 112)[0] for share in (0.0, 0.25))
+    changed = (tight.shift != loose.shift).any(1)
+    assert float(changed.double().mean()) == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(changed, tight.zoom != loose.zoom)
+    assert torch.equal(tight.rotation, loose.rotation)
+    torch.testing.assert_close(loose.shift[changed], tight.shift[changed] * 0.3 / 0.08)
+    torch.testing.assert_close(loose.zoom[changed].log2(), tight.zoom[changed].log2() * 0.6 / 0.15)
+    assert float(loose.shift.abs().max()) == pytest.approx(0.3, abs=0.01)
+
+
 def test_grey_is_a_share_of_the_samples_and_changes_no_other_draw(hands):
     images = read_backgrounds(None, CUT)[torch.arange(len(hands.index))]
     none, all_ = (varied(hands, images, AugmentConfig(grey=s), 0, "opencv").inputs.image.float() for s in (0, 1))

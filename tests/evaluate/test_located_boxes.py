@@ -104,10 +104,10 @@ def test_a_square_that_the_joints_do_not_fit_is_replaced_by_theirs(make_batch):
     locator = SimpleNamespace(locate=lambda image: [SimpleNamespace(box=found, side="right", odds=9.0)])
     batch.inputs.box[:] = torch.from_numpy(found)
     (settled,) = LocatedBatches([batch], reader, locator, model)
-    torch.testing.assert_close(settled.inputs.box[0], torch.tensor((360.0, 240.0, 180.0)), atol=1e-2, rtol=0)
+    torch.testing.assert_close(settled.inputs.box[0], torch.tensor((360.0, 240.0, 180.0)), atol=0, rtol=0)
     torch.testing.assert_close(settled.inputs.box[1], torch.from_numpy(found).float())
     again, _ = crop_camera(k.astype(np.float64), np.array((360.0, 240, 180)), settled.inputs.image.shape[-1])
-    torch.testing.assert_close(settled.inputs.intrinsics[0], again.float(), atol=1e-2, rtol=1e-4)
+    torch.testing.assert_close(settled.inputs.intrinsics[0], again.float(), atol=0, rtol=0)
     assert not torch.equal(settled.inputs.image[0], settled.inputs.image[1])
 
 
