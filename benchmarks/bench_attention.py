@@ -12,6 +12,8 @@ from amt.kernels.attention.back_ends import BACK_ENDS
 from benchmarks.harness import Case, Rival
 
 PART = "ops"
+LARGEST_ERROR = 0.08  # of FP8, relative, against float64; what tests/kernels/test_attention_fp8.py allows
+FP8_SHAPES = [(4, 16, 2048, 64), (4, 16, 4096, 64)]  # from where on FP8 is to pay
 # batch, heads, tokens, head size: 224 px at batch 1 and 16 (S, B and L differ in heads only), fusion tokens, 518 px
 GPU_SHAPES = [(1, 16, 257, 64), (16, 16, 257, 64), (16, 12, 257, 64), (16, 16, 261, 64), (16, 16, 321, 64),
               (16, 16, 577, 64), (16, 16, 1025, 64), (1, 16, 1370, 64), (16, 16, 1370, 64), (4, 16, 2048, 64),
@@ -32,9 +34,12 @@ def case(
 
     rivals = {"sdpa": Rival(scaled_dot_product_attention)}
     variants = {}
-    if device.type == "cuda" and precision == "auto":
+    if device.type == "cuda":
         rivals |= {name.replace("_", " "): by(name) for name in BACK_ENDS if name not in ("sdpa", "triton")}
-        variants = {"ours triton": by("triton")}
+        if precision == "fp8":
+            rivals["bf16 triton"] = by("triton")
+        else:
+            variants = {"ours triton": by("triton")}
     return Case(
         op="attention" if precision == "auto" else f"attention {precision}",
         shape={"B": batch, "H": heads, "N": tokens, "D": size},
@@ -49,6 +54,8 @@ def case(
         flops=2.0 * products * batch * heads * tokens**2 * size,
         bytes=float(traffic * batch * heads * tokens * size * dtype.itemsize),
         backward=backward,
+        bound=LARGEST_ERROR if precision == "fp8" else None,
+        matrix="float8_e4m3fn" if precision == "fp8" else None,
     )
 
 
@@ -71,6 +78,8 @@ def cases(device: torch.device, quick: bool) -> Iterator[Case]:
         for shape in GPU_SHAPES:
             for backward in (False, True):
                 yield case(shape, torch.bfloat16, device, backward)
+        for shape in FP8_SHAPES:
+            yield case(shape, torch.bfloat16, device, backward=False, precision="fp8")
         return
     for shape in CPU_SHAPES:
         for dtype in (torch.float32, torch.bfloat16):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import model_inputs
-from benchmarks.harness import Case
+from benchmarks.compare import AUTOTUNED
+from benchmarks.harness import AUTOTUNE, Case
 
 PART = "encoder"
 LARGEST_ERROR = 0.08  # of FP8 tokens against float64; bf16 has the error rule
@@ -88,9 +89,7 @@ def case(size: str, side: int, batch: int, device: torch.device, fp8: bool) -> C
     if gpu:
         rivals = {
             "compiled": _plain(torch.compile(_run(stock), dynamic=False)),
-            "compiled max-autotune": _plain(
-                torch.compile(_run(stock), dynamic=False, mode="max-autotune-no-cudagraphs")
-            ),
+            AUTOTUNED: _plain(torch.compile(_run(stock), dynamic=False, mode=AUTOTUNE)),
             "cudnn": _by_cudnn(_run(stock)),
         }
     (one,) = inputs(torch.Generator(device).manual_seed(0), 1)

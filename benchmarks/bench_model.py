@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import model_inputs
-from benchmarks.harness import Case
+from benchmarks.compare import AUTOTUNED
+from benchmarks.harness import AUTOTUNE, Case
 
 PART = "model"
 
@@ -79,6 +80,13 @@ def _case(what: str, size: str, batch: int, device: torch.device) -> Case:
     gpu = device.type == "cuda"
     network = _model(size, device)
     run = make(network)
+    rivals, variants = {}, {}
+    if gpu:
+        rivals = {
+            "compiled": _plain(torch.compile(make(network), dynamic=False)),
+            AUTOTUNED: _plain(torch.compile(make(network), dynamic=False, mode=AUTOTUNE)),
+        }
+        variants = {"ours compiled": torch.compile(run, dynamic=False)}
     one = model_inputs.inputs(side, 1, torch.Generator(device).manual_seed(0))
     arguments = (one.image,) if what == "encoder" else tuple(getattr(one, f.name) for f in fields(Inputs))
     parameters = sum(p.nbytes for p in network.parameters())
@@ -91,8 +99,8 @@ def _case(what: str, size: str, batch: int, device: torch.device) -> Case:
         ours=run,
         eager=_plain(run),
         truth=_plain(make(network, exact=True)),
-        rivals={"compiled": _plain(torch.compile(make(network), dynamic=False))} if gpu else {},
-        variants={"ours compiled": torch.compile(run, dynamic=False)} if gpu else {},
+        rivals=rivals,
+        variants=variants,
         flops=batch * model_inputs.flops(run, *arguments),
         bytes=float(parameters + one.image.nbytes * batch),
         samples=batch,

@@ -19,7 +19,7 @@ LARGEST_DIFFERENCE = 0.02  # of the losses that ours and plain PyTorch give for 
 
 
 @functools.lru_cache(maxsize=1)
-def _trainer(size: str, batch: int, device: torch.device):
+def _trainer(size: str, side: int | None, batch: int, device: torch.device):
     from amt.config import KernelsConfig
     from amt.data.config import CropConfig, DataConfig
     from amt.model.config import ModelConfig
@@ -31,18 +31,22 @@ def _trainer(size: str, batch: int, device: torch.device):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # random weights are what is wanted here
-        model = ModelConfig(size=size)
+        model = ModelConfig(size=size, crop_size=side)
         data = DataConfig(crop=CropConfig(size=model.crop_size))
         return Trainer(Config(model, data, train, KernelsConfig()))
 
 
-def _case(size: str, count: int, device: torch.device) -> Case:
+def _case(size: str, count: int, device: torch.device, side: int | None = None) -> Case:
+    """A step at a size; ``side`` (px) of its crops, None: the size's own."""
     from amt.model.config import ModelConfig
 
-    side = ModelConfig(size=size).crop_size
+    side = ModelConfig(size=size, crop_size=side).crop_size
+
+    def trainer():
+        return _trainer(size, side, count, device)
 
     def ours(batch) -> None:
-        _trainer(size, count, device).train_step(batch)
+        trainer().train_step(batch)
 
     def plain(batch) -> None:
         with model_inputs.plain_pytorch():
@@ -55,17 +59,17 @@ def _case(size: str, count: int, device: torch.device) -> Case:
         """The first step's loss from the same weights, batch and noise, by both."""
         batch = draw(torch.Generator(device).manual_seed(0))
         _trainer.cache_clear()
-        loss = float(_trainer(size, count, device).train_step(batch)["loss"])
+        loss = float(trainer().train_step(batch)["loss"])
         _trainer.cache_clear()
         with model_inputs.plain_pytorch():
-            expected = float(_trainer(size, count, device).train_step(batch)["loss"])
+            expected = float(trainer().train_step(batch)["loss"])
         difference = abs(loss - expected) / abs(expected)
         if not difference <= LARGEST_DIFFERENCE:
             raise Incorrect(f"training at size {size}: loss {loss:.6g}, plain PyTorch's {expected:.6g}")
         return {"ours": difference, "eager": 0.0}
 
     one = draw(torch.Generator(device).manual_seed(0), 2)  # batch norm needs two
-    parameters = sum(p.nbytes for p in _trainer(size, count, device).model.parameters())
+    parameters = sum(p.nbytes for p in trainer().model.parameters())
     return Case(
         op="training step",
         shape={"size": model_inputs.SIZES[size], "px": side, "B": count},
@@ -86,8 +90,9 @@ def _case(size: str, count: int, device: torch.device) -> Case:
 def cases(device: torch.device, quick: bool) -> Iterator[Case]:
     model_inputs.need("amt.train.trainer", "amt.train.config")
     if quick:
-        sizes = {"tiny": 2}
-    elif device.type == "cuda":
+        yield _case("tiny", 2, device, side=32)
+        return
+    if device.type == "cuda":
         sizes = {"small": 128, "base": 64, "large": 32}
     else:
         sizes = {"tiny": 32}

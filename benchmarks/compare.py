@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+AUTOTUNED = "compiled max-autotune"  # torch.compile with that mode, without its own graphs
 GRAPH = " graph"  # ends the name of a time that was taken by replaying a CUDA graph
 
 

@@ -2,7 +2,8 @@
 
 All ways make the same 224 px crops of the same frames on the same device, in turns: the DataLoader with one worker a core, ours
 from the files with one thread a core, ours from the crop cache, as they are and varied. Then the share of a training step of
-`tiny` that waits for data, and the decoders that are installed. The results file lies in benchmarks/results/data.
+`tiny` that waits for data, and the decoders that are installed. The results file lies in benchmarks/results/data; `--results`
+names another one, such as a card's, that gets the rates as a record.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=512)
     parser.add_argument("--steps", type=int, default=30, help="of the training that is watched; 0: none")
     parser.add_argument("--output", type=Path, help="results file (default: benchmarks/results/data/<machine>.json)")
+    parser.add_argument("--results", type=Path, help="a results file of benchmarks.run that gets a record, too")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as cache:
@@ -71,9 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
             "batch": BATCH,
             "samples_per_s": throughput(config, device, options.frames),
         }
-        record["decode_ms"] = decoders(config)
+        record["decode_ms"] = decoders(config, min(64, options.frames))
         if options.steps:
-            record["wait_share_of_a_tiny_step"] = wait_share(config, device, options.steps)
+            record["wait_share_of_a_tiny_step"] = wait_share(config, device, options.steps, min(BATCH, options.frames))
     for name, value in record.items():
         print(f"{name}: {json.dumps(value)}")
     rates = record["samples_per_s"]
@@ -85,7 +87,28 @@ def main(arguments: list[str] | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(path)
+    if options.results is not None:
+        results.Results(options.results, device).add(for_table(record, device))
+        print(options.results)
     return 0
+
+
+def for_table(record: dict, device: torch.device) -> dict:
+    """The rates as a record of :class:`benchmarks.results.Results`."""
+    rates = record["samples_per_s"]
+    wait = record.get("wait_share_of_a_tiny_step")
+    return {
+        "op": "crops",
+        "pass": "cache, varied",
+        "shape": {"px": SIZE, "B": BATCH},
+        "dtype": "float32",
+        "device": device.type,
+        "samples_s": rates["cache, varied"],
+        "by_way": rates,
+        "loader_cores": record["cores"],
+        "wait_share": wait and wait["share"],
+        **results.load_mark(),
+    }
 
 
 def core_count() -> int:
@@ -183,13 +206,13 @@ def rate(way: Callable[[], Iterator[Tensor]], count: int, device: torch.device) 
     return count / (time.perf_counter() - start)
 
 
-def wait_share(config: DataConfig, device: torch.device, steps: int) -> dict[str, float]:
+def wait_share(config: DataConfig, device: torch.device, steps: int, batch: int) -> dict[str, float]:
     """The share of a training step of tiny in which nothing but data is waited for, and the step's time."""
     from amt.train.trainer import Trainer
 
     model = ModelConfig(size="tiny")
     data = DataConfig(root=config.root, split="s0", cache=config.cache, crop=CropConfig(size=model.crop_size))
-    train = TrainConfig(device=device.type)
+    train = TrainConfig(batch_size=batch, device=device.type)
     trainer = Trainer(Config(model, data, train, KernelsConfig()))
     loader = make_loader(data, "train", train.batch_size, device=trainer.device, progress=False)
     waited, total, done = 0.0, 0.0, 0

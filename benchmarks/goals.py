@@ -108,12 +108,12 @@ class Goal:
             and all(r["shape"].get(name) == size for name, size in self.shape.items())
         ]
 
-    def worst(self, records: list[dict]) -> float | None:
-        """The figure furthest from the goal, or ``None`` where nothing was measured."""
-        values = [v for r in self.records(records) if (v := self.metric(r, records)) is not None]
-        if not values:
+    def furthest(self, records: list[dict]) -> tuple[float, dict] | None:
+        """The figure furthest from the goal and its record, or ``None`` where nothing was measured."""
+        found = [(v, r) for r in self.records(records) if (v := self.metric(r, records)) is not None]
+        if not found:
             return None
-        return min(values) if self.least is not None else max(values)
+        return (min if self.least is not None else max)(found, key=lambda pair: pair[0])
 
     def met(self, value: float) -> bool:
         return value >= self.least if self.least is not None else value <= self.most
@@ -174,6 +174,10 @@ GOALS = [
          shape={"size": "L", "px": 518, "B": 16}),
     Goal("model L, one image", "cuda", "model", _field("ours_ms"), most=5, shape={"size": "L", "B": 1}, unit="ms"),
     Goal("model L, batch 16, an image", "cuda", "model", _ms_a_sample, most=1, shape={"size": "L", "B": 16}, unit="ms"),
+    Goal("video 640×480 with drawing, `amt-tiny`", "cuda", "video", _field("samples_s"), 200, label="frames to film",
+         unit="frames/s"),
+    Goal("crops from the cache, varied", "cuda", "crops", _field("samples_s"), 10_000, label="cache, varied",
+         unit="crops/s"),
     Goal("training S", "cuda", "training step", _field("samples_s"), 10_000, shape={"size": "S"}, unit="images/s"),
     Goal("training, share of the bf16 matrix rate (MFU)", "cuda", "training step", _field("matrix_share"), 0.5, unit=""),
     Goal("refine B 256 float32, over the fastest rival", "cpu", "refine", TIMES_BEST, 2, shape=PYRAMID | {"B": 256},

@@ -1,28 +1,36 @@
 #!/usr/bin/env bash
-# The whole campaign on a GPU in under nine minutes; each part also runs alone.
+# The whole campaign on a GPU; each part also runs alone.
 #
-#   benchmarks/gpu.sh [--dry] [part ...]
+#   benchmarks/gpu.sh [--dry] [--minutes M] [--again] [part ...]
 #
-#   versions   what the machine has, and which implementation each op takes
+#   versions   what the machine has, what it lacks, and which implementation each op takes
 #   build      pip install -e . without network
-#   tests      pytest -m gpu
-#   sanitize   compute-sanitizer (memcheck, racecheck, initcheck, synccheck) over every op, small
 #   ceilings   the card's copy and matrix rates
 #   warm       every case of ops once, side by side: what is compiled on first use is then in the caches
-#   ops        every op beside eager, torch.compile, CUDA graph and the attention back ends
+#   attention  every attention back end on this card, into the table that attention chooses by; then the goals' shapes
+#   launch     ops with backward, with autograd's worker thread and without, single calls and graphs; then, into
+#              $OUT/launch-plans.json, the same with kernels compiled ahead of time and launched by the native library
+#   encoder    every form of a block and FP8 products, into the table that blocks choose by; then the encoder, L, and
+#              its FP8 linear layers; CUTLASS's too after `AMT_CUTLASS=on benchmarks/gpu.sh build`, which takes minutes
+#   tests      pytest -m gpu, each test by name
+#   sanitize   compute-sanitizer (memcheck, racecheck, initcheck, synccheck) over every op, small
+#   ops        every op beside eager, torch.compile, its max-autotune, CUDA graphs of each and the attention back ends
 #   model      encoder and whole model at S, B, L, batch 1 and 16
 #   train      a training step at S, B, L
-#   attention  only by name: every attention back end on this card, into the table that attention chooses by; then the goals' shapes
-#   launch     only by name: ops with backward, with autograd's worker thread and without, single calls and graphs; then, into
-#              $OUT/launch-plans.json, the same with kernels compiled ahead of time and launched by the native library
-#   encoder    only by name: every form of a block and FP8 products, into the table that blocks choose by; then the encoder, L, and
-#              its FP8 linear layers; CUTLASS's too after `AMT_CUTLASS=on benchmarks/gpu.sh build`, which takes minutes
-#   data       only by name: crops a second from files and from the crop cache (DATA=FOLDER of a set, or one is rendered first)
+#   data       crops a second from files and from the crop cache (DATA=FOLDER of a set, or scenes are rendered first)
+#   video      a video with drawing, amt-tiny, beside plain PyTorch
+#   profile    what misses its goal: time line of host and GPU, Nsight Compute, and the limit in a sentence
+#   learn      frames rendered by all cores, a model trained on them, people whom it never saw; LEARN holds words for amt.train,
+#              such as LEARN="train.batch_size=256 train.lr=5e-4"
 #
 # Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results are copied
-# too. A part that fails does not stop the next; the exit status says whether any did. Run alone, a part may take the whole time.
-# --dry runs on the CPU what runs without a GPU, with short shapes, and writes into a temporary folder.
-# Without a repository, AMT_COMMIT says which commit this is. PYTHON chooses the interpreter.
+# too. A part that fails does not stop the next; the exit status says whether any did. One part alone measures every shape;
+# several, the shapes that have goals, and only what this commit has not measured yet (--again: all of it).
+#
+# All parts take about half an hour. With --minutes the command ends in time and says how to go on, for machines that are lent for
+# minutes: `benchmarks/gpu.sh --minutes 9` three times does everything. --dry runs on the CPU what runs without a GPU, with short
+# shapes, and writes into a temporary folder. Without a repository, AMT_COMMIT says which commit this is. PYTHON chooses the
+# interpreter.
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -30,42 +38,53 @@ cd "$root" || exit 2
 python=${PYTHON:-python3}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
-# Seconds each part may take in a whole run: 525 together, without data, which is not part of one.
-declare -A limits=([versions]=15 [build]=75 [tests]=85 [sanitize]=70 [ceilings]=10 [warm]=60 [ops]=120 [model]=50 [train]=40 [attention]=520 [launch]=520 [encoder]=520 [data]=520)
-order=(versions build tests sanitize ceilings warm ops model train)
+# Seconds a part may take beside others, in order. It begins where two thirds of them are left.
+declare -A limits=([versions]=15 [build]=75 [ceilings]=10 [warm]=100 [attention]=150 [launch]=90 [encoder]=150 [tests]=85
+  [sanitize]=70 [ops]=120 [model]=60 [train]=45 [data]=60 [video]=60 [profile]=120 [learn]=520)
+order=(versions build ceilings warm attention launch encoder tests sanitize ops model train data video profile learn)
 alone=520
 rehearsal=3600
-# In a whole run, the shapes that benchmarks/goals.py asks about; alone, `ops` measures all.
+dry_scenes=8
+cut_off=3 # the status of a part that has left something out for want of time
+# The shapes that benchmarks/goals.py asks about, for parts beside others.
 goals='refine-B(1|8|32|512)-mapspyramid-C256-bfloat16|refine-B512-mapssingle-C256-bfloat16|hand_frames-B512'
-goals+='|frame_pointnet-B512-N778|pose_scores-B16-N128|attention-B(1|16)-H16-N(257|1370)-D64'
+goals+='|frame_pointnet-B512-N778|pose_scores-B16-N128|attention-B(1|16)-H16-N(257|261|577|1025|1370)-D64'
 
 usage() {
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
 }
 
-dry=
+dry='' again='' minutes=''
 parts=()
-for argument in "$@"; do
-  case $argument in
+while (($# > 0)); do
+  case $1 in
     --dry) dry=yes ;;
+    --again) again=yes ;;
+    --minutes)
+      minutes=${2:-}
+      if ! [[ $minutes =~ ^[0-9]+([.][0-9]+)?$ ]]; then
+        echo "gpu.sh: --minutes takes a number, such as 9; got '$minutes'" >&2
+        exit 2
+      fi
+      shift
+      ;;
     -h | --help)
       usage
       exit 0
       ;;
     *)
-      if [[ -z ${limits[$argument]:-} ]]; then
-        echo "gpu.sh: no part '$argument'; there are ${order[*]} attention launch encoder data" >&2
+      if [[ -z ${limits[$1]:-} ]]; then
+        echo "gpu.sh: no part '$1'; there are ${order[*]}" >&2
         exit 2
       fi
-      parts+=("$argument")
+      parts+=("$1")
       ;;
   esac
+  shift
 done
-whole=
-if ((${#parts[@]} == 0)); then
-  parts=("${order[@]}")
-  whole=yes
-fi
+if ((${#parts[@]} == 0)); then parts=("${order[@]}"); fi
+short=
+if ((${#parts[@]} > 1)); then short=yes; fi
 
 if [[ -n $dry ]]; then
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # on a busy machine two threads wait for each other most of the time
@@ -80,16 +99,21 @@ else
   logs=${OUT:-build/gpu}
   mkdir -p "$logs" || exit 2
   device=cuda
-  results=$("$python" -c 'import torch; from benchmarks.results import default_path; print(default_path(torch.device("cuda")))') || exit 2
+  results=$("$python" -c 'import torch; from benchmarks.results import default_path
+print(default_path(torch.device("cuda")))') || exit 2
 fi
 
-# How long the part at hand may take.
+# How long a part may take; nothing where too little time is left to begin it.
 limit_of() {
-  if [[ -n $dry ]]; then # a rehearsal may run on a slow or busy machine: it checks that parts work, not how fast
-    echo "$rehearsal"
-    return
+  local seconds left
+  if [[ -n $short ]]; then seconds=${limits[$1]}; else seconds=$alone; fi
+  if [[ -n $dry ]]; then seconds=$rehearsal; fi # on a slow or busy machine: it checks that parts work, not how fast
+  if [[ -n $minutes ]]; then
+    left=$("$python" -c "print(int(60 * $minutes) - $SECONDS)")
+    if ((3 * left < 2 * (seconds < limits[$1] ? seconds : limits[$1]))); then return; fi
+    if ((left < seconds)); then seconds=$left; fi
   fi
-  if [[ -n $whole || ${#parts[@]} -gt 1 ]]; then echo "${limits[$1]}"; else echo "$alone"; fi
+  echo "$seconds"
 }
 
 # Measures the files of one or more parts; $1 is the time, the rest goes to benchmarks.run.
@@ -99,8 +123,9 @@ measure() {
   local options=(--device "$device" --output "$results" --seconds "$((seconds - 12))")
   if [[ -n $dry ]]; then
     options+=(--quick)
-  elif [[ -n $whole ]]; then
+  elif [[ -n $short ]]; then
     options+=(--case-seconds 1)
+    if [[ -z $again ]]; then options+=(--new); fi
   else
     options+=(--case-seconds 3)
   fi
@@ -124,6 +149,19 @@ try:
     print("Triton", triton.__version__)
 except ImportError:
     print("Triton: none, its kernels will not run")
+import importlib.util, re, tomllib
+from importlib import metadata
+
+lacking = []
+for requirement in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]:
+    name = re.match(r"[A-Za-z0-9._-]+", requirement)[0]
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        if importlib.util.find_spec(name.replace("-", "_")) is None:
+            lacking.append(requirement)
+if lacking:
+    sys.exit(f"not installed, and needed by parts of the package: {', '.join(lacking)}")
 if tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2]) < (2, 11):
     sys.exit("PyTorch >= 2.11 is needed")
 END
@@ -193,6 +231,19 @@ part_sanitize() {
   return "$failed"
 }
 
+# Of two statuses: a failure before what was cut off, that before success.
+worse() {
+  local status found=0
+  for status in "$@"; do
+    case $status in
+      0) ;;
+      "$cut_off" | 124 | 137) if ((found == 0)); then found=$cut_off; fi ;;
+      *) found=$status ;;
+    esac
+  done
+  echo "$found"
+}
+
 part_ceilings() { measure "$1" ceilings; }
 
 # The files of the part ops, one name a line.
@@ -209,8 +260,11 @@ ops_files() {
 part_warm() {
   if [[ -n $dry ]]; then return; fi
   local name
+  # few processes a file: what still compiles when the next part measures would be in its times
+  export TORCHINDUCTOR_COMPILE_THREADS=2
   for name in $(ops_files); do
-    results=$logs/warm-$name.json measure "$1" "$name" --case-seconds 0.001 ${whole:+--filter "$goals"} > "$logs/warm-$name.log" 2>&1 &
+    results=$logs/warm-$name.json measure "$1" "$name" --case-seconds 0.001 ${short:+--filter "$goals"} \
+      > "$logs/warm-$name.log" 2>&1 &
   done
   wait # what fails here fails in ops again, and is reported there
 }
@@ -221,16 +275,17 @@ part_ops() {
     return
   fi
   # one process a file: a kernel that faults takes its own file's cases with it and no more
-  local name names failed=0
+  local name names status=0
   mapfile -t names < <(ops_files)
   for name in "${names[@]}"; do
-    measure "$(($1 / ${#names[@]}))" "$name" ${whole:+--filter "$goals"} || failed=1
+    measure "$(($1 / ${#names[@]}))" "$name" ${short:+--filter "$goals"}
+    status=$(worse "$status" $?)
   done
-  return "$failed"
+  return "$status"
 }
 
 part_model() {
-  if [[ -n $whole ]]; then measure "$1" model --no-compile; else measure "$1" model; fi
+  if [[ -n $short ]]; then measure "$1" model --no-compile; else measure "$1" model; fi
 }
 
 part_train() { measure "$1" train; }
@@ -252,7 +307,7 @@ print(file_name(torch.cuda.get_device_name()))') || return 1
 
 part_attention() {
   tune "$(($1 * 2 / 3))" amt/kernels/attention/tables amt.kernels tune || return
-  if [[ -z $dry ]]; then measure "$(($1 / 3))" attention; fi # a rehearsal of ops has it
+  if [[ -z $dry ]]; then measure "$(($1 / 3))" attention ${short:+--filter "$goals"}; fi # a rehearsal of ops has it
 }
 
 part_launch() {
@@ -269,28 +324,75 @@ part_encoder() {
 }
 
 part_data() {
-  local options=(--device "$device")
-  if [[ -n $dry ]]; then options+=(--frames 64 --steps 1 --output "$logs/data.json"); fi
-  timeout -k 5 "$1" "$python" -m benchmarks.data "${options[@]}" ${DATA:+--data "$DATA"}
+  local options=(--device "$device") folder=${DATA:-build/gpu-scenes} scenes=(--independent 640)
+  if [[ -n $dry ]]; then
+    options+=(--frames 8 --steps 1 --output "$logs/data.json")
+    folder=${DATA:-$logs/learn/scenes-$dry_scenes} scenes=(--independent "$dry_scenes" --held-out 1 --frames 1) # what learn takes
+  fi
+  if [[ -z ${DATA:-} ]]; then
+    "$python" -m amt.data.synthetic "$folder" "${scenes[@]}" --workers "$(nproc)" --quiet || return
+  fi
+  timeout -k 5 "$1" "$python" -m benchmarks.data "${options[@]}" --data "$folder" --results "$results"
+}
+
+part_video() {
+  local options=(--device "$device" --output "$results")
+  if [[ -n $dry ]]; then options+=(--quick); fi
+  timeout -k 5 "$1" "$python" -m benchmarks.video "${options[@]}"
+}
+
+part_profile() {
+  local options=(--device "$device" --results "$results" --folder "$logs/profile" --seconds "$(($1 / 2))")
+  if [[ -n $dry ]]; then options+=(--quick --case '^hand_frames'); fi # nothing that is quick has a goal to miss
+  timeout -k 5 "$1" "$python" -m benchmarks.missed "${options[@]}"
+}
+
+part_learn() {
+  local options=(--device "$device" --output "$results" --seconds "$(($1 - 10))" --folder build/learn) words
+  read -ra words <<< "${LEARN:-}"
+  if [[ -n $dry ]]; then options+=(--quick --scenes "$dry_scenes" --folder "$logs/learn"); fi
+  timeout -k 5 "$1" "$python" -m benchmarks.learn "${options[@]}" "${words[@]}" || return
+  if [[ -z $dry ]]; then cp "$(ls -d build/learn/run-* | tail -n 1)"/learn.png "$logs/"; fi
 }
 
 failed=()
 summary=()
+left=() # to go on with
 for part in "${parts[@]}"; do
   limit=$(limit_of "$part")
+  if [[ -z $limit ]]; then
+    left+=("$part")
+    summary+=("$part: not begun")
+    continue
+  fi
   echo "== $part (at most $limit s)"
   begin=$SECONDS
   "part_$part" "$limit" 2>&1 | tee "$logs/$part.log"
   status=${PIPESTATUS[0]}
-  if ((status == 124 || status == 137)); then echo "gpu.sh: $part was cut off after $limit s" | tee -a "$logs/$part.log"; fi
-  if ((status != 0)); then failed+=("$part"); fi
-  summary+=("$part: $([[ $status == 0 ]] && echo ok || echo "FAILED ($status)"), $((SECONDS - begin)) s")
+  told=ok
+  case $status in
+    0) ;;
+    "$cut_off" | 124 | 137)
+      told="cut off at $((SECONDS - begin)) s, what it had is kept"
+      echo "gpu.sh: $part was cut off" | tee -a "$logs/$part.log"
+      left+=("$part")
+      ;;
+    *)
+      told="FAILED ($status)"
+      failed+=("$part")
+      ;;
+  esac
+  summary+=("$part: $told, $((SECONDS - begin)) s")
   if [[ -z $dry && -f $results ]]; then cp "$results" "$logs/"; fi
 done
 
 echo "== summary"
 printf '%s\n' "${summary[@]}"
 echo "results: $results; logs: $logs"
+if ((${#left[@]} > 0)); then
+  if [[ ${left[0]} != build ]]; then left=(build "${left[@]}"); fi # the next machine may be another
+  echo "go on: benchmarks/gpu.sh${dry:+ --dry}${minutes:+ --minutes $minutes}${again:+ --again} ${left[*]}"
+fi
 if ((${#failed[@]} > 0)); then
   echo "gpu.sh: failed: ${failed[*]}" >&2
   exit 1

@@ -17,7 +17,6 @@ as CUDA graphs, and what remains is counted: peak memory, launches, shares of th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -28,9 +27,11 @@ from torch.utils import _pytree as pytree
 from amt.kernels.testing import error_rule
 from benchmarks import ceilings as machine
 from benchmarks import memory, timing
-from benchmarks.compare import like_with_like
+from benchmarks.compare import AUTOTUNED, like_with_like
+from benchmarks.results import load_mark
 
 ROUNDS, QUICK_ROUNDS = 30, 3
+AUTOTUNE = "max-autotune-no-cudagraphs"  # the mode behind AUTOTUNED
 MAX_SETS = 8  # sets of inputs that rotate
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -64,7 +65,8 @@ class Case:
         ours, eager: the public op and the plain PyTorch that users would write; both take the inputs as they come.
         flops, bytes: counted for one call of the whole pass: a multiply-add is two, inputs are read once, outputs written once.
         backward: time forward and backward; the gradients of every floating input that is not in ``constants`` are checked.
-        rivals: further ways by name; each is timed, the fastest counts. "compiled" is added by itself.
+        rivals: further ways by name; each is timed, the fastest counts. "compiled" is added by itself, and on a GPU
+            "compiled max-autotune".
         variants: other implementations of ours, timed for the choice tables; one whose name begins with "ours" (such as
             "ours compiled") counts as ours.
         truth: float64 computation of the same, on inputs upcast; ``eager`` where it is not given.
@@ -164,11 +166,13 @@ def measure(case: Case, ceilings: dict, quick: bool = False, limit: float | None
     with _range(case, "count"):
         counted = [name for name in calls if name not in case.variants]
         peaks = {name: memory.peak_bytes(lambda n=name: calls[n](*prepared[n][0]), case.device) for name in counted}
-        record["launches"] = {
-            name: memory.launches(lambda n=name: calls[n](*prepared[n][0]), case.device)
+        works = {
+            name: memory.work(lambda n=name: calls[n](*prepared[n][0]), case.device)
             for name in counted
             if name != "compiled" or case.device.type == "cuda"
         }
+    record["launches"] = {name: count for name, (count, _) in works.items()}
+    record["gpu_ms"] = {name: round(busy, 6) for name, (_, busy) in works.items() if busy is not None}
     record["peak_memory_mb"] = {name: round(size / 1e6, 3) for name, (size, _) in peaks.items()}
     record["peak_memory_read"] = peaks["ours"][1]
 
@@ -191,7 +195,7 @@ def measure(case: Case, ceilings: dict, quick: bool = False, limit: float | None
     record["unavailable"] = unavailable
     record["variants"] = list(case.variants)
     record["quick"] = quick
-    record["load_average"] = round(os.getloadavg()[0], 2)
+    record |= load_mark()
     _derive(record, case, ceilings)
     return record
 
@@ -201,6 +205,8 @@ def _all(case: Case, compiled: bool) -> dict[str, Rival]:
     functions = {"ours": case.ours, "eager": case.eager}
     if case.compile:
         functions["compiled"] = torch.compile(case.eager, dynamic=False)
+        if case.device.type == "cuda":  # graphs of it are captured here, as of all others
+            functions[AUTOTUNED] = torch.compile(case.eager, dynamic=False, mode=AUTOTUNE)
     functions |= case.rivals | case.variants
     rivals = {name: f if isinstance(f, Rival) else Rival(f) for name, f in functions.items()}
     return {name: rival for name, rival in rivals.items() if compiled or "compiled" not in name}
@@ -299,6 +305,8 @@ def _derive(record: dict, case: Case, ceilings: dict) -> None:
     found = like_with_like(record)
     if found:
         record["best_rival"], record["ratio_best"] = found.rival, round(found.ratio, 3)
+    if "ours" in record["gpu_ms"]:  # the rest of a single call, in which the GPU waits for the host
+        record["host_share"] = round(max(0.0, 1 - record["gpu_ms"]["ours"] / median["ours"]), 4)
     if case.samples:
         record["samples_s"] = round(case.samples / (ours / 1e3), 2)
     record["gb_s"] = round(case.bytes / (ours / 1e3) / machine.GIGA, 3)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -80,15 +80,29 @@ class _CountOperators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def launches(run: Callable[[], object], device: torch.device) -> int:
-    """Kernels, copies and fills that one call launches on a GPU; operators dispatched below autograd on the CPU."""
+def work(run: Callable[[], object], device: torch.device) -> tuple[int, float | None]:
+    """What one call launches, and the milliseconds in which the GPU works on it.
+
+    Kernels, copies and fills on a GPU; work of several streams at the same time counts once. On the CPU, operators dispatched
+    below autograd, and None.
+    """
     if device.type == "cuda":
         synchronize(device)
         activities = [torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activities) as profile:
             run()
             synchronize(device)
-        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+        events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        return len(events), covered((event.time_range.start, event.time_range.end) for event in events) / 1e3
     with _CountOperators() as counter:
         run()
-    return counter.count
+    return counter.count, None
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of intervals (start, end)."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total

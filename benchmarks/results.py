@@ -19,6 +19,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 SCHEMA = 1
+DATE = "%Y-%m-%d %H:%M UTC"
+MOST_LOAD = 1.5  # processes a core that run or wait to run: above it, a time says more about the neighbours
 # flags of /proc/cpuinfo, the widest first
 INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
 
@@ -66,7 +68,22 @@ def _git(*arguments: str) -> str:
 
 
 def now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.datetime.now(datetime.UTC).strftime(DATE)
+
+
+def as_time(date: str) -> datetime.datetime:
+    """A record's date."""
+    return datetime.datetime.strptime(date, DATE)
+
+
+def load_mark() -> dict:
+    """The load average of the last minute and the cores, for a record; ``"loaded": True`` where others took part in its times.
+
+    A record with that mark is kept and not shown (:func:`benchmarks.tables.measured`).
+    """
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    mark = {"load_average": round(load, 2), "cores": cores}
+    return mark | {"loaded": True} if load > MOST_LOAD * cores else mark
 
 
 def environment(device: torch.device) -> dict:
@@ -132,14 +149,38 @@ class Results:
     def ceilings(self) -> dict:
         return self.data["ceilings"]
 
+    def recent_ceilings(self, quick: bool) -> dict:
+        """The ceilings that this commit measured within the last hour, as quickly as that; {} where it did not."""
+        found = self.ceilings
+        if found.get("commit") != self._stamp["commit"] or found.get("quick", False) != quick:
+            return {}
+        age = as_time(self._stamp["date"]) - as_time(found["date"])
+        return found if age <= datetime.timedelta(hours=1) else {}
+
     def set_ceilings(self, ceilings: dict) -> None:
         self.data["ceilings"] = {**ceilings, **self._stamp}
         self.write()
+
+    def has(self, record: dict) -> bool:
+        """Whether this commit has measured the same on a quiet machine; no changed code counts as measured."""
+        if self._stamp["commit"].endswith("-dirty") or self._stamp["commit"] == "unknown":
+            return False
+        return any(
+            key(old) == key(record)
+            and old["commit"] == self._stamp["commit"]
+            and not any(old.get(flaw) for flaw in ("failed", "loaded", "quick"))
+            for old in self.data["records"]
+        )
 
     def add(self, record: dict) -> None:
         record = {**record, **self._stamp}
         kept = [old for old in self.data["records"] if key(old) != key(record)]
         self.data["records"] = [*kept, record]
+        self.write()
+
+    def amend(self, record: dict, **more: object) -> None:
+        """Adds to the record of the same measurement; its commit and date stay."""
+        self.data["records"] = [{**old, **more} if key(old) == key(record) else old for old in self.data["records"]]
         self.write()
 
     def write(self) -> None:

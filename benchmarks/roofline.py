@@ -10,6 +10,7 @@ import csv
 import statistics
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 KERNEL, TIME = "Kernel Name", "gpu__time_duration.sum"
 MEMORY = "gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed"
@@ -19,8 +20,25 @@ REGISTERS = "launch__registers_per_thread"
 TO_US = {"nsecond": 1e-3, "ns": 1e-3, "usecond": 1.0, "us": 1.0, "msecond": 1e3, "ms": 1e3, "second": 1e6, "s": 1e6}
 
 
-def table(text: str) -> str:
-    """The Markdown table, the kernels that take most time first; medians over a kernel's launches.
+class Kernel(NamedTuple):
+    """Medians over a kernel's launches."""
+
+    name: str  # without the arguments of its call
+    launches: int
+    us: float  # of one launch
+    memory: float | None  # %, of the peak throughput; so are the next two
+    compute: float | None
+    tensor: float | None
+    registers: float | None
+
+    @property
+    def share(self) -> float | None:
+        """%, of the nearer of the two ceilings."""
+        return max((figure for figure in (self.memory, self.compute) if figure is not None), default=None)
+
+
+def read(text: str) -> list[Kernel]:
+    """The kernels, those that take most time together first.
 
     Raises:
         ValueError: it is not what ncu prints, or lacks the time of kernels; the message has the remedy.
@@ -40,13 +58,20 @@ def table(text: str) -> str:
     found = []
     for name, group in kernels.items():
         time = statistics.median(_numbers(group, TIME)) * TO_US[units[TIME]]
-        figures = [_median(group, metric) for metric in (MEMORY, COMPUTE, TENSOR, REGISTERS)]
-        share = max((figure for figure in figures[:2] if figure is not None), default=None)
-        cells = [name.partition("(")[0], str(len(group)), f"{time:.1f}", *map(_said, [*figures, share])]
-        found.append((time * len(group), cells))
+        figures = (_median(group, metric) for metric in (MEMORY, COMPUTE, TENSOR, REGISTERS))
+        found.append(Kernel(name.partition("(")[0], len(group), time, *figures))
+    return sorted(found, key=lambda kernel: -kernel.us * kernel.launches)
+
+
+def table(kernels: list[Kernel]) -> str:
+    """The Markdown table."""
+    rows = [
+        [k.name, str(k.launches), f"{k.us:.1f}", *map(_said, (k.memory, k.compute, k.tensor, k.registers, k.share))]
+        for k in kernels
+    ]
     names = ("kernel", "launches", "µs", "memory, %", "multiprocessors, %", "tensor cores, %", "registers")
     head = [*names, "share of the ceiling, %"]
-    lines = [head, ["---"] * len(head), *(cells for _, cells in sorted(found, reverse=True))]
+    lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
@@ -68,7 +93,7 @@ def main(arguments: list[str]) -> int:
         print("roofline: expected one file, what `ncu --import REPORT --csv --page raw` prints", file=sys.stderr)
         return 2
     try:
-        print(table(Path(arguments[0]).read_text()))
+        print(table(read(Path(arguments[0]).read_text())))
     except (OSError, ValueError) as error:
         print(f"roofline: {arguments[0]}: {error}", file=sys.stderr)
         return 2

@@ -1,15 +1,14 @@
 """`python -m benchmarks.run PART ...` measures without pytest and writes the machine's results file record by record.
 
 A part is `ceilings`, `ops`, `model`, `train`, `launch`, `encoder`, or the name of one file (`refine` for bench_refine.py). A case
-that fails or is wrong is written as such and the next one runs; the exit status is then 1. `--seconds` ends the run in time, and
-what was not begun is listed.
+that fails or is wrong is written as such and the next one runs; the exit status is then 1. `--seconds` ends the run in time,
+what was not begun is listed, and the exit status is 3; the same command with `--new` goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import re
 import sys
 import time
@@ -20,8 +19,9 @@ from types import ModuleType
 import torch
 
 from benchmarks import harness
-from benchmarks.results import ROOT, Results, default_path
+from benchmarks.results import ROOT, Results, default_path, load_mark
 
+UNFINISHED = 3  # the exit status
 PARTS = ("ceilings", "ops", "model", "train", "launch", "encoder")
 
 
@@ -33,17 +33,21 @@ def main(arguments: list[str] | None = None) -> int:
         path = ROOT / "build" / "quick" / path.name  # a quick figure never replaces a measured one
     results = Results(path, device)
     print(f"{results.data['environment']['machine']}, PyTorch {torch.__version__}, into {path}", flush=True)
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        print(f"load average {load:.1f}: others are running here, their work is in these times", flush=True)
-    ceilings = harness.ceilings_of(device, options.quick)
-    results.set_ceilings(ceilings)
+    mark = load_mark()
+    if mark["load_average"] > 0.5:
+        told = "records taken so are marked and not shown" if "loaded" in mark else "their work is in these times"
+        print(f"load average {mark['load_average']:.1f} on {mark['cores']} cores: others run here, {told}", flush=True)
+    ceilings = {} if "ceilings" in options.parts else results.recent_ceilings(options.quick)
+    if not ceilings:
+        ceilings = harness.ceilings_of(device, options.quick)
+        results.set_ceilings({**ceilings, "quick": options.quick})
     rates = ", ".join(f"{name} {rate:.3g}" for name, rate in ceilings["matrix_tflop_s"].items())
     print(f"ceilings: copy {ceilings['copy_gb_s']:.4g} GB/s; matrix TFLOP/s {rates}", flush=True)
-    failed = 0
-    for name, module in _modules(options.parts):
-        failed += _run(name, module, results, options, device)
-    return 1 if failed else 0
+    failed = unfinished = 0
+    for name, module in modules(options.parts):
+        bad, left = _run(name, module, results, options, device)
+        failed, unfinished = failed + bad, unfinished + left
+    return 1 if failed else UNFINISHED if unfinished else 0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -56,6 +60,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--filter", default="", help="regular expression on the case's name")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after this long")
     parser.add_argument("--case-seconds", type=float, help="timing a case, about")
+    parser.add_argument("--new", action="store_true", help="leave out what this commit has measured in that file")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     options = parser.parse_args(arguments)
     for part in options.parts:
@@ -69,22 +74,28 @@ def _files() -> list[str]:
     return sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
 
 
-def _modules(parts: list[str]) -> list[tuple[str, ModuleType]]:
-    modules = [(name, importlib.import_module(f"benchmarks.bench_{name}")) for name in _files()]
-    return [(name, module) for name, module in modules if name in parts or module.PART in parts]
+def modules(parts: list[str] | None = None) -> list[tuple[str, ModuleType]]:
+    """The files of these parts by name; None: all."""
+    found = [(name, importlib.import_module(f"benchmarks.bench_{name}")) for name in _files()]
+    return [(name, module) for name, module in found if parts is None or name in parts or module.PART in parts]
 
 
-def _run(name: str, module: ModuleType, results: Results, options: argparse.Namespace, device: torch.device) -> int:
+def _run(
+    name: str, module: ModuleType, results: Results, options: argparse.Namespace, device: torch.device
+) -> tuple[int, int]:
+    """How many cases failed, and how many were not begun."""
     try:
         cases = [c for c in module.cases(device, options.quick) if re.search(options.filter, str(c))]
     except harness.Unavailable as reason:
         print(f"{name}: skipped, {reason}", flush=True)
-        return 0
+        return 0, 0
+    if options.new:
+        cases = [c for c in cases if not results.has(c.record())]
     failed = 0
     for i, case in enumerate(cases):
         if time.monotonic() - options.begin > options.seconds:
             print(f"{name}: out of time, not begun: {', '.join(str(c) for c in cases[i:])}", flush=True)
-            break
+            return failed, len(cases) - i
         try:
             record = harness.measure(
                 case, results.ceilings, options.quick, options.case_seconds, compiled=not options.no_compile
@@ -100,7 +111,7 @@ def _run(name: str, module: ModuleType, results: Results, options: argparse.Name
             print(f"{case}: FAILED, {error}", file=sys.stderr, flush=True)
             failed += 1
         results.add(record)
-    return failed
+    return failed, 0
 
 
 def _line(case: harness.Case, record: dict) -> str:

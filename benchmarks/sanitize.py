@@ -12,7 +12,9 @@ import torch
 
 from amt.kernels import RefineWeights, _backend, attention, frame_pointnet, hand_frames, pose_scores, refine, use
 from amt.kernels.attention.fp8 import quantize
+from amt.kernels.block import add_norm, gelu_quantize, linear_gelu
 from amt.kernels.fp8_linear import epilogue
+from amt.kernels.normalize import normalize
 from benchmarks.harness import default_device
 
 
@@ -71,8 +73,33 @@ def _fp8_linear(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     return x.sum() + sum(out.float().sum() for out in outs)
 
 
+def _add_norm(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    x, branch = (_draw(3, 71, 40, device=device, dtype=dtype) for _ in range(2))
+    scale, weight, bias = (_draw(40, device=device) for _ in range(3))
+    total, normed = add_norm(x, branch, scale, weight, bias)
+    with torch.no_grad():
+        quantized = add_norm(x, None, None, weight, bias, fp8=True)[1]
+    return total.float().sum() + normed.plain.float().sum() + quantized.scales.sum()
+
+
+def _linear_gelu(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return linear_gelu(*(_draw(*size, device=device, dtype=dtype) for size in ((71, 48), (80, 48), (80,))))
+
+
+def _gelu_quantize(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    operand = gelu_quantize(_draw(71, 80, device=device, dtype=dtype), _draw(80, device=device, dtype=dtype))
+    return operand.plain.float().sum() + operand.scales.sum()
+
+
+def _normalize(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    image = torch.randint(0, 256, (3, 3, 13, 17), device=device, dtype=torch.uint8)
+    mean, scale = torch.rand(2, 3, device=device, dtype=dtype)
+    return normalize(image, mean, scale).requires_grad_()
+
+
 OPS = {"refine": _refine, "hand_frames": _hand_frames, "frame_pointnet": _frame_pointnet, "pose_scores": _pose_scores,
-       "attention": _attention, "attention_fp8": _attention_fp8, "fp8_linear": _fp8_linear}  # fmt: skip
+       "attention": _attention, "attention_fp8": _attention_fp8, "fp8_linear": _fp8_linear, "add_norm": _add_norm,
+       "linear_gelu": _linear_gelu, "gelu_quantize": _gelu_quantize, "normalize": _normalize}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import demo, exports, registers
-from benchmarks.compare import like_with_like
+from benchmarks.compare import AUTOTUNED, like_with_like
 from benchmarks.goals import BOTH, GOALS, PYRAMID
 
 UNMEASURED = "not yet measured"
@@ -16,7 +16,10 @@ OPS = {
     "model": ("encoder", "encoder fp8", "fp8 linear", "model"),
     "train": ("training step",),
 }
-NAMES = ("demo", "exports", "registers", "headline", "goals", "goals-gpu", "goals-cpu", "machines", *OPS)
+WHOLE = ("model", "train")  # the tables that also say how many images a second, and how much of a call the GPU waits
+NAMES = (
+    "demo", "exports", "registers", "headline", "goals", "goals-gpu", "goals-cpu", "machines", "video", "learning", *OPS,
+)  # fmt: skip
 # What the README shows: a record's device, op, pass, dtype and sizes. Each is looked up in the newest file that holds it.
 HEADLINE = (
     ("cuda", "refine", "forward", "bfloat16", PYRAMID | {"B": 512}),
@@ -40,15 +43,19 @@ def render(name: str, files: list[dict]) -> str:
         return _headline(files)
     if name == "machines":
         return _machines(files)
+    if name == "video":
+        return _video(files)
+    if name == "learning":
+        return _learning(files)
     if name.startswith("goals"):
         kinds = {"goals": ("cuda", "cpu"), "goals-gpu": ("cuda",), "goals-cpu": ("cpu",)}[name]
         return _goals(files, kinds)
-    return _measurements(files, OPS[name])
+    return _measurements(files, OPS[name], name in WHOLE)
 
 
 def measured(files: list[dict]) -> list[tuple[dict, dict]]:
-    """Every record that has a time or failed, with its file; quick runs are no measurement."""
-    return [(file, record) for file in files for record in file["records"] if not record.get("quick")]
+    """Every record that has a time or failed, with its file; quick runs and those on a loaded machine are no measurement."""
+    return [(f, r) for f in files for r in f["records"] if not r.get("quick") and not r.get("loaded")]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -79,7 +86,8 @@ def _headline(files: list[dict]) -> str:
         where = f"{machine}, {compared.calls}"
         if device == "cpu":
             ours, rival, where = "–", "", machine
-        name = {"compiled": "torch.compile", "eager": "eager PyTorch"}.get(compared.rival, compared.rival)
+        names = {"compiled": "torch.compile", AUTOTUNED: "torch.compile max-autotune", "eager": "eager PyTorch"}
+        name = names.get(compared.rival, compared.rival)
         rows.append([*what, where, ours, name + rival, f"{number(compared.ratio)} ×"])
     return _table(["op", "shape", "device", "ours", "best rival", "ratio"], rows)
 
@@ -90,28 +98,32 @@ def _goals(files: list[dict], kinds: tuple[str, ...]) -> str:
         found = []
         for file in files:
             records = [r for f, r in measured([file]) if "failed" not in r]
-            value = goal.worst(records)
-            if value is not None:
-                found.append((file["environment"]["machine"], value))
+            furthest = goal.furthest(records)
+            if furthest is not None:
+                found.append((file["environment"]["machine"], *furthest))
         where = KINDS[goal.device]
         if not found:
             rows.append([where, goal.text, goal.target(), UNMEASURED, ""])
-        for machine, value in found:
+        for machine, value, record in found:
             figure = f"{number(value)} {goal.unit}".strip()
-            rows.append([machine, goal.text, goal.target(), figure, "met" if goal.met(value) else "missed"])
+            limit = record.get("limit")  # of python -m benchmarks.missed
+            missed = f"missed: {limit}" if limit else "missed"
+            rows.append([machine, goal.text, goal.target(), figure, "met" if goal.met(value) else missed])
     return _table(["where", "what", "goal", "measured", ""], rows)
 
 
-def _measurements(files: list[dict], ops: tuple[str, ...]) -> str:
+def _measurements(files: list[dict], ops: tuple[str, ...], whole: bool) -> str:
     columns = ["op", "shape", "dtype", "pass", "eager", "compiled", "graph", "ours (ms)", "× eager", "× best rival"]
     columns += ["GB/s", "TFLOP/s", "peak MB (eager)", "launches (eager)", "error"]
+    columns += ["images/s", "host share"] if whole else []
     parts = []
     for kind in ("cuda", "cpu"):
         found = [(f, r) for f, r in measured(files) if r["op"] in ops and r["device"] == kind]
         if not found:
             parts.append(f"{KINDS[kind]}: {UNMEASURED}.")
         for machine in dict.fromkeys(f["environment"]["machine"] for f, _ in found):
-            rows = [_row(f, r) for f, r in sorted(found, key=_order) if f["environment"]["machine"] == machine]
+            mine = [r for f, r in sorted(found, key=_order) if f["environment"]["machine"] == machine]
+            rows = [_row(r) + (_whole(r) if whole else []) for r in mine]
             parts.append(f"{machine}:\n\n{_table(columns, rows)}")
     return "\n\n".join(parts)
 
@@ -124,7 +136,78 @@ def _order(pair: tuple[dict, dict]) -> tuple:
     return record["op"], record["dtype"], record["pass"], sizes
 
 
-def _row(file: dict, record: dict) -> list[str]:
+def _whole(record: dict) -> list[str]:
+    share = record.get("host_share")
+    return [number(record.get("samples_s")), "–" if share is None else f"{100 * share:.0f} %"]
+
+
+def _video(files: list[dict]) -> str:
+    """Videos on GPUs: `python -m benchmarks.video` of a CPU prints its figures and keeps none."""
+    rows = []
+    for file, r in measured(files):
+        if r["op"] == "video":
+            over = [f"{number(r['over_plain'][name])} ×" for name in ("network", "answer", "end to end")]
+            times = [number(r[name]) for name in ("network_ms", "network_of_16_ms", "answer_ms", "first_answer_s")]
+            name = f"`{r['shape']['checkpoint']}`"
+            machine = file["environment"]["machine"]
+            rows.append([machine, name, number(r["samples_s"]), number(r["samples_s_busy"]), *times, *over])
+    head = [
+        "machine",
+        "checkpoint",
+        "frames/s with drawing",
+        "… a busy process a core",
+        "network, ms",
+        "… of 16, an image",
+    ]
+    head += [
+        "picture to answer, ms",
+        "first answer, s",
+        "network over plain PyTorch",
+        "… to the answer",
+        "… end to end",
+    ]
+    return _table(head, rows) if rows else f"GPU: {UNMEASURED}."
+
+
+def _learning(files: list[dict]) -> str:
+    """Training runs that `python -m benchmarks.learn` measured: what was reached, and the errors on the way."""
+    parts = []
+    for file, r in measured(files):
+        if r["op"] != "training run":
+            continue
+        m, s = r["metrics"], r["seconds"]
+        reached = (
+            ("images seen", f"{r['images']:,}"),
+            ("images/s", number(r["samples_s"])),
+            ("scenes rendered", f"{r['scenes']:,} by {r['render_cores']} cores"),
+            ("seconds to render, train, evaluate", f"{s['render']}, {s['train']}, {s['evaluate']}"),
+            ("hand, wrist-aligned MPJPE (mm)", f"{m['wrist_aligned_mpjpe_mm']:.1f}"),
+            ("… over the mean pose's", f"{r['of_mean_pose']:.3f}"),
+            ("hand, Procrustes-aligned MPJPE (mm)", f"{m['procrustes_mpjpe_mm']:.1f}"),
+            ("object, ADD-S (mm)", f"{m['adds_mm']:.1f}"),
+            ("object, rotation, median (degrees)", f"{m['rotation_median_deg']:.1f}"),
+            ("contact F1", f"{m['contact_f1']:.3f}"),
+        )
+        model = f"`{r['shape']['size']}` at {r['shape']['px']} px, batches of {r['shape']['B']}"
+        what = f"{file['environment']['machine']}, {model}, scored on {r['frames']} frames of test people"
+        parts.append(f"{what}:\n\n{_table(['what', 'reached'], [list(row) for row in reached])}")
+        curve = _thinned(r["curve"])
+        head = ["images seen", "wrist-aligned (mm)", "Procrustes (mm)", "ADD-S (mm)"]
+        rows = [[f"{images:,}", *(f"{error:.1f}" for error in errors)] for images, *errors in curve]
+        parts.append(f"On validation people, on the way:\n\n{_table(head, rows)}")
+    return "\n\n".join(parts) or f"GPU: {UNMEASURED}."
+
+
+def _thinned(curve: list[list[float]]) -> list[list[float]]:
+    """The first point, then the next one with at least half as many images again, and the last."""
+    kept: list[list[float]] = []
+    for point in curve:
+        if not kept or point[0] >= 1.5 * kept[-1][0]:
+            kept.append(point)
+    return kept if not curve or kept[-1] is curve[-1] else [*kept, curve[-1]]
+
+
+def _row(record: dict) -> list[str]:
     shape = " ".join(f"{name} {size}" for name, size in record["shape"].items())
     start = [record["op"], shape, record["dtype"], record["pass"]]
     if "failed" in record:

@@ -1,9 +1,10 @@
 """How quickly a video is answered on this machine: frames a second with drawing, beside plain PyTorch, with every core busy, and
 the first answer of a fresh process.
 
-    python -m benchmarks.video CHECKPOINT PICTURE [--box cx,cy,side] [--frames 300]
+    python -m benchmarks.video [CHECKPOINT [PICTURE]] [--device cuda] [--box cx,cy,side] [--frames 300]
 
-The video is the picture, scaled to 640x480 and moved by some pixels from frame to frame. Run it on a quiet machine.
+The video is the picture (default: a rendered grasp), scaled to 640x480 and moved by some pixels from frame to frame. On a GPU the
+figures also go into the results file. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -15,14 +16,20 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from amt.startup import run_program
 
+if TYPE_CHECKING:
+    from amt.infer.benchmark import Figures
+    from amt.model.config import ModelConfig
+
 WIDTH, HEIGHT, RATE = 640, 480, 30
+QUICK_PICTURES = 8
 FRESH = 3  # processes whose first answer is timed
 FIRST = """
 import sys, cv2, amt
-predictor = amt.load(sys.argv[1], device="cpu")
+predictor = amt.load(sys.argv[1], device=sys.argv[4])
 predictor(cv2.imread(sys.argv[2])[..., ::-1], boxes=[float(x) for x in sys.argv[3].split(",")])
 """
 GOALS = (  # name, its least or most, in words
@@ -38,8 +45,13 @@ GOALS = (  # name, its least or most, in words
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.video", description=__doc__.split("\n\n")[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("checkpoint", nargs="?", default="amt-tiny", help="a folder or a name (default %(default)s)")
+    parser.add_argument("picture", nargs="?", type=Path)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--output", type=Path, help="results file that the figures go into (default: a GPU's own; none of a CPU)"
+    )
+    parser.add_argument("--quick", action="store_true", help="few pictures and processes: whether it runs")
     parser.add_argument(
         "--box", help="the hand in the picture scaled to 640x480, px (default: it is looked for and followed)"
     )
@@ -56,15 +68,23 @@ def measure(options: argparse.Namespace) -> int:
     from amt.infer.video import Video
     from benchmarks.load import busy
 
+    device = options.device
+    pictures = QUICK_PICTURES if options.quick else benchmark.PICTURES
     with TemporaryDirectory() as folder:
-        video, picture = make_video(options.picture, Path(folder), options.frames)
-        fresh = [first_answer(options.checkpoint, picture, options.box or "320,240,240") for _ in range(FRESH)]
+        given = options.picture or rendered(Path(folder))
+        video, picture = make_video(
+            given, Path(folder), min(options.frames, pictures) if options.quick else options.frames
+        )
+        fresh = [
+            first_answer(options.checkpoint, picture, options.box or "320,240,240", device)
+            for _ in range(1 if options.quick else FRESH)
+        ]
         box = ["--box", options.box] if options.box else []
         command = read_command(
-            [str(options.checkpoint), str(video), *box, "--fov", "60", "--benchmark", "--device", "cpu"]
+            [str(options.checkpoint), str(video), *box, "--fov", "60", "--benchmark", "--device", device]
         )
-        job, source = job_of(command, options.checkpoint, "cpu"), Video(video)
-        figures = benchmark.benchmark(job, source, 16, "float32")
+        job, source = job_of(command, command.checkpoint, device), Video(video)
+        figures = benchmark.benchmark(job, source, 16, "float32", pictures=pictures)
         with busy():
             loaded = benchmark.run_fps(job, source)
     values = (
@@ -78,8 +98,53 @@ def measure(options: argparse.Namespace) -> int:
     )
     print()
     for (name, goal, form), value in zip(GOALS, values):
-        print(f"{name:<48}{form.format(value):>8}{verdict(value, goal)}")
+        judged = "" if device == "cuda" else verdict(value, goal)  # the goals of two cores of a CPU
+        print(f"{name:<48}{form.format(value):>8}{judged}")
+    if device == "cuda" or options.output:
+        print(f"record: {keep(options, figures, loaded, statistics.median(fresh), job.predictor.model.config)}")
     return 0
+
+
+def keep(options: argparse.Namespace, figures: Figures, loaded: float, fresh: float, model: ModelConfig) -> Path:
+    """Writes the figures into the results file, and returns it; benchmarks/goals.py has a GPU's goals."""
+    import torch
+
+    from benchmarks.results import Results, default_path, load_mark
+
+    device = torch.device(options.device)
+    path = options.output or default_path(device)
+    Results(path, device).add(
+        {
+            "op": "video",
+            "pass": "frames to film",
+            "shape": {"checkpoint": Path(options.checkpoint).name, "size": model.size, "frame": f"{WIDTH}x{HEIGHT}"},
+            "dtype": "float32",
+            "device": device.type,
+            "samples_s": round(figures.run_fps, 2),
+            "samples_s_busy": round(loaded, 2),
+            "answer_ms": round(1e3 * figures.answer_s, 4),
+            "network_ms": round(1e3 * figures.model_s, 4),
+            "network_of_16_ms": round(1e3 * figures.many_s, 4),
+            "over_plain": {
+                "network": round(figures.plain_model_s / figures.model_s, 3),
+                "answer": round(figures.plain_answer_s / figures.answer_s, 3),
+                "end to end": round(figures.end_to_end, 3),
+            },
+            "first_answer_s": round(fresh, 3),
+            "quick": options.quick,
+            **load_mark(),
+        }
+    )
+    return path
+
+
+def rendered(folder: Path) -> Path:
+    """A picture of a grasp."""
+    from amt.data.synthetic.config import SetConfig
+    from amt.data.synthetic.write import write_set
+
+    write_set(folder / "set", SetConfig(independent=1), workers=1, progress=False)
+    return next((folder / "set").rglob("color_*.jpg"))
 
 
 def verdict(value: float, goal: float | None) -> str:
@@ -105,10 +170,10 @@ def make_video(picture: Path, folder: Path, frames: int) -> tuple[Path, Path]:
     return path, folder / "picture.png"
 
 
-def first_answer(checkpoint: Path, picture: Path, box: str) -> float:
+def first_answer(checkpoint: Path | str, picture: Path, box: str, device: str = "cpu") -> float:
     """Seconds from the start of a Python process to its first answer, the interpreter's own start included."""
     start = time.perf_counter()
-    command = [sys.executable, "-c", FIRST, str(checkpoint), str(picture), box]
+    command = [sys.executable, "-c", FIRST, str(checkpoint), str(picture), box, device]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"benchmarks.video: the fresh process failed: {done.stderr.strip().splitlines()[-1]}")

@@ -114,12 +114,15 @@ def benchmark(
     batch: int,
     precision: str,
     rival: MediaPipeLocator | None = None,
+    pictures: int | None = None,
 ) -> Figures:
     """Prints the tables for a job as it is, and for its network in plain PyTorch, at batch 1 and ``batch``.
 
     Args:
         rival: MediaPipe's models, which are then timed on the same pictures.
+        pictures: that are timed; None: :data:`PICTURES`.
     """
+    pictures = PICTURES if pictures is None else pictures
     predictor = job.predictor
     say(
         SCOPE.format(
@@ -138,14 +141,14 @@ def benchmark(
     for name, engine, found_by, implementation in sides:
         predictor.engine, predictor.finder = engine, None if found_by is None else _Timed(predictor, found_by)
         with use(implementation) if implementation else nullcontext():
-            rows, known = _one_by_one(job, source)
+            rows, known = _one_by_one(job, source, pictures)
             _print(f"{name}, batch 1", rows)
-            many = _at_once(job, known, batch)
+            many = _at_once(job, known, batch, pictures)
             _print(f"{name}, batch {batch}", many)
         found[name] = [rows, many]
         say(f"memory: {_resident():.0f} MB resident now, {_peak():.0f} MB at most so far")
     if rival is not None:
-        _print("MediaPipe", _mediapipe(rival, source), ("palms", "landmarks"))
+        _print("MediaPipe", _mediapipe(rival, source, pictures), ("palms", "landmarks"))
         say(RIVAL.format(version=VERSION))
     predictor.engine, predictor.finder, predictor.stage = ours, finder, no_clock
     (one, many), (plain_one, plain_many) = found["AMT"], found["plain PyTorch"]
@@ -213,14 +216,14 @@ def _pictures(source: Images | Video | LiveCamera) -> Iterator[Picture]:
             return
 
 
-def _one_by_one(job: Job, source) -> tuple[list[dict], list[tuple[Question, Result]]]:
+def _one_by_one(job: Job, source, count: int) -> tuple[list[dict], list[tuple[Question, Result]]]:
     clock, known = StageClock(), []
     follower, job.predictor.stage = Follower(job.predictor, job.side, job.smooth), clock
     pictures = _pictures(source)
     with TemporaryDirectory() as folder:
         out = OutputFolder(folder)
         with Records(out) as records, open_film(out, "overlay.mp4", 30, None, print) as shown:
-            for i in range(WARM_UP + PICTURES):
+            for i in range(WARM_UP + count):
                 with clock.picture():
                     with clock("decode"):
                         question = job.question(next(pictures))
@@ -235,7 +238,7 @@ def _one_by_one(job: Job, source) -> tuple[list[dict], list[tuple[Question, Resu
     return clock.rows[WARM_UP:], known
 
 
-def _at_once(job: Job, known: list[tuple[Question, Result]], batch: int) -> list[dict]:
+def _at_once(job: Job, known: list[tuple[Question, Result]], batch: int, count: int) -> list[dict]:
     """Pictures that are in memory, and whose boxes are known."""
     clock = StageClock()
     job.predictor.stage = clock
@@ -243,17 +246,17 @@ def _at_once(job: Job, known: list[tuple[Question, Result]], batch: int) -> list
     if not inside:
         inside = [replace(question.request, box=_middle(question)) for question, _ in known]
     turn = itertools.cycle(inside)
-    for _ in range(2 + max(4, PICTURES // batch)):
+    for _ in range(2 + max(4, count // batch)):
         requests = list(itertools.islice(turn, batch))
         with clock.picture(batch):
             job.predictor.predict_many(requests)
     return clock.rows[2:]
 
 
-def _mediapipe(rival: MediaPipeLocator, source: Images | Video | LiveCamera) -> list[dict]:
+def _mediapipe(rival: MediaPipeLocator, source: Images | Video | LiveCamera, count: int) -> list[dict]:
     """Palms and landmarks of each picture; landmarks where no palm is seen are those of its middle, as of a followed hand."""
     clock, pictures = StageClock(), _pictures(source)
-    for _ in range(WARM_UP + PICTURES):
+    for _ in range(WARM_UP + count):
         image = next(pictures).image
         with clock.picture():
             with clock("palms"):

@@ -14,7 +14,7 @@ PRINTED = f"""==PROF== Connected to process 7
 
 
 def test_kernels_by_time_with_their_share():
-    head, _, *rows = roofline.table(PRINTED).splitlines()
+    head, _, *rows = roofline.table(roofline.read(PRINTED)).splitlines()
     assert head.endswith("| share of the ceiling, % |")
     assert rows == [
         "| large_kernel | 3 | 42.0 | 72 | 34 | – | 113 | 72 |",

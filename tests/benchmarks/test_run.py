@@ -30,7 +30,7 @@ def measured(monkeypatch, tmp_path):
 
     def call(cases, *options):
         module = types.SimpleNamespace(PART="ops", cases=cases)
-        monkeypatch.setattr(run, "_modules", lambda parts: [("probe", module)])
+        monkeypatch.setattr(run, "modules", lambda parts: [("probe", module)])
         path = tmp_path / "cpu.json"
         status = main(["ops", "--quick", "--device", "cpu", "--output", str(path), *options])
         return status, load(path)["records"]
@@ -83,7 +83,7 @@ def test_unknown_part_lists_those_there_are(capsys):
 
 
 def test_every_file_names_its_part_and_yields_cases():
-    found = run._modules(["ops", "model", "train"])
+    found = run.modules(["ops", "model", "train"])
     assert {"attention", "model", "train"} <= {name for name, _ in found}
     for name, module in found:
         assert module.PART in run.PARTS, name
@@ -94,7 +94,7 @@ def test_every_file_names_its_part_and_yields_cases():
 
 
 def test_quick_attention_is_measured():
-    (_, module), *_ = run._modules(["attention"])
+    (_, module), *_ = run.modules(["attention"])
     for case in module.cases(CPU, True):
         record = harness.measure(replace(case, compile=False), {}, quick=True)
         assert {"ours", "eager", "sdpa"} <= set(record["times_ms"]), record["unavailable"]

@@ -97,7 +97,7 @@ def test_peak_memory_by_the_profiler_where_the_mark_cannot_be_reset(monkeypatch)
 
 def test_launches_on_the_cpu_are_dispatched_operators():
     x = torch.ones(4)
-    assert memory.launches(lambda: x.add(1).mul(2), CPU) == 2
+    assert memory.work(lambda: x.add(1).mul(2), CPU) == (2, None)
 
 
 def test_ceilings_name_every_rate_or_why_it_is_not_there():
