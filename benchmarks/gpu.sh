@@ -24,8 +24,8 @@
 #              such as LEARN="train.batch_size=256 train.lr=5e-4"
 #
 # Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results are copied
-# too. A part that fails does not stop the next; the exit status says whether any did. One part alone measures every shape;
-# several, the shapes that have goals, and only what this commit has not measured yet (--again: all of it).
+# too. A part that fails does not stop the next; the exit status says whether any did (1), or was cut off (3). One part alone
+# measures every shape; several, the shapes that have goals, and only what this commit has not measured yet (--again: all of it).
 #
 # All parts take about half an hour. With --minutes the command ends in time and says how to go on, for machines that are lent for
 # minutes: `benchmarks/gpu.sh --minutes 9` three times does everything. --dry runs on the CPU what runs without a GPU, with short
@@ -397,3 +397,4 @@ if ((${#failed[@]} > 0)); then
   echo "gpu.sh: failed: ${failed[*]}" >&2
   exit 1
 fi
+if ((${#left[@]} > 0)); then exit "$cut_off"; fi

@@ -134,7 +134,7 @@ def settings(options: argparse.Namespace, data: Path, run: Path, seconds: float)
     yield from ("experiment=amt_tiny", f"data.root={data}", f"data.cache={options.folder / 'cache'}")
     yield from (f"train.output={run}", f"train.device={options.device}", "train.threads=0", "train.logger=none")
     if options.quick:
-        yield from ("train.steps=4", "train.batch_size=4", "train.validate_every=2", "train.validate_images=4")
+        yield from ("train.steps=2", "train.batch_size=4", "train.validate_every=1", "train.validate_images=4")
         return
     if seconds < LEAST_TRAINING:
         raise UsageError(

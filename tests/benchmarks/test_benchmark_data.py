@@ -34,6 +34,15 @@ def test_pillow_and_the_crop_cache_s_way_give_the_same_crops(frames):
         data.check(ways | {"cache": lambda: [plain + 0.3]})
 
 
+def test_rates_as_a_record_of_a_results_file():
+    rates = {"DataLoader": 400.0, "cache, varied": 12_345.6}
+    found = {"samples_per_s": rates, "cores": 16, "wait_share_of_a_tiny_step": {"share": 0.01}}
+    record = data.for_table(found, torch.device("cuda"))
+    assert (record["op"], record["device"], record["samples_s"], record["by_way"]) == ("crops", "cuda", 12_345.6, rates)
+    assert (record["loader_cores"], record["wait_share"]) == (16, 0.01)
+    assert data.for_table(found | {"wait_share_of_a_tiny_step": None}, torch.device("cpu"))["wait_share"] is None
+
+
 def test_a_way_that_loses_crops_is_no_result():
     with pytest.raises(ValueError, match="3 crops came, not 4"):
         data.rate(lambda: iter([torch.zeros(3, 1)]), 4, torch.device("cpu"))

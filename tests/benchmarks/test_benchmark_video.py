@@ -27,6 +27,7 @@ def test_every_figure_is_printed_with_its_goal(tmp_path, monkeypatch, capsys):
     for name, goal, _ in video.GOALS:
         pattern = re.escape(name) + r" +[\d.]+( x)?" + ("$" if goal is None else r"   goal [<>]= [\d.]+: (met|missed)$")
         assert re.search(pattern, said, re.MULTILINE), name
+    assert "record:" not in said  # a CPU's times belong to one machine and moment
 
 
 def test_goals_are_bounds_from_below_or_above():

@@ -126,6 +126,14 @@ def test_variant_called_ours_counts_as_ours_and_another_does_not():
     assert "triton" not in record["peak_memory_mb"]
 
 
+def test_the_host_s_share_is_what_the_gpu_does_not_work_of_a_single_call():
+    times, busy = {"ours": {"median": 4.0}, "eager": {"median": 8.0}}, {"ours": 1.0, "eager": 6.0}
+    record = {"times_ms": times, "gpu_ms": busy, "dtype": "float32"}
+    harness._derive(record, case(), {})
+    assert record["host_share"] == 0.75
+    assert "host_share" not in measure(case(), {}, quick=True)  # a CPU is its own host
+
+
 def test_verify_takes_the_place_of_the_comparison():
     assert measure(case(verify=lambda: {"ours": 0.25}), {}, quick=True)["error"] == {"ours": 0.25}
 

@@ -53,6 +53,62 @@ def test_what_is_no_results_file_is_named_and_not_overwritten(tmp_path, text):
     assert path.read_text() == text
 
 
+def test_what_a_commit_has_measured_well_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "commit", lambda: "abc")
+    path = tmp_path / "cpu.json"
+    Results(path, CPU).add(record(1))
+    Results(path, CPU).add(record(2, failed="result 0 is off"))
+    Results(path, CPU).add(record(3, loaded=True))
+    Results(path, CPU).add(record(4, quick=True))
+    store = Results(path, CPU)
+    assert [store.has(record(batch)) for batch in (1, 2, 3, 4, 5)] == [True, False, False, False, False]
+    for another in ("def", "abc-dirty"):
+        monkeypatch.setattr(results, "commit", lambda another=another: another)
+        store = Results(path, CPU)
+        store.add(record(6))
+        assert not store.has(record(1))
+        assert store.has(record(6)) == (another == "def")
+
+
+def test_a_record_gets_more_and_keeps_the_rest(tmp_path):
+    path = tmp_path / "cpu.json"
+    store = Results(path, CPU)
+    store.add(record(1))
+    store.add(record(2))
+    store.amend(record(2), limit="the host")
+    first, second = results.load(path)["records"]
+    assert "limit" not in first
+    assert (second["limit"], second["ours_ms"]) == ("the host", 1.0)
+    store.add(record(2))  # measured again: what limited it before is not known of it
+    assert "limit" not in results.load(path)["records"][1]
+
+
+@pytest.mark.parametrize(
+    ("load", "cores", "marked"), [(2.9, 2, False), (3.1, 2, True), (20.0, 16, False), (25.0, 16, True)]
+)
+def test_load_above_one_and_a_half_a_core_is_marked(monkeypatch, load, cores, marked):
+    monkeypatch.setattr(results.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(results.os, "cpu_count", lambda: cores)
+    assert results.load_mark() == {"load_average": load, "cores": cores} | ({"loaded": True} if marked else {})
+
+
+def test_ceilings_are_taken_over_within_an_hour_of_the_same_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "commit", lambda: "abc")
+    monkeypatch.setattr(results, "now", lambda: "2026-01-01 12:00 UTC")
+    path = tmp_path / "cpu.json"
+    Results(path, CPU).set_ceilings({"copy_gb_s": 3.0, "quick": False})
+
+    def found(date, commit="abc", quick=False):
+        monkeypatch.setattr(results, "now", lambda: date)
+        monkeypatch.setattr(results, "commit", lambda: commit)
+        return Results(path, CPU).recent_ceilings(quick).get("copy_gb_s")
+
+    assert found("2026-01-01 12:59 UTC") == 3.0
+    assert found("2026-01-01 13:01 UTC") is None
+    assert found("2026-01-01 12:01 UTC", commit="def") is None
+    assert found("2026-01-01 12:01 UTC", quick=True) is None
+
+
 def test_slug():
     assert results.slug("NVIDIA H200") == "nvidia-h200"
     assert results.slug("Intel(R) Xeon(R) Processor, 2 threads") == "intel-xeon-processor-2-threads"

@@ -28,11 +28,11 @@ def measured(monkeypatch, tmp_path):
     """Runs the given cases as the part "ops" and returns the exit status and the records."""
     monkeypatch.setattr(harness, "_ceilings", {("cpu", True): {"copy_gb_s": 1.0, "matrix_tflop_s": {"float32": 1.0}}})
 
-    def call(cases, *options):
+    def call(cases, *options, parts=("ops",)):
         module = types.SimpleNamespace(PART="ops", cases=cases)
         monkeypatch.setattr(run, "modules", lambda parts: [("probe", module)])
         path = tmp_path / "cpu.json"
-        status = main(["ops", "--quick", "--device", "cpu", "--output", str(path), *options])
+        status = main([*parts, "--quick", "--device", "cpu", "--output", str(path), *options])
         return status, load(path)["records"]
 
     return call
@@ -61,8 +61,31 @@ def test_right_cases_end_with_status_0_and_filter_chooses(measured):
 
 def test_out_of_time_lists_what_was_not_begun(measured, capsys):
     status, records = measured(lambda device, quick: [probe("one"), probe("two")], "--seconds", "-1")
-    assert (status, records) == (0, [])
+    assert (status, records) == (run.UNFINISHED, [])
     assert "out of time, not begun: one-B4-float32-forward, two-B4-float32-forward" in capsys.readouterr().out
+
+
+def test_new_leaves_out_what_the_commit_has_measured(measured, monkeypatch):
+    from benchmarks import results
+
+    monkeypatch.setattr(results, "commit", lambda: "abc")
+    monkeypatch.setattr(results.Results, "has", lambda self, record: record["op"] == "one")
+    status, records = measured(lambda device, quick: [probe("one"), probe("two")], "--new")
+    assert status == 0
+    assert [r["op"] for r in records] == ["two"]
+
+
+def test_ceilings_are_measured_once_unless_they_are_asked_for(measured, monkeypatch):
+    from benchmarks import results
+
+    monkeypatch.setattr(results, "commit", lambda: "abc")
+    measured(lambda device, quick: [probe("one")])
+    rates = {"copy_gb_s": 2.0, "matrix_tflop_s": {"float32": 2.0}}
+    monkeypatch.setattr(harness, "_ceilings", {("cpu", True): rates})
+    _, (record,) = measured(lambda device, quick: [probe("one")])
+    assert record["copy_share"] == pytest.approx(record["gb_s"], abs=1e-3)  # of 1 GB/s
+    _, (record,) = measured(lambda device, quick: [probe("one")], parts=("ops", "ceilings"))
+    assert record["copy_share"] == pytest.approx(record["gb_s"] / 2, abs=1e-3)
 
 
 def test_what_is_not_there_is_skipped_and_said(measured, capsys):

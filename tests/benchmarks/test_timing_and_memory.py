@@ -100,6 +100,14 @@ def test_launches_on_the_cpu_are_dispatched_operators():
     assert memory.work(lambda: x.add(1).mul(2), CPU) == (2, None)
 
 
+@pytest.mark.parametrize(
+    ("intervals", "length"),
+    [([], 0), ([(1, 3)], 2), ([(5, 6), (1, 3)], 3), ([(1, 4), (2, 3)], 3), ([(1, 4), (3, 6), (6, 7)], 6)],
+)
+def test_what_overlaps_counts_once(intervals, length):
+    assert memory.covered(intervals) == length
+
+
 def test_ceilings_name_every_rate_or_why_it_is_not_there():
     found = ceilings.measure(CPU, quick=True)
     assert found["copy_gb_s"] > 0.1
