@@ -13,21 +13,22 @@ import torch
 from torch import Tensor
 
 from amt.hand.batch import Inputs, Targets
+from amt.kernels.constant import constant
 
 
 def mirror_points(points: Tensor) -> Tensor:
     """Points or translations [..., 3] with x negated."""
-    return points * points.new_tensor((-1, 1, 1))
+    return points * constant((-1, 1, 1), points)
 
 
 def mirror_rotations(rotations: Tensor) -> Tensor:
     """Rotation matrices [..., 3, 3] as ``M R M`` with M = diag(-1, 1, 1)."""
-    return rotations * rotations.new_tensor(((1, -1, -1), (-1, 1, 1), (-1, 1, 1)))
+    return rotations * constant(((1, -1, -1), (-1, 1, 1), (-1, 1, 1)), rotations)
 
 
 def mirror_pose(pose: Tensor) -> Tensor:
     """Axis-angle vectors laid end to end, [..., 3 n]: each (a, b, c) becomes (a, -b, -c)."""
-    return (pose.unflatten(-1, (-1, 3)) * pose.new_tensor((1, -1, -1))).flatten(-2)
+    return (pose.unflatten(-1, (-1, 3)) * constant((1, -1, -1), pose)).flatten(-2)
 
 
 def mirror_pixels(pixels: Tensor, width: Tensor | int) -> Tensor:
@@ -37,10 +38,9 @@ def mirror_pixels(pixels: Tensor, width: Tensor | int) -> Tensor:
 
 def mirror_intrinsics(intrinsics: Tensor, width: Tensor | int) -> Tensor:
     """K [..., 3, 3] of the mirrored image, ``width`` [...] px wide: cx becomes width - 1 - cx, skew changes sign."""
-    signs = intrinsics.new_tensor(((1, -1, -1), (1, 1, 1), (1, 1, 1)))
-    shift = torch.zeros_like(intrinsics)
-    shift[..., 0, 2] = torch.as_tensor(width, dtype=intrinsics.dtype, device=intrinsics.device) - 1
-    return intrinsics * signs + shift
+    signs = constant(((1, -1, -1), (1, 1, 1), (1, 1, 1)), intrinsics)
+    shift = width.to(intrinsics)[..., None, None] - 1 if isinstance(width, Tensor) else width - 1
+    return intrinsics * signs + constant(((0, 0, 1), (0, 0, 0), (0, 0, 0)), intrinsics) * shift
 
 
 def choose(which: Tensor, mirrored: Tensor, original: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def mirror_inputs(inputs: Inputs, which: Tensor) -> Inputs:
 
 def _mirror_look(look: Tensor, which: Tensor) -> Tensor:
     """What is known of points [B, P, 7]: normals are mirrored, colours stay."""
-    signs = torch.cat((look.new_tensor((-1, 1, 1)), look.new_ones(look.shape[-1] - 3)))
+    signs = constant((-1, 1, 1) + (1,) * (look.shape[-1] - 3), look)
     return choose(which, look * signs, look)
 
 

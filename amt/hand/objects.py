@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amt.kernels.constant import constant
+
 NUM_CLASSES = 22  # YCB's 21, and 0 for an unknown object
 # YCB's objects that look the same after some rotation: bowl, wood block, both clamps, foam brick (Xiang et al., "PoseCNN",
 # RSS 2018, scores these by ADD-S).
@@ -13,7 +15,7 @@ SYMMETRIC_CLASSES = (13, 16, 19, 20, 21)
 NUM_CORNERS = 8
 # Corner 4x + 2y + z, where 1 stands for the greater coordinate. Keypoints are trained in this order: it is part of a
 # checkpoint's meaning.
-_GREATER = [[bool(corner >> bit & 1) for bit in (2, 1, 0)] for corner in range(NUM_CORNERS)]
+_GREATER = tuple(tuple(bool(corner >> bit & 1) for bit in (2, 1, 0)) for corner in range(NUM_CORNERS))
 
 
 def box_corners(points: Tensor | np.ndarray) -> Tensor | np.ndarray:
@@ -28,5 +30,5 @@ def box_corners(points: Tensor | np.ndarray) -> Tensor | np.ndarray:
     """
     if isinstance(points, Tensor):
         low, high = points.amin(dim=-2, keepdim=True), points.amax(dim=-2, keepdim=True)
-        return torch.where(torch.tensor(_GREATER, device=points.device), high, low)
+        return torch.where(constant(_GREATER, points, torch.bool), high, low)
     return np.where(_GREATER, points.max(-2, keepdims=True), points.min(-2, keepdims=True))

@@ -15,6 +15,7 @@ from amt.hand.mirror import choose
 from amt.hand.objects import NUM_CORNERS
 from amt.hand.skeleton import NUM_JOINTS
 from amt.hand.tensors import TensorFields, exported
+from amt.kernels.constant import constant, places
 from amt.model.camera import CropCamera
 from amt.model.config import ModelConfig
 from amt.model.precision import coordinates
@@ -55,8 +56,8 @@ class Keypoints(TensorFields):
 
     def mirrored(self, which: Tensor) -> Keypoints:
         """The keypoints of the mirrored crop where ``which`` [B] (bool) is True."""
-        order = MIRRORED[: self.depth.shape[1]]
-        flipped = self.position[:, order] * self.position.new_tensor((-1, 1))
+        order = places(MIRRORED[: self.depth.shape[1]], self.depth)
+        flipped = self.position[:, order] * constant((-1, 1), self.position)
         return Keypoints(
             position=choose(which, flipped, self.position),
             depth=choose(which, self.depth[:, order], self.depth),

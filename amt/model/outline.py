@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from amt.hand.mirror import choose
 from amt.hand.tensors import TensorFields, exported
+from amt.kernels.constant import constant, places
 from amt.model.camera import CropCamera
 from amt.model.config import ModelConfig
 from amt.model.keypoints import cell_positions
 from amt.model.precision import coordinates
 
-NEIGHBOURS = [step for step in product((-1.0, 0.0, 1.0), repeat=3) if any(step)]  # of a cell in a grid
+NEIGHBOURS = tuple(step for step in product((-1.0, 0.0, 1.0), repeat=3) if any(step))  # of a cell in a grid
 DIRECTIONS = 8  # 45 degrees apart, from x towards y; the second four are opposite to the first
 MIRRORED = tuple((DIRECTIONS // 2 - i) % DIRECTIONS for i in range(DIRECTIONS))
 FARTHEST = 2.0  # half crops: what reaches farther counts as if it reached so far
@@ -42,7 +43,7 @@ class Outline(TensorFields):
 
     def mirrored(self, which: Tensor) -> Outline:
         """The outline in the mirrored crop where ``which`` [B] (bool) is True."""
-        return self.map(lambda values: choose(which, values[:, MIRRORED], values))
+        return self.map(lambda values: choose(which, values[:, places(MIRRORED, values)], values))
 
     def unlikeliness(self, reach: Tensor) -> Tensor:
         """Minus the log density of reaches [..., B, K, 8] (half crops) under this, up to a constant: [..., B, K]."""
@@ -77,12 +78,15 @@ def directions() -> Tensor:
     return torch.cat((first, -first))
 
 
+_WAYS = tuple(map(tuple, directions().tolist()))
+
+
 def corners(points: Tensor) -> Tensor:
     """Of an object's points [B, P, 3] the farthest in each of 26 directions, [B, 26, 3]: enough to know how far it reaches.
 
     The directions are those to a cell's neighbours in a grid, so the corners of a box are among them.
     """
-    axes = torch.nn.functional.normalize(points.new_tensor(NEIGHBOURS), dim=1)
+    axes = torch.nn.functional.normalize(constant(NEIGHBOURS, points), dim=1)
     farthest = (points @ axes.mT).argmax(dim=1)
     return points.gather(1, farthest[..., None].expand(-1, -1, 3))
 
@@ -159,14 +163,14 @@ def _turned(points: Tensor, rotation: Tensor) -> Tensor:
 
 def _rows(camera: CropCamera) -> Tensor:
     """Half crops along the directions for a unit of x/z and of y/z: [B, 8, 2]."""
-    axes = directions().to(camera.intrinsics)
+    axes = constant(_WAYS, camera.intrinsics)
     return axes @ camera.intrinsics[:, :2, :2] / (camera.size / 2)
 
 
 def _offset(camera: CropCamera) -> Tensor:
     """The principal point along the directions: [B, 8], half crops."""
     centre = (camera.intrinsics[:, :2, 2] - (camera.size - 1) / 2) / (camera.size / 2)
-    return centre @ directions().to(centre).mT
+    return centre @ constant(_WAYS, centre).mT
 
 
 def _farthest(rays: Tensor, camera: CropCamera) -> Tensor:

@@ -20,6 +20,7 @@ from amt import kernels
 from amt.hand.mirror import choose, mirror_points, mirror_rotations
 from amt.hand.rotations import axis_angle_to_matrix
 from amt.hand.tensors import TensorFields, exported
+from amt.kernels.constant import constant
 from amt.model.camera import CropCamera
 from amt.model.config import ModelConfig
 from amt.model.draws import drawn_like
@@ -68,7 +69,7 @@ class Evidence(TensorFields):
 
     def mirrored(self, which: Tensor) -> Evidence:
         """The evidence of the mirrored crop where ``which`` [B] (bool) is True."""
-        signs = self.surface.new_tensor((-1, 1, 1, 1))[:, None, None]
+        signs = constant((-1, 1, 1, 1), self.surface)[:, None, None]
         return Evidence(
             choose(which, self.colour.flip(-1), self.colour),
             choose(which, self.surface.flip(-1) * signs, self.surface),

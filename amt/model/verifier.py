@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amt.kernels.constant import constant
 from amt.model.conv import Residual, convolution
 
 SIZE = 80  # px of a crop
@@ -92,6 +93,6 @@ class Verifier(nn.Module):
         verdict = self(torch.cat((crops, crops.flip(-1))) if both_ways else crops)
         said = torch.cat((verdict.hand[:, None], verdict.right[:, None], verdict.box), 1)
         if both_ways:
-            mirrored = said[len(crops) :] * said.new_tensor((1, -1, -1, 1, 1, 1))
+            mirrored = said[len(crops) :] * constant((1, -1, -1, 1, 1, 1), said)
             said = (said[: len(crops)] + mirrored) / 2
         return said[:, 0].sigmoid(), said[:, 1].sigmoid(), verdict._replace(box=said[:, 2:]).boxes()

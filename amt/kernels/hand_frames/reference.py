@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from amt.kernels.constant import places
+
 NUM_JOINTS, NUM_FRAMES = 21, 22
 WRIST, INDEX_BASE, LITTLE_BASE = 0, 5, 17
 BASES = (1, 5, 9, 13, 17)  # joint of each finger's base, thumb first; the finger's others follow it
@@ -26,9 +28,9 @@ def hand_frames(joints: Tensor) -> tuple[Tensor, Tensor]:  # [B, 21, 3] -> [B, 2
         middles += chain[1:3]
         tips.append(chain[3])
     rotations = torch.stack([*tips, *bases, *middles, palm, palm], dim=1)
-    order = [b + 3 for b in BASES] + list(BASES) + [b + i for b in BASES for i in (1, 2)] + [WRIST]
-    center = joints[:, [WRIST, *BASES]].mean(dim=1, keepdim=True)
-    return torch.cat([joints[:, order], center], dim=1), rotations
+    order = (*(b + 3 for b in BASES), *BASES, *(b + i for b in BASES for i in (1, 2)), WRIST)
+    center = joints[:, places((WRIST, *BASES), joints)].mean(dim=1, keepdim=True)
+    return torch.cat([joints[:, places(order, joints)], center], dim=1), rotations
 
 
 def _palm(joints: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from amt.kernels.constant import constant
+
 NEAREST_DEPTH = 1e-3  # m: a point nearer than this, or behind the camera, is projected as if it lay here
 SMALLEST_SQUARE = 1e-12  # m^2: of the distance from the camera, which divides
 LEAST_FACING, STEEPNESS = 0.1, 12.0  # the cosine to the camera at which a point counts half, and how fast that changes
@@ -50,7 +52,7 @@ def _positions(points: Tensor, intrinsics: Tensor, image_size: tuple[int, int]) 
     """Where points [B, M, 3] (m) are seen, [B, M, 2]: -1 and 1 are the image's edges."""
     rays = points[..., :2] / points[..., 2:].clamp(min=NEAREST_DEPTH)
     pixels = rays @ intrinsics[:, :2, :2].mT + intrinsics[:, None, :2, 2]
-    half = pixels.new_tensor((image_size[1] / 2, image_size[0] / 2))
+    half = constant((image_size[1] / 2, image_size[0] / 2), pixels)
     return (pixels + 0.5) / half - 1
 
 

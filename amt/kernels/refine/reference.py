@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from amt.kernels.constant import constant
+
 NEAREST_DEPTH = 1e-3  # m: a joint at or behind this depth has no projection
 RELATIVE_UNIT = 0.1  # m: the scale of the wrist-relative coordinates that the MLP reads
 
@@ -47,7 +49,7 @@ def project(joints: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         visible = (joints[..., 2] > NEAREST_DEPTH) & torch.isfinite(_divide(joints, intrinsics)).all(dim=-1)
     # a safe joint first: `where` on the result alone would still send 0 * NaN backward through the branch not taken
-    pixels = _divide(torch.where(visible[..., None], joints, joints.new_tensor([0.0, 0.0, 1.0])), intrinsics)
+    pixels = _divide(torch.where(visible[..., None], joints, constant((0.0, 0.0, 1.0), joints)), intrinsics)
     return torch.where(visible[..., None], pixels, 0.0), visible
 
 
@@ -58,10 +60,10 @@ def _divide(joints: Tensor, intrinsics: Tensor) -> Tensor:
 def sample(feature_map: Tensor, pixels: Tensor, visible: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Bilinear samples [B, J, C] of a map [B, H, W, C]: align_corners=False, zeros outside and where not visible."""
     batch, height, width, channels = feature_map.shape
-    size = pixels.new_tensor([width / image_size[1], height / image_size[0]])
+    size = constant((width / image_size[1], height / image_size[0]), pixels)
     position = (pixels + 0.5) * size - 0.5
     # what is far outside may not even be finite: no tap, no gradient
-    near = visible & ((position >= -1) & (position < position.new_tensor([width, height]))).all(dim=-1)
+    near = visible & ((position >= -1) & (position < constant((width, height), position))).all(dim=-1)
     position = torch.where(near[..., None], position, 0.0)
     corner = torch.floor(position).detach()
     fraction = position - corner

@@ -77,9 +77,9 @@ def hand_terms(p: Prediction, t: Targets, inputs: Inputs, joint_weights: Tensor 
         rotation: "geodesic" or "matrix", how poses are compared.
     """
     stages = torch.cat((p.coarse.joints[:, None], p.unrefined.joints[:, None], p.steps), dim=1)
-    stage_weights = stages.new_full((stages.shape[1], 1, 1), REFINED_WEIGHT)
-    stage_weights[: -p.steps.shape[1] or None] = 1.0
-    stage_weights = stage_weights / stage_weights.mean()
+    steps = p.steps.shape[1]
+    stage_weights = torch.cat((stages.new_ones(stages.shape[1] - steps), stages.new_full((steps,), REFINED_WEIGHT)))
+    stage_weights = (stage_weights / stage_weights.mean())[:, None, None]
 
     def joints() -> Tensor:
         error = ((stages - stages[:, :, :1]) - (t.joints - t.joints[:, :1])[:, None]).abs() * stage_weights

@@ -10,6 +10,7 @@ from amt.hand.batch import Inputs, Targets
 from amt.hand.camera import MIN_DEPTH
 from amt.hand.objects import SYMMETRIC_CLASSES
 from amt.hand.rotations import axis_angle_to_matrix, geodesic_distance, six_d_to_matrix
+from amt.kernels.constant import constant
 from amt.model.camera import CropCamera
 from amt.model.draws import drawn_like
 from amt.model.outline import DIRECTIONS, LEAST_LOG_SCALE, corners, reach_of
@@ -131,7 +132,7 @@ def _drawn_poses(t: Targets, unit: Tensor) -> tuple[Tensor, Tensor]:
     turn = axis_angle_to_matrix(drawn_like(translation.new_empty(batch, near, 3)) * NEAR_ANGLE) @ rotation
     anywhere = six_d_to_matrix(drawn_like(translation.new_empty(batch, POSES[2][0] + POSES[3][0], 6)))
     rotations = torch.cat((rotation, turn, anywhere), dim=1)
-    spread = [translation.new_tensor((shift, shift, depth)).expand(count, 3) for count, shift, depth in POSES]
+    spread = [constant((shift, shift, depth), translation).expand(count, 3) for count, shift, depth in POSES]
     spread = torch.cat((translation.new_zeros(1, 3), *spread))
     place = drawn_like(translation.new_empty(batch, rotations.shape[1], 3)) * spread
     log_depth, across = _depth_and_direction(translation)
