@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from amt.kernels import RefineWeights, refine, use
+from amt.kernels.constant import constant
 from benchmarks.harness import Case, Rival
 
 PART = "ops"
@@ -97,7 +98,7 @@ def plain_refine(
 ) -> torch.Tensor:  # [B, S, J, 3]
     """``refine`` as a user of PyTorch writes it: coordinates and sampling in float32, the MLP in the dtype of the weights."""
     height, width = image_size
-    scale = joints.new_tensor([2 / width, 2 / height])
+    scale = constant((2 / width, 2 / height), joints)  # a user who wants a CUDA graph makes it once
     maps = [m.to(joints.dtype) for m in maps]  # grid_sample takes the coordinates in the map's dtype: cast once
     steps = []
     for k in range(w1.shape[0]):

@@ -28,7 +28,7 @@
 # measures every shape; several, the shapes that have goals, and only what this commit has not measured yet (--again: all of it).
 #
 # All parts take about half an hour. With --minutes the command ends in time and says how to go on, for machines that are lent for
-# minutes: `benchmarks/gpu.sh --minutes 9` three times does everything. --dry runs on the CPU what runs without a GPU, with short
+# minutes: about four commands of nine minutes do everything. --dry runs on the CPU what runs without a GPU, with short
 # shapes, and writes into a temporary folder. Without a repository, AMT_COMMIT says which commit this is. PYTHON chooses the
 # interpreter.
 set -uo pipefail
@@ -39,13 +39,13 @@ python=${PYTHON:-python3}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 # Seconds a part may take beside others, in order. It begins where two thirds of them are left.
-declare -A limits=([versions]=15 [build]=75 [ceilings]=10 [warm]=100 [attention]=150 [launch]=90 [encoder]=150 [tests]=85
+declare -A limits=([versions]=15 [build]=75 [ceilings]=30 [warm]=100 [attention]=150 [launch]=90 [encoder]=150 [tests]=150
   [sanitize]=70 [ops]=120 [model]=60 [train]=45 [data]=60 [video]=60 [profile]=120 [learn]=520)
 order=(versions build ceilings warm attention launch encoder tests sanitize ops model train data video profile learn)
 alone=520
 rehearsal=3600
 dry_scenes=8
-cut_off=3 # the status of a part that has left something out for want of time
+cut_off=3 both=4 # statuses of a part that has left something out for want of time; and in which something failed
 # The shapes that benchmarks/goals.py asks about, for parts beside others.
 goals='refine-B(1|8|32|512)-mapspyramid-C256-bfloat16|refine-B512-mapssingle-C256-bfloat16|hand_frames-B512'
 goals+='|frame_pointnet-B512-N778|pose_scores-B16-N128|attention-B(1|16)-H16-N(257|261|577|1025|1370)-D64'
@@ -84,7 +84,9 @@ while (($# > 0)); do
 done
 if ((${#parts[@]} == 0)); then parts=("${order[@]}"); fi
 short=
-if ((${#parts[@]} > 1)); then short=yes; fi
+beside=() # what is there to measure
+for part in "${parts[@]}"; do [[ $part =~ ^(build|warm)$ ]] || beside+=("$part"); done
+if ((${#beside[@]} > 1)); then short=yes; fi
 
 if [[ -n $dry ]]; then
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # on a busy machine two threads wait for each other most of the time
@@ -125,10 +127,10 @@ measure() {
     options+=(--quick)
   elif [[ -n $short ]]; then
     options+=(--case-seconds 1)
-    if [[ -z $again ]]; then options+=(--new); fi
   else
     options+=(--case-seconds 3)
   fi
+  if [[ -z $dry && -z $again ]]; then options+=(--new); fi
   timeout -k 5 "$seconds" "$python" -W ignore::UserWarning -m benchmarks.run "${options[@]}" "$@"
 }
 
@@ -173,10 +175,11 @@ part_build() {
     "$python" -c 'import amt.kernels' # nothing is built: what is installed has to import
     return
   fi
-  if ! timeout -k 5 "$1" "$python" -m pip install -q --no-build-isolation --no-deps -e .; then
-    echo "gpu.sh: the build failed; later parts run with what is there" >&2
-    return 1
-  fi
+  timeout -k 5 "$1" "$python" -m pip install -q --no-build-isolation --no-deps -e . || {
+    local status=$?
+    echo "gpu.sh: the build did not end well; later parts run with what is there" >&2
+    return "$status"
+  }
   "$python" - << 'END'
 import sys
 import torch
@@ -187,17 +190,17 @@ END
 }
 
 part_tests() {
-  local files
-  mapfile -t files < <(grep -rlE 'mark\.gpu' tests --include='*.py')
-  if ((${#files[@]} == 0)); then
-    echo "gpu.sh: no test is marked gpu" >&2
-    [[ -n $dry ]]
-    return
-  fi
   local options=(-v --tb=short -p no:cacheprovider) # -v names a failure at once: the summary is lost where time runs out
   if "$python" -c 'import xdist' 2> /dev/null; then options+=(-n 8 --dist load); fi # most of the time goes into compiling
-  if [[ -n $dry ]]; then options+=(--collect-only); fi
-  timeout -k 5 "$1" "$python" -m pytest "${options[@]}" -m gpu "${files[@]}"
+  local folders=(tests) status
+  if [[ -n $dry ]]; then # the kernels' are nearly all of them
+    options+=(--collect-only)
+    folders=(tests/kernels)
+  fi
+  timeout -k 5 "$1" "$python" -m pytest "${options[@]}" -m gpu "${folders[@]}" 2>&1 | tee "$logs/gpu-tests.txt"
+  status=${PIPESTATUS[0]}
+  if grep -q ' FAILED\|^FAILED' "$logs/gpu-tests.txt"; then status=$(worse 1 "$status"); fi # whether or not it was cut off
+  return "$status"
 }
 
 part_sanitize() {
@@ -210,38 +213,42 @@ part_sanitize() {
     return 1
   fi
   # once without a tool: Triton's kernels are compiled into the cache, and a plain failure is told from a tool's finding
-  timeout -k 5 "$1" "$python" -m benchmarks.sanitize --device cuda || return 1
-  local tool failed=0
+  local begin=$SECONDS tool left status=0
+  timeout -k 5 "$1" "$python" -m benchmarks.sanitize --device cuda || return
+  left=$(($1 - SECONDS + begin))
   local -A running=()
   for tool in memcheck racecheck initcheck synccheck; do
     # without the caching allocator every tensor has its own bounds
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$(($1 - 15))" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$left" compute-sanitizer --tool "$tool" --error-exitcode 9 \
       --print-limit 20 "$python" -m benchmarks.sanitize --device cuda > "$logs/sanitize-$tool.log" 2>&1 &
     running[$tool]=$!
   done
   for tool in "${!running[@]}"; do
-    if wait "${running[$tool]}"; then
+    wait "${running[$tool]}"
+    local ended=$?
+    if ((ended == 0)); then
       echo "$tool: clean"
     else
-      echo "$tool: exit status $?, see sanitize-$tool.log" >&2
+      echo "$tool: exit status $ended, see sanitize-$tool.log" >&2
       tail -n 5 "$logs/sanitize-$tool.log" >&2
-      failed=1
     fi
+    status=$(worse "$status" "$ended")
   done
-  return "$failed"
+  return "$status"
 }
 
-# Of two statuses: a failure before what was cut off, that before success.
+# One status of several: 1 where something failed, 3 where something was cut off, 4 where both.
 worse() {
-  local status found=0
+  local status failed=0 cut=0
   for status in "$@"; do
     case $status in
       0) ;;
-      "$cut_off" | 124 | 137) if ((found == 0)); then found=$cut_off; fi ;;
-      *) found=$status ;;
+      "$cut_off" | 124 | 137) cut=1 ;;
+      "$both") failed=1 cut=1 ;;
+      *) failed=1 ;;
     esac
   done
-  echo "$found"
+  echo $((failed && cut ? both : failed ? 1 : cut ? cut_off : 0))
 }
 
 part_ceilings() { measure "$1" ceilings; }
@@ -259,14 +266,20 @@ ops_files() {
 
 part_warm() {
   if [[ -n $dry ]]; then return; fi
-  local name
+  local name running=() status=0
   # few processes a file: what still compiles when the next part measures would be in its times
   export TORCHINDUCTOR_COMPILE_THREADS=2
   for name in $(ops_files); do
+    if [[ -f $results ]]; then cp "$results" "$logs/warm-$name.json"; fi # with the ceilings; what is measured needs no warming
     results=$logs/warm-$name.json measure "$1" "$name" --case-seconds 0.001 ${short:+--filter "$goals"} \
       > "$logs/warm-$name.log" 2>&1 &
+    running+=($!)
   done
-  wait # what fails here fails in ops again, and is reported there
+  for name in "${running[@]}"; do
+    wait "$name"
+    status=$(worse "$status" $?)
+  done
+  return $((status == cut_off || status == both ? cut_off : 0)) # what fails here fails in ops again, and is reported there
 }
 
 part_ops() {
@@ -275,11 +288,13 @@ part_ops() {
     return
   fi
   # one process a file: a kernel that faults takes its own file's cases with it and no more
-  local name names status=0
+  local name names status=0 left end=$((SECONDS + $1))
   mapfile -t names < <(ops_files)
-  for name in "${names[@]}"; do
-    measure "$(($1 / ${#names[@]}))" "$name" ${short:+--filter "$goals"}
+  left=${#names[@]}
+  for name in "${names[@]}"; do # what a file leaves of its share is the next ones'
+    measure "$(((end - SECONDS) / left))" "$name" ${short:+--filter "$goals"}
     status=$(worse "$status" $?)
+    left=$((left - 1))
   done
   return "$status"
 }
@@ -303,24 +318,36 @@ tune() {
 print(file_name(torch.cuda.get_device_name()))') || return 1
   fi
   timeout -k 5 "$seconds" "$python" -m "$@" "${options[@]}" --output "$tables/$name"
+  local status=$?
+  if [[ -z $dry && -f $tables/$name ]]; then cp "$tables/$name" "$logs/$(basename "$(dirname "$tables")")-table-$name"; fi
+  return "$status"
 }
 
 part_attention() {
-  tune "$(($1 * 2 / 3))" amt/kernels/attention/tables amt.kernels tune || return
-  if [[ -z $dry ]]; then measure "$(($1 / 3))" attention ${short:+--filter "$goals"}; fi # a rehearsal of ops has it
+  tune "$(($1 * 2 / 3))" amt/kernels/attention/tables amt.kernels tune
+  local status=$?
+  if [[ -z $dry ]]; then # a rehearsal of ops has it
+    measure "$(($1 / 3))" attention ${short:+--filter "$goals"}
+    status=$(worse "$status" $?)
+  fi
+  return "$status"
 }
 
 part_launch() {
   local XDG_CACHE_HOME=$logs/cache ops=(refine frame_pointnet) # no cubins of the user's
   export XDG_CACHE_HOME
   if [[ -n $dry ]]; then ops=(hand_frames); fi
+  rm -rf "$logs/cache" # what an earlier command compiled ahead of time
   measure "$(($1 / 3))" launch || return
   timeout -k 5 "$(($1 / 3))" "$python" -m amt.kernels.aot "${ops[@]}" --architecture sm_90 || return
   if [[ -z $dry ]]; then results=$logs/launch-plans.json measure "$(($1 / 3))" launch; fi
 }
 
 part_encoder() {
-  tune "$(($1 / 2))" amt/kernels/block/tables amt.model.tune_blocks && measure "$(($1 / 2))" encoder
+  tune "$(($1 / 2))" amt/kernels/block/tables amt.model.tune_blocks
+  local status=$?
+  measure "$(($1 / 2))" encoder
+  return "$(worse "$status" $?)"
 }
 
 part_data() {
@@ -329,10 +356,11 @@ part_data() {
     options+=(--frames 8 --steps 1 --output "$logs/data.json")
     folder=${DATA:-$logs/learn/scenes-$dry_scenes} scenes=(--independent "$dry_scenes" --held-out 1 --frames 1) # what learn takes
   fi
+  local begin=$SECONDS
   if [[ -z ${DATA:-} ]]; then
-    "$python" -m amt.data.synthetic "$folder" "${scenes[@]}" --workers "$(nproc)" --quiet || return
+    timeout -k 5 "$1" "$python" -m amt.data.synthetic "$folder" "${scenes[@]}" --workers "$(nproc)" --quiet || return
   fi
-  timeout -k 5 "$1" "$python" -m benchmarks.data "${options[@]}" --data "$folder" --results "$results"
+  timeout -k 5 "$(($1 - SECONDS + begin))" "$python" -m benchmarks.data "${options[@]}" --data "$folder" --results "$results"
 }
 
 part_video() {
@@ -342,7 +370,7 @@ part_video() {
 }
 
 part_profile() {
-  local options=(--device "$device" --results "$results" --folder "$logs/profile" --seconds "$(($1 / 2))")
+  local options=(--device "$device" ${again:+--again} --results "$results" --folder "$logs/profile" --seconds "$(($1 / 2))")
   if [[ -n $dry ]]; then options+=(--quick --case '^hand_frames'); fi # nothing that is quick has a goal to miss
   timeout -k 5 "$1" "$python" -m benchmarks.missed "${options[@]}"
 }
@@ -352,12 +380,42 @@ part_learn() {
   read -ra words <<< "${LEARN:-}"
   if [[ -n $dry ]]; then options+=(--quick --scenes "$dry_scenes" --folder "$logs/learn"); fi
   timeout -k 5 "$1" "$python" -m benchmarks.learn "${options[@]}" "${words[@]}" || return
-  if [[ -z $dry ]]; then cp "$(ls -d build/learn/run-* | tail -n 1)"/learn.png "$logs/"; fi
+  if [[ -z $dry ]]; then
+    local run
+    run=$(find build/learn -maxdepth 1 -name 'run-*' | sort | tail -n 1)
+    cp "$run/learn.png" "$run/checkpoint/metrics.json" "$logs/"
+  fi
+}
+
+# Prints how every part ended, and how to go on.
+finish() {
+  echo "== summary"
+  if ((${#summary[@]} > 0)); then printf '%s\n' "${summary[@]}"; fi
+  echo "results: $results; logs: $logs"
+  if ((${#left[@]} == 0)); then return; fi
+  local first=() part
+  for part in build warm; do # the next machine may be another
+    if [[ " ${left[*]} " != *" $part "* && ($part == build || " ${left[*]} " =~ ' '(attention|launch|encoder|ops)' ') ]]; then
+      first+=("$part")
+    fi
+  done
+  echo "go on: ${PYTHON:+PYTHON=$PYTHON }benchmarks/gpu.sh${dry:+ --dry}${minutes:+ --minutes $minutes} ${first[*]} ${left[*]}"
+}
+
+# Ctrl-C, or a connection that ends: the part at hand has had the signal, too.
+interrupted() {
+  trap '' INT HUP
+  if [[ -z $dry && -f $results ]]; then cp "$results" "$logs/"; fi
+  local done=${#summary[@]}
+  left+=("${parts[@]:done}")
+  finish
+  exit "$cut_off"
 }
 
 failed=()
 summary=()
 left=() # to go on with
+trap interrupted INT HUP
 for part in "${parts[@]}"; do
   limit=$(limit_of "$part")
   if [[ -z $limit ]]; then
@@ -380,19 +438,14 @@ for part in "${parts[@]}"; do
     *)
       told="FAILED ($status)"
       failed+=("$part")
+      if ((status == both)); then left+=("$part"); fi
       ;;
   esac
   summary+=("$part: $told, $((SECONDS - begin)) s")
   if [[ -z $dry && -f $results ]]; then cp "$results" "$logs/"; fi
 done
 
-echo "== summary"
-printf '%s\n' "${summary[@]}"
-echo "results: $results; logs: $logs"
-if ((${#left[@]} > 0)); then
-  if [[ ${left[0]} != build ]]; then left=(build "${left[@]}"); fi # the next machine may be another
-  echo "go on: benchmarks/gpu.sh${dry:+ --dry}${minutes:+ --minutes $minutes}${again:+ --again} ${left[*]}"
-fi
+finish
 if ((${#failed[@]} > 0)); then
   echo "gpu.sh: failed: ${failed[*]}" >&2
   exit 1

@@ -194,7 +194,7 @@ def measure(case: Case, ceilings: dict, quick: bool = False, limit: float | None
     }
     record["unavailable"] = unavailable
     record["variants"] = list(case.variants)
-    record["quick"] = quick
+    record["quick"], record["with_compile"] = quick, compiled and not quick
     record |= load_mark()
     _derive(record, case, ceilings)
     return record

@@ -75,7 +75,7 @@ def learn(options: argparse.Namespace, words: list[str]) -> int:
     if options.quick:
         scenes = scenes or 8
     elif scenes is None:
-        scenes = affordable(options.seconds * RENDERING, cores)
+        scenes = rendered_before(options.folder) or affordable(options.seconds * RENDERING, cores)
     data = options.folder / f"scenes-{scenes}"
     begin = time.monotonic()
     program(
@@ -97,15 +97,20 @@ def learn(options: argparse.Namespace, words: list[str]) -> int:
 
     record = record_of(run, device) | {"scenes": scenes, "render_cores": cores, "quick": options.quick}
     record["seconds"] = {"render": round(rendered_s), "train": round(trained_s), "evaluate": round(evaluated_s)}
-    draw(run / "learn.png", record)
     path = options.output or default_path(device)
     Results(path, device).add(record)
+    draw(run / "learn.png", record)
     print(
         f"{record['images']:,} images at {record['samples_s']:.0f} a second: wrist-aligned "
         f"{record['metrics']['wrist_aligned_mpjpe_mm']:.1f} mm, {record['of_mean_pose']:.3f} of the mean pose's\n"
         f"curve: {run / 'learn.png'}; record: {path}"
     )
     return 0
+
+
+def rendered_before(folder: Path) -> int | None:
+    """The scenes of the largest set that an earlier command rendered, or began to."""
+    return max((int(path.name.removeprefix("scenes-")) for path in folder.glob("scenes-[0-9]*")), default=None)
 
 
 def affordable(seconds: float, cores: int) -> int:

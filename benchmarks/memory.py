@@ -92,11 +92,16 @@ def work(run: Callable[[], object], device: torch.device) -> tuple[int, float | 
         with torch.profiler.profile(activities=activities) as profile:
             run()
             synchronize(device)
-        events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        events = device_events(profile)
         return len(events), covered((event.time_range.start, event.time_range.end) for event in events) / 1e3
     with _CountOperators() as counter:
         run()
     return counter.count, None
+
+
+def device_events(profile: torch.profiler.profile) -> list:
+    """What a GPU did: kernels, copies and fills, without the ranges that PyTorch's optimisers and users name."""
+    return [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA and not e.is_user_annotation]
 
 
 def covered(intervals: Iterable[tuple[float, float]]) -> float:

@@ -23,9 +23,9 @@ import torch
 from amt.startup import run_program
 from benchmarks import harness, roofline, timing
 from benchmarks.goals import GOALS, Goal
-from benchmarks.memory import covered
+from benchmarks.memory import covered, device_events
 from benchmarks.results import Results, default_path, key
-from benchmarks.run import modules
+from benchmarks.run import PARTS, UNFINISHED, modules
 from benchmarks.tables import measured, number
 
 CALLS = 10  # in a time line
@@ -38,6 +38,13 @@ ELSEWHERE = {  # what is no case of benchmarks.run prints or profiles its own pa
     "video": "`python -m benchmarks.video` prints its stages",
     "crops": "`python -m benchmarks.data` prints every way",
 }
+
+
+FILES = {
+    "refine": ("refine",), "hand_frames": ("frames",), "frame_pointnet": ("frames",), "pose_scores": ("pose_scores",),
+    "attention": ("attention",), "attention fp8": ("attention",), "fp8 linear": ("fp8_linear",), "model": ("model",),
+    "encoder": ("encoder", "model"), "encoder fp8": ("encoder",), "training step": ("train",),
+}  # fmt: skip
 
 
 class Timeline(NamedTuple):
@@ -58,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--case", help="in place of missed goals: a regular expression on the names of cases")
     parser.add_argument("--quick", action="store_true", help="with --case: of the short shapes")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after this long")
+    parser.add_argument("--again", action="store_true", help="also what has been explained since it was measured")
+    parser.add_argument("--file", help=argparse.SUPPRESS)
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)  # what ncu watches
     options = parser.parse_args(arguments)
     return run_program("benchmarks.missed", lambda: _main(options))
@@ -66,8 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     device = torch.device(options.device)
     if options.once:
-        for case in named(options.case, device, options.quick):
-            once(case)
+        once(next(named(options.case, device, options.quick, options.file)))
         return 0
     options.folder.mkdir(parents=True, exist_ok=True)
     begin, left = time.monotonic(), []
@@ -80,7 +88,7 @@ def _main(options: argparse.Namespace) -> int:
     goals = list(misses(results.data, device.type))
     if not goals:
         print(f"{results.path}: no goal is missed")
-    explained: dict[tuple, str] = {}
+    explained = {} if options.again else {key(r): r["limit"] for _, _, r in goals if r.get("limit")}
     for goal, value, record in goals:
         print(f"== {goal.text}: {number(value)} {goal.unit}, goal {goal.target()}", flush=True)
         same = key(record)
@@ -94,9 +102,11 @@ def _main(options: argparse.Namespace) -> int:
                 continue
             explained[same] = explain(case, options)
             results.amend(record, limit=explained[same])
+        else:
+            print(f"limit: {explained[same]}")
     if left:
         print(f"out of time, not begun: {', '.join(left)}")
-    return 0
+    return UNFINISHED if left else 0
 
 
 def misses(data: dict, device: str) -> Iterator[tuple[Goal, float, dict]]:
@@ -110,7 +120,7 @@ def misses(data: dict, device: str) -> Iterator[tuple[Goal, float, dict]]:
 
 def case_of(record: dict, device: torch.device) -> harness.Case | None:
     """The case that measures the same."""
-    for _, module in modules():
+    for _, module in modules(files_of(record["op"])):
         try:
             for case in module.cases(device, False):
                 if key(case.record()) == key(record):
@@ -120,10 +130,15 @@ def case_of(record: dict, device: torch.device) -> harness.Case | None:
     return None
 
 
-def named(pattern: str, device: torch.device, quick: bool) -> Iterator[harness.Case]:
-    """The cases whose names match; some are in two files."""
+def files_of(op: str) -> list[str]:
+    """The files whose cases measure an op; to make those of whole models takes long."""
+    return [*FILES[op], "launch"] if op in FILES else list(PARTS)
+
+
+def named(pattern: str, device: torch.device, quick: bool, file: str | None = None) -> Iterator[harness.Case]:
+    """The cases whose names match, of one file or of all; some are in two files."""
     seen = set()
-    for name, module in modules():
+    for name, module in modules(None if file is None else file.split(",")):
         try:
             for case in module.cases(device, quick):
                 if re.search(pattern, str(case)) and str(case) not in seen:
@@ -166,7 +181,7 @@ def timeline(case: harness.Case, trace: Path) -> Timeline:
     profile.export_chrome_trace(str(trace))
     parts: Counter[str] = Counter()
     if gpu:
-        events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        events = device_events(profile)
         for event in events:
             parts[event.name] += (event.time_range.end - event.time_range.start) / 1e3 / CALLS
         busy = covered((event.time_range.start, event.time_range.end) for event in events) / 1e3 / CALLS
@@ -198,7 +213,8 @@ def limit_of(found: Timeline, kernels: list[roofline.Kernel]) -> str:
 
 def short(kernel: str) -> str:
     """A kernel's name without its return type, namespaces, template and call arguments."""
-    return re.split(r"[(<]", kernel.removeprefix("void "))[0].split("::")[-1].strip()
+    plain = kernel.removeprefix("void ").replace("(anonymous namespace)::", "")
+    return re.split(r"[(<]", plain)[0].split("::")[-1].strip()
 
 
 def once(case: harness.Case) -> None:
@@ -221,7 +237,7 @@ def nsight(case: harness.Case, options: argparse.Namespace) -> list[roofline.Ker
     report = options.folder / "kernels.ncu-rep"
     watch = ["ncu", "--set", "full", "--nvtx", "--nvtx-include", RANGE, "--launch-count", str(MOST_LAUNCHES)]
     watch += ["-f", "-o", str(report.with_suffix("")), sys.executable, "-m", "benchmarks.missed", "--once"]
-    watch += ["--device", "cuda", "--case", f"^{re.escape(str(case))}$"]
+    watch += ["--device", "cuda", "--file", ",".join(files_of(case.op)), "--case", f"^{re.escape(str(case))}$"]
     show = ["ncu", "--import", str(report), "--csv", "--page", "raw"]
     for command in ([*watch, "--quick"] if options.quick else watch, show):
         done = subprocess.run(command, capture_output=True, text=True)

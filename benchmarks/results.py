@@ -19,6 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 SCHEMA = 1
+FLAWS = ("failed", "loaded", "quick")  # of a record that is no measurement to show
 DATE = "%Y-%m-%d %H:%M UTC"
 MOST_LOAD = 1.5  # processes a core that run or wait to run: above it, a time says more about the neighbours
 # flags of /proc/cpuinfo, the widest first
@@ -161,19 +162,26 @@ class Results:
         self.data["ceilings"] = {**ceilings, **self._stamp}
         self.write()
 
-    def has(self, record: dict) -> bool:
-        """Whether this commit has measured the same on a quiet machine; no changed code counts as measured."""
+    def has(self, record: dict, compiled: bool = False) -> bool:
+        """Whether this commit has measured the same on a quiet machine; no changed code counts as measured.
+
+        Args:
+            compiled: beside what torch.compile makes, too.
+        """
         if self._stamp["commit"].endswith("-dirty") or self._stamp["commit"] == "unknown":
             return False
         return any(
             key(old) == key(record)
             and old["commit"] == self._stamp["commit"]
-            and not any(old.get(flaw) for flaw in ("failed", "loaded", "quick"))
+            and not any(old.get(flaw) for flaw in FLAWS)
+            and (not compiled or old.get("with_compile", True))
             for old in self.data["records"]
         )
 
     def add(self, record: dict) -> None:
         record = {**record, **self._stamp}
+        if (record.get("loaded") or record.get("quick")) and self.has(record):
+            return  # a better figure of this commit stays
         kept = [old for old in self.data["records"] if key(old) != key(record)]
         self.data["records"] = [*kept, record]
         self.write()

@@ -59,7 +59,7 @@ def read(text: str) -> list[Kernel]:
     for name, group in kernels.items():
         time = statistics.median(_numbers(group, TIME)) * TO_US[units[TIME]]
         figures = (_median(group, metric) for metric in (MEMORY, COMPUTE, TENSOR, REGISTERS))
-        found.append(Kernel(name.partition("(")[0], len(group), time, *figures))
+        found.append(Kernel(name.replace("(anonymous namespace)::", "").partition("(")[0], len(group), time, *figures))
     return sorted(found, key=lambda kernel: -kernel.us * kernel.launches)
 
 

@@ -2,7 +2,7 @@
 
 A part is `ceilings`, `ops`, `model`, `train`, `launch`, `encoder`, or the name of one file (`refine` for bench_refine.py). A case
 that fails or is wrong is written as such and the next one runs; the exit status is then 1. `--seconds` ends the run in time,
-what was not begun is listed, and the exit status is 3; the same command with `--new` goes on.
+what was not begun is listed, and the exit status is 3 (4 where others failed); the same command with `--new` goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from benchmarks import harness
 from benchmarks.results import ROOT, Results, default_path, load_mark
 
-UNFINISHED = 3  # the exit status
+UNFINISHED, BOTH = 3, 4  # exit statuses: some cases were not begun; and others failed
 PARTS = ("ceilings", "ops", "model", "train", "launch", "encoder")
 
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, module in modules(options.parts):
         bad, left = _run(name, module, results, options, device)
         failed, unfinished = failed + bad, unfinished + left
-    return 1 if failed else UNFINISHED if unfinished else 0
+    return (BOTH if failed else UNFINISHED) if unfinished else int(bool(failed))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -90,7 +90,7 @@ def _run(
         print(f"{name}: skipped, {reason}", flush=True)
         return 0, 0
     if options.new:
-        cases = [c for c in cases if not results.has(c.record())]
+        cases = [c for c in cases if not results.has(c.record(), compiled=not options.no_compile)]
     failed = 0
     for i, case in enumerate(cases):
         if time.monotonic() - options.begin > options.seconds:
@@ -110,8 +110,17 @@ def _run(
             record = {**case.record(), "failed": str(error)[:500] or type(error).__name__}
             print(f"{case}: FAILED, {error}", file=sys.stderr, flush=True)
             failed += 1
+            if lost(error):
+                results.add(record)
+                print(f"{name}: the device is lost to this process, not begun: {', '.join(map(str, cases[i + 1 :]))}")
+                return failed, len(cases) - i - 1
         results.add(record)
     return failed, 0
+
+
+def lost(error: Exception) -> bool:
+    """Whether every later call of this process would fail as well: a kernel has faulted on a CUDA device."""
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
 
 
 def _line(case: harness.Case, record: dict) -> str:

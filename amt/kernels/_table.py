@@ -99,6 +99,26 @@ def write(path: Path, card: str, rows: list[dict[str, Any]]) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+def earlier_rows(path: Path | None, card: str) -> list[dict[str, Any]]:
+    """What a table of the same card and PyTorch holds; a tuning that is cut off replaces only the rows that it measured."""
+    try:
+        content = json.loads(path.read_text()) if path is not None else {}
+        same = (content["schema"], content["card"], content["torch"]) == (SCHEMA, card, torch.__version__)
+        return [dict(row) for row in content["rows"]] if same else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def merged(earlier: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and the earlier ones of other shapes."""
+
+    def shape(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if name != "ms"}
+
+    new = [shape(row) for row in rows]
+    return [*rows, *(row for row in earlier if shape(row) not in new)]
+
+
 def file_name(card: str) -> str:
     """ "NVIDIA H200" -> "nvidia-h200.json"."""
     return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-") + ".json"

@@ -60,7 +60,7 @@ def _tune(device: torch.device, options: Namespace) -> Path | None:
     if output is not None:
         _table.check_output(output)
     repeats, widths = (3, (64,)) if options.dry else (REPEATS, WIDTHS)
-    rows = []
+    rows, earlier = [], _table.earlier_rows(output, card)
     for width in widths:
         for images, tokens in QUICK if options.dry else IMAGES:
             for backward in (False, True):
@@ -70,8 +70,8 @@ def _tune(device: torch.device, options: Namespace) -> Path | None:
                     what = f"{width} to {row['units']}" if row["units"] else f"block of {width}"
                     said = ", ".join(f"{name} {ms * 1e3:.1f}" for name, ms in times)
                     print(f"{row['rows']} rows, {what}{' with backward' if backward else ''}: {said} µs")
-    if output is not None:
-        _table.write(output, card, rows)
+                if output is not None:  # at once: what is cut off keeps what it has
+                    _table.write(output, card, _table.merged(earlier, rows))
     return output
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_what_does_not_fit_the_minutes_is_left_for_the_next_command(tmp_path):
     done = script("--dry", "--minutes", "0.1", "sanitize", "learn", TMPDIR=str(tmp_path))
     assert done.returncode == 3, done.stdout + done.stderr
     assert "sanitize: not begun\nlearn: not begun" in done.stdout
-    assert "go on: benchmarks/gpu.sh --dry --minutes 0.1 build sanitize learn" in done.stdout
+    assert "benchmarks/gpu.sh --dry --minutes 0.1 build sanitize learn" in done.stdout
 
 
 @pytest.mark.parametrize("status", [3, 124, 137])
@@ -109,8 +110,34 @@ def test_what_was_cut_off_is_no_failure_and_is_left_for_the_next_command(tmp_pat
     done = script("--dry", "sanitize", PYTHON=python_that_ends(tmp_path, status), TMPDIR=str(tmp_path))
     assert done.returncode == 3
     assert re.search(r"^sanitize: cut off at \d+ s, what it had is kept", done.stdout, re.MULTILINE)
-    assert "go on: benchmarks/gpu.sh --dry build sanitize" in done.stdout
+    assert "benchmarks/gpu.sh --dry build sanitize" in done.stdout
     assert "failed" not in done.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    environment = {**os.environ, "PYTHON": sys.executable, "TMPDIR": str(tmp_path)}
+    command = ["bash", str(SCRIPT), "--dry", "ceilings", "sanitize", "ops"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        said = []
+        while not said or not said[-1].startswith("== sanitize"):
+            said.append(running.stdout.readline())
+            assert said[-1], said
+        os.killpg(running.pid, signal.SIGINT)
+        rest = running.stdout.read()
+    assert running.returncode == 3, rest
+    assert "ceilings: ok" in rest
+    assert f"go on: PYTHON={sys.executable} benchmarks/gpu.sh --dry build warm sanitize ops" in rest
+
+
+def test_statuses_are_one_of_four():
+    function = re.search(r"^worse\(\) \{.*?^\}", SCRIPT.read_text(), re.MULTILINE | re.DOTALL)[0]
+    for statuses, expected in {"0 0": 0, "0 3": 3, "124 0": 3, "1 0": 1, "9 137": 4, "4 0": 4, "1 4": 4}.items():
+        done = subprocess.run(
+            ["bash", "-c", f"cut_off=3 both=4\n{function}\nworse {statuses}"], capture_output=True, text=True
+        )
+        assert done.stdout == f"{expected}\n", statuses
 
 
 @pytest.mark.parametrize("minutes", ["", "nine", "-1"])
@@ -147,10 +174,10 @@ def python_that_ends(folder, status):
 
 
 def test_part_that_fails_does_not_stop_the_next_and_is_in_the_exit_status(tmp_path):
-    broken = python_that_ends(tmp_path, 4)
+    broken = python_that_ends(tmp_path, 5)
     done = script("--dry", "sanitize", "tests", PYTHON=broken, TMPDIR=str(tmp_path))
     assert done.returncode == 1
-    assert "sanitize: FAILED (4)" in done.stdout
+    assert "sanitize: FAILED (5)" in done.stdout
     assert "tests: ok" in done.stdout
     assert "gpu.sh: failed: sanitize" in done.stderr
 

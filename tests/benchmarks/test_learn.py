@@ -38,6 +38,13 @@ def test_as_many_scenes_as_the_time_renders(clock):
     assert learn.affordable(500, 16) == learn.MOST_SCENES
 
 
+def test_a_set_that_is_there_is_taken_again(tmp_path):
+    assert learn.rendered_before(tmp_path) is None
+    for name in ("scenes-64", "scenes-512", "scenes-x", "run-1"):
+        (tmp_path / name).mkdir()
+    assert learn.rendered_before(tmp_path) == 512
+
+
 def options(**changes):
     return types.SimpleNamespace(device="cuda", seconds=520, quick=False, folder=learn.Path("f")) if not changes else (
         types.SimpleNamespace(**vars(options()) | changes)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from test_roofline import PRINTED
 
-from benchmarks import harness, missed, results
+from benchmarks import harness, missed, results, run
+from benchmarks.goals import GOALS
 from benchmarks.missed import Timeline, limit_of, main
 from benchmarks.results import Results, load
 from benchmarks.roofline import Kernel
@@ -34,7 +35,7 @@ def probe(name="hand_frames", batch=512):
 def store(tmp_path, monkeypatch):
     """A results file in which hand_frames misses one goal and meets another, and the cases that there are."""
     monkeypatch.setattr(
-        missed, "modules", lambda: [("probe", types.SimpleNamespace(cases=lambda device, quick: [probe()]))]
+        missed, "modules", lambda parts=None: [("probe", types.SimpleNamespace(cases=lambda device, quick: [probe()]))]
     )
     times = {"ours": {"median": 1.0}, "eager": {"median": 4.0}}
     path = tmp_path / "cpu.json"
@@ -42,7 +43,7 @@ def store(tmp_path, monkeypatch):
     return path
 
 
-def test_a_missed_goal_is_profiled_and_its_limit_kept(store, tmp_path, capsys):
+def test_a_missed_goal_is_profiled_and_its_limit_kept(store, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "traces"
     assert main(["--device", "cpu", "--results", str(store), "--folder", str(folder)]) == 0
     said = capsys.readouterr().out
@@ -54,13 +55,16 @@ def test_a_missed_goal_is_profiled_and_its_limit_kept(store, tmp_path, capsys):
     (record,) = load(store)["records"]
     assert record["limit"].startswith("`sin`, ")
     assert f"limit: {record['limit']}" in said
+    monkeypatch.setattr(missed, "timeline", None)  # what has been explained is told, and not profiled again
+    assert main(["--device", "cpu", "--results", str(store), "--folder", str(folder)]) == 0
+    assert f"limit: {record['limit']}" in capsys.readouterr().out
 
 
 def test_nothing_missed_and_out_of_time_are_said(store, tmp_path, capsys):
     assert main(["--device", "cpu", "--results", str(tmp_path / "new.json"), "--folder", str(tmp_path)]) == 0
     assert "new.json: no goal is missed" in capsys.readouterr().out
     words = ["--device", "cpu", "--results", str(store), "--folder", str(tmp_path), "--seconds", "-1"]
-    assert main(words) == 0
+    assert main(words) == missed.UNFINISHED
     assert "out of time, not begun: hand_frames B 512, over eager" in capsys.readouterr().out
     assert "limit" not in load(store)["records"][0]
 
@@ -71,7 +75,7 @@ def test_what_no_case_measures_names_the_program_that_does(tmp_path, monkeypatch
     store.add(
         {"op": "video", "pass": "frames to film", "shape": {}, "dtype": "float32", "device": "cuda", "samples_s": 100.0}
     )
-    monkeypatch.setattr(missed, "modules", lambda: [])
+    monkeypatch.setattr(missed, "modules", lambda parts=None: [])
     found = list(missed.misses(load(path), "cuda"))
     assert [(goal.op, value) for goal, value, _ in found] == [("video", 100.0)]
     monkeypatch.setattr(
@@ -119,6 +123,25 @@ def test_the_limit_in_a_sentence(found, kernels, limit):
     assert limit_of(found, kernels) == limit
 
 
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        ("void at::native::(anonymous namespace)::foo<float, 2>(int*)", "foo"),
+        ("_taps_kernel", "_taps_kernel"),
+        ("sm90_xmma_gemm_bf16bf16_f32", "sm90_xmma_gemm_bf16bf16_f32"),
+        ("Memset (Device)", "Memset"),
+    ],
+)
+def test_short_names(kernel, name):
+    assert missed.short(kernel) == name
+
+
+def test_every_op_with_a_goal_names_the_files_of_its_cases():
+    there = {name for name, _ in run.modules()}
+    assert {file for files in missed.FILES.values() for file in files} <= there
+    assert {goal.op for goal in GOALS} - set(missed.FILES) == set(missed.ELSEWHERE)
+
+
 def ncu(folder, status, csv=""):
     """An ncu that notes its words and prints the CSV."""
     program = folder / "ncu"
@@ -134,7 +157,10 @@ def test_nsight_compute_watches_one_call_of_the_case(tmp_path, monkeypatch, caps
     assert [kernel.name for kernel in missed.nsight(probe(), options)] == ["large_kernel", "small_kernel"]
     first, second = (tmp_path / "words").read_text().splitlines()
     assert "--nvtx --nvtx-include missed" in first
-    assert "-m benchmarks.missed --once --device cuda --case ^hand_frames\\-B512\\-float32\\-forward$" in first
+    assert (
+        "-m benchmarks.missed --once --device cuda --file frames,launch --case ^hand_frames\\-B512\\-float32\\-forward$"
+        in first
+    )
     assert second == f"--import {tmp_path / 'kernels.ncu-rep'} --csv --page raw"
     ncu(tmp_path, 3, "==ERROR== The user does not have permission\n")
     assert missed.nsight(probe(), options) == []

@@ -70,6 +70,19 @@ def test_what_a_commit_has_measured_well_is_known(tmp_path, monkeypatch):
         assert store.has(record(6)) == (another == "def")
 
 
+def test_a_loaded_or_quick_run_does_not_replace_a_good_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "commit", lambda: "abc")
+    store = Results(tmp_path / "cpu.json", CPU)
+    store.add(record(1, ms=1.0))
+    store.add(record(1, ms=2.0, loaded=True))
+    store.add(record(1, ms=3.0, quick=True))
+    assert [r["ours_ms"] for r in store.data["records"]] == [1.0]
+    store.add(record(1, ms=4.0, with_compile=False))
+    assert [r["ours_ms"] for r in store.data["records"]] == [4.0]
+    assert store.has(record(1))
+    assert not store.has(record(1), compiled=True)
+
+
 def test_a_record_gets_more_and_keeps_the_rest(tmp_path):
     path = tmp_path / "cpu.json"
     store = Results(path, CPU)

@@ -65,11 +65,21 @@ def test_out_of_time_lists_what_was_not_begun(measured, capsys):
     assert "out of time, not begun: one-B4-float32-forward, two-B4-float32-forward" in capsys.readouterr().out
 
 
+def test_a_lost_device_ends_the_file_and_what_is_left_can_be_gone_on_with(measured, capsys):
+    def faulted(x):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    status, records = measured(lambda device, quick: [probe("one", faulted), probe("two"), probe("three")])
+    assert status == run.BOTH
+    assert [r["op"] for r in records] == ["one"]
+    assert "not begun: two-B4-float32-forward, three-B4-float32-forward" in capsys.readouterr().out
+
+
 def test_new_leaves_out_what_the_commit_has_measured(measured, monkeypatch):
     from benchmarks import results
 
     monkeypatch.setattr(results, "commit", lambda: "abc")
-    monkeypatch.setattr(results.Results, "has", lambda self, record: record["op"] == "one")
+    monkeypatch.setattr(results.Results, "has", lambda self, record, compiled: record["op"] == "one")
     status, records = measured(lambda device, quick: [probe("one"), probe("two")], "--new")
     assert status == 0
     assert [r["op"] for r in records] == ["two"]

@@ -213,3 +213,17 @@ def test_where_no_table_can_be_written_nothing_is_measured(tmp_path, monkeypatch
 def test_words_of_tune_alone_are_refused(words, capsys):
     assert main(words) == 2
     assert "--output and --dry belong to tune" in capsys.readouterr().err
+
+
+def test_a_tuning_that_is_cut_off_keeps_the_earlier_rows_of_other_shapes(tmp_path):
+    from amt.kernels import _table
+
+    path = tmp_path / "card.json"
+    assert _table.earlier_rows(None, "cpu") == _table.earlier_rows(path, "cpu") == []
+    _table.write(path, "cpu", [{"tokens": 17, "ms": {"sdpa": 1.0}}, {"tokens": 33, "ms": {"sdpa": 2.0}}])
+    earlier = _table.earlier_rows(path, "cpu")
+    rows = _table.merged(earlier, [{"tokens": 33, "ms": {"triton": 0.5}}])
+    assert rows == [{"tokens": 33, "ms": {"triton": 0.5}}, {"tokens": 17, "ms": {"sdpa": 1.0}}]
+    assert _table.earlier_rows(path, "another card") == []
+    path.write_text("{")
+    assert _table.earlier_rows(path, "cpu") == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from amt.kernels._table import check_output
+from amt.kernels._table import check_output, earlier_rows, merged
 from amt.kernels._timing import median_ms
 from amt.kernels.attention import dispatch, reference
 from amt.kernels.attention.back_ends import BACK_ENDS
@@ -44,14 +44,14 @@ def tune(device: torch.device, output: Path | None, quick: bool, say: Callable[[
         output = dispatch.user_folder() / dispatch.file_name(card)
     if output is not None:
         check_output(output)
-    rows = []
+    rows, earlier = [], earlier_rows(output, card)
     for shape in _shapes(device, quick):
         row = measure(shape, device, 3 if quick else REPEATS, say)
         rows.append(row)
         times = ", ".join(f"{name} {ms * 1e3:.1f}" for name, ms in sorted(row["ms"].items(), key=lambda item: item[1]))
         say(f"N {shape.tokens} BH {shape.heads} D {shape.size}{' with backward' if shape.backward else ''}: {times} µs")
-    if output is not None:
-        dispatch.write(output, card, rows)
+        if output is not None:  # at once: what is cut off keeps what it has
+            dispatch.write(output, card, merged(earlier, rows))
     return output
 
 
