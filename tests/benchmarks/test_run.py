@@ -79,7 +79,7 @@ def test_new_leaves_out_what_the_commit_has_measured(measured, monkeypatch):
     from benchmarks import results
 
     monkeypatch.setattr(results, "commit", lambda: "abc")
-    monkeypatch.setattr(results.Results, "has", lambda self, record, compiled: record["op"] == "one")
+    monkeypatch.setattr(results.Results, "has", lambda self, record, compiled=False: record["op"] == "one")
     status, records = measured(lambda device, quick: [probe("one"), probe("two")], "--new")
     assert status == 0
     assert [r["op"] for r in records] == ["two"]
