@@ -23,9 +23,10 @@
 #   learn      frames rendered by all cores, a model trained on them, people whom it never saw; LEARN holds words for amt.train,
 #              such as LEARN="train.batch_size=256 train.lr=5e-4"
 #
-# Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results are copied
-# too. A part that fails does not stop the next; the exit status says whether any did (1), or was cut off (3). One part alone
-# measures every shape; several, the shapes that have goals, and only what this commit has not measured yet (--again: all of it).
+# Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results and the tables
+# are copied too: bring them back from a lent machine before you go on. A part that fails does not stop the next; the exit status
+# says whether any did (1), or was cut off (3). One part alone measures every shape; several, the shapes that have goals. What this
+# commit has measured already is left out (--again: measured again).
 #
 # All parts take about half an hour. With --minutes the command ends in time and says how to go on, for machines that are lent for
 # minutes: about four commands of nine minutes do everything. --dry runs on the CPU what runs without a GPU, with short
@@ -122,6 +123,10 @@ limit_of() {
 measure() {
   local seconds=$1
   shift
+  if ((seconds < 15)); then
+    echo "too little time is left for $*"
+    return "$cut_off"
+  fi
   local options=(--device "$device" --output "$results" --seconds "$((seconds - 12))")
   if [[ -n $dry ]]; then
     options+=(--quick)
@@ -216,6 +221,7 @@ part_sanitize() {
   local begin=$SECONDS tool left status=0
   timeout -k 5 "$1" "$python" -m benchmarks.sanitize --device cuda || return
   left=$(($1 - SECONDS + begin))
+  if ((left < 10)); then return "$cut_off"; fi
   local -A running=()
   for tool in memcheck racecheck initcheck synccheck; do
     # without the caching allocator every tensor has its own bounds
@@ -356,11 +362,13 @@ part_data() {
     options+=(--frames 8 --steps 1 --output "$logs/data.json")
     folder=${DATA:-$logs/learn/scenes-$dry_scenes} scenes=(--independent "$dry_scenes" --held-out 1 --frames 1) # what learn takes
   fi
-  local begin=$SECONDS
+  local begin=$SECONDS left
   if [[ -z ${DATA:-} ]]; then
     timeout -k 5 "$1" "$python" -m amt.data.synthetic "$folder" "${scenes[@]}" --workers "$(nproc)" --quiet || return
   fi
-  timeout -k 5 "$(($1 - SECONDS + begin))" "$python" -m benchmarks.data "${options[@]}" --data "$folder" --results "$results"
+  left=$(($1 - SECONDS + begin))
+  if ((left < 10)); then return "$cut_off"; fi
+  timeout -k 5 "$left" "$python" -m benchmarks.data "${options[@]}" --data "$folder" --results "$results"
 }
 
 part_video() {
