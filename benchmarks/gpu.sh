@@ -23,7 +23,7 @@
 #   learn      frames rendered by all cores, a model trained on them, people whom it never saw; LEARN holds words for amt.train,
 #              such as LEARN="train.batch_size=256 train.lr=5e-4"
 #
-# Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where the results and tables are
+# Results go to benchmarks/results/<card>.json record by record, logs to $OUT (default build/gpu), where results and tables are
 # copied, too: bring them back from a lent machine before you go on. A part that fails does not stop the next; the exit status
 # says whether any did (1), or was cut off (3). One part alone measures every shape; several, the shapes that have goals. What
 # this commit has measured already is left out (--again: measured again).
