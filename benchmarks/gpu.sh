@@ -146,7 +146,12 @@ part_versions() {
     nvcc --version | tail -n 2
   fi
   "$python" - << 'END' || return 1
+import importlib.util
+import re
 import sys
+import tomllib
+from importlib import metadata
+
 import torch
 
 print("PyTorch", torch.__version__, "CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version())
@@ -156,8 +161,6 @@ try:
     print("Triton", triton.__version__)
 except ImportError:
     print("Triton: none, its kernels will not run")
-import importlib.util, re, tomllib
-from importlib import metadata
 
 lacking = []
 for requirement in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]:

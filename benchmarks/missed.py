@@ -38,8 +38,7 @@ ELSEWHERE = {  # what is no case of benchmarks.run prints or profiles its own pa
     "video": "`python -m benchmarks.video` prints its stages",
     "crops": "`python -m benchmarks.data` prints every way",
 }
-
-
+# the files of each op's cases, bench_<name>.py: to make the cases of all files takes seconds, those of whole models more
 FILES = {
     "refine": ("refine",), "hand_frames": ("frames",), "frame_pointnet": ("frames",), "pose_scores": ("pose_scores",),
     "attention": ("attention",), "attention fp8": ("attention",), "fp8 linear": ("fp8_linear",), "model": ("model",),
@@ -131,7 +130,7 @@ def case_of(record: dict, device: torch.device) -> harness.Case | None:
 
 
 def files_of(op: str) -> list[str]:
-    """The files whose cases measure an op; to make those of whole models takes long."""
+    """The files whose cases measure an op; all parts for one that :data:`FILES` does not name."""
     return [*FILES[op], "launch"] if op in FILES else list(PARTS)
 
 
